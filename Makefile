@@ -1,0 +1,49 @@
+# `make demo` and `make test` set up .venv where it is missing and do nothing twice.
+PYTHON ?= python3
+BIN := .venv/bin
+INSTALL := $(BIN)/python -m pip install --quiet --no-compile --constraint constraints.txt
+
+.PHONY: demo test lint bench cluster clean
+
+demo: .venv/.train ## train an MGIC classifier on meshes and write its report
+	$(BIN)/python -m scripts.train_modelnet10 fit --config scripts/configs/demo.yaml --overwrite
+
+test: .venv/.test ## the default tests: no network, no GPU, no file outside the checkout
+	$(BIN)/python -m pytest
+
+lint: .venv/.test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+
+bench: .venv/.train ## training steps beside what PyG users write (needs `make cluster`)
+	$(BIN)/python -m scripts.bench points
+
+cluster: .venv/.cluster ## the optional torch-cluster backend; compiles for about nine minutes
+
+.venv/.python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "Python 3.11 or newer is needed, $(PYTHON) is" $$($(PYTHON) -V); exit 1; }
+	$(PYTHON) -m venv .venv
+	@touch $@
+
+.venv/.train: .venv/.python pyproject.toml constraints.txt
+	@echo "installing torch, PyG, lightning and what they need (once, a few minutes)"
+	$(INSTALL) --editable '.[train]'
+	@touch $@
+
+.venv/.test: .venv/.train
+	$(INSTALL) --editable '.[train,test]'
+	@touch $@
+
+# an sdist that imports torch while it builds, hence no isolation; setuptools compiles in parallel
+# only where its configuration says so
+.venv/.cluster: .venv/.train
+	$(INSTALL) setuptools wheel
+	@printf '[build_ext]\nparallel = %s\n' "$$(getconf _NPROCESSORS_ONLN)" > .venv/parallel.cfg
+	FORCE_ONLY_CPU=1 DIST_EXTRA_CONFIG="$(CURDIR)/.venv/parallel.cfg" \
+		$(INSTALL) --no-build-isolation torch-cluster
+	@touch $@
+
+clean: ## everything that make and the scripts made
+	rm -rf .venv build data runs *.egg-info

@@ -1,0 +1,352 @@
+"""Channel levels, the group rule and the multigrid cycle; imports torch only."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Level:
+    """One level of the channel hierarchy; prints as a table row.
+
+    Args:
+        index: 0 on the finest level.
+        outer: Channels in and out of the level's layer, :math:`C_j`.
+        inner: Channels inside the layer, :math:`m_j` (expansion size, bottleneck planes).
+        groups: Groups of every grouped map of the level, :math:`g_j`.
+        finest: Whether this is level 0.
+        coarsest: Whether this is the last level, the dense one.
+    """
+
+    index: int
+    outer: int
+    inner: int
+    groups: int
+    finest: bool
+    coarsest: bool
+
+    @property
+    def group_width(self) -> int:
+        """Outer channels in one group, the paper's :math:`s_g` as the group rule left it."""
+        return self.outer // self.groups
+
+    def __str__(self) -> str:
+        place = "finest" if self.finest else "coarsest" if self.coarsest else ""
+        row = (
+            f"{self.index:>5} {self.outer:>6} {self.inner:>6} {self.groups:>6} "
+            f"{self.group_width:>6}  {place}"
+        )
+        return row.rstrip()
+
+
+def level_plan(
+    channels: int,
+    inner: int | None = None,
+    *,
+    group_size: int,
+    coarse_size: int,
+    min_levels: int = 1,
+) -> tuple[Level, ...]:
+    r"""Widths and group counts of every level, the finest first.
+
+    Both widths are halved (rounding down) at least ``min_levels`` times and until the narrower one
+    is at most ``coarse_size``. Level :math:`j` gets the smallest number of groups that is at least
+    :math:`\min(C_j, m_j) / s_g` and divides both widths (their greatest common divisor where there
+    is none), and fewer than the level above it; the coarsest level gets one group.
+
+    Args:
+        channels: Outer width :math:`C` of the finest level.
+        inner: Inner width :math:`m` of the finest level; ``None`` means ``channels``.
+        group_size: Wanted channels per group, :math:`s_g`; the rule adapts it to the widths.
+        coarse_size: Width at which halving stops, :math:`s_c`.
+        min_levels: Coarser levels to build even where the width is already small; 0 allows a
+            single dense level.
+
+    Raises:
+        ValueError: If a width or size is below 1, or ``min_levels`` below 0.
+
+    References:
+        Sections 3.1 and 4.3.2 (the rule for widths that ``group_size`` does not divide).
+
+    Example:
+        >>> for level in level_plan(40, 120, group_size=16, coarse_size=16):
+        ...     print(level)
+            0     40    120      4     10  finest
+            1     20     60      2     10
+            2     10     30      1     10  coarsest
+    """
+    inner = channels if inner is None else inner
+    for name, value in (
+        ("channels", channels),
+        ("inner", inner),
+        ("group_size", group_size),
+        ("coarse_size", coarse_size),
+    ):
+        if value < 1:
+            raise ValueError(f"{name} must be at least 1, got {value}")
+    if min_levels < 0:
+        raise ValueError(f"min_levels must be at least 0, got {min_levels}")
+
+    widths = [(channels, inner)]
+    while min(widths[-1]) > 1 and (len(widths) <= min_levels or min(widths[-1]) > coarse_size):
+        widths.append((widths[-1][0] // 2, widths[-1][1] // 2))
+
+    levels: list[Level] = []
+    last = len(widths) - 1
+    for index, (outer, middle) in enumerate(widths):
+        if index == last:
+            groups = 1
+        else:
+            above = levels[-1].groups if levels else None
+            groups = group_count(outer, middle, group_size=group_size, below=above)
+        levels.append(Level(index, outer, middle, groups, index == 0, index == last))
+    return tuple(levels)
+
+
+def group_count(*widths: int, group_size: int, below: int | None = None) -> int:
+    """Smallest number of groups of at most ``group_size`` channels that divides all ``widths``.
+
+    Args:
+        *widths: Channel counts that the groups have to divide; the narrowest one decides the size.
+        group_size: Wanted channels per group, at least 1.
+        below: If given, the result is a common divisor below this number wherever there is one.
+
+    Raises:
+        ValueError: If ``group_size`` is below 1.
+
+    Example:
+        >>> group_count(120, 40, group_size=64), group_count(184, 80, group_size=8)
+        (1, 8)
+    """
+    if group_size < 1:
+        raise ValueError(f"group_size must be at least 1, got {group_size}")
+    common = math.gcd(*widths)
+    divisors = [d for d in range(1, common + 1) if common % d == 0]
+    wanted = next((d for d in divisors if d * group_size >= min(widths)), common)
+    if below is not None and wanted >= below:
+        wanted = max((d for d in divisors if d < below), default=1)
+    return wanted
+
+
+class Residual(nn.Module):
+    r"""``x + branch(x)``, the form in which a cycle needs no differences.
+
+    Where a level's layer is ``Residual``, :class:`MGICBlock` works with
+    :math:`e = p + F(x + p)` in place of :math:`B(x + p) - x`: the same value up to rounding,
+    exactly the identity where every branch gives zero, and less memory traffic.
+
+    Args:
+        branch: The map :math:`F`; keeps the shape of its input.
+
+    Shape:
+        - ``x``: what ``branch`` takes. Returns the shape of ``x``.
+
+    Example:
+        >>> Residual(nn.Linear(4, 4))(torch.ones(2, 4)).shape
+        torch.Size([2, 4])
+    """
+
+    def __init__(self, branch: nn.Module) -> None:
+        super().__init__()
+        self.branch = branch
+
+    def forward(self, x: Tensor, *args: object, **kwargs: object) -> Tensor:
+        """Add the branch to ``x``."""
+        return x + self.branch(x, *args, **kwargs)
+
+
+class MGICBlock(nn.Module):
+    r"""One multigrid cycle over the channels of a feature tensor.
+
+    A dense layer lets every channel see every other at :math:`C^2` weights. Here a fine layer mixes
+    channels only within groups, narrower copies of the features carry what groups need to tell each
+    other, and only the narrowest copy is mixed densely.
+
+    .. math::
+        x_{j+1} = R_j x_j, \qquad y_n = B_n(x_n), \qquad
+        y_j = B_j\bigl(x_j + N_j(P_j (y_{j+1} - x_{j+1}))\bigr)
+
+    :math:`P_j` carries up what the coarse level changed, not its features: where nothing changed
+    there, ``x_j`` passes through untouched, whatever :math:`R` and :math:`P` hold.
+
+    The modules are ``layers`` (one a level), ``restrict``, ``prolong`` and ``norms`` (one a pair of
+    neighboring levels); ``levels`` is the plan they were built from.
+
+    Args:
+        channels: Channels in and out, :math:`C`.
+        make_layer: ``(level) -> Module``, the map :math:`B_j` of one level. A :class:`Residual`
+            is run in correction form.
+        make_transfer: ``(in_width, out_width, groups) -> Module``, for :math:`R_j` and :math:`P_j`;
+            see :func:`init_transfer_` for how they should start.
+        inner: Inner width :math:`m` of the layers; ``None`` means ``channels``.
+        group_size: Channels per group on every level but the last, :math:`s_g`.
+        coarse_size: Levels are halved until they are this narrow, :math:`s_c`.
+        min_levels: Coarser levels to build even where the width is already small.
+        make_norm: ``(width) -> Module``, the norm :math:`N_j` after :math:`P_j`; none by default.
+
+    Shape:
+        - ``x``: what ``make_layer`` takes, e.g. ``(N, C)`` nodes or ``(B, C, H, W)`` images.
+        - ``source``: as ``x``, with its own number of nodes (bipartite graphs).
+        - Returns the shape of ``x``.
+
+    Cost:
+        With :math:`K_j` the weights of a dense layer on level :math:`j`,
+        :math:`\sum_{j<n} [K_j / g_j + C_j^2 / g_j + 2 C_j] + K_n` and the layers' own norms:
+        :math:`C_j^2 / g_j` are :math:`R_j` and :math:`P_j`, :math:`2 C_j` the norm :math:`N_j`.
+
+    Raises:
+        ValueError: As :func:`level_plan`.
+
+    References:
+        Section 3.2 (equations 3.1 to 3.4 are the cycle with two levels), Figure 2.
+
+    Example:
+        >>> from mgic_geo import GroupedLinear, transfer
+        >>> block = MGICBlock(
+        ...     64,
+        ...     make_layer=lambda level: GroupedLinear(
+        ...         level.outer, level.outer, groups=level.groups
+        ...     ),
+        ...     make_transfer=transfer,
+        ...     group_size=8,
+        ...     coarse_size=16,
+        ... )
+        >>> block(torch.randn(10, 64)).shape
+        torch.Size([10, 64])
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        make_layer: Callable[[Level], nn.Module],
+        make_transfer: Callable[[int, int, int], nn.Module],
+        *,
+        inner: int | None = None,
+        group_size: int,
+        coarse_size: int,
+        min_levels: int = 1,
+        make_norm: Callable[[int], nn.Module] | None = None,
+    ) -> None:
+        super().__init__()
+        self.levels = level_plan(
+            channels,
+            inner,
+            group_size=group_size,
+            coarse_size=coarse_size,
+            min_levels=min_levels,
+        )
+        self.layers = nn.ModuleList(make_layer(level) for level in self.levels)
+        self.restrict, self.prolong, self.norms = nn.ModuleList(), nn.ModuleList(), nn.ModuleList()
+        for fine, coarse in zip(self.levels, self.levels[1:], strict=False):
+            groups = math.gcd(fine.groups, fine.outer, coarse.outer)
+            self.restrict.append(make_transfer(fine.outer, coarse.outer, groups))
+            self.prolong.append(make_transfer(coarse.outer, fine.outer, groups))
+            self.norms.append(nn.Identity() if make_norm is None else make_norm(fine.outer))
+
+    def reset_parameters(self) -> None:
+        """Draw all weights again; the transfers keep their rule."""
+        for module in (*self.layers, *self.restrict, *self.prolong, *self.norms):
+            reset_parameters(module)
+
+    def forward(
+        self, x: Tensor, *args: object, source: Tensor | None = None, **kwargs: object
+    ) -> Tensor:
+        """Run the cycle on ``x``.
+
+        Args:
+            x: Features that the cycle corrects.
+            *args: Passed to the layer of every level, after the features.
+            source: Features that are restricted as well but only read: layers then get the pair
+                ``(source, x)``, as bipartite graph convolutions do.
+            **kwargs: Passed to the layer of every level.
+        """
+        features, sources = [x], [source]
+        for restrict in self.restrict:
+            features.append(restrict(features[-1]))
+            sources.append(None if source is None else restrict(sources[-1]))
+
+        correction: Tensor | None = None
+        for level in range(len(self.restrict), 0, -1):
+            layer, coarse, side = self.layers[level], features.pop(), sources.pop()
+            z = coarse if correction is None else coarse + correction
+            if isinstance(layer, Residual) and side is None:
+                change = layer.branch(z, *args, **kwargs)
+                change = change if correction is None else correction + change
+            else:
+                change = _apply(layer, z, side, *args, **kwargs) - coarse
+            correction = self.norms[level - 1](self.prolong[level - 1](change))
+        return _apply(
+            self.layers[0], x if correction is None else x + correction, source, *args, **kwargs
+        )
+
+    def extra_repr(self) -> str:
+        """Show the plan as a table above the modules."""
+        return "\n".join(("level  outer  inner groups  width", *map(str, self.levels)))
+
+
+def _apply(layer: nn.Module, x: Tensor, source: Tensor | None, *args: object, **kwargs: object):
+    return layer(x if source is None else (source, x), *args, **kwargs)
+
+
+def init_transfer_(weight: Tensor, *, init: str = "aggregate") -> Tensor:
+    r"""Fill the weight of a restriction or prolongation: positive, every row sums to 1.
+
+    With ``"aggregate"``, nine tenths of row :math:`i` average its own channels (the pair it stands
+    for when restricting, its parent when prolonging) and a random tenth is spread over its group.
+    Rows drawn from :math:`U(0, 1)` (``"uniform"``) satisfy the same sentence of the paper but
+    nearly coincide, and composed restrictions lose their rank; equal rows (``"constant"``) get
+    equal gradients for ever. Both are there to compare with.
+
+    Args:
+        weight: The weight, or a view of it, in place.
+        init: ``"aggregate"``, ``"uniform"`` or ``"constant"``.
+
+    Shape:
+        - ``weight``: ``(groups, out / groups, in / groups)``.
+
+    Raises:
+        ValueError: If ``init`` is none of the three, or ``weight`` has another number of axes.
+
+    References:
+        Section 3.3 ("initialized by positive weights with row-sums of 1").
+
+    Example:
+        >>> init_transfer_(torch.empty(4, 2, 4)).sum(-1).allclose(torch.ones(4, 2))
+        True
+    """
+    if init not in ("aggregate", "uniform", "constant"):
+        raise ValueError(f"init must be 'aggregate', 'uniform' or 'constant', got {init!r}")
+    if weight.dim() != 3:
+        raise ValueError(f"weight must be (groups, out, in), got shape {tuple(weight.shape)}")
+    with torch.no_grad():
+        if init == "constant":
+            return weight.fill_(1 / weight.size(-1))
+        weight.uniform_()
+        weight.div_(weight.sum(-1, keepdim=True))
+        if init == "aggregate":
+            own = _own_channels(weight.size(-2), weight.size(-1)).to(weight)
+            weight.mul_(0.1).add_(own.div_(own.sum(-1, keepdim=True)), alpha=0.9)
+    return weight
+
+
+def _own_channels(rows: int, columns: int) -> Tensor:
+    """(rows, columns) of 0 and 1: which input channels an output channel stands for."""
+    row, column = torch.arange(rows).view(-1, 1), torch.arange(columns).view(1, -1)
+    if columns >= rows:
+        return column * rows // columns == row
+    return row * columns // rows == column
+
+
+def reset_parameters(module: nn.Module) -> None:
+    """Call ``reset_parameters`` on ``module`` or, where it has none, on the modules inside it."""
+    reset = getattr(module, "reset_parameters", None)
+    if callable(reset):
+        reset()
+        return
+    for child in module.children():
+        reset_parameters(child)

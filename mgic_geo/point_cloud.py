@@ -1,0 +1,275 @@
+"""The point-cloud classifier of Table 10, for every graph convolution of Table 11."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from mgic_geo.diff_conv import DerivativeOperators, DiffGCNConv, derivative_operators, edge_gradients
+from mgic_geo.edge_conv import GroupedEdgeConv
+from mgic_geo.message_passing import ConvNormAct, MGICMessagePassing
+from mgic_geo.neighbors import knn_indices
+from mgic_geo.sparse import Adjacency, from_neighbors, neighbor_max, to_adjacency
+
+GRAPHS = ("static", "dynamic", "random", "none")
+
+# Table 10: G-convs in front of each MLP
+GCONVS_BEFORE_MLP = (3, 3)
+HEAD_MLPS = 3
+
+
+class PointCloudClassifier(nn.Module):
+    r"""The network of Table 10 around any graph convolution.
+
+    Three G-convs and an MLP, twice, a maximum over the cloud, three MLPs and a linear classifier.
+    A G-conv is a graph convolution (or several in a row), each followed by batch norm and ReLU; an
+    MLP is a pointwise linear map, batch norm and ReLU.
+
+    Args:
+        make_conv: ``(in_channels, out_channels) -> Module``, called as ``conv(x, graph)``, or
+            ``conv(x)`` where ``graph="none"``.
+        num_classes: Classes to tell apart.
+        graph: ``"static"``: the k nearest neighbors in space, found once. ``"dynamic"``: the k
+            nearest in feature space, found again for every G-conv. ``"random"``: k points drawn
+            from the same cloud. ``"none"``: no neighbors.
+        derivatives: Whether the convolution takes :class:`DerivativeOperators` in place of edges.
+        k: Neighbors of a point.
+        layers: Convolutions in a row in every G-conv, one number or one for each of the six.
+        width: Channels of every layer.
+        dropout: Share of features dropped in front of the classifier.
+
+    Shape:
+        - ``pos``: ``(N, 3)`` coordinates, in any unit of length. ``batch``: ``(N,)``, cloud of each.
+        - Returns ``(B, num_classes)`` logits.
+
+    Raises:
+        ValueError: If an argument is out of range; when called, if the input has another shape.
+
+    References:
+        Section 4.5, Tables 10 and 11.
+
+    Example:
+        >>> model = PointCloudClassifier(GroupedEdgeConv, 10, graph="dynamic", k=4).eval()
+        >>> model(torch.rand(20, 3)).shape
+        torch.Size([1, 10])
+    """
+
+    def __init__(
+        self,
+        make_conv: Callable[[int, int], nn.Module],
+        num_classes: int,
+        *,
+        graph: str = "static",
+        derivatives: bool = False,
+        k: int = 10,
+        layers: int | Sequence[int] = 1,
+        width: int = 64,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        num_gconvs = sum(GCONVS_BEFORE_MLP)
+        layers = [layers] * num_gconvs if isinstance(layers, int) else list(layers)
+        if graph not in GRAPHS:
+            raise ValueError(f"graph must be one of {', '.join(GRAPHS)}, got {graph!r}")
+        if len(layers) != num_gconvs or min(layers) < 1:
+            raise ValueError(f"layers must be one or {num_gconvs} numbers above 0, got {layers}")
+        for name, value in (("num_classes", num_classes), ("k", k), ("width", width)):
+            if value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}")
+        self.graph, self.derivatives, self.k = graph, derivatives, k
+
+        in_channels = 3
+        self.gconvs, self.mlps = nn.ModuleList(), nn.ModuleList()
+        for index, count in enumerate(layers):
+            widths = [in_channels, *[width] * count]
+            self.gconvs.append(
+                nn.ModuleList(
+                    ConvNormAct(make_conv(a, b), nn.BatchNorm1d(b), nn.ReLU())
+                    for a, b in zip(widths, widths[1:], strict=False)
+                )
+            )
+            in_channels = width
+            ends = index + 1 in (GCONVS_BEFORE_MLP[0], num_gconvs)
+            self.mlps.append(mlp(width, width) if ends else nn.Identity())
+        self.head = nn.Sequential(
+            *(mlp(width, width) for _ in range(HEAD_MLPS)),
+            nn.Dropout(dropout),
+            nn.Linear(width, num_classes),
+        )
+
+    @property
+    def num_hops(self) -> int:
+        """Hops from which a point's last features draw; 0 without a graph."""
+        if self.graph == "none":
+            return 0
+        convs = [layer.conv for gconv in self.gconvs for layer in gconv]  # type: ignore[union-attr]
+        return sum(getattr(conv, "num_hops", 1) for conv in convs)
+
+    def forward(
+        self, pos: Tensor, batch: Tensor | None = None, batch_size: int | None = None
+    ) -> Tensor:
+        """Classify every cloud of the batch.
+
+        Args:
+            pos: Coordinates of all points.
+            batch: Cloud of every point; ``None`` where there is one.
+            batch_size: Number of clouds, so that it need not be read off ``batch``.
+        """
+        check_points(pos, batch)
+        if batch_size is None:
+            batch_size = 1 if batch is None else int(batch.max()) + 1
+        if self.training and batch_size == 1:
+            raise ValueError(
+                "training needs at least 2 clouds in a batch (batch norm after the pooling), got 1"
+            )
+        x = self.point_features(pos, batch)
+        return self.head(pool_max(x, batch, batch_size))
+
+    def point_features(self, pos: Tensor, batch: Tensor | None = None) -> Tensor:
+        """Features of every point in front of the pooling, ``(N, width)``."""
+        x, inputs = pos, ()
+        for index, (gconv, point_mlp) in enumerate(zip(self.gconvs, self.mlps, strict=True)):
+            if index == 0 or self.graph == "dynamic":
+                inputs = self._graph(x, pos, batch)
+            for layer in gconv:  # type: ignore[union-attr]
+                x = layer(x, *inputs)
+            x = point_mlp(x)
+        return x
+
+    def _graph(
+        self, x: Tensor, pos: Tensor, batch: Tensor | None
+    ) -> tuple[()] | tuple[Adjacency | DerivativeOperators]:
+        if self.graph == "none":
+            return ()
+        if self.graph == "random":
+            adjacency = from_neighbors(random_neighbors(pos.size(0), self.k, batch, pos.device))
+        else:
+            adjacency = from_neighbors(knn_indices(x.detach(), self.k, batch))
+        if not self.derivatives:
+            return (adjacency,)
+        edge_attr = edge_gradients(pos, adjacency, batch)
+        return (derivative_operators(adjacency, edge_attr),)
+
+
+class PointwiseConv(nn.Linear):
+    """A graph convolution without a graph: the linear map of a point's own features."""
+
+
+def mlp(in_channels: int, out_channels: int) -> nn.Sequential:
+    """A pointwise linear map, batch norm and ReLU (Table 10's MLP)."""
+    return nn.Sequential(
+        nn.Linear(in_channels, out_channels), nn.BatchNorm1d(out_channels), nn.ReLU()
+    )
+
+
+def pool_max(x: Tensor, batch: Tensor | None, batch_size: int) -> Tensor:
+    """Channel-wise maximum over every cloud; 0 for a cloud without points.
+
+    Shape:
+        - ``x``: ``(N, C)``. ``batch``: ``(N,)``. Returns ``(batch_size, C)``.
+    """
+    if batch is None:
+        return x.amax(0, keepdim=True)
+    points = torch.arange(x.size(0), device=x.device)
+    return neighbor_max(to_adjacency(torch.stack([points, batch]), x.size(0), batch_size), x)
+
+
+def check_points(pos: Tensor, batch: Tensor | None) -> None:
+    """Raise where the input is no batch of clouds.
+
+    Raises:
+        ValueError: If ``pos`` is not ``(N, 3)`` floating point with N above 0, or ``batch`` not
+            ``(N,)`` int64.
+    """
+    if pos.dim() != 2 or pos.size(1) != 3 or not pos.is_floating_point() or not pos.size(0):
+        raise ValueError(
+            f"pos must be (N, 3) floating point with N > 0, got {tuple(pos.shape)} of {pos.dtype}"
+        )
+    if batch is not None and (batch.shape != pos.shape[:1] or batch.dtype != torch.long):
+        raise ValueError(
+            f"batch must be ({pos.size(0)},) int64, got {tuple(batch.shape)} of {batch.dtype}"
+        )
+
+
+def random_neighbors(
+    num_nodes: int, k: int, batch: Tensor | None = None, device: torch.device | None = None
+) -> Tensor:
+    """Points drawn with replacement from the rest of each cloud, -1 where there is no rest.
+
+    A hash of point and place stands for the draw: the same input gets the same graph.
+
+    Shape:
+        - ``batch``: ``(num_nodes,)``. Returns ``(num_nodes, k)``.
+
+    Example:
+        >>> random_neighbors(2, 3)
+        tensor([[1, 1, 1],
+                [0, 0, 0]])
+    """
+    cloud = torch.zeros(num_nodes, dtype=torch.long, device=device) if batch is None else batch
+    cloud, members = cloud.sort(stable=True)  # places in the order of clouds, and who is there
+    start = torch.searchsorted(cloud, cloud)
+    size = torch.searchsorted(cloud, cloud, right=True) - start
+    place = torch.arange(num_nodes, device=cloud.device)
+    draw = place.unsqueeze(1) * k + torch.arange(k, device=cloud.device)
+    for _ in range(3):  # a mixing hash of 32-bit integers
+        draw = ((draw >> 16) ^ draw) * 0x45D9F3B & 0xFFFFFFFF
+    others = (size - 1).unsqueeze(1)
+    step = 1 + draw % others.clamp_min(1)  # how far round the cloud, never all the way
+    local = (place - start).unsqueeze(1)
+    chosen = members[start.unsqueeze(1) + (local + step) % size.unsqueeze(1)]
+    neighbors = torch.empty_like(chosen)
+    neighbors[members] = chosen.where(others > 0, -1)
+    return neighbors
+
+
+def _mgic(conv: Callable[..., nn.Module], **options: int | None) -> Callable[[int, int], nn.Module]:
+    return lambda a, b: MGICMessagePassing(a, b, conv, **options)  # type: ignore[arg-type]
+
+
+def dgcnn(num_classes: int = 10, *, graph: str = "dynamic", **options) -> PointCloudClassifier:
+    """Edge convolutions on a graph found again for every G-conv (Table 11, DGCNN)."""
+    return PointCloudClassifier(GroupedEdgeConv, num_classes, graph=graph, **options)
+
+
+def diffgcn(num_classes: int = 10, *, graph: str = "static", **options) -> PointCloudClassifier:
+    """Differential convolutions on the graph of the points (Table 11, diffGCN)."""
+    return PointCloudClassifier(DiffGCNConv, num_classes, graph=graph, derivatives=True, **options)
+
+
+def mgic_dgcnn(
+    num_classes: int = 10,
+    *,
+    group_size: int = 8,
+    coarse_size: int | None = None,
+    graph: str = "dynamic",
+    **options,
+) -> PointCloudClassifier:
+    """:func:`dgcnn` with an MGIC cycle in place of every convolution."""
+    conv = _mgic(GroupedEdgeConv, group_size=group_size, coarse_size=coarse_size)
+    return PointCloudClassifier(conv, num_classes, graph=graph, **options)
+
+
+def mgic_diffgcn(
+    num_classes: int = 10,
+    *,
+    group_size: int = 8,
+    coarse_size: int | None = None,
+    graph: str = "static",
+    **options,
+) -> PointCloudClassifier:
+    """:func:`diffgcn` with an MGIC cycle in place of every convolution (Table 11, MGIC-diffGCN)."""
+    conv = _mgic(DiffGCNConv, group_size=group_size, coarse_size=coarse_size)
+    return PointCloudClassifier(conv, num_classes, graph=graph, derivatives=True, **options)
+
+
+def pointnet(num_classes: int = 10, **options) -> PointCloudClassifier:
+    """The same network without neighbors, a control: what points alone tell."""
+    return PointCloudClassifier(PointwiseConv, num_classes, graph="none", **options)
+
+
+def random_graph(num_classes: int = 10, **options) -> PointCloudClassifier:
+    """:func:`dgcnn` with randomly drawn neighbors, a control: same weights, no neighborhoods."""
+    return PointCloudClassifier(GroupedEdgeConv, num_classes, graph="random", **options)

@@ -1,0 +1,338 @@
+"""MGICMessagePassing with PyG's convolutions and with our own, in everything PyG does with layers."""
+
+import copy
+import io
+import pickle
+
+import pytest
+import torch
+import torch_geometric.nn as pyg
+from torch import nn
+from torch.testing import assert_close
+from torch_geometric import EdgeIndex
+from torch_geometric.data import HeteroData
+from torch_geometric.utils import to_torch_csr_tensor
+
+from mgic_geo import (
+    DiffGCNConv,
+    GroupedEdgeConv,
+    MGICMessagePassing,
+    edge_gradients,
+    knn_graph,
+    make_grouped_conv,
+)
+
+
+def gin(in_channels: int, out_channels: int) -> nn.Module:
+    return pyg.GINConv(pyg.MLP([in_channels, out_channels, out_channels], norm=None))
+
+
+CONVS = [
+    pyg.GCNConv,
+    pyg.SAGEConv,
+    pyg.GraphConv,
+    gin,
+    pyg.GATConv,
+    pyg.TransformerConv,
+    GroupedEdgeConv,
+]
+TAKE_PAIRS = [pyg.SAGEConv, pyg.GraphConv, gin, pyg.TransformerConv, GroupedEdgeConv]
+
+
+@pytest.fixture
+def graph() -> tuple[torch.Tensor, torch.Tensor]:
+    torch.manual_seed(0)
+    edge_index = torch.stack([torch.randint(0, 12, (40,)), torch.randint(0, 11, (40,))])
+    edge_index = edge_index[:, edge_index[0] != edge_index[1]]  # node 11 has no neighbors
+    return torch.randn(12, 32), edge_index.unique(dim=1).contiguous()
+
+
+def channels_seen(layer: nn.Module, *inputs: torch.Tensor) -> torch.Tensor:
+    """(out, in): whether an output channel of some node depends on an input channel of some."""
+    layer = layer.double().eval()
+    x, *rest = inputs
+    for module in layer.modules():  # a fresh norm after P passes on what R and P carry
+        if isinstance(module, nn.ReLU):
+            module.forward = lambda z: torch.nn.functional.softplus(z)  # no dead channels
+    jacobian = torch.autograd.functional.jacobian(lambda z: layer(z, *rest), x.double())
+    return jacobian.abs().sum(dim=(0, 2)) > 0
+
+
+@pytest.mark.parametrize("conv", CONVS)
+def test_every_output_channel_sees_every_input_channel(conv, graph):
+    x, edge_index = graph
+    assert channels_seen(MGICMessagePassing(32, 32, conv), x, edge_index).all()
+
+
+def test_coupling_is_lost_where_the_coarsest_level_is_grouped(graph):
+    x, edge_index = graph
+    layer = MGICMessagePassing(32, 32, pyg.SAGEConv, group_size=8)
+    layer.block.layers[-1].conv = make_grouped_conv(pyg.SAGEConv, 8, 8, 2)
+    assert not channels_seen(layer, x, edge_index).all()
+
+
+@pytest.mark.parametrize("conv", CONVS)
+def test_gradients_reach_every_parameter(conv, graph):
+    x, edge_index = graph
+    layer = MGICMessagePassing(32, 64, conv)
+    layer(x, edge_index).square().sum().backward()
+    missing = [name for name, p in layer.named_parameters() if p.grad is None]
+    assert not missing
+
+
+@pytest.mark.parametrize("conv", CONVS)
+def test_permuting_nodes_permutes_outputs(conv, graph):
+    x, edge_index = graph
+    layer = MGICMessagePassing(32, 32, conv).double().eval()
+    order = torch.randperm(12)
+    place = order.argsort()
+    expected = layer(x.double(), edge_index)[order]
+    assert_close(layer(x.double()[order], place[edge_index]), expected)
+
+
+@pytest.mark.parametrize("conv", CONVS)
+def test_all_forms_of_adjacency_agree(conv, graph):
+    x, edge_index = graph
+    layer = MGICMessagePassing(32, 32, conv).eval()
+    expected = layer(x, edge_index)
+    index = EdgeIndex(edge_index, sparse_size=(12, 12)).sort_by("col").values
+    assert_close(layer(x, index), expected)
+    if conv is gin or conv in (pyg.SAGEConv, pyg.GCNConv, pyg.GraphConv, GroupedEdgeConv):
+        transposed = to_torch_csr_tensor(edge_index, size=(12, 12)).t().to_sparse_csr()
+        assert_close(layer(x, transposed), expected)
+
+
+@pytest.mark.parametrize("conv", CONVS)
+def test_a_batch_of_two_graphs_equals_two_runs(conv, graph):
+    x, edge_index = graph
+    layer = MGICMessagePassing(32, 32, conv).eval()
+    twice = layer(torch.cat([x, 2 * x]), torch.cat([edge_index, edge_index + 12], dim=1))
+    assert_close(twice, torch.cat([layer(x, edge_index), layer(2 * x, edge_index)]))
+
+
+@pytest.mark.parametrize("conv", CONVS)
+def test_copies_pickles_and_state_dicts_give_the_same_layer(conv, graph):
+    x, edge_index = graph
+    layer = MGICMessagePassing(32, 32, conv).eval()
+    expected = layer(x, edge_index)
+    assert_close(copy.deepcopy(layer)(x, edge_index), expected)
+    if conv is not gin:  # what PyG's own conv can pickle
+        assert_close(pickle.loads(pickle.dumps(layer))(x, edge_index), expected)
+    other = MGICMessagePassing(32, 32, conv).eval()
+    stream = io.BytesIO()
+    torch.save(layer.state_dict(), stream)
+    stream.seek(0)
+    other.load_state_dict(torch.load(stream, weights_only=True))
+    assert_close(other(x, edge_index), expected)
+
+
+def test_a_lambda_as_factory_can_be_pickled(graph):
+    x, edge_index = graph
+    layer = MGICMessagePassing(32, 32, lambda i, o: pyg.SAGEConv(i, o)).eval()
+    assert_close(pickle.loads(pickle.dumps(layer))(x, edge_index), layer(x, edge_index))
+
+
+@pytest.mark.parametrize("conv", TAKE_PAIRS)
+def test_bipartite_input_gives_a_row_a_target(conv):
+    torch.manual_seed(0)
+    x = torch.randn(7, 16), torch.randn(5, 24)
+    edge_index = torch.tensor([[0, 6, 3, 2], [0, 0, 4, 1]])
+    layer = MGICMessagePassing((16, 24), 32, conv)
+    out = layer(x, edge_index)
+    assert out.shape == (5, 32)
+    out.square().sum().backward()
+    assert all(p.grad is not None for p in layer.parameters())
+
+
+def test_sources_equal_to_targets_make_bipartite_equal_to_plain(graph):
+    x, edge_index = graph
+    layer = MGICMessagePassing(32, 32, pyg.SAGEConv, min_levels=0, coarse_size=32).eval()
+    assert_close(layer((x, x), edge_index), layer(x, edge_index))
+
+
+def test_a_missing_target_is_refused_with_advice(graph):
+    x, edge_index = graph
+    layer = MGICMessagePassing(32, 32, pyg.SAGEConv)
+    with pytest.raises(ValueError, match=r"got \(x_source, None\)"):
+        layer((x, None), edge_index)
+
+
+def test_two_widths_for_a_single_lazy_width_are_refused():
+    layer = MGICMessagePassing(-1, 32, pyg.SAGEConv)
+    with pytest.raises(ValueError, match="in_channels as a pair"):
+        layer((torch.randn(3, 8), torch.randn(2, 4)), torch.tensor([[0], [1]]))
+
+
+@pytest.mark.parametrize("width", [8, 16, 32, 40])
+def test_a_lazy_layer_takes_its_width_from_the_first_input(width, graph):
+    edge_index = graph[1]
+    torch.manual_seed(1)
+    lazy = MGICMessagePassing(-1, 32, pyg.SAGEConv)
+    copied = copy.deepcopy(lazy)
+    copied.reset_parameters()
+    assert lazy(torch.randn(12, width), edge_index).shape == (12, 32)
+    eager = MGICMessagePassing(width, 32, pyg.SAGEConv)
+    assert {k: v.shape for k, v in lazy.state_dict().items()} == {
+        k: v.shape for k, v in eager.state_dict().items()
+    }
+    copied.load_state_dict(eager.state_dict())
+    x = torch.randn(12, width)
+    assert_close(copied.eval()(x, edge_index), eager.eval()(x, edge_index))
+
+
+def test_a_lazy_layer_can_be_saved_and_loaded_before_its_first_input():
+    lazy = MGICMessagePassing(-1, 32, pyg.SAGEConv)
+    other = MGICMessagePassing(-1, 32, pyg.SAGEConv)
+    other.load_state_dict(lazy.state_dict())
+    x, edge_index = torch.randn(3, 8), torch.tensor([[0], [1]])
+    assert other(x, edge_index).shape == (3, 32)
+
+
+def test_num_hops_is_how_far_an_output_sees():
+    path = torch.stack([torch.arange(9), torch.arange(1, 10)])  # 0 -> 1 -> ... -> 9
+    for widths, group_size in ((32, 32), 8), ((32, 32), 16), ((3, 32), 8), ((16, 32), 8):
+        layer = MGICMessagePassing(*widths, pyg.SAGEConv, group_size=group_size).double().eval()
+        x = torch.randn(10, widths[0], dtype=torch.double)
+        jacobian = torch.autograd.functional.jacobian(lambda z, f=layer: f(z, path)[-1], x)
+        reached = jacobian.abs().sum(dim=(0, 2)).nonzero().min()
+        assert 9 - int(reached) == layer.num_hops
+
+
+def test_edge_weights_and_attributes_reach_every_level(graph):
+    x, edge_index = graph
+    weight = torch.rand(edge_index.size(1), requires_grad=True)
+    layer = MGICMessagePassing(32, 32, pyg.GCNConv).eval()
+    out = layer(x, edge_index, edge_weight=weight)
+    assert (torch.autograd.grad(out.square().sum(), weight)[0] != 0).any()
+    attributes = torch.rand(edge_index.size(1), 3)
+    attention = MGICMessagePassing(32, 32, pyg.TransformerConv, edge_dim=3).eval()
+    first = attention(x, edge_index, edge_attr=attributes)
+    assert (first - attention(x, edge_index, edge_attr=2 * attributes)).abs().max() > 1e-4
+
+
+def test_diff_gcn_takes_its_edge_gradients(graph):
+    x, edge_index = graph
+    edge_attr = edge_gradients(torch.rand(12, 3), edge_index)
+    layer = MGICMessagePassing(32, 32, DiffGCNConv).eval()
+    expected = layer(x, edge_index, edge_attr)
+    order = torch.randperm(edge_index.size(1))
+    assert_close(layer(x, edge_index[:, order], edge_attr=edge_attr[order]), expected)
+
+
+@pytest.mark.parametrize("conv", [pyg.GCNConv, pyg.SAGEConv, pyg.GraphConv, GroupedEdgeConv])
+def test_layers_compile_without_graph_breaks(conv, graph):
+    x, edge_index = graph
+    torch.compiler.reset()
+    layer = MGICMessagePassing(32, 32, conv, group_size=16).eval()
+    compiled = torch.compile(layer, backend="aot_eager", fullgraph=True)
+    expected = layer(x, edge_index)
+    assert_close(compiled(x, edge_index), expected)
+
+
+@pytest.mark.parametrize("conv", CONVS)
+def test_autocast_to_bfloat16_stays_close(conv, graph):
+    x, edge_index = graph
+    layer = MGICMessagePassing(32, 32, conv, group_size=16).eval()
+    expected = layer(x, edge_index)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        out = layer(x, edge_index)
+    assert_close(out.float(), expected, rtol=0.1, atol=0.05)
+
+
+def test_it_works_inside_pyg_sequential(graph):
+    x, edge_index = graph
+    model = pyg.Sequential(
+        "x, edge_index",
+        [
+            (MGICMessagePassing(32, 64, pyg.SAGEConv), "x, edge_index -> x"),
+            nn.ReLU(),
+            (MGICMessagePassing(64, 16, pyg.SAGEConv), "x, edge_index -> x"),
+        ],
+    )
+    assert model(x, edge_index).shape == (12, 16)
+
+
+class TwoLayers(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = MGICMessagePassing((-1, -1), 32, pyg.SAGEConv)
+        self.second = MGICMessagePassing((-1, -1), 16, pyg.SAGEConv)
+
+    def forward(self, x, edge_index):
+        return self.second(self.first(x, edge_index).relu(), edge_index)
+
+
+def test_to_hetero_gives_every_edge_type_its_own_lazy_layer():
+    torch.manual_seed(0)
+    data = HeteroData()
+    data["paper"].x, data["author"].x = torch.randn(6, 24), torch.randn(4, 10)
+    data["author", "writes", "paper"].edge_index = torch.tensor([[0, 1, 3, 3], [0, 5, 2, 1]])
+    data["paper", "of", "author"].edge_index = torch.tensor([[0, 5, 2, 1], [0, 1, 3, 3]])
+    data["paper", "cites", "paper"].edge_index = torch.tensor([[0, 1], [2, 3]])
+    model = pyg.to_hetero(TwoLayers(), data.metadata())
+    out = model(data.x_dict, data.edge_index_dict)
+    assert out["paper"].shape == (6, 16)
+    assert out["author"].shape == (4, 16)
+    restrict = model.first["author__writes__paper"].block.restrict[0].weight
+    other = model.first["paper__of__author"].block.restrict[0].weight
+    assert (restrict - other).abs().max() > 0  # drawn for each type,
+    assert_close(restrict.sum(-1), torch.ones_like(restrict.sum(-1)))  # by the same rule
+
+
+def test_reset_parameters_draws_again_by_the_rule():
+    layer = MGICMessagePassing(3, 32, pyg.SAGEConv)
+    before = copy.deepcopy(layer.state_dict())
+    layer.reset_parameters()
+    changed = {k for k, v in layer.state_dict().items() if not torch.equal(v, before[k])}
+    assert changed >= {k for k in before if k.endswith("weight") and before[k].dim() > 1}
+    for transfer in (*layer.block.restrict, *layer.block.prolong):
+        assert_close(transfer.weight.sum(-1), torch.ones_like(transfer.weight.sum(-1)))
+        assert transfer.weight.min() > 0
+
+
+def test_a_lone_node_stays_finite_while_training():
+    layer = MGICMessagePassing(32, 32, GroupedEdgeConv)
+    assert layer(torch.randn(1, 32), torch.empty(2, 0, dtype=torch.long)).isfinite().all()
+
+
+def test_weights_grow_linearly_with_the_width():
+    def weights(width: int) -> int:
+        return sum(p.numel() for p in MGICMessagePassing(width, width, pyg.SAGEConv).parameters())
+
+    assert weights(1024) / weights(512) < 2.1
+    assert weights(512) < sum(p.numel() for p in pyg.SAGEConv(512, 512).parameters()) / 10
+
+
+def test_the_first_layer_on_coordinates_is_dense():
+    layer = MGICMessagePassing(3, 32, GroupedEdgeConv)
+    assert isinstance(layer.entry.conv, GroupedEdgeConv)
+    assert layer.entry.conv.groups == 1
+
+
+def test_it_draws_its_graph_from_knn_graph():
+    pos = torch.rand(30, 3)
+    layer = MGICMessagePassing(3, 16, GroupedEdgeConv, group_size=4)
+    assert layer(pos, knn_graph(pos, 10)).shape == (30, 16)
+
+
+def test_the_representation_names_widths_groups_and_convolution():
+    text = repr(MGICMessagePassing(32, 32, pyg.SAGEConv))
+    assert "MGICMessagePassing(32, 32, channels/groups=32/4 > 16/2 > 8/1" in text
+    assert "SAGEConv" in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"in_channels": 0}, "in_channels must be at least 1"),
+        ({"in_channels": (4, 4, 4)}, "a pair"),
+        ({"out_channels": 0}, "out_channels must be at least 1, got 0"),
+        ({"group_size": 0}, "group_size must be at least 1, got 0"),
+        ({"coarse_size": 0}, "coarse_size must be at least 1, got 0"),
+    ],
+)
+def test_bad_widths_are_named(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        MGICMessagePassing(
+            **{"in_channels": 8, "out_channels": 8, "conv": pyg.SAGEConv, **arguments}
+        )

@@ -78,10 +78,12 @@ def edge_gradients(
     unit = d / largest.where(largest > 0, 1.0)
     length = largest * unit.norm(dim=1, keepdim=True)  # (E, 1)
 
-    cloud = target.new_zeros(num_nodes) if batch is None else batch
-    num_clouds = num_nodes  # an upper bound that needs no look at the data
+    # clouds by the place of their first point when sorted: below N, whatever numbers they have
+    cloud = target.new_zeros(num_nodes)
+    if batch is not None:
+        cloud = torch.searchsorted(batch.sort().values, batch)
     edge_cloud = cloud[target].unsqueeze(1)
-    sums = pos.new_zeros(num_clouds, 1)
+    sums = pos.new_zeros(num_nodes, 1)
     mean_length = sums.scatter_add(0, edge_cloud, length) / sums.scatter_add(
         0, edge_cloud, real
     ).clamp_min(1)
@@ -160,8 +162,8 @@ class DiffGCNConv(MessagePassing):
     Shape:
         - ``x``: ``(N, in_channels)``.
         - ``edge_index``: ``(2, E)``, an ``EdgeIndex`` or a transposed ``torch.sparse`` matrix, with
-          ``edge_attr`` ``(E, 3)`` from :func:`edge_gradients`; or :class:`DerivativeOperators`
-          alone.
+          ``edge_attr`` ``(E, 3)`` from :func:`edge_gradients` of the same; or
+          :class:`DerivativeOperators` alone.
         - Returns ``(N, out_channels)``.
 
     Cost:
@@ -215,7 +217,9 @@ class DiffGCNConv(MessagePassing):
                 f"edge_attr must be ({adjacency.index.numel()}, 3), one row an edge, "
                 f"got shape {tuple(edge_attr.shape)}"
             )
-        return derivative_operators(adjacency, adjacency.sort(edge_attr))
+        if not isinstance(edge_index, Adjacency):
+            edge_attr = adjacency.sort(edge_attr)
+        return derivative_operators(adjacency, edge_attr)
 
     def forward(
         self,
@@ -228,7 +232,7 @@ class DiffGCNConv(MessagePassing):
         first = [spmm(operator, x) for operator in operators]
         second = [spmm(op, f) for op, f in zip(operators, first, strict=True)]
         features = torch.stack([x, *first, *second], dim=1)  # (N, 7, C)
-        features = features.view(x.size(0), NUM_OPERATORS, self.groups, -1).transpose(1, 2)
+        features = features.unflatten(2, (self.groups, -1)).transpose(1, 2)  # (N, g, 7, C / g)
         return self.lin(features.flatten(1))
 
     def __repr__(self) -> str:

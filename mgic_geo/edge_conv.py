@@ -82,10 +82,11 @@ class GroupedEdgeConv(MessagePassing):
         best = neighbor_max(adjacency, grouped_linear(source, edge))
         return (own + best) * (adjacency.degree() > 0).unsqueeze(1)
 
+    # propagate_type: (x: Tensor)
     def message(self, x_i: Tensor, x_j: Tensor) -> Tensor:
         """What one edge says, as the equation has it; ``forward`` reaches the same maximum."""
-        shape = (x_i.size(0), self.groups, -1)
-        pair = torch.cat([x_i.view(shape), (x_j - x_i).view(shape)], dim=-1)
+        groups = (self.groups, -1)
+        pair = torch.cat([x_i.unflatten(1, groups), (x_j - x_i).unflatten(1, groups)], dim=-1)
         return self.lin(pair.flatten(1))
 
     def __repr__(self) -> str:

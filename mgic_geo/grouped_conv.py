@@ -86,9 +86,8 @@ def make_grouped_conv(
     widths = in_channels // groups, out_channels // groups
     convs = [conv(*widths, **copy.deepcopy(kwargs)) for _ in range(groups)]
     if strategy == "auto":
-        strategy = (
-            "wide" if is_widenable(convs[0]) else "vmap" if is_stackable(convs[0]) else "loop"
-        )
+        rules = {"wide": is_widenable, "vmap": is_stackable}
+        strategy = next((name for name, rule in rules.items() if rule(convs[0])), "loop")
     elif strategy == "wide" and not is_widenable(convs[0]):
         raise ValueError(
             f"strategy 'wide' would mix the groups of {convs[0]}, take 'vmap' or 'loop'; "
@@ -193,12 +192,10 @@ class LoopConv(GroupedConv):
     def forward(self, x: Any, edge_index: Any, *args: Any, **kwargs: Any) -> Tensor:
         """Run every copy on its channels."""
         inputs, width = self._split(x), self.out_channels // self.groups
-        outputs = [
-            self._checked(
-                conv(each_side(itemgetter(i), inputs), edge_index, *args, **kwargs), width
-            )
-            for i, conv in enumerate(self.convs)
-        ]
+        outputs = []
+        for i, conv in enumerate(self.convs):
+            out = conv(each_side(itemgetter(i), inputs), edge_index, *args, **kwargs)
+            outputs.append(self._checked(out, width))
         return torch.cat(outputs, -1)
 
 
@@ -207,9 +204,9 @@ class VmapConv(GroupedConv):
 
     ``conv`` is the first copy with a leading axis of groups on every parameter and buffer, so
     training mode, device, dtype and running statistics are handled as in any module. Dropout is
-    drawn for each group. Where vmap has no rule (sparse adjacency, fused kernels on ``EdgeIndex``,
-    ``torch.export``) the groups run one by one. Arguments and shapes are those of
-    :class:`GroupedConv`; ``convs`` are copied.
+    drawn for each group. Where vmap has no rule (sparse adjacency, ``EdgeIndex``, ``torch.export``)
+    the groups run one by one. Arguments and shapes are those of :class:`GroupedConv`; ``convs`` are
+    copied.
 
     Example:
         >>> conv = VmapConv(4, 8, [pyg.GATConv(2, 4), pyg.GATConv(2, 4)])
@@ -250,18 +247,14 @@ class VmapConv(GroupedConv):
             return self._checked(out, self.out_channels // self.groups)
 
         state, inputs = state_of(self.conv), self._split(x)
-        if not self._has_rule(edge_index):
+        compressed = is_sparse(edge_index) or isinstance(edge_index, EdgeIndex)
+        if compressed or torch.compiler.is_exporting():
             slices = [{k: tensor[i] for k, tensor in state.items()} for i in range(self.groups)]
             outputs = [run(s, each_side(itemgetter(i), inputs)) for i, s in enumerate(slices)]
             return torch.cat(outputs, -1)
         in_dims = (0, each_side(lambda _: 0, inputs))
         grouped = vmap(run, in_dims, out_dims=-2, randomness="different")(state, inputs)
         return grouped.flatten(-2)  # (N, g, out / g) -> (N, out)
-
-    def _has_rule(self, edge_index: Any) -> bool:
-        fused = getattr(self.conv, "SUPPORTS_FUSED_EDGE_INDEX", False)
-        unknown = is_sparse(edge_index) or (fused and isinstance(edge_index, EdgeIndex))
-        return not (unknown or torch.compiler.is_exporting())
 
 
 class WideConv(GroupedConv):
@@ -356,9 +349,8 @@ def widened(module: nn.Module, peers: Sequence[nn.Module]) -> nn.Module:
 
 def like(tensor: Tensor, values: Tensor) -> Any:
     """``values`` as a parameter where ``tensor`` is one, trained where that is."""
-    return (
-        nn.Parameter(values, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else values
-    )
+    is_parameter = isinstance(tensor, nn.Parameter)
+    return nn.Parameter(values, tensor.requires_grad) if is_parameter else values
 
 
 def own_state(module: nn.Module) -> list[tuple[str, Tensor]]:

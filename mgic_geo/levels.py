@@ -155,9 +155,10 @@ class Residual(nn.Module):
         super().__init__()
         self.branch = branch
 
-    def forward(self, x: Tensor, *args: object, **kwargs: object) -> Tensor:
-        """Add the branch to ``x``."""
-        return x + self.branch(x, *args, **kwargs)
+    def forward(self, x: Tensor | tuple[Tensor, Tensor], *args: object, **kwargs: object) -> Tensor:
+        """Add the branch to ``x``, or to the targets of a pair of sources and targets."""
+        target = x[1] if isinstance(x, tuple) else x
+        return target + self.branch(x, *args, **kwargs)
 
 
 class MGICBlock(nn.Module):
@@ -198,6 +199,8 @@ class MGICBlock(nn.Module):
         With :math:`K_j` the weights of a dense layer on level :math:`j`,
         :math:`\sum_{j<n} [K_j / g_j + C_j^2 / g_j + 2 C_j] + K_n` and the layers' own norms:
         :math:`C_j^2 / g_j` are :math:`R_j` and :math:`P_j`, :math:`2 C_j` the norm :math:`N_j`.
+        Where :math:`C_j` is odd or :math:`g_j` does not divide :math:`C_{j+1}`, :math:`R_j` and
+        :math:`P_j` are :math:`2 C_j C_{j+1} / \gcd(g_j, C_j, C_{j+1})`.
 
     Raises:
         ValueError: As :func:`level_plan`.
@@ -274,8 +277,8 @@ class MGICBlock(nn.Module):
         for level in range(len(self.restrict), 0, -1):
             layer, coarse, side = self.layers[level], features.pop(), sources.pop()
             z = coarse if correction is None else coarse + correction
-            if isinstance(layer, Residual) and side is None:
-                change = layer.branch(z, *args, **kwargs)
+            if isinstance(layer, Residual):
+                change = _apply(layer.branch, z, side, *args, **kwargs)
                 change = change if correction is None else correction + change
             else:
                 change = _apply(layer, z, side, *args, **kwargs) - coarse

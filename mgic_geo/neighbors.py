@@ -145,9 +145,9 @@ def knn_indices(x: Tensor, k: int, batch: Tensor | None = None, *, backend: str 
 # time, and would break the graph of a compiled model everywhere else.
 @torch.library.custom_op("mgic::knn", mutates_args=())
 def _knn(x: Tensor, batch: Tensor | None, k: int, backend: str) -> Tensor:
-    finite = x.isfinite().all(1)
-    if not finite.all():
-        row = int((~finite).nonzero()[0])
+    reach = x.abs().amax(1)
+    if not reach.isfinite().all():
+        row = int((~reach.isfinite()).nonzero()[0])
         raise ValueError(f"x must be finite, got {x[row].tolist()} in row {row}")
     if batch is None:
         batch = torch.zeros(x.size(0), dtype=torch.int64, device=x.device)
@@ -161,7 +161,8 @@ def _knn(x: Tensor, batch: Tensor | None, k: int, backend: str) -> Tensor:
     if backend == "torch_cluster":
         places = _search_torch_cluster(x[order], cloud, k)
     else:
-        coords = _scaled(x[order].double(), cloud, counts.numel()).T.contiguous()  # (D, N)
+        largest = reach.new_zeros(counts.numel()).scatter_reduce(0, cloud, reach[order], "amax")
+        coords = (x[order] * _scale(largest.double())[cloud, None]).T.contiguous()  # (D, N)
         places = _search(coords, counts, k, exact=backend == "exact")
 
     neighbors = torch.empty_like(places)
@@ -174,14 +175,13 @@ def _(x: Tensor, batch: Tensor | None, k: int, backend: str) -> Tensor:
     return x.new_empty((x.size(0), k), dtype=torch.int64)
 
 
-def _scaled(x: Tensor, cloud: Tensor, num_clouds: int) -> Tensor:
-    """Multiplies each cloud by a power of two, which is exact, so that no square over- or
-    underflows.
+def _scale(largest: Tensor) -> Tensor:
+    """Returns the powers of two that bring these magnitudes into [1/2, 1), as far as there are any.
+
+    Multiplying by them is exact, and afterwards no square over- or underflows.
     """
-    largest = x.new_zeros(num_clouds).scatter_reduce(0, cloud, x.abs().amax(1), "amax")
-    largest.clamp_(min=2.0**-1000)  # a cloud in the origin has no scale
-    scale = torch.frexp(largest).mantissa / largest
-    return x * scale[cloud, None]
+    largest = largest.clamp(min=2.0**-1000)  # a cloud in the origin has no scale
+    return torch.frexp(largest).mantissa / largest
 
 
 def _search(coords: Tensor, counts: Tensor, k: int, *, exact: bool) -> Tensor:
@@ -301,6 +301,8 @@ def _search_product(coords: Tensor, k: int) -> Tensor:
 
     # Nothing to decide where the first k intervals end before the next one begins.
     rows = (upper[:, :k] >= lower[:, 1 : k + 1]).any(1).nonzero()[:, 0]
+    if rows.numel() == 0:
+        return places
     ranked, distances = _rank(coords, rows, candidates[rows])
     places[rows] = ranked[:, :k]
 

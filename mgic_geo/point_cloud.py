@@ -138,6 +138,10 @@ class PointCloudClassifier(nn.Module):
             x = point_mlp(x)
         return x
 
+    def extra_repr(self) -> str:
+        """The graph, which no submodule shows."""
+        return f"graph={self.graph!r}, k={self.k}, derivatives={self.derivatives}"
+
     def _graph(
         self, x: Tensor, pos: Tensor, batch: Tensor | None
     ) -> tuple[()] | tuple[Adjacency | DerivativeOperators]:
@@ -198,7 +202,8 @@ def random_neighbors(
 ) -> Tensor:
     """Points drawn with replacement from the rest of each cloud, -1 where there is no rest.
 
-    A hash of point and place stands for the draw: the same input gets the same graph.
+    A hash of the point's place in its cloud stands for the draw: a cloud gets the same graph
+    whatever batch it is in.
 
     Shape:
         - ``batch``: ``(num_nodes,)``. Returns ``(num_nodes, k)``.
@@ -212,13 +217,12 @@ def random_neighbors(
     cloud, members = cloud.sort(stable=True)  # places in the order of clouds, and who is there
     start = torch.searchsorted(cloud, cloud)
     size = torch.searchsorted(cloud, cloud, right=True) - start
-    place = torch.arange(num_nodes, device=cloud.device)
-    draw = place.unsqueeze(1) * k + torch.arange(k, device=cloud.device)
+    local = (torch.arange(num_nodes, device=cloud.device) - start).unsqueeze(1)
+    draw = local * k + torch.arange(k, device=cloud.device)
     for _ in range(3):  # a mixing hash of 32-bit integers
         draw = ((draw >> 16) ^ draw) * 0x45D9F3B & 0xFFFFFFFF
     others = (size - 1).unsqueeze(1)
     step = 1 + draw % others.clamp_min(1)  # how far round the cloud, never all the way
-    local = (place - start).unsqueeze(1)
     chosen = members[start.unsqueeze(1) + (local + step) % size.unsqueeze(1)]
     neighbors = torch.empty_like(chosen)
     neighbors[members] = chosen.where(others > 0, -1)

@@ -41,7 +41,8 @@ def create_model(name: str, num_classes: int = 10, **options) -> PointCloudClass
             ``coarse_size`` for the MGIC models.
 
     Raises:
-        ValueError: If there is no such model, or it does not take such an option.
+        ValueError: If there is no such model, it does not take such an option, or ``graph`` is
+            ``"none"``.
 
     Example:
         >>> model = create_model("mgic_diffgcn", layers=3, group_size=4)
@@ -64,4 +65,6 @@ def create_model(name: str, num_classes: int = 10, **options) -> PointCloudClass
         raise ValueError(
             f"{name} does not take {', '.join(unknown)}; it takes {', '.join(sorted(known))}"
         )
+    if options.get("graph") == "none":
+        raise ValueError(f"{name} needs neighbors, got graph='none'; without them it is 'pointnet'")
     return make(num_classes, **options)

@@ -16,6 +16,9 @@ from torch.utils.flop_counter import register_flop_formula
 from torch_geometric import EdgeIndex
 
 
+_INTEGERS = (torch.int64, torch.int32)
+
+
 class Adjacency(NamedTuple):
     """Edges grouped by target node: the compressed form that the operators work on.
 
@@ -88,14 +91,14 @@ def to_adjacency(
         )
     if edge_index.layout != torch.strided:
         return _from_sparse(edge_index, num_sources, num_targets)
-    if edge_index.dim() != 2 or edge_index.size(0) != 2 or edge_index.is_floating_point():
+    if edge_index.dim() != 2 or edge_index.size(0) != 2 or edge_index.dtype not in _INTEGERS:
         raise ValueError(
-            f"edge_index must be (2, E) integers, got shape {tuple(edge_index.shape)} "
+            f"edge_index must be (2, E) int64 or int32, got shape {tuple(edge_index.shape)} "
             f"of {edge_index.dtype}"
         )
     if isinstance(edge_index, EdgeIndex):
         return _from_edge_index(edge_index, num_sources, num_targets)
-    source, target = edge_index[0], edge_index[1]
+    source, target = edge_index.long()
     order = None
     if torch.compiler.is_compiling():
         target, order = target.sort(stable=True)
@@ -153,7 +156,7 @@ def _from_edge_index(edge_index: EdgeIndex, num_sources: int, num_targets: int) 
         _check_nodes(plain[1], num_targets, "target")
     if edge_index.is_sorted_by_col and edge_index.get_sparse_size(1) == num_targets:
         (ptr, index), order = edge_index.get_csc()
-        return Adjacency(ptr, index, num_sources, order)
+        return Adjacency(ptr.long(), index.long(), num_sources, order)
     return to_adjacency(edge_index.as_tensor(), num_sources, num_targets)
 
 
@@ -209,7 +212,10 @@ def sparse_matrices(adjacency: Adjacency, values: Tensor) -> tuple[SparseMatrix,
         >>> spmm(matrix, torch.tensor([[1.0], [2.0], [3.0]])).tolist()
         [[8.0], [0.0], [0.0]]
     """
-    source, perm = adjacency.index.sort(stable=True)
+    edges = torch.arange(adjacency.index.numel(), device=adjacency.index.device)
+    real = edges < adjacency.ptr[-1]
+    source = adjacency.index.where(real, adjacency.num_sources)  # padding stays behind the end
+    source, perm = source.sort(stable=True)
     ptr_t, index_t = _pointer(source, adjacency.num_sources), adjacency.targets()[perm]
     return tuple(
         SparseMatrix(adjacency.ptr, adjacency.index, value, ptr_t, index_t, value[perm])
@@ -269,7 +275,9 @@ def _spmm_backward(ctx, grad: Tensor):
         grad_x = spmm(matrix.transposed, grad)
     if ctx.needs_input_grad[3]:
         row = Adjacency(matrix.ptr, matrix.index, x.size(0)).targets()
-        grad_value = (grad[row] * x[matrix.index]).sum(-1).to(matrix.value.dtype)
+        real = torch.arange(row.numel(), device=row.device) < matrix.ptr[-1]
+        grad_value = (grad[row] * x[matrix.index]).sum(-1).where(real, 0)
+        grad_value = grad_value.to(matrix.value.dtype)
     return grad_x, None, None, grad_value, None, None, None
 
 
@@ -325,10 +333,12 @@ def _neighbor_max_backward(ctx, grad: Tensor, _):
     ptr, arg = ctx.saved_tensors
     channels = grad.size(1)
     lonely = (ptr.diff() == 0).unsqueeze(1)
-    place = arg.clamp_min(0) * channels + torch.arange(channels, device=arg.device)
-    flat = grad.new_zeros(ctx.num_sources * channels)  # flat: four times faster than by rows
-    flat = flat.scatter_add(0, place.view(-1), grad.masked_fill(lonely, 0).reshape(-1))
-    return flat.view(-1, channels), None, None
+    # what targets without neighbors got goes to a row behind the last
+    place = arg.masked_fill(lonely, ctx.num_sources) * channels
+    place = place + torch.arange(channels, device=arg.device)
+    flat = grad.new_zeros((ctx.num_sources + 1) * channels)  # flat: four times faster than by rows
+    flat = flat.scatter_add(0, place.view(-1), grad.reshape(-1))
+    return flat.view(-1, channels)[: ctx.num_sources], None, None
 
 
 _neighbor_max.register_autograd(_neighbor_max_backward, setup_context=_neighbor_max_setup)

@@ -26,7 +26,8 @@ class WidthChange(nn.Module):
         ``in_channels * out_channels / groups + out_channels`` weights, none where the widths agree.
 
     Raises:
-        ValueError: If ``group_size`` is below 1, or the input has another width than the first one.
+        ValueError: If a width or ``group_size`` is below 1, or the input has another width than the
+            first one.
 
     References:
         Section 3.3, "Changing the channel resolution blocks".
@@ -38,6 +39,13 @@ class WidthChange(nn.Module):
 
     def __init__(self, in_channels: int, out_channels: int, *, group_size: int) -> None:
         super().__init__()
+        for name, value in (
+            ("in_channels", 1 if in_channels == -1 else in_channels),
+            ("out_channels", out_channels),
+            ("group_size", group_size),
+        ):
+            if value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}")
         self.in_channels, self.out_channels = in_channels, out_channels
         self.group_size, self.groups = group_size, 1
         self.weight: nn.Parameter | UninitializedParameter | None = UninitializedParameter()

@@ -1,0 +1,170 @@
+import oracles
+import pytest
+import torch
+from torch import Tensor
+from torch.testing import assert_close
+from torch_geometric import EdgeIndex
+from torch_geometric.data import Batch, Data
+
+from mgic_geo import EdgeGradients, edge_gradients
+from mgic_geo.diff_conv import derivative_operators
+from mgic_geo.sparse import Adjacency, spmm, to_adjacency
+
+# unsorted, with a self-loop
+EDGES = torch.tensor([[3, 0, 1, 3, 2, 4, 5, 1], [2, 1, 0, 0, 2, 1, 3, 4]])
+NUM_NODES = 6
+EXACT = {"rtol": 0, "atol": 0}
+CLOSE = {"rtol": 1e-12, "atol": 1e-12}
+
+
+def cloud(seed: int = 0) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(NUM_NODES, 3, generator=generator, dtype=torch.float64)
+
+
+def test_equal_the_loop_over_edges():
+    assert_close(edge_gradients(cloud(), EDGES), oracles.edge_gradients(cloud(), EDGES), **CLOSE)
+
+
+@pytest.mark.parametrize("scale", [2.0**-20, 0.001, 25.4, 2.0**30])
+def test_do_not_depend_on_the_unit_of_length(scale):
+    assert_close(edge_gradients(cloud() * scale, EDGES), edge_gradients(cloud(), EDGES), **CLOSE)
+
+
+def test_do_not_depend_on_where_the_cloud_is():
+    moved = cloud() + torch.tensor([1.0, -2.0, 3.0])
+    assert_close(edge_gradients(moved, EDGES), edge_gradients(cloud(), EDGES), rtol=1e-9, atol=1e-9)
+
+
+def test_turn_with_the_cloud():
+    turn, _ = torch.linalg.qr(cloud(1)[:3])
+    turned = edge_gradients(cloud() @ turn.T, EDGES)
+    assert_close(turned, edge_gradients(cloud(), EDGES) @ turn.T, **CLOSE)
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e25])
+def test_coordinates_whose_squares_leave_float32_give_what_ordinary_ones_do(scale):
+    pos = cloud().float()
+    tiny_or_huge = edge_gradients(pos * scale, EDGES)
+    assert_close(tiny_or_huge, edge_gradients(pos, EDGES), rtol=1e-5, atol=1e-6)
+
+
+def test_edge_of_length_0_weighs_nothing_and_is_not_counted():
+    pos = cloud()
+    pos[3] = pos[2]  # 3 -> 2 has length 0, as has the loop 2 -> 2
+    real = torch.tensor([1, 2, 3, 5, 6, 7])
+    expected = torch.zeros(8, 3, dtype=torch.float64)
+    expected[real] = edge_gradients(pos, EDGES[:, real])
+    assert_close(edge_gradients(pos, EDGES), expected, **CLOSE)
+    assert_close(edge_gradients(pos, EDGES), oracles.edge_gradients(pos, EDGES), **CLOSE)
+
+
+def test_cloud_of_equal_points_has_no_derivatives():
+    gradients = edge_gradients(torch.ones(NUM_NODES, 3), EDGES)
+    assert_close(gradients, torch.zeros(8, 3), **EXACT)
+
+
+@pytest.mark.parametrize("numbers", [(0, 1), (1, 0), (7, 1000)])
+def test_every_cloud_of_a_batch_has_its_own_mean_edge_length(numbers):
+    first, second = cloud(), 100 * cloud(1)
+    pos = torch.cat([first, second])
+    edges = torch.cat([EDGES, EDGES + NUM_NODES], dim=1)
+    batch = torch.tensor(numbers).repeat_interleave(NUM_NODES)
+    apart = torch.cat([edge_gradients(first, EDGES), edge_gradients(second, EDGES)])
+    assert_close(edge_gradients(pos, edges, batch), apart, **CLOSE)
+    assert_close(
+        edge_gradients(pos, edges, batch), oracles.edge_gradients(pos, edges, batch), **CLOSE
+    )
+
+    order = torch.randperm(12, generator=torch.Generator().manual_seed(0))
+    mixed = edge_gradients(pos[order], order.argsort()[edges], batch[order])
+    assert_close(mixed, apart, **CLOSE)
+
+
+@pytest.mark.parametrize("sort_order", [None, "row", "col"])
+def test_follow_the_order_of_an_edge_index(sort_order):
+    edges = EdgeIndex(EDGES, sparse_size=(NUM_NODES, NUM_NODES))
+    edges = edges if sort_order is None else edges.sort_by(sort_order)[0]
+    expected = oracles.edge_gradients(cloud(), edges.as_tensor())
+    assert_close(edge_gradients(cloud(), edges), expected, **CLOSE)
+
+
+@pytest.mark.parametrize("layout", ["adjacency", "csr", "coo"])
+def test_follow_the_order_of_an_adjacency_and_of_a_matrix_by_rows(layout):
+    graph = adjacency = to_adjacency(EDGES, NUM_NODES, NUM_NODES)
+    if layout != "adjacency":
+        size = (NUM_NODES, NUM_NODES)
+        graph = torch.sparse_coo_tensor(EDGES.flip(0), torch.ones(8), size).coalesce()
+        adjacency = to_adjacency(graph, *size)
+        graph = graph.to_sparse_csr() if layout == "csr" else graph
+    edges = torch.stack([adjacency.index, adjacency.targets()])
+    expected = oracles.edge_gradients(cloud(), edges)
+    assert_close(edge_gradients(cloud(), graph), expected, **CLOSE)
+
+
+def padded_graphs() -> tuple[Adjacency, Adjacency]:
+    graph = to_adjacency(EDGES, NUM_NODES, NUM_NODES)
+    loops = torch.full((3,), NUM_NODES - 1)
+    return graph, graph._replace(index=torch.cat([graph.index, loops]), order=None)
+
+
+def test_padding_behind_the_last_edge_weighs_nothing_and_changes_no_other_edge():
+    graph, padded = padded_graphs()
+    expected = torch.cat([edge_gradients(cloud(), graph), torch.zeros(3, 3).double()])
+    assert_close(edge_gradients(cloud(), padded), expected, **EXACT)
+
+
+def test_padding_behind_the_last_edge_changes_no_operator_nor_its_gradient():
+    results = []
+    for graph in padded_graphs():
+        x = cloud(1).requires_grad_()
+        operators = derivative_operators(graph, edge_gradients(cloud(), graph))
+        y = torch.stack([spmm(operator, x) for operator in operators])
+        results.append((y, *torch.autograd.grad(y.square().sum(), x)))
+    assert_close(*results, **EXACT)
+
+
+def test_operators_equal_the_loop_over_edges():
+    graph = to_adjacency(EDGES, NUM_NODES, NUM_NODES)
+    gradients = edge_gradients(cloud(), graph)
+    edges = torch.stack([graph.index, graph.targets()])
+    operators = derivative_operators(graph, gradients)
+    for operator, axis in zip(operators, gradients.t(), strict=True):
+        expected = oracles.derivative(cloud(1), edges, axis)
+        assert_close(spmm(operator, cloud(1)), expected, **CLOSE)
+
+
+def test_gradient_reaches_the_coordinates_also_beside_duplicate_points():
+    assert torch.autograd.gradcheck(lambda p: edge_gradients(p, EDGES), (cloud().requires_grad_(),))
+    pos = cloud()
+    pos[3] = pos[2]
+    edge_gradients(pos.requires_grad_(), EDGES).square().sum().backward()
+    assert pos.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("shape", [(6, 2), (6,), (2, 3, 3)])
+def test_coordinates_of_another_shape_are_refused(shape):
+    with pytest.raises(ValueError, match=r"pos must be \(N, 3\), got shape"):
+        edge_gradients(torch.rand(shape), EDGES)
+
+
+def test_transform_fills_edge_attr_of_a_copy():
+    data = Data(pos=cloud(), edge_index=EDGES)
+    filled = EdgeGradients()(data)
+    assert_close(filled.edge_attr, edge_gradients(cloud(), EDGES), **EXACT)
+    assert data.edge_attr is None
+
+
+def test_transform_of_a_batch_equals_the_batch_of_transforms():
+    items = [Data(pos=cloud(), edge_index=EDGES), Data(pos=9 * cloud(1), edge_index=EDGES)]
+    together = EdgeGradients()(Batch.from_data_list(items)).edge_attr
+    apart = Batch.from_data_list([EdgeGradients()(item) for item in items]).edge_attr
+    assert_close(together, apart, **CLOSE)
+
+
+@pytest.mark.parametrize("missing", ["pos", "edge_index"])
+def test_transform_names_what_it_needs(missing):
+    data = Data(pos=cloud(), edge_index=EDGES)
+    data[missing] = None
+    with pytest.raises(ValueError, match=r"needs data\.pos and data\.edge_index"):
+        EdgeGradients()(data)

@@ -1,0 +1,216 @@
+import copy
+import pickle
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.testing import assert_close
+
+from mgic_geo import GroupedEdgeConv, PointCloudClassifier, create_model, list_models, point_cloud
+from mgic_geo.point_cloud import pool_max, random_neighbors
+
+MODELS = list_models()
+SIZES = (12, 1, 9, 3)  # ragged: a lone point, and a cloud of fewer points than k + 1
+CLOSE = {"rtol": 1e-9, "atol": 1e-9}
+
+
+def small(name: str, **options) -> PointCloudClassifier:
+    """A narrow model in float64 whose norms hold statistics, as after training."""
+    torch.manual_seed(0)
+    options = {"k": 4, "width": 8} | options
+    if name.startswith("mgic"):
+        options["group_size"] = 4
+    model = create_model(name, 5, **options).double()
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm1d):
+            nn.init.uniform_(module.running_var, 0.5, 2)
+            nn.init.normal_(module.running_mean)
+    return model
+
+
+def clouds(*sizes: int) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    pos = torch.randn(sum(sizes), 3, generator=generator, dtype=torch.float64)
+    return pos, torch.arange(len(sizes)).repeat_interleave(torch.tensor(sizes))
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("sizes", [(8, 8), (20, 20, 20), SIZES])
+def test_model_gives_logits_and_every_parameter_a_finite_gradient(name, sizes):
+    model = small(name)
+    logits = model(*clouds(*sizes))
+    assert logits.shape == (len(sizes), 5)
+    logits.square().sum().backward()
+    for key, parameter in model.named_parameters():
+        assert parameter.grad is not None, key
+        assert parameter.grad.isfinite().all(), key
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_batch_of_clouds_equals_a_run_for_each_in_evaluation(name):
+    model, (pos, batch) = small(name).eval(), clouds(*SIZES)
+    apart = torch.cat([model(pos[batch == cloud]) for cloud in range(len(SIZES))])
+    assert_close(model(pos, batch), apart, **CLOSE)
+    assert_close(model(pos, batch, len(SIZES)), apart, **CLOSE)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_clouds_of_a_batch_may_be_interleaved(name):
+    model, (pos, batch) = small(name).eval(), clouds(*SIZES)
+    mixed = torch.cat([torch.arange(size) for size in SIZES]).argsort(stable=True)
+    assert batch[mixed][:6].tolist() == [0, 1, 2, 3, 0, 2]
+    assert_close(model(pos[mixed], batch[mixed]), model(pos, batch), **CLOSE)
+
+
+@pytest.mark.parametrize("name", [name for name in MODELS if name != "random_graph"])
+def test_permuting_points_permutes_features_and_keeps_logits(name):
+    model, (pos, _) = small(name).eval(), clouds(20)
+    order = torch.randperm(20, generator=torch.Generator().manual_seed(0))
+    features = model.point_features(pos)
+    assert features.shape == (20, 8)
+    assert_close(model.point_features(pos[order]), features[order], **CLOSE)
+    assert_close(model(pos[order]), model(pos), **CLOSE)
+
+
+@pytest.mark.parametrize("name", [name for name in MODELS if name != "pointnet"])
+def test_point_hears_its_neighbors(name):
+    model, (pos, _) = small(name).eval(), clouds(20)
+    jacobian = torch.autograd.functional.jacobian(
+        lambda pos: model.point_features(pos)[0].sum(), pos
+    )
+    assert (jacobian.abs().sum(1) > 0).sum() > 1
+
+
+def test_point_of_pointnet_hears_itself_only():
+    model, (pos, _) = small("pointnet").eval(), clouds(20)
+    jacobian = torch.autograd.functional.jacobian(
+        lambda pos: model.point_features(pos)[0].sum(), pos
+    )
+    assert_close(jacobian[1:], torch.zeros(19, 3, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_training_step_does_not_depend_on_the_unit_of_length(name):
+    model, (pos, batch) = small(name), clouds(12, 12)
+    pos = 1e4 * pos  # so that the eps of batch norm is small beside the variance
+    assert_close(model(1000 * pos, batch), model(pos, batch), rtol=1e-6, atol=1e-6)
+
+
+DEGENERATE = {
+    "equal points": torch.full((10, 3), 0.3),
+    "points on a line": torch.arange(10.0).unsqueeze(1) * torch.tensor([1.0, 2.0, 0.0]),
+    "one point": torch.tensor([[1.0, 2.0, 3.0]]),
+    "two equal points": torch.ones(2, 3),
+    "points at the origin": torch.zeros(5, 3),
+}
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("kind", DEGENERATE)
+def test_degenerate_clouds_give_finite_logits_and_gradients(name, kind):
+    model, cloud = small(name), DEGENERATE[kind].double()
+    assert copy.deepcopy(model).eval()(cloud).isfinite().all()
+    batch = torch.arange(2).repeat_interleave(len(cloud))
+    logits = model(torch.cat([cloud, cloud]), batch)
+    assert logits.isfinite().all()
+    logits.square().sum().backward()
+    assert all(parameter.grad.isfinite().all() for parameter in model.parameters())
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_compiled_training_step_of_a_ragged_batch_equals_the_eager_one(name):
+    model, (pos, batch) = small(name), clouds(*SIZES)
+    twin = copy.deepcopy(model)
+    compiled = torch.compile(twin, backend="aot_eager", fullgraph=True, dynamic=False)
+    losses = []
+    for run in (model, compiled):
+        losses.append(run(pos, batch, len(SIZES)).square().sum())
+        losses[-1].backward()
+    assert_close(losses[1], losses[0], **CLOSE)
+    for (key, eager), parameter in zip(model.named_parameters(), twin.parameters(), strict=True):
+        assert_close(
+            parameter.grad, eager.grad, **CLOSE, msg=lambda text, key=key: f"{key}: {text}"
+        )
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_autocast_step_is_finite(name):
+    model, (pos, batch) = small(name).float(), clouds(*SIZES)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        logits = model(pos.float(), batch)
+    logits.float().square().sum().backward()
+    assert logits.dtype == torch.bfloat16
+    assert all(parameter.grad.isfinite().all() for parameter in model.parameters())
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_state_dict_pickle_and_deep_copy_keep_the_values(name):
+    model, (pos, _) = small(name).eval(), clouds(20)
+    fresh = small(name).eval()
+    for parameter in fresh.parameters():
+        nn.init.normal_(parameter)
+    fresh.load_state_dict(model.state_dict())
+    for twin in (fresh, copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+        assert_close(twin(pos), model(pos), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_training_with_one_cloud_is_refused(name):
+    with pytest.raises(ValueError, match=r"at least 2 clouds in a batch .* got 1"):
+        small(name)(clouds(20)[0])
+
+
+@pytest.mark.parametrize(
+    ("graph", "searches"), [("static", 1), ("dynamic", 6), ("random", 0), ("none", 0)]
+)
+def test_neighbors_are_searched_once_or_for_every_gconv(graph, searches, monkeypatch):
+    calls = []
+    search = point_cloud.knn_indices
+    monkeypatch.setattr(point_cloud, "knn_indices", lambda *a: calls.append(a) or search(*a))
+    make_conv = nn.Linear if graph == "none" else GroupedEdgeConv
+    PointCloudClassifier(make_conv, 5, graph=graph, k=4).eval()(torch.rand(9, 3))
+    assert len(calls) == searches
+
+
+@pytest.mark.parametrize(
+    ("pos", "batch", "message"),
+    [
+        (torch.rand(4, 2), None, r"pos must be \(N, 3\) floating point with N > 0, got \(4, 2\)"),
+        (torch.rand(0, 3), None, r"N > 0, got \(0, 3\)"),
+        (torch.ones(4, 3).long(), None, r"got \(4, 3\) of torch.int64"),
+        (torch.rand(4, 3), torch.zeros(3).long(), r"batch must be \(4,\) int64, got \(3,\)"),
+        (torch.rand(4, 3), torch.zeros(4), r"got \(4,\) of torch.float32"),
+    ],
+)
+def test_input_that_is_no_batch_of_clouds_is_refused(pos, batch, message):
+    with pytest.raises(ValueError, match=message):
+        small("pointnet").eval()(pos, batch)
+
+
+def test_pooling_takes_the_maximum_of_every_cloud_and_0_where_there_are_no_points():
+    x = torch.tensor([[-1.0, 5.0], [-2.0, 6.0], [-3.0, 7.0]])
+    expected = torch.tensor([[-3.0, 7.0], [0.0, 0.0], [-1.0, 6.0]])
+    assert_close(pool_max(x, torch.tensor([2, 2, 0]), 3), expected)
+    assert_close(pool_max(x, None, 1), torch.tensor([[-1.0, 7.0]]))
+
+
+def test_random_neighbors_are_others_of_the_same_cloud():
+    batch = torch.tensor([3, 0, 3, 0, 3, 1, 3])
+    neighbors = random_neighbors(7, 50, batch)
+    for point, row in enumerate(neighbors):
+        others = ((batch == batch[point]) & (torch.arange(7) != point)).nonzero().flatten()
+        expected = others if len(others) else torch.tensor([-1])
+        assert_close(row.unique(), expected)  # 50 draws reach all of up to three
+
+
+def test_random_neighbors_are_drawn_evenly():
+    counts = random_neighbors(64, 640).flatten().bincount(minlength=64)
+    assert (counts > 500).all()
+    assert (counts < 780).all()
+
+
+def test_random_neighbors_of_a_cloud_do_not_depend_on_its_batch():
+    alone = random_neighbors(6, 4)
+    batch = torch.tensor([2, 0, 2, 2, 2, 0, 0, 2, 2])
+    members = (batch == 2).nonzero().flatten()
+    assert_close(random_neighbors(9, 4, batch)[members], members[alone])

@@ -1,0 +1,161 @@
+import pytest
+import torch
+from torch import nn
+
+from mgic_geo import PointCloudClassifier, create_model, list_models
+
+
+def num_weights(name: str, **options) -> int:
+    return sum(parameter.numel() for parameter in create_model(name, **options).parameters())
+
+
+# with batch norm's pairs; Table 11 reports 0.16, 0.57 and 0.11 million for the first three
+COUNTS = [
+    ("dgcnn", {"layers": 3}, 165_194),
+    ("diffgcn", {"layers": 3}, 514_314),
+    ("mgic_diffgcn", {"layers": 3, "group_size": 4}, 105_778),
+    ("mgic_dgcnn", {"layers": 3, "group_size": 4}, 60_178),
+    ("pointnet", {"layers": 3}, 95_370),
+    ("random_graph", {"layers": 3}, 165_194),
+]
+
+
+@pytest.mark.parametrize(("name", "options", "expected"), COUNTS)
+def test_weights_are_counted_at_three_layers_a_gconv(name, options, expected):
+    assert num_weights(name, **options) == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "operands", "millions"),
+    [("dgcnn", 2, 0.16), ("diffgcn", 7, 0.51), ("pointnet", 1, 0.1)],
+)
+def test_weights_follow_from_table_10(name, operands, millions):
+    convs = 3 * operands * 64 + 17 * operands * 64 * 64 + 18 * 64
+    mlps = 5 * (64 * 64 + 64)
+    norms = (18 + 5) * 2 * 64
+    expected = convs + mlps + norms + 64 * 10 + 10
+    assert num_weights(name, layers=3) == expected
+    assert expected / 1e6 == pytest.approx(millions, abs=0.006)
+
+
+def test_weights_of_mgic_diffgcn_follow_from_the_cost_line_of_the_block():
+    widths, groups = [64, 32, 16, 8, 4], [16, 8, 4, 2, 1]  # by hand, for group_size 4
+    block = sum(7 * c * c // g + c for c, g in zip(widths, groups, strict=True))  # layers, bias
+    block += sum(c * c // g + 2 * c for c, g in zip(widths[:-1], groups[:-1], strict=True))
+    block += sum(2 * c for c in widths[1:])  # norms of the coarser levels
+    entry = 7 * 3 * 64 + 64 + 2 * 64
+    norms, mlps = (18 + 5) * 2 * 64, 5 * (64 * 64 + 64)
+    expected = 18 * block + entry + norms + mlps + 64 * 10 + 10
+    assert num_weights("mgic_diffgcn", layers=3, group_size=4) == expected
+    assert expected / 1e6 == pytest.approx(0.1, abs=0.006)
+
+
+def test_random_graph_has_the_weights_of_dgcnn():
+    shapes = [
+        {key: value.shape for key, value in create_model(name).state_dict().items()}
+        for name in ("dgcnn", "random_graph")
+    ]
+    assert shapes[0] == shapes[1]
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "hops"),
+    [
+        ("dgcnn", {}, 6),
+        ("dgcnn", {"layers": 3}, 18),
+        ("diffgcn", {"layers": [1, 2, 1, 1, 1, 3]}, 9),
+        ("pointnet", {}, 0),
+        ("mgic_diffgcn", {"group_size": 16}, 6 * 3 + 1),  # 64, 32, 16, and one from 3 to 64
+    ],
+)
+def test_hops_are_counted(name, options, hops):
+    assert create_model(name, **options).num_hops == hops
+
+
+@pytest.mark.parametrize("name", list_models())
+def test_every_name_makes_a_classifier_of_so_many_classes(name):
+    model = create_model(name, 7)
+    assert isinstance(model, PointCloudClassifier)
+    assert model.eval()(torch.rand(12, 3)).shape == (1, 7)
+
+
+@pytest.mark.parametrize("name", list_models())
+def test_repr_shows_graph_and_convolutions(name):
+    text = repr(create_model(name, k=5))
+    graph = {
+        "dgcnn": "dynamic",
+        "mgic_dgcnn": "dynamic",
+        "pointnet": "none",
+        "random_graph": "random",
+    }
+    assert f"graph='{graph.get(name, 'static')}', k=5" in text
+    conv = "PointwiseConv" if name == "pointnet" else "DiffGCN" if "diff" in name else "EdgeConv"
+    assert conv in text
+    assert ("MGICMessagePassing" in text) == name.startswith("mgic")
+
+
+def test_dropout_stands_in_front_of_the_classifier():
+    drop, last = list(create_model("dgcnn", dropout=0.3).head)[-2:]
+    assert isinstance(drop, nn.Dropout)
+    assert drop.p == 0.3
+    assert isinstance(last, nn.Linear)
+
+
+@pytest.mark.parametrize("name", ["dgcnn", "diffgcn", "mgic_dgcnn", "mgic_diffgcn"])
+@pytest.mark.parametrize("graph", ["static", "dynamic", "random"])
+def test_every_graph_goes_with_every_convolution(name, graph):
+    model = create_model(name, graph=graph, k=3, width=8)
+    model(torch.rand(12, 3), torch.arange(12) % 2).sum().backward()
+
+
+def test_group_and_coarse_size_reach_the_plan():
+    model = create_model("mgic_dgcnn", group_size=8, coarse_size=32)
+    levels = model.gconvs[1][0].conv.block.levels
+    assert [(level.outer, level.groups) for level in levels] == [(64, 8), (32, 1)]
+
+
+def test_unknown_model_is_refused_with_the_known_ones():
+    with pytest.raises(ValueError, match="no model 'pointnext'; there are dgcnn, diffgcn, "):
+        create_model("pointnext")
+
+
+@pytest.mark.parametrize(
+    ("name", "option"),
+    [
+        ("dgcnn", "group_size"),
+        ("diffgcn", "depth"),
+        ("mgic_dgcnn", "derivatives"),
+        ("pointnet", "graph"),
+        ("random_graph", "graph"),
+    ],
+)
+def test_option_that_a_model_does_not_take_is_refused_with_those_it_takes(name, option):
+    with pytest.raises(ValueError, match=f"{name} does not take {option}; it takes .*width"):
+        create_model(name, **{option: 1})
+
+
+@pytest.mark.parametrize("name", ["dgcnn", "mgic_diffgcn"])
+def test_convolution_without_a_graph_is_refused(name):
+    with pytest.raises(ValueError, match=f"{name} needs neighbors, got graph='none'"):
+        create_model(name, graph="none")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"graph": "full"}, "graph must be one of static, dynamic, random, none, got 'full'"),
+        ({"layers": 0}, r"layers must be one or 6 numbers above 0, got \[0, 0, 0, 0, 0, 0\]"),
+        ({"layers": [1, 2]}, r"layers must be one or 6 numbers above 0, got \[1, 2\]"),
+        ({"k": 0}, "k must be at least 1, got 0"),
+        ({"width": 0}, "width must be at least 1, got 0"),
+        ({"num_classes": 0}, "num_classes must be at least 1, got 0"),
+    ],
+)
+def test_option_out_of_range_is_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        create_model("dgcnn", **options)
+
+
+def test_group_size_out_of_range_is_refused():
+    with pytest.raises(ValueError, match="group_size must be at least 1, got 0"):
+        create_model("mgic_dgcnn", group_size=0)

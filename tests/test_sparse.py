@@ -1,0 +1,228 @@
+import oracles
+import pytest
+import torch
+from torch import Tensor
+from torch.testing import assert_close
+from torch.utils.flop_counter import FlopCounterMode
+
+from mgic_geo.sparse import (
+    Adjacency,
+    SparseMatrix,
+    neighbor_max,
+    sparse_matrices,
+    spmm,
+    to_adjacency,
+)
+
+NUM_SOURCES, NUM_TARGETS = 6, 5
+# unsorted, a self-loop, an edge that is there twice; source 5 and target 4 have no edges
+EDGES = torch.tensor([[3, 0, 1, 3, 2, 0, 4, 1], [2, 1, 0, 0, 2, 1, 3, 3]])
+EXACT = {"rtol": 0, "atol": 0}
+
+
+def features(dtype: torch.dtype = torch.float64, channels: int = 3) -> Tensor:
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(NUM_SOURCES, channels, generator=generator, dtype=torch.float64).to(dtype)
+
+
+def values() -> Tensor:
+    """One number an edge, in the order of the adjacency."""
+    return torch.linspace(-1, 2, EDGES.size(1), dtype=torch.float64)
+
+
+@pytest.fixture
+def adjacency() -> Adjacency:
+    return to_adjacency(EDGES, NUM_SOURCES, NUM_TARGETS)
+
+
+@pytest.fixture
+def padded(adjacency) -> Adjacency:
+    """The same graph with three places behind its last edge."""
+    loops = torch.full((3,), NUM_TARGETS - 1)
+    return adjacency._replace(index=torch.cat([adjacency.index, loops]))
+
+
+def product(adjacency: Adjacency, value: Tensor, x: Tensor) -> Tensor:
+    (matrix,) = sparse_matrices(adjacency, value.unsqueeze(1))
+    return spmm(matrix, x)
+
+
+def dense(adjacency: Adjacency, value: Tensor) -> Tensor:
+    matrix = value.new_zeros(adjacency.num_targets, adjacency.num_sources)
+    place = adjacency.targets(), adjacency.index
+    return matrix.index_put(place, value, accumulate=True)
+
+
+def test_product_equals_the_dense_one(adjacency):
+    expected = dense(adjacency, values()) @ features()
+    assert_close(product(adjacency, values(), features()), expected, rtol=1e-12, atol=1e-12)
+
+
+def test_gradients_of_the_product_equal_those_of_the_dense_one(adjacency):
+    grads = []
+    for multiply in (product, lambda graph, value, x: dense(graph, value) @ x):
+        x, value = features().requires_grad_(), values().requires_grad_()
+        grads.append(torch.autograd.grad(multiply(adjacency, value, x).square().sum(), (x, value)))
+    assert_close(*grads, rtol=1e-12, atol=1e-12)
+
+
+def test_transposed_matrix_is_the_transpose(adjacency):
+    (matrix,) = sparse_matrices(adjacency, values().unsqueeze(1))
+    y = features()[:NUM_TARGETS]
+    expected = dense(adjacency, values()).T @ y
+    assert_close(spmm(matrix.transposed, y), expected, rtol=1e-12, atol=1e-12)
+    assert all(a is b for a, b in zip(matrix.transposed.transposed, matrix, strict=True))
+
+
+def test_matrices_on_the_same_edges_keep_their_own_values(adjacency):
+    both = torch.stack([values(), values().flip(0)], dim=1)
+    for value, matrix in zip(both.t(), sparse_matrices(adjacency, both), strict=True):
+        expected = dense(adjacency, value) @ features()
+        assert_close(spmm(matrix, features()), expected, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("check", [torch.autograd.gradcheck, torch.autograd.gradgradcheck])
+def test_product_is_differentiable_twice_in_features_and_values(check, adjacency):
+    inputs = values().requires_grad_(), features().requires_grad_()
+    assert check(lambda value, x: product(adjacency, value, x), inputs)
+
+
+def test_maximum_equals_the_loop_and_is_0_without_neighbors(adjacency):
+    x = features() - 10  # below 0, so that a 0 is no maximum
+    y = neighbor_max(adjacency, x)
+    assert_close(y, oracles.neighbor_max(x, EDGES, NUM_TARGETS), **EXACT)
+    assert_close(y[NUM_TARGETS - 1], torch.zeros(3, dtype=torch.float64), **EXACT)
+
+
+@pytest.mark.parametrize("check", [torch.autograd.gradcheck, torch.autograd.gradgradcheck])
+def test_maximum_is_differentiable_twice(check, adjacency):
+    assert check(lambda x: neighbor_max(adjacency, x).square(), (features().requires_grad_(),))
+
+
+def test_gradient_of_the_maximum_equals_that_of_the_loop(adjacency):
+    grads = []
+    for maximum in (lambda x: neighbor_max(adjacency, x), lambda x: by_loop(x)):
+        x = features().requires_grad_()
+        grads.append(torch.autograd.grad(maximum(x).square().sum(), x))
+    assert_close(*grads, rtol=1e-12, atol=1e-12)
+
+
+def by_loop(x: Tensor) -> Tensor:
+    return oracles.neighbor_max(x, EDGES.unique(dim=1), NUM_TARGETS)
+
+
+def test_one_of_tied_neighbors_gets_the_whole_gradient():
+    x = torch.tensor([[1.0], [7.0], [7.0], [7.0]], requires_grad=True)
+    edges = torch.tensor([[0, 1, 2, 3], [0, 0, 0, 0]])
+    neighbor_max(to_adjacency(edges, 4, 1), x).sum().backward()
+    assert sorted(x.grad.flatten().tolist()) == [0, 0, 0, 1]
+    assert x.grad[0] == 0
+
+
+def test_padding_behind_the_last_edge_is_ignored_by_the_product(adjacency, padded):
+    grads = []
+    for graph in (adjacency, padded):
+        x = features().requires_grad_()
+        value = torch.full((graph.index.numel(),), 5.0, dtype=torch.float64).requires_grad_()
+        y = product(graph, value, x)
+        grads.append((y, *torch.autograd.grad(y.square().sum(), (x, value))))
+    (y, of_x, of_value), (padded_y, padded_of_x, padded_of_value) = grads
+    assert_close((padded_y, padded_of_x), (y, of_x), **EXACT)
+    assert_close(padded_of_value[: of_value.numel()], of_value, **EXACT)
+    assert_close(padded_of_value[of_value.numel() :], torch.zeros(3).double(), **EXACT)
+
+
+def test_padding_behind_the_last_edge_is_ignored_by_the_maximum(adjacency, padded):
+    grads = []
+    for graph in (adjacency, padded):
+        x = features().requires_grad_()
+        y = neighbor_max(graph, x)
+        grads.append((y, *torch.autograd.grad(y.square().sum(), x)))
+    assert_close(*grads, **EXACT)
+
+
+@pytest.mark.parametrize("size", [(0, 0), (3, 0), (0, 3), (3, 3)])
+@pytest.mark.parametrize(
+    "operator", [neighbor_max, lambda graph, x: product(graph, x.new_zeros(0), x)]
+)
+def test_graph_without_edges_gives_0_and_no_gradient(operator, size):
+    graph = to_adjacency(torch.zeros(2, 0, dtype=torch.long), *size)
+    x = torch.randn(size[0], 2, requires_grad=True)
+    y = operator(graph, x)
+    y.sum().backward()
+    assert_close(y, torch.zeros(size[1], 2))
+    assert_close(x.grad, torch.zeros(size[0], 2))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+def test_product_of_short_floats_is_the_float64_one_rounded_once(dtype, adjacency):
+    x = features(dtype).requires_grad_()
+    y = product(adjacency, values().float(), x)
+    y.sum().backward()
+    assert y.dtype == x.grad.dtype == dtype
+    exact = dense(adjacency, values())
+    eps = torch.finfo(dtype).eps
+    assert_close(y, (exact @ x.detach().double()).to(dtype), rtol=eps, atol=4e-6)
+    ones = torch.ones(NUM_TARGETS, 3, dtype=torch.float64)
+    assert_close(x.grad, (exact.T @ ones).to(dtype), rtol=eps, atol=4e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+def test_maximum_of_short_floats_is_exact(dtype, adjacency):
+    x = features(dtype).requires_grad_()
+    y = neighbor_max(adjacency, x)
+    y.sum().backward()
+    assert y.dtype == x.grad.dtype == dtype
+    assert_close(y, oracles.neighbor_max(x.detach(), EDGES, NUM_TARGETS), **EXACT)
+
+
+def test_autocast_passes_bfloat16_through_both_operators(adjacency):
+    linear = torch.nn.Linear(3, 3)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        x = linear(features(torch.float32))
+        y = product(adjacency, values().float(), x) + neighbor_max(adjacency, x)
+    assert y.dtype == torch.bfloat16
+    y.float().square().sum().backward()
+    assert linear.weight.grad.isfinite().all()
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
+def test_both_operators_pass_the_checks_of_custom_operators(adjacency):
+    (matrix,) = sparse_matrices(adjacency, values().unsqueeze(1))
+    value = matrix.value.clone().requires_grad_()
+    entries = matrix._replace(value=value)
+    x = features().requires_grad_()
+    torch.library.opcheck(torch.ops.mgic.spmm.default, (x, *entries))
+    torch.library.opcheck(torch.ops.mgic.neighbor_max.default, (x, adjacency.ptr, adjacency.index))
+
+
+def test_flop_counter_sees_two_operations_an_entry_and_channel(adjacency):
+    with FlopCounterMode(display=False) as counter:
+        y = product(adjacency, values(), features().requires_grad_())
+    assert counter.get_total_flops() == 2 * EDGES.size(1) * 3
+    with counter:
+        y.sum().backward()
+    assert counter.get_total_flops() == 2 * EDGES.size(1) * 3
+
+
+def test_both_operators_compile_to_one_graph(adjacency):
+    def both(x: Tensor, value: Tensor, ptr: Tensor, index: Tensor) -> Tensor:
+        graph = Adjacency(ptr, index, NUM_SOURCES)
+        return (product(graph, value, x) * neighbor_max(graph, x)).square().sum()
+
+    compiled = torch.compile(both, backend="aot_eager", fullgraph=True, dynamic=False)
+    results = []
+    for function in (both, compiled):
+        x, value = features().requires_grad_(), values().requires_grad_()
+        loss = function(x, value, adjacency.ptr, adjacency.index)
+        results.append((loss, *torch.autograd.grad(loss, (x, value))))
+    assert_close(*results, rtol=1e-12, atol=1e-12)
+
+
+def test_empty_row_between_others_stays_0():
+    ptr = torch.tensor([0, 1, 1, 2])
+    matrix = SparseMatrix(
+        ptr, torch.tensor([0, 1]), torch.ones(2),
+        torch.tensor([0, 1, 2]), torch.tensor([0, 2]), torch.ones(2),
+    )  # fmt: skip
+    assert_close(spmm(matrix, torch.tensor([[2.0], [3.0]])), torch.tensor([[2.0], [0.0], [3.0]]))

@@ -1,0 +1,61 @@
+"""Random changes of a point cloud that leave its class alone."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Augment:
+    """Random rotation about the vertical, scale, shift and jitter of a point cloud.
+
+    Args:
+        rotate_z: Largest turn about z to either side, in degrees; 180 is every direction.
+        scale: Lowest and highest factor, drawn for each axis separately.
+        translate: Largest shift along each axis, in units of the cloud (its radius is 1).
+        jitter: Standard deviation of the noise on each coordinate, in units of the cloud; it is cut
+            at three times that.
+
+    Shape:
+        - ``pos``: ``(P, 3)``; returns ``(P, 3)`` of the same dtype and device.
+
+    Raises:
+        ValueError: A negative strength, or a scale that is not ``0 < low <= high``.
+
+    Example:
+        >>> augment = Augment(rotate_z=180, scale=(0.8, 1.25), jitter=0.01)
+        >>> augment(torch.ones(5, 3), np.random.default_rng(0)).shape
+        torch.Size([5, 3])
+    """
+
+    rotate_z: float = 0.0
+    scale: tuple[float, float] = (1.0, 1.0)
+    translate: float = 0.0
+    jitter: float = 0.0
+
+    def __post_init__(self) -> None:
+        low, high = self.scale
+        if not 0 < low <= high < math.inf:
+            raise ValueError(f"scale must be 0 < low <= high, got {self.scale}")
+        for name in ("rotate_z", "translate", "jitter"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"{name} must be 0 or more, got {getattr(self, name)}")
+
+    def __call__(self, pos: Tensor, generator: np.random.Generator) -> Tensor:
+        """Return a changed copy of ``pos``; all randomness comes from ``generator``."""
+        angle = math.radians(generator.uniform(-self.rotate_z, self.rotate_z))
+        cos, sin = math.cos(angle), math.sin(angle)
+        turn = np.array([[cos, sin, 0.0], [-sin, cos, 0.0], [0.0, 0.0, 1.0]])  # p -> p @ turn
+        factors = generator.uniform(*self.scale, size=3)
+        shift = generator.uniform(-self.translate, self.translate, size=3)
+        noise = generator.standard_normal(tuple(pos.shape)).clip(-3, 3) * self.jitter
+        affine, shift, noise = (
+            torch.as_tensor(value, dtype=pos.dtype, device=pos.device)
+            for value in (turn * factors, shift, noise)
+        )
+        return pos @ affine + shift + noise

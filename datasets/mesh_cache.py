@@ -1,0 +1,153 @@
+"""Meshes parsed once, kept as arrays on disk that are mapped, not loaded.
+
+A cache folder holds four files of plain numbers and ``manifest.json``: the key it was built for,
+and size and SHA-256 of each file. Nothing in it is ever unpickled.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import warnings
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from datasets.atomic import lock_for, replacing
+from datasets.off import shown
+from datasets.surface import cumulative_areas, unit_scale
+
+FORMAT = 1
+_ARRAYS = {"vertices": ("<f4", 3), "faces": ("<i4", 3), "areas": ("<f8", 1), "starts": ("<i8", 2)}
+
+
+class CacheWarning(UserWarning):
+    """A cache was damaged, or made from other files or parameters, and is built again."""
+
+
+class MeshCache:
+    """The meshes of a cache folder, mapped into memory; copies for other processes map it anew.
+
+    Args:
+        folder: What :func:`open_cache` built.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str]) -> None:
+        self.folder = Path(folder)
+        arrays = {name: _map(self.folder / f"{name}.bin", *_ARRAYS[name]) for name in _ARRAYS}
+        self._vertices, self._faces = arrays["vertices"], arrays["faces"]
+        self._areas, self._starts = arrays["areas"][:, 0], arrays["starts"]
+
+    def __len__(self) -> int:
+        return len(self._starts) - 1
+
+    def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return a mesh's vertices in [-1, 1], faces, and cumulative areas of these."""
+        (v0, f0), (v1, f1) = self._starts[index], self._starts[index + 1]
+        return self._vertices[v0:v1], self._faces[f0:f1], self._areas[f0:f1]
+
+    def __reduce__(self) -> tuple[type[MeshCache], tuple[Path]]:
+        return type(self), (self.folder,)
+
+
+def open_cache(
+    folder: str | os.PathLike[str],
+    key: dict[str, Any],
+    read: Callable[[], Iterable[tuple[np.ndarray, np.ndarray]]],
+    *,
+    verify: bool = True,
+) -> MeshCache:
+    """Return the cache in ``folder``, built first if there is none that fits ``key``.
+
+    Only one process builds, the others wait for it. The folder appears whole, by a rename; what a
+    killed process left behind is removed by the next one.
+
+    Args:
+        folder: Where the cache is; its parent is created if needed.
+        key: All that the arrays depend on, as JSON would return it.
+        read: Yields vertices and faces of each mesh, in order; called only to build.
+        verify: Compare the SHA-256 of every file, at 0.7 to 2 GB/s; sizes are always compared.
+
+    Raises:
+        OSError: The cache has to be built and its place cannot be written to.
+    """
+    folder = Path(folder)
+    key = json.loads(json.dumps({"format": FORMAT, **key}))
+    try:
+        lock = lock_for(folder)
+    except OSError:
+        if find_fault(folder, key, verify=verify) is None:
+            return MeshCache(folder)  # a finished cache on a read-only disk is as good
+        raise
+    with lock:
+        fault = find_fault(folder, key, verify=verify)
+        if fault is not None:
+            if folder.exists():
+                message = f"{shown(folder)}: {fault}; it is built again"
+                warnings.warn(message, CacheWarning, stacklevel=2)
+            with replacing(folder) as fresh:
+                _write(fresh, key, read())
+        return MeshCache(folder)
+
+
+def find_fault(
+    folder: str | os.PathLike[str], key: dict[str, Any], *, verify: bool = True
+) -> str | None:
+    """Say why a cache cannot be used, or return None if it can; arguments as in `open_cache`."""
+    try:
+        manifest = json.loads(Path(folder, "manifest.json").read_text("ascii"))
+        stored, files = manifest["key"], manifest["files"]
+        changed = sorted(k for k in {*stored, *key} if stored.get(k) != key.get(k))
+        for name, (dtype, columns) in _ARRAYS.items():
+            path, promised = Path(folder, f"{name}.bin"), files[f"{name}.bin"]
+            size = path.stat().st_size
+            whole = size == promised["bytes"] and size % (np.dtype(dtype).itemsize * columns) == 0
+            if not whole or (verify and _sha256(path) != promised["sha256"]):
+                return f"{path.name} is damaged"
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        return f"not a whole cache ({type(error).__name__})"
+    return f"it was made with other {', '.join(changed)}" if changed else None
+
+
+def _write(folder: Path, key: dict[str, Any], meshes: Iterable[tuple[Any, Any]]) -> None:
+    """Write arrays, then the manifest that vouches for them."""
+    _write_arrays(folder, meshes)
+    files = {
+        path.name: {"bytes": path.stat().st_size, "sha256": _sha256(path)}
+        for path in (folder / f"{name}.bin" for name in _ARRAYS)
+    }
+    manifest = json.dumps({"key": key, "files": files}, indent=1)
+    (folder / "manifest.json").write_text(manifest, "ascii")
+
+
+def _write_arrays(folder: Path, meshes: Iterable[tuple[Any, Any]]) -> None:
+    """Stream meshes to disk, centered and scaled in float64 before they are rounded to float32."""
+    starts = [(0, 0)]
+    with contextlib.ExitStack() as stack:
+        files = {n: stack.enter_context(open(folder / f"{n}.bin", "wb")) for n in _ARRAYS}
+        for vertices, faces in meshes:
+            if len(faces):  # strays would set the scale, and no point ever lies on them
+                used = np.zeros(len(vertices), dtype=bool)
+                used[faces] = True
+                vertices, faces = vertices[used], (np.cumsum(used) - 1)[faces]
+            scaled = unit_scale(vertices)
+            files["vertices"].write(scaled.astype("<f4").tobytes())
+            files["faces"].write(faces.astype("<i4").tobytes())
+            files["areas"].write(cumulative_areas(scaled, faces).astype("<f8").tobytes())
+            starts.append((starts[-1][0] + len(vertices), starts[-1][1] + len(faces)))
+        files["starts"].write(np.array(starts, "<i8").tobytes())
+
+
+def _sha256(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _map(path: Path, dtype: str, columns: int) -> np.ndarray:
+    if path.stat().st_size == 0:
+        return np.empty((0, columns), dtype)
+    return np.asarray(np.memmap(path, dtype, "r")).reshape(-1, columns)

@@ -1,0 +1,210 @@
+"""Point clouds drawn from a folder of meshes; ModelNet10 and shapes10 are this with a source."""
+
+from __future__ import annotations
+
+import operator
+import os
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+from torch_geometric.data import Data
+
+from datasets.mesh_cache import open_cache
+from datasets.off import parse_off
+from datasets.source import FolderSource, SourceError, ZipSource
+from datasets.surface import normalize, sample_surface
+
+AugmentFunction = Callable[[Tensor, np.random.Generator], Tensor]
+
+
+class EmptyClassWarning(UserWarning):
+    """A class has no shape in a split."""
+
+
+class MeshCloud(Data):
+    """One shape as points: ``pos``, ``y``, and the ``name`` and ``index`` of its mesh."""
+
+    def __inc__(self, key: str, value: Any, *args: Any, **kwargs: Any) -> Any:
+        # PyG takes every attribute with "index" in its name for node numbers to be shifted
+        return 0 if key == "index" else super().__inc__(key, value, *args, **kwargs)
+
+
+class MeshDataset(Dataset[MeshCloud]):
+    r"""Meshes of a split as point clouds of equal size.
+
+    Training points are drawn anew in every epoch from a generator seeded with
+    ``(seed, epoch, index)`` and nothing else, so that they are the same for any number of workers
+    and after any interruption. The points of all other splits are those of epoch 0 for ever.
+
+    Items are asked for as ``dataset[epoch, index]``, which a sampler may yield, or
+    ``dataset[index]``, which is epoch 0.
+
+    Args:
+        source: Where the meshes are.
+        split: Name of the folder in each class folder.
+        classes: Class names; the label of a shape is the place of its class in sorted order.
+        num_points: Points of a cloud, :math:`P`.
+        seed: Seed of all points.
+        augment: ``(pos, generator) -> pos``, applied to clouds of ``train`` only.
+        cache: Folder of this split's cache.
+        lenient: As in :func:`datasets.off.read_off`.
+        verify: As in :func:`datasets.mesh_cache.open_cache`.
+
+    Attributes:
+        classes: Sorted class names.
+        targets: The label of each shape.
+        names: ``<class>/<split>/<file>.off`` of each shape, sorted by class and file.
+        split: The split.
+
+    Shape:
+        - Items are PyG ``Data`` with ``pos``, float32 ``(P, 3)``, mean 0 and largest distance 1
+          before ``augment``, without unit; ``y``, int64 ``(1,)``; ``name``, str; ``index``, int.
+
+    Raises:
+        SourceError: A class folder is missing, the split is empty, a file is in the wrong folder.
+        OFFError: A mesh cannot be read.
+        ValueError: ``num_points`` below 1, or a negative seed or epoch.
+    """
+
+    def __init__(
+        self,
+        source: FolderSource | ZipSource,
+        split: str,
+        *,
+        classes: Sequence[str],
+        cache: str | os.PathLike[str],
+        num_points: int = 1024,
+        seed: int = 0,
+        augment: AugmentFunction | None = None,
+        lenient: bool = False,
+        verify: bool = True,
+    ) -> None:
+        if num_points < 1:
+            raise ValueError(f"num_points must be at least 1, got {num_points}")
+        if seed < 0:
+            raise ValueError(f"seed must be 0 or more, got {seed}")
+        self.split, self.num_points, self.seed, self.augment = split, num_points, seed, augment
+        self.classes = sorted(classes)
+        self.names = select_files(source, split, self.classes)
+        self.targets = [self.classes.index(name.split("/")[0]) for name in self.names]
+        self._check_files()
+        key = {"files": {n: source.files[n] for n in self.names}, "lenient": lenient}
+        self._meshes = open_cache(
+            cache, key, lambda: _parse_all(source, self.names, lenient), verify=verify
+        )
+
+    def _check_files(self) -> None:
+        """Look at ``names`` before meshes are read, which can take minutes."""
+        empty = [c for i, c in enumerate(self.classes) if i not in set(self.targets)]
+        if empty:
+            message = f"{self!r} has no {', no '.join(empty)}"
+            warnings.warn(message, EmptyClassWarning, stacklevel=4)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __getitem__(self, key: int | tuple[int, int]) -> MeshCloud:
+        epoch, index = key if isinstance(key, (tuple, list)) else (0, key)
+        epoch, index = operator.index(epoch), operator.index(index)
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"index {index} is out of range for {len(self)} shapes")
+        index %= len(self)
+        train = self.split == "train"
+        generator = np.random.default_rng([self.seed, epoch if train else 0, index])
+        vertices, faces, areas = self._meshes[index]
+        drawn = sample_surface(vertices, faces, self.num_points, generator, cumulative=areas)
+        pos = torch.from_numpy(normalize(drawn))
+        if train and self.augment is not None:
+            pos = self.augment(pos, generator)
+        y = torch.tensor([self.targets[index]])
+        return MeshCloud(pos=pos, y=y, name=self.names[index], index=index)
+
+    def __repr__(self) -> str:
+        return (
+            f"{type(self).__name__}({self.split}, {len(self)} shapes of {len(self.classes)} "
+            f"classes, {self.num_points} points)"
+        )
+
+
+def select_files(source: FolderSource | ZipSource, split: str, classes: Sequence[str]) -> list[str]:
+    """Return the files of a split, sorted by class and name, after a look for misplaced ones.
+
+    Raises:
+        SourceError: See :class:`MeshDataset`.
+    """
+    expected = f"expected are {', '.join(sorted(classes))}"
+    missing = sorted(set(classes) - source.folders)
+    if missing:
+        found = ", ".join(sorted(source.folders)) or "none"
+        raise SourceError(
+            f"{source.label}: class folders missing: {', '.join(missing)}; {expected}; "
+            f"found {found}"
+        )
+    if source.misplaced:
+        raise SourceError(
+            f"{source.name_of(source.misplaced[0])}: not in a <class>/<split> folder, "
+            f"and {len(source.misplaced) - 1} more like it"
+        )
+    names = []
+    for name in sorted(source.files):
+        kind, part, file = name.split("/")
+        if part != split or kind not in classes:
+            continue
+        # night_stand_0001.off is not a misplaced shape of a class called night
+        owner = max((c for c in classes if file.startswith(f"{c}_")), key=len, default=kind)
+        if owner != kind:
+            raise SourceError(f"{source.name_of(name)}: a {owner} among the shapes of {kind}")
+        names.append(name)
+    if not names:
+        splits = sorted({name.split("/")[1] for name in source.files}) or ["none"]
+        raise SourceError(
+            f"{source.label}: the split {split!r} is empty; found {', '.join(splits)}; {expected}"
+        )
+    return names
+
+
+def stratified_split(
+    targets: Sequence[int], fraction: float, seed: int
+) -> tuple[list[int], list[int]]:
+    """Hold out the same fraction of every class, for validation.
+
+    Args:
+        targets: The label of each shape.
+        fraction: Share to hold out; each class keeps at least one shape on either side if it can.
+        seed: Seed of the choice.
+
+    Shape:
+        - Returns the sorted indices that remain, and those held out.
+
+    Raises:
+        ValueError: ``fraction`` not between 0 and 1.
+
+    Example:
+        >>> train, held_out = stratified_split([0] * 10 + [1] * 20, 0.2, seed=0)
+        >>> len(train), [sum(i < 10 for i in held_out), sum(i >= 10 for i in held_out)]
+        (24, [2, 4])
+    """
+    if not 0 < fraction < 1:
+        raise ValueError(f"fraction must lie between 0 and 1, got {fraction}")
+    labels = np.asarray(targets)
+    generator = np.random.default_rng(seed)
+    kept: list[int] = []
+    held_out: list[int] = []
+    for label in np.unique(labels):
+        members = generator.permutation(np.flatnonzero(labels == label)).tolist()
+        count = min(max(1, round(fraction * len(members))), len(members) - 1)
+        held_out += members[:count]
+        kept += members[count:]
+    return sorted(kept), sorted(held_out)
+
+
+def _parse_all(
+    source: FolderSource | ZipSource, names: Sequence[str], lenient: bool
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    for name in names:
+        yield parse_off(source.read(name), source.name_of(name), lenient=lenient)

@@ -1,0 +1,196 @@
+"""ModelNet10: 4,899 furniture meshes in ten classes, as point clouds."""
+
+from __future__ import annotations
+
+import os
+import re
+import warnings
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from datasets.augment import Augment
+from datasets.download import download as download_file
+from datasets.mesh_dataset import (
+    AugmentFunction,
+    MeshDataset,
+    stratified_split,
+)
+from datasets.off import shown
+from datasets.source import FolderSource, SourceError, ZipSource
+
+__all__ = ["CLASSES", "COUNTS", "Augment", "CountsWarning", "ModelNet10", "stratified_split"]
+
+URL = "https://3dvision.princeton.edu/projects/2014/3DShapeNets/ModelNet10.zip"
+ZIP_BYTES = 473_402_300
+ZIP_SHA256 = "9d8679435fc07d1d26f13009878db164a7aa8ea5e7ea3c8880e42794b7307d51"
+
+COUNTS: Mapping[str, tuple[int, int]] = {
+    "bathtub": (106, 50),
+    "bed": (515, 100),
+    "chair": (889, 100),
+    "desk": (200, 86),
+    "dresser": (200, 86),
+    "monitor": (465, 100),
+    "night_stand": (200, 86),
+    "sofa": (680, 100),
+    "table": (392, 100),
+    "toilet": (344, 100),
+}
+"""Shapes of each class in train and test, 3,991 and 908 in all; file numbers run on from train."""
+
+CLASSES = tuple(COUNTS)
+SPLITS = ("train", "test")
+
+
+class CountsWarning(UserWarning):
+    """The number of shapes is not that of the published data set."""
+
+
+class ModelNet10(MeshDataset):
+    r"""ModelNet10 as point clouds; see :class:`MeshDataset` for its items and attributes.
+
+    Meshes are parsed once, into a cache that later runs map into memory.
+
+    Args:
+        root: Folder with ``ModelNet10/<class>/{train,test}/*.off``, or that folder itself. The
+            cache goes into its ``.mesh-cache`` unless ``cache_dir`` is given.
+        split: ``train`` or ``test``.
+        num_points: Points of a cloud, :math:`P`.
+        seed: Seed of all points.
+        augment: ``(pos, generator) -> pos``, applied to ``train`` only; see :class:`Augment`.
+        source: The folder or the zip to read instead of ``root``. A zip is read without unpacking.
+        download: Fetch the zip to ``root`` from its publisher, checked by size and SHA-256.
+        classes: Classes to use; labels count within these. Folders of other names are an error
+            when this is not given.
+        expected_counts: Shapes a class should have in train and test; others are a warning, and
+            misplaced file numbers an error. ``None`` for data in the same layout that is not
+            ModelNet10, where a class may also be empty, with a warning.
+        cache_dir: Folder for the caches of both splits.
+        lenient: As in :func:`datasets.off.read_off`.
+        verify: Compare the cache with its hashes at every start; ``False`` compares sizes only.
+
+    Shape:
+        - Items: ``pos``, float32 ``(P, 3)`` without unit, mean 0 and largest distance 1 before
+          ``augment``; ``y``, int64 ``(1,)``; ``name``, str; ``index``, int.
+
+    Raises:
+        SourceError: Folders or files that are missing, left over or misplaced; a bad archive.
+        OFFError: A mesh cannot be read.
+        DownloadError: The zip cannot be had, or is not the published one.
+        ValueError: Another split, classes that do not exist, ``source`` together with ``download``.
+
+    References:
+        Wu et al., 3D ShapeNets: A Deep Representation for Volumetric Shapes, CVPR 2015.
+    """
+
+    def __init__(
+        self,
+        root: str | os.PathLike[str],
+        split: str = "train",
+        *,
+        num_points: int = 1024,
+        seed: int = 0,
+        augment: AugmentFunction | None = None,
+        source: str | os.PathLike[str] | None = None,
+        download: bool = False,
+        classes: Sequence[str] | None = None,
+        expected_counts: Mapping[str, tuple[int, int]] | None = COUNTS,
+        cache_dir: str | os.PathLike[str] | None = None,
+        lenient: bool = False,
+        verify: bool = True,
+    ) -> None:
+        if split not in SPLITS:
+            raise ValueError(f"split must be one of {', '.join(SPLITS)}, got {split!r}")
+        if download and source is not None:
+            raise ValueError(f"download=True fetches the source, but source={source!r} is given")
+        if download:
+            source = fetch(root)
+        self.expected_counts = expected_counts
+        chosen = CLASSES if classes is None else classes
+        meshes = open_source(root if source is None else source, chosen)
+        strangers = meshes.folders - set(CLASSES) if classes is None else ()
+        if strangers:
+            raise SourceError(
+                f"{meshes.label}: folders that are no class: {', '.join(sorted(strangers))}; "
+                f"expected are {', '.join(CLASSES)}, or name those to use as classes="
+            )
+        cache_dir = Path(root, ".mesh-cache") if cache_dir is None else Path(cache_dir)
+        super().__init__(
+            meshes,
+            split,
+            classes=chosen,
+            cache=cache_dir / f"modelnet10-{split}",
+            num_points=num_points,
+            seed=seed,
+            augment=augment,
+            lenient=lenient,
+            verify=verify,
+        )
+
+    def _check_files(self) -> None:
+        if self.expected_counts is None:
+            super()._check_files()
+            return
+        place = SPLITS.index(self.split)
+        expected = {c: self.expected_counts[c] for c in self.classes if c in self.expected_counts}
+        for name in self.names:
+            kind, _, file = name.split("/")
+            number = re.fullmatch(rf"{re.escape(kind)}_(\d{{4}})\.off", file)
+            if number and kind in expected and (int(number[1]) > expected[kind][0]) != place:
+                other = SPLITS[1 - place]
+                raise SourceError(f"{name} belongs to {other}: train has 1 to {expected[kind][0]}")
+        found = Counter(name.split("/")[0] for name in self.names)
+        table = "\n".join(f"{c:12} {found[c]:6} {n[place]:9}" for c, n in expected.items())
+        table = f"{'class':12} {'found':>6} {'expected':>9}\n{table}"
+        hint = "expected_counts=None is for other data in this layout"
+        if not all(found[c] for c in expected):
+            raise SourceError(f"classes without a shape in {self.split}; {hint}\n{table}")
+        if any(found[c] != n[place] for c, n in expected.items()):
+            wanted = sum(n[place] for n in expected.values())
+            message = f"{self.split} has {len(self)} shapes, not {wanted}; {hint}\n{table}"
+            warnings.warn(message, CountsWarning, stacklevel=4)
+
+
+def fetch(
+    root: str | os.PathLike[str],
+    *,
+    url: str = URL,
+    size: int = ZIP_BYTES,
+    sha256: str = ZIP_SHA256,
+) -> Path:
+    """Return ``root/ModelNet10.zip``, downloaded if it is not there; see :func:`download`.
+
+    Args:
+        root: Folder for the zip, 473 MB. If it has the unpacked ``ModelNet10``, that is returned.
+        url: Where the zip is.
+        size: Its bytes.
+        sha256: Its hash, the one that other libraries publish for this file.
+
+    Raises:
+        DownloadError: As in :func:`datasets.download.download`.
+    """
+    folder = Path(root, "ModelNet10")
+    if folder.is_dir():
+        return folder
+    return download_file(url, Path(root, "ModelNet10.zip"), size=size, sha256=sha256)
+
+
+def open_source(
+    path: str | os.PathLike[str], classes: Sequence[str] = CLASSES
+) -> FolderSource | ZipSource:
+    """Find the class folders: in a zip, in ``path/ModelNet10``, its zip, or ``path`` itself.
+
+    Raises:
+        SourceError: There is no such path, or not a data set in it.
+    """
+    path = Path(path)
+    if path.is_file():
+        return ZipSource(path, classes)
+    if not path.is_dir():
+        raise SourceError(
+            f"{shown(path)}: neither a folder nor a zip; download=True fetches ModelNet10"
+        )
+    if not (path / "ModelNet10").is_dir() and (path / "ModelNet10.zip").is_file():
+        return ZipSource(path / "ModelNet10.zip", classes)
+    return FolderSource(path / "ModelNet10" if (path / "ModelNet10").is_dir() else path)

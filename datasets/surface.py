@@ -1,0 +1,126 @@
+"""Points on triangle meshes: areas, sampling, normalization.
+
+Lengths are in whatever unit the mesh has until :func:`normalize` takes the unit away.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+
+def unit_scale(vertices: np.ndarray) -> np.ndarray:
+    """Center the bounding box on the origin and scale it so that no coordinate exceeds 1.
+
+    Done in float64 and before anything is squared, so that a building in micrometers (1e11) and a
+    molecule in meters (1e-30) come out alike.
+
+    Args:
+        vertices: Coordinates, all finite, in any unit.
+
+    Shape:
+        - ``vertices``: ``(V, 3)`` with ``V >= 1``.
+        - Returns float64 ``(V, 3)``, without unit.
+
+    Example:
+        >>> unit_scale(np.array([[1e11, 0, 0], [2e11, 0, 0], [5e11, 0, 0]]))[:, 0].round(9).tolist()
+        [-1.0, -0.5, 1.0]
+    """
+    vertices = np.asarray(vertices, dtype=np.float64)
+    largest = np.abs(vertices).max()
+    if largest > 0:
+        vertices = vertices / largest  # first, or the box of +-1e308 is infinite
+    low, high = vertices.min(axis=0), vertices.max(axis=0)
+    vertices = vertices - (low + high) / 2
+    extent = np.abs(vertices).max()
+    return vertices / extent if extent > 0 else vertices
+
+
+def cumulative_areas(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
+    """Add up the triangle areas, which is all that sampling needs to know about them.
+
+    Args:
+        vertices: Coordinates; see :func:`unit_scale` for very large or small ones.
+        faces: Corners of each triangle.
+
+    Shape:
+        - ``vertices``: ``(V, 3)``; ``faces``: ``(F, 3)``.
+        - Returns float64 ``(F,)``, squared units; the last one is the mesh's area.
+
+    Example:
+        >>> square = np.array([[0, 0, 0], [1, 0, 0], [1, 1, 0], [0, 1, 0]])
+        >>> cumulative_areas(square, np.array([[0, 1, 2], [0, 2, 3]])).tolist()
+        [0.5, 1.0]
+    """
+    a, b, c = (np.asarray(vertices, dtype=np.float64)[faces[:, i]] for i in range(3))
+    return np.cumsum(np.linalg.norm(np.cross(b - a, c - a), axis=1) / 2)
+
+
+def sample_surface(
+    vertices: np.ndarray,
+    faces: np.ndarray,
+    num_points: int,
+    generator: np.random.Generator,
+    *,
+    cumulative: np.ndarray | None = None,
+) -> np.ndarray:
+    """Draw points uniformly from the surface of a mesh.
+
+    A triangle is picked in proportion to its area, then a point uniformly inside it. A mesh without
+    area (every triangle degenerate, or none) has its vertices drawn instead.
+
+    Args:
+        vertices: Coordinates, finite.
+        faces: Corners of each triangle.
+        num_points: Points to draw, at least 1.
+        generator: The only source of randomness.
+        cumulative: What :func:`cumulative_areas` returned for this mesh, to save the time.
+
+    Shape:
+        - ``vertices``: ``(V, 3)``; ``faces``: ``(F, 3)``; ``cumulative``: ``(F,)``.
+        - Returns float32 ``(num_points, 3)``, in the unit of the vertices.
+
+    Raises:
+        ValueError: ``num_points`` below 1, or a mesh without vertices.
+
+    Example:
+        >>> corner = np.array([[0, 0, 0], [1, 0, 0], [0, 1, 0]])
+        >>> points = sample_surface(corner, np.array([[0, 1, 2]]), 100, np.random.default_rng(0))
+        >>> points.shape, bool((points.sum(axis=1) <= 1).all())
+        ((100, 3), True)
+    """
+    if num_points < 1:
+        raise ValueError(f"num_points must be at least 1, got {num_points}")
+    if len(vertices) == 0:
+        raise ValueError("a mesh without vertices cannot be sampled")
+    if cumulative is None:
+        cumulative = cumulative_areas(vertices, faces)
+    if len(cumulative) == 0 or cumulative[-1] <= 0:
+        return np.asarray(vertices[generator.integers(len(vertices), size=num_points)], np.float32)
+    picks = np.searchsorted(cumulative, generator.random(num_points) * cumulative[-1], "right")
+    corners = np.asarray(vertices)[faces[np.minimum(picks, len(faces) - 1)]]  # (P, 3 corners, 3)
+    u, v = generator.random((2, num_points, 1))
+    outside = u + v > 1  # fold the far half of the parallelogram back onto the triangle
+    u, v = np.where(outside, 1 - u, u), np.where(outside, 1 - v, v)
+    origin = corners[:, 0].astype(np.float64)
+    points = origin + u * (corners[:, 1] - origin) + v * (corners[:, 2] - origin)
+    return points.astype(np.float32)
+
+
+def normalize(points: np.ndarray) -> np.ndarray:
+    """Move the mean to the origin and scale the farthest point to distance 1.
+
+    Args:
+        points: Coordinates, finite, in any unit.
+
+    Shape:
+        - ``points``: ``(P, 3)`` with ``P >= 1``.
+        - Returns float32 ``(P, 3)`` without unit; all zeros if the points coincide.
+
+    Example:
+        >>> normalize(np.array([[0, 0, 0], [0, 0, 4e11]])).tolist()
+        [[0.0, 0.0, -1.0], [0.0, 0.0, 1.0]]
+    """
+    points = unit_scale(points)
+    points = points - points.mean(axis=0)
+    radius = np.linalg.norm(points, axis=1).max()
+    return (points / radius if radius > 0 else points).astype(np.float32)

@@ -1,0 +1,382 @@
+import re
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from datasets.off import MAX_BYTES, OFFError, OFFWarning, format_off, parse_off, read_off, write_off
+from datasets.surface import cumulative_areas, normalize, sample_surface, unit_scale
+
+TETRAHEDRON = b"OFF\n4 4 6\n0 0 0\n1 0 0\n0 1 0\n0 0 1\n3 0 2 1\n3 0 1 3\n3 0 3 2\n3 1 2 3\n"
+VERTICES = [[0, 0, 0], [1, 0, 0], [0, 1, 0], [0, 0, 1]]
+FACES = [[0, 2, 1], [0, 1, 3], [0, 3, 2], [1, 2, 3]]
+SQUARE = "0 0 0\n1 0 0\n1 1 0\n0 1 0\n"
+
+
+@pytest.fixture
+def write(tmp_path):
+    """Write bytes or text to a file and return its path."""
+
+    def write_file(content, name="mesh.off"):
+        path = tmp_path / name
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+        return path
+
+    return write_file
+
+
+def assert_tetrahedron(mesh):
+    vertices, faces = mesh
+    assert vertices.dtype == np.float64
+    assert faces.dtype == np.int64
+    assert vertices.tolist() == VERTICES
+    assert faces.tolist() == FACES
+
+
+# what is found in the wild
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        pytest.param(TETRAHEDRON, id="plain"),
+        pytest.param(TETRAHEDRON.replace(b"OFF\n", b"OFF"), id="glued-header"),
+        pytest.param(TETRAHEDRON.replace(b"OFF\n", b"OFF "), id="header-and-counts-on-one-line"),
+        pytest.param(TETRAHEDRON.replace(b"4 4 6", b"4 4"), id="no-edge-count"),
+        pytest.param(TETRAHEDRON.replace(b"\n", b"\r\n"), id="CRLF"),
+        pytest.param(TETRAHEDRON.replace(b"\n", b"\r"), id="CR"),
+        pytest.param(TETRAHEDRON.rstrip(), id="no-final-newline"),
+        pytest.param(TETRAHEDRON.replace(b"\n", b"\n\n \t\n"), id="blank-lines"),
+        pytest.param(TETRAHEDRON.replace(b"\n", b" # caf\xe9\n"), id="comments-after"),
+        pytest.param(b"# first\n" + TETRAHEDRON.replace(b"\n", b"\n#1 2\n"), id="comment-lines"),
+        pytest.param(TETRAHEDRON.replace(b"1 0 0", b"\t 1.0e0  0. -0\t"), id="odd-numbers"),
+        pytest.param(b"\xef\xbb\xbf" + TETRAHEDRON, id="UTF-8-mark"),
+        pytest.param(TETRAHEDRON.replace(b"3 1 2 3", b"3 1 2 3 255 0 0"), id="face-RGB"),
+        pytest.param(TETRAHEDRON.replace(b"3 1 2 3", b"3 1 2 3 .1 .2 .3 1"), id="face-fractions"),
+        pytest.param(TETRAHEDRON.replace(b"3 1 2 3", b"3 1 2 3 7"), id="face-color-index"),
+        pytest.param(b"C" + TETRAHEDRON.replace(b"0 0 1\n", b"0 0 1 9 9 9 9\n"), id="COFF"),
+        pytest.param(TETRAHEDRON.replace(b"0 0 1\n", b"0 0 1 .5 .5 .5\n"), id="OFF-with-colors"),
+    ],
+)
+def test_dialects_are_read_alike(write, content):
+    assert_tetrahedron(read_off(write(content)))
+
+
+def test_normals_are_skipped(write):
+    lines = [f"{x} {y} {z} 0 0 1" for x, y, z in VERTICES]
+    text = "NOFF\n4 4 0\n" + "\n".join(lines) + TETRAHEDRON.decode()[33:]
+    assert_tetrahedron(read_off(write(text)))
+
+
+def test_polygons_become_fans_in_the_order_of_the_file(write):
+    path = write("OFF\n4 3 0\n" + SQUARE + "3 1 2 3\n4 0 1 2 3\n3 3 2 0\n")
+    assert read_off(path)[1].tolist() == [[1, 2, 3], [0, 1, 2], [0, 2, 3], [3, 2, 0]]
+
+
+def test_a_pentagon_has_three_triangles(write):
+    path = write("OFF\n5 1 0\n" + SQUARE + "0 .5 0\n5 0 1 2 3 4\n")
+    assert read_off(path)[1].tolist() == [[0, 1, 2], [0, 2, 3], [0, 3, 4]]
+
+
+@pytest.mark.parametrize("name", ["a b.off", "Möbel-家具.off", "x" * 200 + ".off", "a\\b.off"])
+def test_any_file_name_works(write, name):
+    assert_tetrahedron(read_off(write(TETRAHEDRON, name)))
+
+
+def test_a_file_name_that_is_not_utf8_works(tmp_path):
+    path = tmp_path / "caf\udce9.off"  # how Python spells the byte E9
+    path.write_bytes(TETRAHEDRON[:-4])
+    with pytest.raises(OFFError, match=r"caf\\xe9\.off") as error:
+        read_off(path)
+    str(error.value).encode("utf-8")
+
+
+# what is refused
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "not an OFF file: it is empty"),
+        (b" \n\r\n", "not an OFF file: it is empty"),
+        (b"<!DOCTYPE html>\n<html>404</html>", "not an OFF file: it starts with b'<!DOCTYPE"),
+        (b"\x89PNG\r\n\x1a\n" + bytes(100), "not an OFF file: it starts with"),
+        (bytes(100), "not an OFF file"),
+        (b"OFF BINARY\n" + bytes(100), "not an OFF file that can be read: it has binary data"),
+        (TETRAHEDRON + b"\0", "binary data"),
+        (TETRAHEDRON.decode().encode("utf-16"), "not an OFF file: it is UTF-16"),
+        (TETRAHEDRON.decode().encode("utf-16-le"), "not an OFF file"),
+        (b"ply\nformat ascii 1.0\n", "not an OFF file"),
+        (b"4OFF\n1 1 0\n0 0 0 0\n", "four or n dimensions"),
+        (b"OFF", "counts of vertices and faces are missing"),
+        (b"OFF\nfour 4 6\n", "counts of vertices and faces are missing"),
+        (b"OFF\n-4 4 6\n", "counts of vertices and faces are missing"),
+        (b"OFF\n4.0 4 6\n", "counts of vertices and faces are missing"),
+        (b"OFF\n0 0 0\n", "no vertices"),
+    ],
+)
+def test_what_is_not_off_is_refused(write, content, message):
+    with pytest.raises(OFFError, match=rf"mesh\.off.*{message}"):
+        read_off(write(content))
+
+
+@pytest.mark.parametrize("kept", [1, 3, 4, 7])
+def test_a_file_cut_after_a_line_is_refused(write, kept):
+    content = b"".join(TETRAHEDRON.splitlines(keepends=True)[: 2 + kept])
+    with pytest.raises(OFFError, match=r"mesh\.off: truncated"):
+        read_off(write(content))
+
+
+def test_a_vertex_cut_short_is_refused(write):
+    with pytest.raises(OFFError, match="line 4: a vertex cannot have 2 numbers"):
+        read_off(write(TETRAHEDRON.replace(b"1 0 0\n", b"1 0\n")))
+
+
+def test_a_face_cut_short_is_refused(write):
+    with pytest.raises(OFFError, match="line 10: a face of 3 corners cannot have 2 further"):
+        read_off(write(TETRAHEDRON[:-3]))
+
+
+@pytest.mark.parametrize("index", ["-1", "4", "99999999999999999999", "1.5"])
+def test_an_index_that_names_no_vertex_is_refused(write, index):
+    content = TETRAHEDRON.replace(b"3 0 3 2", f"3 0 {index} 2".encode())
+    with pytest.raises(OFFError, match=r"line 9: a face names vertex .*, there are 4"):
+        read_off(write(content))
+
+
+@pytest.mark.parametrize("value", ["nan", "inf", "-inf", "1e999", "NaN"])
+def test_a_vertex_that_is_not_finite_is_refused(write, value):
+    with pytest.raises(OFFError, match="line 4: a vertex is"):
+        read_off(write(TETRAHEDRON.replace(b"1 0 0", f"{value} 0 0".encode())))
+
+
+@pytest.mark.parametrize("word", ["x", "1,5", "0x10", "1_000", "1.2.3", "1d5"])
+def test_a_word_among_the_numbers_is_refused(write, word):
+    with pytest.raises(OFFError, match=f"line 5: '{word}' is not a number"):
+        read_off(write(TETRAHEDRON.replace(b"0 1 0", f"0 {word} 0".encode())))
+
+
+@pytest.mark.parametrize("counts", ["999999999 4 0", "4 999999999 0", "400000000000000000 1 0"])
+def test_absurd_counts_are_refused_before_anything_is_allocated(write, counts):
+    content = TETRAHEDRON.replace(b"4 4 6", counts.encode())
+    with pytest.raises(OFFError, match=r"more than its .* bytes can hold"):
+        read_off(write(content))
+
+
+def test_an_absurd_polygon_is_refused(write):
+    with pytest.raises(OFFError, match="line 10: a face of 1e\\+09 corners"):
+        read_off(write(TETRAHEDRON.replace(b"3 1 2 3", b"1000000000 1 2 3")))
+
+
+def test_a_huge_file_is_refused_unread(tmp_path):
+    path = tmp_path / "huge.off"
+    with open(path, "wb") as file:
+        file.write(TETRAHEDRON)
+        file.truncate(8 * MAX_BYTES)  # sparse: takes no room on disk
+    with pytest.raises(OFFError, match="more than the"):
+        read_off(path)
+
+
+@pytest.mark.parametrize("corners", ["2 0 1", "1 0", "0", "-3 0 1 2", "3.5 0 1 2"])
+def test_a_face_of_fewer_than_three_corners_is_refused(write, corners):
+    with pytest.raises(OFFError, match="line 10"):
+        read_off(write(TETRAHEDRON.replace(b"3 1 2 3", corners.encode())))
+
+
+def test_lines_after_the_last_face_are_refused(write):
+    with pytest.raises(OFFError, match="line 11: 1 lines after the last face"):
+        read_off(write(TETRAHEDRON + b"3 0 1 2\n"))
+
+
+@pytest.mark.parametrize(
+    "mesh",
+    [
+        pytest.param("OFF\n3 0 0\n0 0 0\n1 0 0\n0 1 0\n", id="no-faces"),
+        pytest.param("OFF\n3 1 0\n0 0 0\n1 1 1\n2 2 2\n3 0 1 2\n", id="on-a-line"),
+        pytest.param("OFF\n3 1 0\n5 5 5\n5 5 5\n5 5 5\n3 0 1 2\n", id="one-point"),
+        pytest.param("OFF\n3 1 0\n0 0 0\n1 0 0\n0 1 0\n3 1 1 2\n", id="corner-twice"),
+    ],
+)
+def test_a_mesh_without_area_is_refused_or_sampled_at_its_vertices(write, mesh):
+    path = write(mesh)
+    with pytest.raises(OFFError, match=r"no faces|no area"):
+        read_off(path)
+    with pytest.warns(OFFWarning, match=r"no faces|no area"):
+        vertices, faces = read_off(path, lenient=True)
+    points = sample_surface(vertices, faces, 50, np.random.default_rng(0))
+    assert {tuple(p) for p in points} <= {tuple(v) for v in vertices.astype(np.float32)}
+
+
+def test_lenient_drops_vertices_that_are_not_finite_with_their_faces(write):
+    path = write(TETRAHEDRON.replace(b"1 0 0", b"nan 0 0"))
+    with pytest.warns(OFFWarning, match="1 vertices, in 3 triangles"):
+        vertices, faces = read_off(path, lenient=True)
+    assert vertices.tolist() == [VERTICES[0], *VERTICES[2:]]
+    assert faces.tolist() == [[0, 2, 1]]
+
+
+def test_lenient_drops_faces_of_two_corners(write):
+    path = write(TETRAHEDRON.replace(b"3 0 3 2", b"2 0 3"))
+    with pytest.warns(OFFWarning, match="needs 3 corners"):
+        faces = read_off(path, lenient=True)[1]
+    assert faces.tolist() == [FACES[0], FACES[1], FACES[3]]
+
+
+def test_lenient_stops_where_nothing_is_left(write):
+    with (
+        pytest.warns(OFFWarning, match="a vertex is"),
+        pytest.raises(OFFError, match="not one vertex is finite"),
+    ):
+        read_off(write("OFF\n1 1 0\nnan 0 0\n3 0 0 0\n"), lenient=True)
+
+
+# writing
+
+
+coordinates = st.floats(allow_nan=False, allow_infinity=False, min_value=-1e300, max_value=1e300)
+
+
+@settings(max_examples=50, deadline=None, database=None)
+@given(data=st.data(), count=st.integers(3, 12))
+def test_what_is_written_is_read_back_bit_for_bit(data, count):
+    vertices = data.draw(arrays(np.float64, (count, 3), elements=coordinates))
+    vertices[:3] = np.eye(3) * max(1.0, np.abs(vertices).max())  # a face with area
+    more = data.draw(arrays(np.int64, (5, 3), elements=st.integers(0, count - 1)))
+    faces = np.concatenate([[[0, 1, 2]], more])
+    read_vertices, read_faces = parse_off(format_off(vertices, faces), "x.off")
+    assert read_vertices.tobytes() == vertices.tobytes()
+    assert read_faces.tolist() == faces.tolist()
+
+
+BOX = b"OFF\n8 6 12\n" + b"".join(
+    b"%d.25 %d.5 %d.125\n" % (x, y, z) for x in (0, 1) for y in (0, 1) for z in (0, 1)
+)
+BOX += b"4 0 1 3 2\n4 4 6 7 5\n4 0 4 5 1\n4 2 3 7 6\n4 0 2 6 4\n4 1 5 7 3\n"
+
+
+def test_no_cut_is_accepted():
+    for cut in range(1, len(BOX) - len(b"3\n")):
+        with pytest.raises(OFFError):
+            parse_off(BOX[:cut], "box.off")
+
+
+@settings(max_examples=200, deadline=None, database=None)
+@given(data=st.data())
+def test_a_mutated_file_is_refused_or_whole(data):
+    content = bytearray(BOX)
+    for _ in range(data.draw(st.integers(1, 4))):
+        place = data.draw(st.integers(0, len(content) - 1))
+        kind = data.draw(st.sampled_from(["delete", "replace", "insert"]))
+        new = data.draw(st.sampled_from(b"0123456789.-e \n#\0x"))
+        if kind == "delete":
+            end = min(len(content), place + data.draw(st.integers(1, 30)))
+            del content[place:end]
+        elif kind == "replace":
+            content[place] = new
+        else:
+            content.insert(place, new)
+    try:
+        vertices, faces = parse_off(bytes(content), "box.off")
+    except OFFError:
+        return
+    claimed = re.sub(rb"#[^\n]*", b"", bytes(content)).replace(b"OFF", b"").split()
+    assert len(vertices) == int(claimed[0])
+    assert len(faces) >= int(claimed[1])  # every polygon gives a triangle at least
+    assert np.isfinite(vertices).all()
+    assert 0 <= faces.min() <= faces.max() < len(vertices)
+
+
+def test_writing_leaves_one_file_and_replaces_the_old(tmp_path):
+    path = tmp_path / "mesh.off"
+    path.write_text("old")
+    write_off(path, np.array(VERTICES), np.array(FACES))
+    assert [p.name for p in tmp_path.iterdir()] == ["mesh.off"]
+    assert_tetrahedron(read_off(path))
+
+
+def test_a_write_that_fails_leaves_the_old_file_alone(tmp_path, monkeypatch):
+    path = tmp_path / "mesh.off"
+    path.write_text("old")
+
+    def refuse(*args):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.replace", refuse)
+    with pytest.raises(OSError, match="No space left"):
+        write_off(path, np.array(VERTICES), np.array(FACES))
+    assert path.read_text() == "old"
+    assert [p.name for p in tmp_path.iterdir()] == ["mesh.off"]
+
+
+@pytest.mark.parametrize(
+    ("vertices", "faces", "message"),
+    [
+        (np.zeros((3, 2)), np.zeros((1, 3), int), r"vertices must have the shape \(N, 3\)"),
+        (np.zeros((3, 3)), np.zeros((1, 4), int), r"faces must have the shape \(N, 3\)"),
+        (np.full((3, 3), np.nan), np.zeros((1, 3), int), "vertices must be finite"),
+        (np.zeros((3, 3)), np.array([[0, 1, -1]]), "faces must name vertices 0 to 2"),
+    ],
+)
+def test_what_could_not_be_read_is_not_written(tmp_path, vertices, faces, message):
+    with pytest.raises(ValueError, match=message):
+        write_off(tmp_path / "mesh.off", vertices, faces)
+    assert not list(tmp_path.iterdir())
+
+
+# points on the surface
+
+
+def test_points_fall_on_triangles_in_proportion_to_their_areas():
+    vertices = np.array([[0, 0, 0], [1, 0, 0], [0, 1, 0], [10, 0, 5], [13, 0, 5], [10, 1, 5]])
+    faces = np.array([[0, 1, 2], [3, 4, 5], [0, 0, 1]])  # areas 0.5, 1.5 and 0
+    points = sample_surface(vertices, faces, 20_000, np.random.default_rng(0))
+    share = (points[:, 2] == 5).mean()
+    assert abs(share - 0.75) < 0.012  # four standard deviations
+
+
+def test_points_are_uniform_inside_a_triangle():
+    vertices = np.array([[0.0, 0, 0], [1, 0, 0], [0, 1, 0]])
+    points = sample_surface(vertices, np.array([[0, 1, 2]]), 20_000, np.random.default_rng(0))
+    np.testing.assert_allclose(points.mean(axis=0), [1 / 3, 1 / 3, 0], atol=0.01)
+    assert abs((points.sum(axis=1) < 0.5).mean() - 0.25) < 0.013  # the lower left quarter
+
+
+def test_given_areas_change_no_point():
+    vertices, faces = parse_off(TETRAHEDRON, "x.off")
+    a = sample_surface(vertices, faces, 100, np.random.default_rng(1))
+    areas = cumulative_areas(vertices, faces)
+    b = sample_surface(vertices, faces, 100, np.random.default_rng(1), cumulative=areas)
+    assert a.tobytes() == b.tobytes()
+
+
+@pytest.mark.parametrize("scale", [1e-300, 1e-30, 1.0, 1e11, 1e300])
+@pytest.mark.parametrize("offset", [0.0, 3.0])
+def test_any_unit_gives_the_same_finite_cloud(scale, offset):
+    vertices, faces = parse_off(TETRAHEDRON, "x.off")
+    points = unit_scale((vertices + offset) * scale)
+    cloud = normalize(sample_surface(points, faces, 64, np.random.default_rng(0)))
+    plain = normalize(sample_surface(unit_scale(vertices), faces, 64, np.random.default_rng(0)))
+    np.testing.assert_allclose(cloud, plain, atol=1e-6)
+
+
+def test_the_largest_numbers_there_are_do_not_overflow():
+    extreme = np.array([[-1.7e308, 0, 0], [1.7e308, 0, 0]])
+    assert normalize(extreme).tolist() == [[-1, 0, 0], [1, 0, 0]]
+
+
+def test_normalized_points_have_mean_0_and_radius_1():
+    cloud = normalize(np.random.default_rng(0).normal(5, 3, (100, 3)))
+    assert cloud.dtype == np.float32
+    np.testing.assert_allclose(cloud.mean(axis=0), 0, atol=1e-6)
+    np.testing.assert_allclose(np.linalg.norm(cloud, axis=1).max(), 1, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("vertices", "num_points", "message"),
+    [(np.zeros((3, 3)), 0, "num_points must be at least 1"), (np.zeros((0, 3)), 1, "without vert")],
+)
+def test_there_must_be_something_to_sample(vertices, num_points, message):
+    with pytest.raises(ValueError, match=message):
+        sample_surface(vertices, np.zeros((0, 3), int), num_points, np.random.default_rng(0))

@@ -13,7 +13,7 @@ from mgic_geo.message_passing import ConvNormAct, MGICMessagePassing
 
 
 class MGICGNN(BasicGNN):
-    r"""A stack of :class:`MGICMessagePassing` layers with the interface of PyG's ``GCN``, ``GIN``...
+    r"""A stack of :class:`MGICMessagePassing` layers with the interface of PyG's basic models.
 
     Everything that PyG's basic models take works: dropout, norms, jumping knowledge,
     ``inference``. A layer reaches several hops, so that sampled subgraphs have to be larger: give

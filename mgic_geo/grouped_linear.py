@@ -10,7 +10,6 @@ from torch.nn import functional
 
 from mgic_geo.levels import init_transfer_
 
-
 MERGED_WIDTH = 128  # input channels up to which groups are multiplied together
 
 
@@ -106,7 +105,9 @@ def grouped_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Ten
     """
     groups, rows, columns = weight.shape
     if x.size(-1) != groups * columns:
-        raise ValueError(f"x must have {groups * columns} channels last, got shape {tuple(x.shape)}")
+        raise ValueError(
+            f"x must have {groups * columns} channels last, got shape {tuple(x.shape)}"
+        )
     weight = _merge_narrow_groups(weight)
     blocks = weight.size(0)
     if blocks == 1:

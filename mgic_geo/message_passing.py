@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch_geometric import EdgeIndex
 from torch_geometric.nn import MessagePassing
@@ -23,7 +22,8 @@ class MGICMessagePassing(MessagePassing):
 
     It stands where ``conv(in_channels, out_channels)`` stood. On the finest level the convolution
     is bare, so that the user's own norm and activation follow as before; on the coarser levels it
-    is followed by a norm and an activation, without which the whole cycle would be linear.
+    is followed by a norm and an activation, without which the whole cycle would be linear. The
+    norms after the prolongations start at a tenth of their scale (:class:`CorrectionNorm`).
 
     The convolutions of the levels run one after another, so that the layer reaches
     :attr:`num_hops` hops, not one: compare it with as many convolutions in a row, and sample that
@@ -112,7 +112,7 @@ class MGICMessagePassing(MessagePassing):
             group_size=group_size,
             coarse_size=coarse_size,
             min_levels=min_levels,
-            make_norm=make_norm,
+            make_norm=lambda width: CorrectionNorm(make_norm(width)),
         )
         widths = in_channels if isinstance(in_channels, tuple) else (in_channels,)
         self.entry: nn.Module | None = None
@@ -172,6 +172,36 @@ class MGICMessagePassing(MessagePassing):
             f"{type(self).__name__}({self.in_channels}, {self.out_channels}, "
             f"channels/groups={levels}, conv={self.block.layers[0]})"
         )
+
+
+CORRECTION_SCALE = 0.1
+
+
+class CorrectionNorm(nn.Module):
+    """The norm after a prolongation, whose scale starts small.
+
+    At scale 1 the correction would be as large as the features it corrects, and since the coarse
+    levels start as random as any layer, mostly noise: networks of many cycles then learn slowly.
+
+    Args:
+        norm: Takes the correction; its ``weight``, if it has one, is the scale.
+    """
+
+    def __init__(self, norm: nn.Module) -> None:
+        super().__init__()
+        self.norm = norm
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Start the norm again, its scale small."""
+        reset_parameters(self.norm)
+        for name, parameter in self.norm.named_parameters():
+            if name.rpartition(".")[2] == "weight":
+                nn.init.constant_(parameter, CORRECTION_SCALE)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalize the correction."""
+        return self.norm(x)
 
 
 class ConvNormAct(nn.Module):

@@ -19,7 +19,8 @@ from torch_geometric import EdgeIndex
 _BACKENDS = ("auto", "exact", "torch_cluster")
 _SPARE = 4  # candidates beyond k: a tie among the first k + 4 costs no search of the whole cloud
 _SMALL = 128  # up to this many points, differences are faster than the product
-_BLOCK = 1 << 18  # distances held at a time: 2 MB in float64, so that a block stays in cache
+_ROWS = 256  # rows of a product at a time: 2 MB for 1,024 points, which stay in cache
+_BLOCK = 1 << 18  # differences at a time, for the same reason
 
 
 def knn_graph(
@@ -334,9 +335,8 @@ def _propose(centered: Tensor, norms: Tensor, count: int) -> tuple[Tensor, Tenso
 
     first_of_part = torch.arange(0, num_parts * width, width, device=centered.device)[:, None]
     candidates, approximate = [], []
-    step = max(1, _BLOCK // size)
-    for start in range(0, size, step):
-        product = left[start : start + step] @ right
+    for start in range(0, size, _ROWS):
+        product = left[start : start + _ROWS] @ right
         product.diagonal(start).fill_(torch.inf)
         minima = product.view(-1, num_parts, width).amin(1)
         groups = minima.topk(count, largest=False, sorted=False).indices

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
 
-from mgic_geo.diff_conv import DerivativeOperators, DiffGCNConv, derivative_operators, edge_gradients
+from mgic_geo.diff_conv import (
+    DerivativeOperators,
+    DiffGCNConv,
+    derivative_operators,
+    edge_gradients,
+)
 from mgic_geo.edge_conv import GroupedEdgeConv
 from mgic_geo.message_passing import ConvNormAct, MGICMessagePassing
 from mgic_geo.neighbors import knn_indices
@@ -35,13 +41,15 @@ class PointCloudClassifier(nn.Module):
             nearest in feature space, found again for every G-conv. ``"random"``: k points drawn
             from the same cloud. ``"none"``: no neighbors.
         derivatives: Whether the convolution takes :class:`DerivativeOperators` in place of edges.
+        softening: Of the derivatives, as :func:`~mgic_geo.edge_gradients` has it; 0 is diffGCN's
+            definition.
         k: Neighbors of a point.
         layers: Convolutions in a row in every G-conv, one number or one for each of the six.
         width: Channels of every layer.
         dropout: Share of features dropped in front of the classifier.
 
     Shape:
-        - ``pos``: ``(N, 3)`` coordinates, in any unit of length. ``batch``: ``(N,)``, cloud of each.
+        - ``pos``: ``(N, 3)`` coordinates, in any unit of length. ``batch``: ``(N,)``.
         - Returns ``(B, num_classes)`` logits.
 
     Raises:
@@ -63,6 +71,7 @@ class PointCloudClassifier(nn.Module):
         *,
         graph: str = "static",
         derivatives: bool = False,
+        softening: float = 1.0,
         k: int = 10,
         layers: int | Sequence[int] = 1,
         width: int = 64,
@@ -79,6 +88,7 @@ class PointCloudClassifier(nn.Module):
             if value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}")
         self.graph, self.derivatives, self.k = graph, derivatives, k
+        self.softening = softening
 
         in_channels = 3
         self.gconvs, self.mlps = nn.ModuleList(), nn.ModuleList()
@@ -87,7 +97,7 @@ class PointCloudClassifier(nn.Module):
             self.gconvs.append(
                 nn.ModuleList(
                     ConvNormAct(make_conv(a, b), nn.BatchNorm1d(b), nn.ReLU())
-                    for a, b in zip(widths, widths[1:], strict=False)
+                    for a, b in itertools.pairwise(widths)
                 )
             )
             in_channels = width
@@ -153,7 +163,7 @@ class PointCloudClassifier(nn.Module):
             adjacency = from_neighbors(knn_indices(x.detach(), self.k, batch))
         if not self.derivatives:
             return (adjacency,)
-        edge_attr = edge_gradients(pos, adjacency, batch)
+        edge_attr = edge_gradients(pos, adjacency, batch, softening=self.softening)
         return (derivative_operators(adjacency, edge_attr),)
 
 

@@ -37,8 +37,8 @@ def create_model(name: str, num_classes: int = 10, **options) -> PointCloudClass
         name: One of :func:`list_models`.
         num_classes: Classes to tell apart.
         **options: ``layers`` (convolutions in a row in every G-conv, one number or six), ``graph``,
-            ``k``, ``width`` and ``dropout`` of :class:`PointCloudClassifier`; ``group_size`` and
-            ``coarse_size`` for the MGIC models.
+            ``k``, ``width``, ``dropout`` and ``softening`` of :class:`PointCloudClassifier`;
+            ``group_size`` and ``coarse_size`` for the MGIC models.
 
     Raises:
         ValueError: If there is no such model, it does not take such an option, or ``graph`` is
@@ -60,6 +60,8 @@ def create_model(name: str, num_classes: int = 10, **options) -> PointCloudClass
     } - {"derivatives"}
     if name in ("pointnet", "random_graph"):
         known -= {"graph"}
+    if "diffgcn" not in name:
+        known -= {"softening"}
     unknown = sorted(set(options) - known)
     if unknown:
         raise ValueError(

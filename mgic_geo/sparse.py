@@ -15,7 +15,6 @@ from torch.nn import functional
 from torch.utils.flop_counter import register_flop_formula
 from torch_geometric import EdgeIndex
 
-
 _INTEGERS = (torch.int64, torch.int32)
 
 
@@ -50,8 +49,8 @@ class Adjacency(NamedTuple):
     def targets(self) -> Tensor:
         """Target node of every edge, ``(num_edges,)``."""
         edges = torch.arange(self.index.numel(), device=self.ptr.device)
-        return torch.searchsorted(self.ptr, edges, right=True).sub_(1).clamp_max_(
-            self.num_targets - 1
+        return (
+            torch.searchsorted(self.ptr, edges, right=True).sub_(1).clamp_max_(self.num_targets - 1)
         )
 
     def degree(self) -> Tensor:
@@ -122,7 +121,7 @@ def from_neighbors(neighbors: Tensor) -> Adjacency:
         >>> from_neighbors(torch.tensor([[1, 2], [0, -1], [0, 1]]))[:2]
         (tensor([0, 2, 3, 5]), tensor([1, 2, 0, 0, 1]))
     """
-    num_nodes, k = neighbors.shape
+    num_nodes = neighbors.size(0)
     there = neighbors >= 0
     ptr = functional.pad(there.sum(1).cumsum(0), (1, 0))
     # (N, k): where each neighbor goes; those that are not there go behind the end
@@ -203,8 +202,8 @@ def sparse_matrices(adjacency: Adjacency, values: Tensor) -> tuple[SparseMatrix,
     """Matrices on the same edges, with one sort for all their transposes.
 
     Shape:
-        - ``values``: ``(num_edges, M)``, in the order of ``adjacency.index``. Returns ``M`` matrices
-          of ``num_targets`` rows and ``num_sources`` columns.
+        - ``values``: ``(num_edges, M)``, in the order of ``adjacency.index``. Returns ``M``
+          matrices of ``num_targets`` rows and ``num_sources`` columns.
 
     Example:
         >>> edges = to_adjacency(torch.tensor([[1, 2], [0, 0]]), 3, 3)

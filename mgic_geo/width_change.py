@@ -65,7 +65,10 @@ class WidthChange(nn.Module):
             return
         self.groups = group_count(in_channels, self.out_channels, group_size=self.group_size)
         for parameter, shape in (
-            (self.weight, (self.groups, self.out_channels // self.groups, in_channels // self.groups)),
+            (
+                self.weight,
+                (self.groups, self.out_channels // self.groups, in_channels // self.groups),
+            ),
             (self.bias, (self.out_channels,)),
         ):
             assert isinstance(parameter, UninitializedParameter)

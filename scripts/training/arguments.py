@@ -1,0 +1,63 @@
+"""The options of the stages beside those of Trainer, classifier and data."""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from lightning.pytorch.cli import LightningArgumentParser
+
+from scripts.training.run_folder import CONFIG
+from scripts.training.weights import run_folder_of
+
+CONTROL = ("config", "run_dir", "resume", "overwrite", "force_config", "checkpoint", "files")
+FIT_OPTIONS = {
+    "checkpoint_every": (100, "batches between two checkpoints within an epoch, 0 for none"),
+    "test_after_fit": (True, "test the best epoch at the end"),
+    "report": (True, "draw the report"),
+}
+
+
+def add_options(parser: LightningArgumentParser, stage: str) -> None:
+    """Add the options of a stage.
+
+    All stages know those that ``config.yaml`` holds, so that one such file fits all of them.
+    """
+    parser.add_argument("--run_dir", type=str, help="folder of the run, runs/... by default")
+    parser.add_argument("--threads", type=int, help="threads of torch; all cores by default")
+    parser.add_argument("--command", type=str, help=argparse.SUPPRESS)
+    for name, (default, help) in FIT_OPTIONS.items():
+        help = help if stage == "fit" else argparse.SUPPRESS
+        parser.add_argument(f"--{name}", type=type(default), default=default, help=help)
+    if stage == "fit":
+        _add_flag(parser, "resume", "continue the run in the folder, or start it")
+        _add_flag(parser, "overwrite", "replace the run in the folder")
+        _add_flag(parser, "force_config", "continue with another configuration")
+    else:
+        help = "run folder, .ckpt or .safetensors; by default the best epoch in --run_dir"
+        parser.add_argument("--checkpoint", type=str, help=help)
+    if stage == "predict":
+        parser.add_argument("files", nargs="+", type=str, help="what to classify")
+
+
+def with_saved_config(args: Sequence[str]) -> list[str]:
+    """Put the configuration of the run before the arguments, where the stage works on a run.
+
+    That is so in validation, test and prediction, and when a run is continued without ``--config``.
+    """
+    look = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    for name in ("--run_dir", "--checkpoint", "--config"):
+        look.add_argument(name)
+    look.add_argument("--resume", action="store_true")
+    stage, rest = args[:1], args[1:]
+    found, _ = look.parse_known_args(rest)
+    continued = found.resume and not found.config if stage == ["fit"] else True
+    for place in filter(None, (found.run_dir, found.checkpoint)):
+        config = run_folder_of(Path(place)) / CONFIG
+        if continued and config.exists():
+            return [*stage, "--config", str(config), *rest]
+    return list(args)
+
+
+def _add_flag(parser: LightningArgumentParser, name: str, help: str) -> None:
+    spellings = {f"--{name}", f"--{name.replace('_', '-')}"}
+    parser.add_argument(*sorted(spellings), dest=name, action="store_true", help=help)

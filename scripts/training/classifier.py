@@ -1,0 +1,256 @@
+"""The Lightning module for classification, whatever it is that is classified."""
+
+import warnings
+from abc import abstractmethod
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from lightning.pytorch import LightningModule
+from torch import Tensor, nn
+from torchmetrics.classification import MulticlassConfusionMatrix
+
+from scripts.training.distributed import gather, sync_buffers
+from scripts.training.errors import NonFiniteError, TrainingError, TrainingWarning
+from scripts.training.optimizer import DEFAULT_OPTIMIZER, OptimizerSettings
+from scripts.training.seeds import derive_seed
+from scripts.training.weights import Weights
+
+METRICS = ("loss", "accuracy", "class_accuracy")
+
+
+class Classifier(LightningModule):
+    """Trains a network that scores classes; subclasses know the network and the batches.
+
+    The network is built when the data are known, from the seed alone. Before each batch the
+    generators are seeded from (seed, epoch, batch, rank), so that a run that continues from a
+    checkpoint draws the numbers it would have drawn.
+
+    Args:
+        name: Network, by its name in the registry.
+        options: Options of the network.
+        optimizer: How it is trained.
+        label_smoothing: Share of the target that is spread over all classes, in training only.
+        seed: All randomness follows from it.
+
+    Raises:
+        ValueError: A label smoothing that is not from 0 to below 1.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        options: dict[str, Any] | None = None,
+        optimizer: OptimizerSettings = DEFAULT_OPTIMIZER,
+        label_smoothing: float = 0.0,
+        seed: int = 0,
+    ):
+        super().__init__()
+        if not 0 <= label_smoothing < 1:
+            raise ValueError(f"label_smoothing must be from 0 to below 1, got {label_smoothing}")
+        self.name, self.options = name, dict(options or {})
+        self.optimizer_settings = optimizer
+        self.label_smoothing = label_smoothing
+        self.seed = seed
+        self.network: nn.Module | None = None
+        self.weights: dict[str, Tensor] | None = None  # loaded over those of a fresh network
+        self.classes: list[str] = []
+        self.train_sums = [0.0, 0.0, 0.0]  # loss, right ones, samples of this rank and epoch
+        self.lr = self.optimizer_settings.lr
+        self.loss_sum = 0.0
+        self.val_metrics: dict[str, float] = {}
+        self.test_metrics: dict[str, float] = {}
+        self.test_outputs: list[dict[str, Any]] = []
+
+    @abstractmethod
+    def make_network(self, num_classes: int) -> nn.Module:
+        """Build the network."""
+
+    @abstractmethod
+    def forward(self, batch: Any) -> Tensor:
+        """Score the classes, ``(B, num_classes)``."""
+
+    @abstractmethod
+    def sample_info(self, batch: Any) -> tuple[Tensor, list[int], list[str]]:
+        """Return the classes ``(B,)``, indices in the data set, and names of the samples."""
+
+    @abstractmethod
+    def bad_samples(self, batch: Any) -> list[str]:
+        """Name the samples whose input is not finite."""
+
+    def configure_model(self) -> None:
+        """Build the network once the classes are known, and load weights if there are any."""
+        if self.network is None:
+            if not self.classes:
+                self.classes = list(self.trainer.datamodule.classes)
+            torch.manual_seed(derive_seed(self.seed, "weights"))
+            try:
+                self.network = self.make_network(len(self.classes))
+            except (TypeError, ValueError) as error:
+                raise TrainingError(
+                    f"model {self.name} cannot be built with options {self.options}: {error}"
+                ) from error
+            self.confusion = MulticlassConfusionMatrix(len(self.classes))
+        if self.weights is not None:
+            try:
+                self.network.load_state_dict(self.weights)
+            except RuntimeError as error:
+                raise TrainingError(f"the weights do not fit model {self.name}: {error}") from error
+
+    def adopt(self, weights: Weights) -> None:
+        """Become the network that these weights belong to, whatever was configured."""
+        self.name, self.options = weights.info["name"], weights.info["options"]
+        self.classes, self.weights = weights.info["classes"], weights.tensors
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        """Set up optimizer and schedule; the schedule advances with every step."""
+        optimizer = self.optimizer_settings.make_optimizer(self.network.parameters())
+        # not trainer.estimated_stepping_batches: that sets up the loader before the checkpoint
+        # is read, and the loader's state would never be restored
+        limit, batches = self.trainer.limit_train_batches, self.trainer.datamodule.num_train_batches
+        batches = min(batches, limit) if isinstance(limit, int) else int(batches * limit)
+        steps = -(-batches // self.trainer.accumulate_grad_batches)
+        factor = self.optimizer_settings.make_factor(max(1, steps), self.trainer.max_epochs)
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
+        }
+
+    def on_train_epoch_start(self) -> None:
+        """Forget the validation of the epoch before; this one may have none."""
+        self.val_metrics = {}
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        """Seed the batch; forget the sums of the epoch before."""
+        self._seed("train", self.current_epoch, batch_idx, self.global_rank)
+        if batch_idx == 0:
+            self.train_sums = [0.0, 0.0, 0.0]
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        """Compute the loss, and stop at input or loss that is not finite."""
+        self._check_input(batch)
+        targets, _, names = self.sample_info(batch)
+        logits = self(batch).float()
+        loss = F.cross_entropy(logits, targets, label_smoothing=self.label_smoothing)
+        right = (logits.argmax(dim=1) == targets).sum()
+        value, num_right = torch.stack([loss.detach(), right.float()]).tolist()
+        self.lr = self.optimizers().param_groups[0]["lr"]
+        if not torch.isfinite(torch.tensor(value)):
+            raise NonFiniteError(
+                f"the loss is {value} at step {self.global_step} (epoch {self.current_epoch}, "
+                f"batch {batch_idx}), learning rate {self.lr:.3g}, samples {', '.join(names)}"
+            )
+        for i, term in enumerate((value * len(names), num_right, len(names))):
+            self.train_sums[i] += term
+        self.log("train_loss", value, prog_bar=True, batch_size=len(names))
+        self.log("lr", self.lr, batch_size=len(names))
+        return loss
+
+    def train_metrics(self) -> dict[str, float]:
+        """Average loss and accuracy over the epoch so far and over all processes."""
+        loss, right, samples = map(sum, zip(*gather(self.train_sums), strict=True))
+        return {"train_loss": loss / samples, "train_accuracy": right / samples}
+
+    def on_validation_epoch_start(self) -> None:
+        """Start counting."""
+        sync_buffers(self)
+        self._start_evaluation()
+
+    def on_test_epoch_start(self) -> None:
+        """Start counting."""
+        self._start_evaluation()
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        """Count a batch."""
+        self._evaluate(batch, batch_idx)
+
+    def test_step(self, batch: Any, batch_idx: int) -> None:
+        """Count a batch and keep what was predicted for it."""
+        self.test_outputs.append(self._evaluate(batch, batch_idx))
+
+    def on_validation_epoch_end(self) -> None:
+        """Log loss, accuracy and mean accuracy over classes."""
+        metrics = self._evaluation_metrics()
+        self.val_metrics = {f"val_{key}": metrics[key] for key in METRICS}
+        self.log_dict(self.val_metrics, prog_bar=True, sync_dist=True, batch_size=1)
+
+    def on_test_epoch_end(self) -> None:
+        """Keep the metrics for whoever runs the test."""
+        self.test_metrics = self._evaluation_metrics()
+
+    def predict_step(self, batch: Any, batch_idx: int) -> Tensor:
+        """Return class probabilities, ``(B, num_classes)``."""
+        self._check_input(batch)
+        return self(batch).float().softmax(dim=1)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add what a continued run, or a reader of the weights, must know."""
+        sums = [sum(column) for column in zip(*gather(self.train_sums), strict=True)]
+        checkpoint["run"] = {
+            "name": self.name,
+            "options": self.options,
+            "classes": self.classes,
+            "data": self.trainer.datamodule.describe(),
+            "threads": torch.get_num_threads(),
+            "world_size": self.trainer.world_size,
+            "train_sums": sums,
+        }
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Continue the sums of the epoch; the first process holds those of all."""
+        run = checkpoint["run"]
+        if run["classes"] != self.classes:
+            raise TrainingError(f"the run has classes {run['classes']}, the data {self.classes}")
+        now = {"threads": torch.get_num_threads(), "world_size": self.trainer.world_size}
+        for key, value in now.items():
+            if run[key] != value:
+                warnings.warn(
+                    f"the run had {run[key]} {key.replace('_', ' ')} and continues with {value}: "
+                    "it will not end in the same bits as without the interruption",
+                    TrainingWarning,
+                    stacklevel=2,
+                )
+        if self.global_rank == 0:
+            self.train_sums = list(run["train_sums"])
+
+    def _seed(self, *place: int | str) -> None:
+        torch.manual_seed(derive_seed(self.seed, *place))
+
+    def _check_input(self, batch: Any) -> None:
+        if bad := self.bad_samples(batch):
+            raise NonFiniteError(f"the input holds values that are not finite: {', '.join(bad)}")
+
+    def _start_evaluation(self) -> None:
+        self.confusion.reset()
+        self.loss_sum = 0.0
+        self.test_outputs = []
+
+    def _evaluate(self, batch: Any, batch_idx: int) -> dict[str, Any]:
+        self._check_input(batch)
+        # the number that the batch has in a single process
+        self._seed("evaluation", batch_idx * self.trainer.world_size + self.global_rank)
+        targets, indices, names = self.sample_info(batch)
+        logits = self(batch).float()
+        self.loss_sum += F.cross_entropy(logits, targets, reduction="sum").item()
+        self.confusion.update(logits, targets)
+        return {
+            "probabilities": logits.softmax(dim=1).cpu(),
+            "labels": targets.cpu(),
+            "indices": indices,
+            "names": names,
+        }
+
+    def _evaluation_metrics(self) -> dict[str, float]:
+        counts = self.confusion.compute().double().cpu()  # summed over the processes
+        samples, right = counts.sum(dim=1), counts.diagonal()
+        total = samples.sum().item()
+        if not total:
+            raise TrainingError("there was nothing to evaluate: the split is empty")
+        present = samples > 0
+        return {
+            "loss": sum(gather(self.loss_sum)) / total,
+            "accuracy": right.sum().item() / total,
+            "class_accuracy": (right[present] / samples[present]).mean().item(),
+            "num_samples": int(total),
+        }

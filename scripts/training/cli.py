@@ -1,0 +1,242 @@
+"""The command line of every training script, on Lightning's."""
+
+import logging
+import os
+import shlex
+import signal
+import sys
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+import yaml
+from lightning.pytorch import Trainer, seed_everything
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+
+from scripts.training.arguments import CONTROL, add_options, with_saved_config
+from scripts.training.checkpoint import SealedCheckpointIO, newest_checkpoint
+from scripts.training.classifier import Classifier
+from scripts.training.data import ClassificationData
+from scripts.training.distributed import SameEverywhere, launch_rank
+from scripts.training.errors import Interrupted, RunFolderError, TrainingError, TrainingWarning
+from scripts.training.metrics_log import MetricsLog
+from scripts.training.run_checkpoint import RunCheckpoint
+from scripts.training.run_folder import open_run
+from scripts.training.stages import Stages
+from scripts.training.stop import EXIT_CODES, StopSignals
+from scripts.training.tensorboard_log import ForgivingTensorBoard
+from scripts.training.weights import run_folder_of
+
+TRAINER_DEFAULTS = {
+    "max_epochs": 20,
+    "num_sanity_val_steps": 0,
+    "use_distributed_sampler": False,  # the data module deals the batches out
+    "enable_model_summary": False,
+    "log_every_n_steps": 1,
+}
+
+
+class TrainingCLI(Stages, LightningCLI):
+    """Reads the command line, prepares the run folder, builds the Trainer and runs a stage.
+
+    Args:
+        model_class: The classifier.
+        data_class: The data module.
+        command: How the script is called, without its arguments.
+        args: Arguments.
+    """
+
+    def __init__(
+        self,
+        model_class: type[Classifier],
+        data_class: type[ClassificationData],
+        command: str,
+        args: Sequence[str],
+    ):
+        self.command = shlex.join([*shlex.split(command), *args])
+        self.resume_from: Path | None = None
+        super().__init__(
+            model_class,
+            data_class,
+            save_config_callback=None,  # it raises at the second start
+            trainer_defaults=TRAINER_DEFAULTS,
+            parser_kwargs={"prog": command, "description": model_class.__doc__.split("\n")[0]},
+            auto_configure_optimizers=False,
+            load_from_checkpoint_support=False,
+            args=with_saved_config(args),
+        )
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        """Offer Lightning's stages without the arguments of its methods."""
+        data = {"model", "datamodule", "ckpt_path", "weights_only"}
+        return {
+            "fit": data | {"train_dataloaders", "val_dataloaders"},
+            "validate": data | {"dataloaders", "verbose"},
+            "test": data | {"dataloaders", "verbose"},
+            "predict": data | {"dataloaders", "return_predictions"},
+        }
+
+    def add_default_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Add the seed, which model and data are linked to."""
+        parser.add_argument("--seed", type=int, default=0, help="all randomness follows from it")
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Let one seed serve all."""
+        parser.link_arguments("seed", "model.seed")
+        parser.link_arguments("seed", "data.seed")
+
+    def _prepare_subcommand_parser(
+        self, klass: type, subcommand: str, **kwargs: Any
+    ) -> LightningArgumentParser:
+        parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
+        add_options(parser, subcommand)
+        return parser
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Sequence[str]) -> None:
+        """Parse the arguments that were handed over, whatever ``sys.argv`` holds."""
+        self.config = parser.parse_args(args)
+
+    def _parse_ckpt_path(self) -> None:
+        """Leave the configuration to the run folder."""
+
+    def _set_seed(self) -> None:
+        seed_everything(self.option("seed"), verbose=False)
+
+    def option(self, name: str) -> Any:
+        """Return an option of the stage that runs."""
+        return self._get(self.config, name)
+
+    def before_instantiate_classes(self) -> None:
+        """Set the threads, find the run folder, and in training take possession of it."""
+        if self.option("threads"):
+            torch.set_num_threads(self.option("threads"))
+        checkpoint = self.option("checkpoint")
+        if self.option("run_dir"):
+            self.run_dir = Path(self.option("run_dir"))
+        elif checkpoint:
+            self.run_dir = run_folder_of(Path(checkpoint))
+        else:
+            names = (self.option(group)["name"] for group in ("data", "model"))
+            self.run_dir = Path("runs", "-".join(names))
+
+    def instantiate_classes(self) -> None:
+        """Build data, classifier and Trainer; what cannot be built is told without a traceback."""
+        try:
+            super().instantiate_classes()
+        except (TypeError, ValueError, MisconfigurationException) as error:
+            raise TrainingError(str(error)) from error
+
+    def _resolved_config(self) -> dict[str, Any]:
+        parser = self._parser(self.subcommand)
+        config = yaml.safe_load(parser.dump(self.config[self.subcommand], skip_unset=False))
+        kept = {key: value for key, value in config.items() if key not in CONTROL}
+        return kept | {"command": self.command}
+
+    def _open_run(self) -> None:
+        # torchrun starts a script again after a rank has died
+        restarted = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
+        mode = "resume" if self.option("resume") or restarted else "new"
+        if mode == "new" and self.option("overwrite"):
+            mode = "overwrite"
+        if launch_rank() == 0:
+            force = self.option("force_config")
+            try:
+                self.resume_from = open_run(self.run_dir, self.settings, mode, force=force)
+            except OSError as error:
+                raise RunFolderError(f"cannot use run folder {self.run_dir}: {error}") from error
+        elif mode == "resume":
+            self.resume_from = newest_checkpoint(self.run_dir / "checkpoints")
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """Add what a run needs to the Trainer that was asked for."""
+        asked = self._get(self.config_init, "trainer")
+        self.checkpoint_io = SealedCheckpointIO()
+        kwargs |= {
+            "default_root_dir": self.run_dir,
+            "plugins": [*_as_list(asked["plugins"]), self.checkpoint_io],
+            "logger": False,
+            "enable_checkpointing": self.subcommand == "fit",
+        }
+        if asked["enable_progress_bar"] is None:
+            kwargs["enable_progress_bar"] = sys.stderr.isatty()
+        if "TORCHELASTIC_RUN_ID" in os.environ and asked["devices"] == "auto":
+            kwargs["devices"] = int(os.environ["LOCAL_WORLD_SIZE"])
+            kwargs["num_nodes"] = int(os.environ["GROUP_WORLD_SIZE"])
+        if self.subcommand == "fit":
+            self.settings = self._resolved_config()
+            self._open_run()
+            kwargs |= self._training_parts(asked)
+        return super().instantiate_trainer(**kwargs)
+
+    def _training_parts(self, asked: dict[str, Any]) -> dict[str, Any]:
+        every = self.option("checkpoint_every")
+        self.metrics_log = MetricsLog(self.run_dir / "metrics.csv")
+        self.keeper = RunCheckpoint(self.run_dir / "checkpoints", every=every)
+        self.stop = StopSignals(self.keeper)
+        parts: dict[str, Any] = {
+            "callbacks": [
+                *_as_list(asked["callbacks"]),
+                SameEverywhere(self.settings),
+                self.metrics_log,
+                self.stop,
+                self.keeper,
+            ]
+        }
+        if asked["logger"] in (None, True):
+            parts["logger"] = ForgivingTensorBoard(
+                self.run_dir, name="tensorboard", version="", default_hp_metric=False
+            )
+        else:
+            parts["logger"] = asked["logger"]
+        return parts
+
+
+def main(
+    model_class: type[Classifier],
+    data_class: type[ClassificationData],
+    command: str,
+    args: Sequence[str] | None = None,
+) -> int:
+    """Run a training script and return its exit code.
+
+    0: done. 1: an error, told in one message. 2: bad arguments. 3: done, but the disk refused some
+    files. 75: stopped by SIGTERM, to be continued. 130: stopped by Ctrl-C.
+    """
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    args = sys.argv[1:] if args is None else args
+    previous = signal.signal(signal.SIGTERM, _terminated)
+    formatter, warnings.formatwarning = warnings.formatwarning, _format_warning
+    try:
+        with warnings.catch_warnings():
+            # Lightning 2.6 flattens batches with it, torch 2.14 deprecates it
+            warnings.filterwarnings("ignore", message=".*LeafSpec", category=FutureWarning)
+            return TrainingCLI(model_class, data_class, command, args).exit_code
+    except TrainingError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        return EXIT_CODES[signal.SIGINT]
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+        warnings.formatwarning = formatter
+
+
+def _terminated(number: int, frame: FrameType | None) -> None:
+    raise Interrupted("stopped by SIGTERM outside of training", EXIT_CODES[signal.SIGTERM])
+
+
+def _format_warning(message: Warning, category: type[Warning], *place: Any) -> str:
+    where = "" if issubclass(category, TrainingWarning) else f" ({place[0]}:{place[1]})"
+    return f"warning: {message}{where}\n"
+
+
+def _as_list(value: Any) -> list[Any]:
+    if value is None:
+        return []
+    return list(value) if isinstance(value, (list, tuple)) else [value]

@@ -1,0 +1,144 @@
+"""The Lightning data module for classification, whatever the samples are."""
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from lightning.pytorch import LightningDataModule
+from torch.utils.data import Dataset
+
+from scripts.training.distributed import world
+from scripts.training.loader import OrderedBatches, ResumableLoader, ShuffledBatches
+
+
+class ClassificationData(LightningDataModule):
+    """Holds out a validation split and serves batches; subclasses know the data sets.
+
+    The split ``train`` is opened twice: changed at random from epoch to epoch for training, and
+    as it is for validation. The test splits are opened only to be tested.
+
+    Args:
+        batch_size: Samples in a batch, for each process.
+        num_workers: Processes that load data; 0 loads in the main one.
+        val_fraction: Share of the training samples of each class that validation gets.
+        test_splits: What ``test`` evaluates.
+        seed: Order, augmentation and the validation split follow from it.
+
+    Raises:
+        ValueError: A fraction that is not from 0 to below 1, or a negative number of workers.
+    """
+
+    allow_zero_length_dataloader_with_multiple_devices = True  # a rank may have nothing to evaluate
+
+    def __init__(
+        self,
+        *,
+        batch_size: int,
+        num_workers: int,
+        val_fraction: float,
+        test_splits: Sequence[str],
+        seed: int,
+    ):
+        super().__init__()
+        if not 0 <= val_fraction < 1:
+            raise ValueError(f"val_fraction must be from 0 to below 1, got {val_fraction}")
+        if num_workers < 0:
+            raise ValueError(f"num_workers must be 0 or more, got {num_workers}")
+        self.batch_size, self.num_workers, self.seed = batch_size, num_workers, seed
+        self.val_fraction = val_fraction
+        self.test_splits = list(test_splits)
+        self.split = "test"  # the one that is being tested
+        self.classes: list[str] = []
+
+    @abstractmethod
+    def open_split(self, split: str, *, training: bool = False) -> Dataset:
+        """Open a split; in training it changes at random with (seed, epoch, index)."""
+
+    @abstractmethod
+    def class_names(self, dataset: Dataset) -> list[str]:
+        """Return the classes of a split in the order of their numbers."""
+
+    @abstractmethod
+    def divide(self, dataset: Dataset) -> tuple[Sequence[int], Sequence[int]]:
+        """Return the samples for training and those for validation."""
+
+    @staticmethod
+    @abstractmethod
+    def collate(samples: list[Any]) -> Any:
+        """Make a batch; static, as it travels to the processes that load data."""
+
+    @abstractmethod
+    def describe(self) -> dict[str, Any]:
+        """Return what a reader of the weights must know about their input."""
+
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """Return a text that two processes share only if they train on the same data."""
+
+    @abstractmethod
+    def read_file(self, path: Path, info: dict[str, Any]) -> Any:
+        """Make a sample of a file for a network with this ``info``."""
+
+    @abstractmethod
+    def pictures(self, indices: Sequence[int]) -> tuple[str, np.ndarray]:
+        """Return some test samples to draw, and what they are: ``cloud`` or ``image``."""
+
+    def setup(self, stage: str) -> None:
+        """Open what the stage needs."""
+        if stage in ("fit", "validate"):
+            self.val_set = self.open_split("train")
+            self.train_indices, self.val_indices = self.divide(self.val_set)
+            self.classes = self.class_names(self.val_set)
+        if stage == "fit":
+            self.train_set = self.open_split("train", training=True)
+        if stage == "test":
+            self.test_set = self.open_split(self.split)
+            self.classes = self.class_names(self.test_set)
+
+    @property
+    def num_train_batches(self) -> int:
+        """Batches of an epoch in each process."""
+        return len(self._train_batches())
+
+    def train_dataloader(self) -> ResumableLoader:
+        """Return the loader that can continue within an epoch."""
+        return self._loader(self.train_set, self._train_batches())
+
+    def val_dataloader(self) -> ResumableLoader | list:
+        """Return the validation loader, or none without a validation split."""
+        if len(self.val_indices) == 0:
+            return []
+        return self._loader(self.val_set, self._ordered(self.val_indices))
+
+    def test_dataloader(self) -> ResumableLoader:
+        """Return the loader of the split that is being tested."""
+        return self._loader(self.test_set, self._ordered(range(len(self.test_set))))
+
+    def loader_of(self, samples: Sequence[Any]) -> ResumableLoader:
+        """Return a loader of samples that are at hand, all of them in each process."""
+        batches = OrderedBatches(range(len(samples)), self.batch_size)
+        return ResumableLoader(samples, batches, self.collate)
+
+    def _train_batches(self) -> ShuffledBatches:
+        rank, size = world()
+        return ShuffledBatches(
+            self.train_indices, self.batch_size, seed=self.seed, rank=rank, world_size=size
+        )
+
+    def _ordered(self, indices: Sequence[int]) -> OrderedBatches:
+        rank, size = world()
+        return OrderedBatches(indices, self.batch_size, rank=rank, world_size=size)
+
+    def _loader(
+        self, dataset: Dataset, batches: ShuffledBatches | OrderedBatches
+    ) -> ResumableLoader:
+        return ResumableLoader(
+            dataset,
+            batches,
+            self.collate,
+            num_workers=self.num_workers,
+            pin_memory=torch.cuda.is_available(),
+        )

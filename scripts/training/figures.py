@@ -1,0 +1,266 @@
+"""The figures of a training run, each from plain arrays to the bytes of a PNG.
+
+Drawn with Matplotlib's object-oriented interface on the Agg canvas: no window, no ``pyplot``, and
+the caller's ``rcParams`` are untouched afterwards. One palette serves all figures: blue for what
+matters, gray for context, and from Okabe and Ito's color-blind safe set green and vermilion for
+right and wrong.
+"""
+
+import functools
+import io
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import ParamSpec
+
+import numpy as np
+from matplotlib import style
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import LinearSegmentedColormap
+from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties, findfont, get_font
+from matplotlib.ticker import MaxNLocator, PercentFormatter
+from numpy.typing import NDArray
+
+P = ParamSpec("P")
+
+BLUE, GRAY, GREEN, VERMILION, INK = "#0072b2", "#8d96a0", "#009e73", "#d55e00", "#24292f"
+FONT = "DejaVu Sans"
+STYLE = {
+    "font.family": FONT,
+    "font.size": 9,
+    "text.color": INK,
+    "text.parse_math": False,  # a class name with dollar signs is a name, not a formula
+    "axes.edgecolor": GRAY,
+    "axes.labelcolor": INK,
+    "axes.titlesize": 10,
+    "axes.titlelocation": "left",
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "legend.frameon": False,
+    "savefig.dpi": 150,
+}
+ACCURACY_LIKE = re.compile(r"(train|val)_(\w*accuracy|\w*iou|top\d+)")
+DEPTH = LinearSegmentedColormap.from_list("depth", ["#c9dcea", "#5b9cc6", "#0b4a75"])
+GALLERY_COLUMNS, GALLERY_SIZE = 6, 24
+
+
+def _as_png(draw: Callable[P, Figure]) -> Callable[P, bytes]:
+    """Turn a function that draws a figure into one that returns it as PNG, in the style above."""
+
+    @functools.wraps(draw)
+    def render(*args: P.args, **kwargs: P.kwargs) -> bytes:
+        buffer = io.BytesIO()
+        with style.context(["default", STYLE]):  # saved inside: tick labels are made only then
+            figure = draw(*args, **kwargs)
+            FigureCanvasAgg(figure)
+            figure.savefig(buffer, format="png", metadata={"Software": None})
+        return buffer.getvalue()
+
+    return render
+
+
+def label(name: str, width: int = 24) -> str:
+    """Shorten a class name to ``width`` characters that the font can draw, on one line."""
+    known = get_font(findfont(FontProperties(family=FONT))).get_charmap()
+    text = "".join(c if ord(c) in known else "\ufffd" for c in " ".join(name.split()))
+    return text if len(text) <= width else text[: width - 1] + "…"
+
+
+@_as_png
+def draw_curves(metrics: Mapping[str, NDArray], best: int | None, reason: str = "") -> Figure:
+    """Draw loss and accuracy by epoch, training beside validation.
+
+    Args:
+        metrics: Columns by name, ``epoch`` among them; nan where an epoch has no value.
+        best: Row of the best epoch, marked by a line, or None.
+        reason: What that epoch is best in, for the legend.
+    """
+    figure = Figure(figsize=(10, 3.9), layout="constrained")
+    loss, accuracy = figure.subplots(1, 2)
+    _plot_columns(loss, metrics, [c for c in ("train_loss", "val_loss") if c in metrics], best)
+    _plot_columns(accuracy, metrics, [c for c in metrics if ACCURACY_LIKE.fullmatch(c)], best)
+    loss.set_title("Loss")
+    accuracy.set_title("Accuracy")
+    accuracy.yaxis.set_major_formatter(PercentFormatter(1, symbol=" %"))
+    for axes in (loss, accuracy):
+        axes.set_xlabel("epoch")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+        axes.grid(color="#e4e8ec", linewidth=0.7)
+        axes.set_axisbelow(True)
+        axes.spines[["top", "right"]].set_visible(False)
+        if best is not None:
+            text = f"epoch {metrics['epoch'][best]:.0f}: {reason}"
+            axes.axvline(metrics["epoch"][best], color=INK, linestyle=":", linewidth=1, label=text)
+        if axes.get_legend_handles_labels()[0]:
+            axes.legend(fontsize=8)
+    return figure
+
+
+def _plot_columns(axes: Axes, metrics: Mapping[str, NDArray], names: list[str], best: int | None):
+    dashes = {}  # one line style per quantity, the same for train and val
+    for name in names:
+        part, quantity = name.split("_", 1)
+        dash = dashes.setdefault(quantity, ["-", "--", ":", "-."][len(dashes) % 4])
+        if not np.isfinite(metrics[name]).any():
+            continue
+        color = BLUE if part == "val" else GRAY
+        marker = "o" if np.isfinite(metrics[name]).sum() <= 12 else None
+        axes.plot(
+            metrics["epoch"],
+            metrics[name],
+            color=color,
+            linestyle=dash,
+            marker=marker,
+            markersize=3.5,
+            linewidth=1.6,
+            label=f"{'validation' if part == 'val' else 'training'} {quantity.replace('_', ' ')}",
+        )
+        if best is not None and part == "val":
+            point = (metrics["epoch"][best], metrics[name][best])
+            axes.plot(*point, "o", color=color, markersize=6, markeredgecolor="white")
+
+
+@_as_png
+def draw_confusion(counts: NDArray, classes: Sequence[str], title: str) -> Figure:
+    """Draw a confusion matrix: color is the share of the row, the number how many.
+
+    Args:
+        counts: How many samples of each class (row) were taken for each class (column).
+        classes: Class names, in the order of rows and columns.
+        title: Text above the matrix.
+    """
+    n = len(classes)
+    side = min(max(0.46 * n, 2.5), 10)
+    figure = Figure(figsize=(side + 2.7, side + 1.4), layout="constrained")
+    axes = figure.add_subplot()
+    totals = counts.sum(axis=1, keepdims=True)
+    shares = counts / np.maximum(totals, 1)
+    image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    axes.set(title=title, xlabel="predicted", ylabel="true (samples)")
+    size = min(9.0, 72 * side / n / 1.5)
+    if n <= 60:
+        rows = [f"{label(c)} ({t:,})" for c, t in zip(classes, totals[:, 0], strict=True)]
+        axes.set_yticks(range(n), rows, fontsize=size)
+        columns = [label(c) for c in classes]
+        axes.set_xticks(
+            range(n), columns, fontsize=size, rotation=45, ha="right", rotation_mode="anchor"
+        )
+        axes.set_xticks(np.arange(n + 1) - 0.5, minor=True)
+        axes.set_yticks(np.arange(n + 1) - 0.5, minor=True)
+        axes.grid(which="minor", color="white", linewidth=1)
+    axes.tick_params(which="both", length=0)
+    axes.spines[:].set_visible(False)
+    digits = len(f"{counts.max(initial=0)}")
+    for row, column in np.argwhere(counts) if n <= 40 else ():
+        color = "white" if shares[row, column] > 0.5 else INK
+        small = min(size, 72 * side / n / (0.75 * digits))
+        text = str(counts[row, column])
+        axes.text(column, row, text, ha="center", va="center", color=color, fontsize=small)
+    bar = figure.colorbar(
+        image, ax=axes, shrink=0.6, aspect=24, format=PercentFormatter(1, symbol=" %")
+    )
+    bar.set_label("share of the true class")
+    bar.outline.set_visible(False)
+    return figure
+
+
+def choose_items(labels: NDArray, predicted: NDArray, confidence: NDArray) -> NDArray[np.intp]:
+    """Choose what a gallery shows, wrong ones first, at least a quarter of them right if possible.
+
+    Within wrong and right, every class has a turn before any has a second one, the most confident
+    first: these are the mistakes worth a look.
+
+    Args:
+        labels: True class of each item.
+        predicted: Predicted class of each item.
+        confidence: Probability of the predicted class.
+
+    Returns:
+        Positions in ``labels``, at most ``GALLERY_SIZE`` of them.
+    """
+    turn = np.zeros(len(labels), dtype=int)
+    wrong = labels != predicted
+    order = np.argsort(-confidence, kind="stable")
+    seen: dict[tuple[int, bool], int] = {}
+    for item in order:
+        key = (int(labels[item]), bool(wrong[item]))
+        turn[item] = seen[key] = seen.get(key, -1) + 1
+    order = order[np.argsort(turn[order], kind="stable")]
+    bad, good = order[wrong[order]], order[~wrong[order]]
+    num_good = min(len(good), max(GALLERY_SIZE // 4, GALLERY_SIZE - len(bad)))
+    return np.concatenate([bad[: GALLERY_SIZE - num_good], good[:num_good]])
+
+
+@_as_png
+def draw_gallery(
+    items: Sequence[NDArray],
+    captions: Sequence[tuple[str, str, float]],
+    right: Sequence[bool],
+    title: str,
+) -> Figure:
+    """Draw a grid of test samples, each with what it is and what it was taken for.
+
+    Args:
+        items: Clouds ``(P, 3)`` with the third axis up, or images ``(H, W, C)`` of bytes.
+        captions: True class, predicted class and its probability, per item.
+        right: Whether the prediction is right: framed in green, otherwise in vermilion.
+        title: Text above the grid.
+    """
+    rows = max(-(-len(items) // GALLERY_COLUMNS), 1)
+    figure = Figure(figsize=(10, 2.02 * rows + 0.4), layout="constrained")
+    figure.suptitle(title, x=0.008, ha="left", fontsize=10)
+    grid = figure.subplots(rows, GALLERY_COLUMNS, squeeze=False).ravel()
+    for axes in grid[len(items) :]:
+        axes.set_axis_off()
+    for axes, item, (true, predicted, probability), is_right in zip(
+        grid, items, captions, right, strict=False
+    ):
+        color, mark = (GREEN, "✓") if is_right else (VERMILION, "✗")
+        text = f"{mark} {label(true, 14)} →\n{label(predicted, 14)} ({probability:.2f})"
+        axes.set_title(text, fontsize=9, color=color)
+        axes.spines[:].set(color=color, linewidth=2)
+        axes.set(xticks=[], yticks=[], facecolor="white")
+        if item.ndim == 2:
+            _draw_cloud(axes, item)
+        else:
+            axes.imshow(np.broadcast_to(item, (*item.shape[:2], 3)), interpolation="nearest")
+    return figure
+
+
+def _draw_cloud(axes: Axes, points: NDArray) -> None:
+    """Draw a cloud as seen from above one corner, near points dark, with its shadow below.
+
+    The frame is made for all but the outermost 4 % of the points: a few outliers must not shrink
+    the rest to a dot.
+    """
+    axes.set(xlim=(-1.16, 1.16), ylim=(-1.21, 1.11), aspect="equal")
+    points = points[np.isfinite(points).all(axis=1)].astype(np.float64)
+    if not len(points):
+        return
+    low, high = np.percentile(points, [2, 98], axis=0)
+    points -= (low + high) / 2
+    points /= np.percentile(np.linalg.norm(points, axis=1), 96) or 1.0
+    shadow = points.copy()
+    shadow[:, 2] = np.percentile(points[:, 2], 1)
+    flat, _ = _project(shadow)
+    axes.scatter(*flat.T, s=5, color="#eceff2", linewidths=0)
+    picture, depth = _project(points)
+    order = np.argsort(depth)  # far to near, so that near points cover far ones
+    size = np.clip(3000 / len(points), 1, 9)
+    axes.scatter(
+        *picture[order].T, c=depth[order], s=size, cmap=DEPTH, vmin=-0.8, vmax=0.8, linewidths=0
+    )
+
+
+def _project(points: NDArray) -> tuple[NDArray, NDArray]:
+    """Project ``(P, 3)`` to picture coordinates ``(P, 2)`` and nearness ``(P,)``."""
+    azimuth, elevation = np.radians([-58, 24])
+    (sin_a, cos_a), (sin_e, cos_e) = (
+        (np.sin(angle), np.cos(angle)) for angle in (azimuth, elevation)
+    )
+    across = points @ [-sin_a, cos_a, 0]
+    up = points @ [-sin_e * cos_a, -sin_e * sin_a, cos_e]
+    nearness = points @ [cos_e * cos_a, cos_e * sin_a, sin_e]
+    perspective = 6 / np.maximum(6 - nearness, 1)
+    return np.stack([across, up], axis=1) * perspective[:, None], nearness

@@ -1,0 +1,197 @@
+"""Which samples make a batch, and a loader that can continue in the middle of an epoch."""
+
+from collections.abc import Callable, Iterator, Sequence
+from itertools import islice, pairwise
+from signal import SIG_IGN, SIGINT, signal
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from scripts.training.errors import LoaderError
+from scripts.training.seeds import derive_seed
+
+SMALLEST = 2  # batch norm needs two values to have a variance
+
+
+class ShuffledBatches:
+    """Training batches of ``(epoch, index)``, in an order that depends on seed and epoch only.
+
+    No sample is dropped. What is left over at the end is a smaller batch, or joins the batch
+    before it where any rank would get less than two samples. Every rank gets as many batches as
+    the others.
+
+    Args:
+        indices: Samples of the data set to draw from.
+        batch_size: Samples in a batch, for each rank.
+        seed: Together with the epoch, all that the order depends on.
+        rank: This process.
+        world_size: Number of processes.
+
+    Raises:
+        ValueError: Not even one batch of two samples for each rank.
+
+    Example:
+        >>> batches = ShuffledBatches(range(5), 2, seed=0)
+        >>> [len(batch) for batch in batches]
+        [2, 3]
+    """
+
+    def __init__(
+        self,
+        indices: Sequence[int],
+        batch_size: int,
+        *,
+        seed: int,
+        rank: int = 0,
+        world_size: int = 1,
+    ):
+        if batch_size < SMALLEST:
+            raise ValueError(
+                f"batch_size must be at least {SMALLEST} in training, because batch norm has no "
+                f"variance of one value; got {batch_size}"
+            )
+        least = SMALLEST * world_size
+        if len(indices) < least:
+            raise ValueError(
+                f"training needs at least {least} samples, {SMALLEST} for each of {world_size} "
+                f"processes; got {len(indices)}"
+            )
+        self.indices = np.asarray(indices)
+        self.seed, self.rank, self.world_size = seed, rank, world_size
+        self.epoch = 0
+        self.start = 0
+        self.cuts = list(range(0, len(indices), batch_size * world_size))
+        if len(self.cuts) > 1 and len(indices) - self.cuts[-1] < least:
+            self.cuts.pop()
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the order; Lightning calls this before each epoch."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return len(self.cuts)
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        """Yield the batches of this epoch from number ``start`` on."""
+        generator = np.random.default_rng(derive_seed(self.seed, "order", self.epoch))
+        order = generator.permutation(self.indices)
+        bounds = pairwise([*self.cuts, len(order)])
+        for begin, end in islice(bounds, self.start, None):
+            share = order[begin:end][self.rank :: self.world_size]
+            yield [(self.epoch, int(index)) for index in share]
+
+
+class OrderedBatches:
+    """Evaluation batches of indices in order, dealt whole to the ranks.
+
+    No sample is repeated to make the shares equal, and each batch holds what it would hold in a
+    single process: the metrics of several processes are those of one.
+
+    Example:
+        >>> list(OrderedBatches(range(5), 2, rank=0, world_size=2))
+        [[0, 1], [4]]
+    """
+
+    start = 0
+
+    def __init__(
+        self, indices: Sequence[int], batch_size: int, *, rank: int = 0, world_size: int = 1
+    ):
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+        batches = [list(indices[i : i + batch_size]) for i in range(0, len(indices), batch_size)]
+        self.batches = batches[rank::world_size]
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        return iter(self.batches)
+
+
+def _leave_interrupt_to_parent(worker: int) -> None:
+    """Ctrl-C reaches the whole group; the parent stops at the end of a batch, which needs us."""
+    signal(SIGINT, SIG_IGN)
+
+
+class ResumableLoader:
+    """A ``DataLoader`` that knows how many batches it has delivered, and continues after them.
+
+    Batches that workers have prefetched do not count, so a run continues exactly whatever
+    ``num_workers`` was or is.
+
+    Args:
+        dataset: Takes what the batches hold.
+        batches: :class:`ShuffledBatches` or :class:`OrderedBatches`.
+        collate: Makes one batch of a list of samples.
+        num_workers: Processes that load data; 0 loads in this one.
+        pin_memory: Whether to load into memory that a GPU copies faster.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        batches: ShuffledBatches | OrderedBatches,
+        collate: Callable[[list[Any]], Any],
+        *,
+        num_workers: int = 0,
+        pin_memory: bool = False,
+    ):
+        self.sampler, self.batch_sampler = batches, None  # where Lightning looks for set_epoch
+        self.delivered = 0
+        self._skip = 0
+        self._loader = DataLoader(
+            dataset,
+            batch_sampler=batches,  # type: ignore[arg-type]
+            collate_fn=collate,
+            num_workers=num_workers,
+            pin_memory=pin_memory,
+            persistent_workers=num_workers > 0,
+            worker_init_fn=_leave_interrupt_to_parent,
+            generator=torch.Generator(),  # or it would draw from the global one
+        )
+
+    def __len__(self) -> int:
+        return len(self.sampler)
+
+    def __iter__(self) -> Iterator[Any]:
+        """Start the epoch, or continue it once after :meth:`load_state_dict`.
+
+        As a generator it does so with the first batch only, when Lightning has set the epoch.
+        """
+        self.delivered, self._skip = self._skip, 0
+        self.sampler.start = self.delivered
+        batches = iter(self._loader)
+        while True:
+            try:
+                batch = next(batches)
+            except StopIteration:
+                return
+            except RuntimeError as error:
+                if "DataLoader worker" not in str(error):
+                    raise
+                raise LoaderError(
+                    f"a data-loading process died: {error}. The checkpoints are kept: continue "
+                    "with --resume, and fewer --data.num_workers if memory was short"
+                ) from error
+            self.delivered += 1
+            yield batch
+
+    @property
+    def _iterator(self) -> Any:
+        """Lightning stops the workers of a loader through this attribute."""
+        return self._loader._iterator
+
+    @_iterator.setter
+    def _iterator(self, value: None) -> None:
+        self._loader._iterator = value
+
+    def state_dict(self) -> dict[str, int]:
+        """Tell how far the epoch has come."""
+        return {"delivered": self.delivered}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Let the next epoch that is started begin after the batches delivered before."""
+        self._skip = state["delivered"]

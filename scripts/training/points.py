@@ -1,0 +1,200 @@
+"""Point clouds for the training stack: data sets, batches, and meshes from files."""
+
+import hashlib
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+import trimesh
+from torch import Tensor, nn
+from torch_geometric.data import Batch, Data
+
+from datasets.mesh_dataset import MeshDataset
+from datasets.modelnet10 import Augment, ModelNet10, stratified_split
+from datasets.off import read_off
+from datasets.shapes10 import Shapes10
+from datasets.surface import normalize, sample_surface
+from mgic_geo import create_model
+from scripts.training.classifier import Classifier
+from scripts.training.data import ClassificationData
+from scripts.training.errors import TrainingError
+from scripts.training.optimizer import DEFAULT_OPTIMIZER, OptimizerSettings
+
+
+class PointClouds(ClassificationData):
+    """Shapes as point clouds.
+
+    Args:
+        name: ``shapes10`` is made on the spot, ``modelnet10`` must be there or be downloaded.
+        root: Folder of the data set and its cache; by default ``data/<name>``.
+        zip: Archive to read instead of the folder, without unpacking (``modelnet10``).
+        download: Fetch ModelNet10 from its publisher if it is not there.
+        check_counts: Whether ``modelnet10`` has to be complete; ``false`` for other meshes in the
+            same layout.
+        shapes_per_class: How many shapes ``shapes10`` has of each class in ``train``, ``test`` and
+            ``test-hard``.
+        num_points: Points of a cloud.
+        augment: Random changes of training clouds.
+        batch_size: Clouds in a batch, for each process.
+        num_workers: Processes that load data; 0 loads in the main one.
+        val_fraction: Share of the training shapes of each class held out for validation.
+        test_splits: What is tested: ``test``, and for ``shapes10`` also ``test-hard``.
+        seed: Everything random about the data follows from it.
+    """
+
+    def __init__(
+        self,
+        name: Literal["shapes10", "modelnet10"] = "shapes10",
+        root: str | None = None,
+        zip: str | None = None,
+        download: bool = False,
+        check_counts: bool = True,
+        shapes_per_class: list[int] | None = None,
+        num_points: int = 1024,
+        augment: Augment | None = None,
+        batch_size: int = 16,
+        num_workers: int = 0,
+        val_fraction: float = 0.1,
+        test_splits: list[str] | None = None,
+        seed: int = 0,
+    ):
+        super().__init__(
+            batch_size=batch_size,
+            num_workers=num_workers,
+            val_fraction=val_fraction,
+            test_splits=test_splits or ["test"],
+            seed=seed,
+        )
+        if num_points < 1:
+            raise ValueError(f"num_points must be at least 1, got {num_points}")
+        self.num_points, self.augment = num_points, augment
+        root = root or f"data/{name}"
+        if name == "shapes10":
+            if zip or download:
+                raise ValueError("data.zip and data.download are for modelnet10, not for shapes10")
+            self._open = partial(Shapes10, root, **_shape_counts(shapes_per_class))
+        else:
+            if shapes_per_class is not None:
+                raise ValueError("data.shapes_per_class is for shapes10, not for modelnet10")
+            counts = {} if check_counts else {"expected_counts": None}
+            self._open = partial(ModelNet10, root, source=zip, download=download, **counts)
+
+    def open_split(self, split: str, *, training: bool = False) -> MeshDataset:
+        """Open a split; what is wrong with it is told without a traceback."""
+        augment = self.augment if training else None
+        try:
+            return self._open(split, num_points=self.num_points, seed=self.seed, augment=augment)
+        except (OSError, ValueError) as error:
+            raise TrainingError(f"cannot use the data: {error}") from error
+
+    def class_names(self, dataset: MeshDataset) -> list[str]:
+        """Return the classes of a split."""
+        return list(dataset.classes)
+
+    def divide(self, dataset: MeshDataset) -> tuple[Sequence[int], Sequence[int]]:
+        """Hold out the same share of each class."""
+        if self.val_fraction == 0:
+            return range(len(dataset)), ()
+        return stratified_split(dataset.targets, self.val_fraction, self.seed)
+
+    @staticmethod
+    def collate(samples: list[Data]) -> Batch:
+        """Join clouds into one graph without edges between them."""
+        return Batch.from_data_list(samples)
+
+    def describe(self) -> dict[str, Any]:
+        """Return what a reader of the weights must know about their input."""
+        return {"num_points": self.num_points}
+
+    def fingerprint(self) -> str:
+        """Return the names of the training shapes and the points of the first."""
+        digest = hashlib.sha256("\n".join(self.val_set.names).encode())
+        digest.update(self.val_set[0].pos.numpy().tobytes())
+        return digest.hexdigest()
+
+    def read_file(self, path: Path, info: dict[str, Any]) -> Data:
+        """Draw points from a mesh file."""
+        return read_cloud(path, info["num_points"], self.seed)
+
+    def pictures(self, indices: Sequence[int]) -> tuple[str, np.ndarray]:
+        """Return the points of some test clouds, ``(M, num_points, 3)``."""
+        clouds = [self.test_set[int(index)].pos.numpy() for index in indices]
+        return "cloud", np.array(clouds, np.float32).reshape(len(clouds), -1, 3)
+
+
+def _shape_counts(counts: list[int] | None) -> dict[str, int]:
+    if counts is None:
+        return {}
+    if len(counts) != 3 or min(counts) < 1:
+        raise ValueError(f"data.shapes_per_class must be three numbers from 1 up, got {counts}")
+    return dict(zip(("num_train", "num_test", "num_hard"), counts, strict=True))
+
+
+class PointClassifier(Classifier):
+    """Classifies point clouds.
+
+    Args:
+        name: Network of ``mgic_geo``, see ``mgic_geo.list_models()``.
+        options: Options of ``mgic_geo.create_model`` for it.
+        optimizer: How it is trained.
+        label_smoothing: Share of the target that is spread over all classes, in training only.
+        seed: All randomness follows from it.
+    """
+
+    def __init__(
+        self,
+        name: str = "mgic_diffgcn",
+        options: dict[str, Any] | None = None,
+        optimizer: OptimizerSettings = DEFAULT_OPTIMIZER,
+        label_smoothing: float = 0.0,
+        seed: int = 0,
+    ):
+        super().__init__(name, options, optimizer, label_smoothing, seed)
+
+    def make_network(self, num_classes: int) -> nn.Module:
+        """Build the network."""
+        return create_model(self.name, num_classes=num_classes, **self.options)
+
+    def forward(self, batch: Batch) -> Tensor:
+        """Score the classes, ``(B, num_classes)``."""
+        return self.network(batch.pos, batch.batch)
+
+    def sample_info(self, batch: Batch) -> tuple[Tensor, list[int], list[str]]:
+        """Return classes, indices and names of the clouds."""
+        return batch.y, batch.index.tolist(), batch.name
+
+    def bad_samples(self, batch: Batch) -> list[str]:
+        """Name the clouds with a coordinate that is not finite."""
+        bad = ~batch.pos.isfinite().all(dim=1)
+        if not bad.any():
+            return []
+        return [batch.name[i] for i in batch.batch[bad].unique().tolist()]
+
+
+def read_cloud(path: Path, num_points: int, seed: int = 0) -> Data:
+    """Draw points from a mesh file, as the data sets draw them.
+
+    OFF files are read strictly, all others by trimesh. The networks were trained on shapes with z
+    up.
+
+    Raises:
+        TrainingError: The file cannot be read; the message names it.
+    """
+    try:
+        if path.suffix.lower() == ".off":
+            vertices, faces = read_off(path)
+        else:
+            mesh = trimesh.load(path, force="mesh")
+            vertices, faces = np.asarray(mesh.vertices), np.asarray(mesh.faces)
+        if not len(faces):
+            raise ValueError("it holds no faces")
+        if not np.isfinite(vertices).all():
+            raise ValueError("a vertex is not finite")
+        generator = np.random.default_rng([seed, 0])
+        points = normalize(sample_surface(vertices, faces, num_points, generator))
+    except Exception as error:  # trimesh raises whatever its many readers do
+        raise TrainingError(f"cannot read {path} as a mesh: {error}") from error
+    return Data(pos=torch.from_numpy(points), name=str(path))

@@ -1,0 +1,168 @@
+"""What the stages do with a Trainer, a classifier and its data."""
+
+import importlib.util
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from scripts.training.checkpoint import BEST
+from scripts.training.classifier import Classifier
+from scripts.training.data import ClassificationData
+from scripts.training.errors import (
+    CheckpointError,
+    LoaderError,
+    TrainingError,
+    TrainingWarning,
+)
+from scripts.training.results import collect_predictions, summarize, write_results
+from scripts.training.weights import Weights, export_weights, read_weights
+
+
+class Stages:
+    """The stages of a run; the command line brings Trainer, folder and callbacks."""
+
+    exit_code = 0
+
+    def fit(self, model: Classifier, datamodule: ClassificationData) -> None:
+        """Train, keep the best epoch, test it, draw the report."""
+        try:
+            self.trainer.fit(
+                model, datamodule=datamodule, ckpt_path=self.resume_from, weights_only=True
+            )
+        except LoaderError:
+            if not self.stop.received:  # or the signal has reached the data-loading processes too
+                raise
+        except (MemoryError, RuntimeError) as error:
+            raise_if_memory(error, datamodule.batch_size)
+            raise
+        if self.stop.received:
+            self.stop.stop(self.trainer)
+        writers = (self.checkpoint_io, self.metrics_log, *self.trainer.loggers)
+        if any(getattr(writer, "failures", 0) for writer in writers):
+            self.exit_code = 3
+        try:
+            weights = read_weights(self.run_dir / "checkpoints" / BEST)
+        except CheckpointError as error:
+            error.exit_code = self.exit_code or error.exit_code
+            raise
+        lines = [self._training_line(model, weights)]
+        self._write(export_weights, weights, self.run_dir)
+        if self.option("test_after_fit"):
+            lines += self._test(model, datamodule, weights)
+        self._finish(lines)
+
+    def test(self, model: Classifier, datamodule: ClassificationData) -> None:
+        """Evaluate the test splits and draw the report."""
+        self._finish(self._test(model, datamodule, self._weights()))
+
+    def validate(self, model: Classifier, datamodule: ClassificationData) -> None:
+        """Evaluate the held-out part of the training split."""
+        model.adopt(self._weights())
+        self.trainer.validate(model, datamodule=datamodule, verbose=False)
+        metrics = {key.removeprefix("val_"): value for key, value in model.val_metrics.items()}
+        if self.trainer.is_global_zero:
+            samples = len(datamodule.val_indices)
+            print(_result_line({"split": "validation", "num_samples": samples, **metrics}))
+
+    def predict(self, model: Classifier, datamodule: ClassificationData) -> None:
+        """Print the most probable classes of files."""
+        weights = self._weights()
+        model.adopt(weights)
+        files = self.option("files")
+        samples = [datamodule.read_file(Path(file), weights.info) for file in files]
+        outputs = self.trainer.predict(model, dataloaders=datamodule.loader_of(samples))
+        if self.trainer.is_global_zero:
+            print("\n".join(prediction_table(files, outputs, model.classes)))
+
+    def _weights(self) -> Weights:
+        return read_weights(Path(self.option("checkpoint") or self.run_dir))
+
+    def _test(
+        self, model: Classifier, datamodule: ClassificationData, weights: Weights
+    ) -> list[str]:
+        model.adopt(weights)
+        lines = []
+        for split in datamodule.test_splits:
+            datamodule.split = split
+            self.trainer.test(model, datamodule=datamodule, verbose=False)
+            predictions = collect_predictions(model)
+            summary = summarize(split, model, weights)
+            self._write(write_results, self.run_dir, summary, predictions, datamodule)
+            lines.append(_result_line(summary))
+        return lines
+
+    def _write(self, write: Callable[..., None], *args: Any) -> None:
+        """Let the first process write; where the disk refuses, the numbers are printed still."""
+        if not self.trainer.is_global_zero:
+            return
+        try:
+            write(*args)
+        except OSError as error:
+            self.exit_code = 3
+            warnings.warn(f"not written to {self.run_dir}: {error}", TrainingWarning, stacklevel=2)
+
+    def _training_line(self, model: Classifier, best: Weights) -> str:
+        parameters = sum(weight.numel() for weight in model.network.parameters())
+        return (
+            f"{model.name}: {parameters:,} weights, best epoch {best.info['epoch'] + 1} of "
+            f"{self.trainer.current_epoch}, {self.metrics_log.total_seconds:.0f} s of training"
+        )
+
+    def _finish(self, lines: list[str]) -> None:
+        if not self.trainer.is_global_zero:
+            return
+        print("\n".join(lines))
+        wanted = self.option("report") and (self.run_dir / "metrics.csv").exists()
+        if wanted and (report := draw_report(self.run_dir)):
+            print(f"report: {report}")
+
+
+def draw_report(run_dir: Path) -> Path | None:
+    """Draw the report; a run whose report fails is still a run."""
+    if importlib.util.find_spec("scripts.training.report") is None:
+        return None
+    from scripts.training.report import write_report
+
+    try:
+        return write_report(run_dir)
+    except (OSError, ValueError) as error:
+        warnings.warn(f"the report was not drawn: {error}", TrainingWarning, stacklevel=2)
+        return None
+
+
+def prediction_table(files: list[str], outputs: list[Any], classes: list[str]) -> list[str]:
+    """Align the three most probable classes of each file."""
+    width, longest = max(map(len, files)), max(map(len, classes))
+    rows = [row for output in outputs for row in output]
+    lines = []
+    for file, row in zip(files, rows, strict=True):
+        values, places = row.topk(min(3, len(classes)))
+        cells = [
+            f"{classes[place]:<{longest}} {value:6.1%}"
+            for value, place in zip(values.tolist(), places.tolist(), strict=True)
+        ]
+        lines.append("  ".join([f"{file:<{width}}", *cells]))
+    return lines
+
+
+def raise_if_memory(error: BaseException, batch_size: int) -> None:
+    """Turn a failed allocation into an error that says what to do.
+
+    Raises:
+        TrainingError: It was one.
+    """
+    text = str(error)
+    if isinstance(error, MemoryError) or "out of memory" in text or "can't allocate" in text:
+        raise TrainingError(
+            f"out of memory with batches of {batch_size}: try a smaller --data.batch_size, with "
+            "--trainer.accumulate_grad_batches to make up for it"
+        ) from error
+
+
+def _result_line(summary: dict[str, Any]) -> str:
+    return (
+        f"{summary['split']}: accuracy {summary['accuracy']:.4f}, mean over classes "
+        f"{summary['class_accuracy']:.4f}, loss {summary['loss']:.4f}, "
+        f"{summary['num_samples']} samples"
+    )

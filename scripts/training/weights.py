@@ -1,0 +1,104 @@
+"""Weights of a network: found in a run, read with a look at their hash, exported."""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+from safetensors import SafetensorError
+from torch import Tensor
+
+from scripts.training.checkpoint import BEST, newest_checkpoint, read_checkpoint
+from scripts.training.errors import CheckpointError
+from scripts.training.files import write_whole
+
+PREFIX = "network."  # of a classifier's own names
+
+
+@dataclass(frozen=True)
+class Weights:
+    """The weights of a network and what they belong to.
+
+    Args:
+        path: Where they were found.
+        tensors: The state of the network.
+        info: ``name``, ``options``, ``classes`` and what the data add to it, such as
+            ``num_points``; ``epoch`` and ``step`` if known.
+    """
+
+    path: Path
+    tensors: dict[str, Tensor]
+    info: dict[str, Any]
+
+
+def find_weights(path: Path) -> Path:
+    """Return the file to read: of a run folder, the best epoch, or else the newest checkpoint.
+
+    Raises:
+        CheckpointError: There is nothing of the kind.
+    """
+    if not path.is_dir():
+        return path
+    best = path / "checkpoints" / BEST
+    found = best if best.exists() else newest_checkpoint(path / "checkpoints")
+    if found is None and (path / "model.safetensors").exists():
+        found = path / "model.safetensors"
+    if found is None:
+        raise CheckpointError(f"{path} holds neither checkpoints nor model.safetensors")
+    return found
+
+
+def run_folder_of(path: Path) -> Path:
+    """Return the folder of the run that a checkpoint, exported weights or a folder belong to."""
+    if path.is_dir():
+        return path
+    return path.parent.parent if path.parent.name == "checkpoints" else path.parent
+
+
+def read_weights(path: Path) -> Weights:
+    """Read a checkpoint, exported weights, or the best of a run folder.
+
+    Raises:
+        CheckpointError: It is missing, damaged or something else.
+    """
+    path = find_weights(path)
+    if path.suffix == ".safetensors":
+        return _read_exported(path)
+    checkpoint = read_checkpoint(path)
+    tensors = {
+        key.removeprefix(PREFIX): value
+        for key, value in checkpoint["state_dict"].items()
+        if key.startswith(PREFIX)
+    }
+    info = {key: checkpoint["run"][key] for key in ("name", "options", "classes")}
+    info |= checkpoint["run"]["data"]
+    info |= {"epoch": checkpoint["epoch"], "step": checkpoint["global_step"]}
+    return Weights(path, tensors, info)
+
+
+def export_weights(weights: Weights, folder: Path) -> None:
+    """Write ``model.safetensors``, and ``model.json`` that says what they are and their SHA-256."""
+    content = safetensors.torch.save(
+        {key: value.contiguous() for key, value in weights.tensors.items()}
+    )
+    sidecar = {
+        **weights.info,
+        "num_classes": len(weights.info["classes"]),
+        "sha256": hashlib.sha256(content).hexdigest(),
+    }
+    write_whole(folder / "model.safetensors", content)
+    write_whole(folder / "model.json", (json.dumps(sidecar, indent=2) + "\n").encode())
+
+
+def _read_exported(path: Path) -> Weights:
+    sidecar = path.with_suffix(".json")
+    try:
+        content, info = path.read_bytes(), json.loads(sidecar.read_text(encoding="utf-8"))
+        if hashlib.sha256(content).hexdigest() != info.pop("sha256"):
+            raise ValueError(f"its SHA-256 is not the one in {sidecar.name}")
+        info = {key: value for key, value in info.items() if key != "num_classes"}
+        return Weights(path, safetensors.torch.load(content), info)
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
+        raise CheckpointError(f"cannot use weights {path}: {error}") from error

@@ -1,0 +1,268 @@
+import csv
+import json
+import random
+import signal
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import trimesh
+import yaml
+from safetensors.torch import load_file
+from torch.testing import assert_close
+from training_runs import DiskFullAfter, NotFinite, SignalAt, run, run_ranks, start
+
+from mgic_geo import create_model
+from scripts.training.checkpoint import read_checkpoint
+
+CLASSIFIER = "scripts.training.points.PointClassifier"
+FILES = "scripts.training.files.os"
+NO_TEST = ["--test_after_fit", "false", "--report", "false"]
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory) -> list[str]:
+    """Arguments of a small run: 40 clouds, 5 batches an epoch, dropout and augmentation."""
+    root = tmp_path_factory.mktemp("data")
+    return [
+        *("--data.root", str(root), "--data.shapes_per_class", "[6, 2, 2]"),
+        *("--data.num_points", "32", "--data.batch_size", "8", "--data.val_fraction", "0.34"),
+        *("--data.augment.rotate_z", "180", "--data.augment.jitter", "0.01"),
+        *("--data.test_splits", "[test, test-hard]"),
+        *("--model.name", "mgic_diffgcn"),
+        *("--model.options", '{"k": 4, "width": 16, "dropout": 0.5}'),
+        *("--trainer.max_epochs", "3", "--trainer.accelerator", "cpu"),
+        *("--checkpoint_every", "2", "--threads", "1"),
+    ]
+
+
+@pytest.fixture(scope="session")
+def whole(tiny, tmp_path_factory) -> Path:
+    """The folder of an uninterrupted run; its output is in ``log``."""
+    folder = tmp_path_factory.mktemp("whole")
+    result = run(folder / "log", "fit", *tiny, "--run_dir", folder)
+    assert result.code == 0, result.output
+    return folder
+
+
+def metrics(folder: Path) -> list[list[str]]:
+    with (folder / "metrics.csv").open() as file:
+        return [row[:-1] for row in csv.reader(file)]  # without the seconds
+
+
+def assert_same_run(one: Path, other: Path) -> None:
+    assert metrics(one) == metrics(other)
+    for name in ("best.ckpt", "step-000000015.ckpt"):
+        first, second = (read_checkpoint(folder / "checkpoints" / name) for folder in (one, other))
+        for key in ("state_dict", "optimizer_states", "lr_schedulers", "loops"):
+            assert_close(first[key], second[key], rtol=0, atol=0)
+    assert (one / "model.safetensors").read_bytes() == (other / "model.safetensors").read_bytes()
+
+
+def assert_resumes_exactly(command, folder, whole, *options) -> str:
+    resumed = run(folder / "log", *command, "--resume", *options)
+    assert resumed.code == 0, resumed.output
+    assert_same_run(whole, folder)
+    assert not list(folder.rglob("*.part"))
+    return resumed.output
+
+
+@pytest.mark.parametrize(
+    ("fault", "options"),
+    [
+        (SignalAt(CLASSIFIER, "training_step", 9), ["--data.num_workers", "2"]),
+        (SignalAt(CLASSIFIER, "validation_step", 4), []),
+    ],
+    ids=["within-epoch", "in-validation"],
+)
+def test_killed_and_resumed_run_is_bit_identical(fault, options, tiny, whole, tmp_path):
+    command = ["fit", *tiny, *NO_TEST, "--run_dir", tmp_path]
+    killed = run(tmp_path / "log", *command, fault=fault)
+    assert killed.code == -signal.SIGKILL, killed.output
+    assert_resumes_exactly(command, tmp_path, whole, *options)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "fault",
+    [
+        SignalAt(CLASSIFIER, "training_step", 1),
+        SignalAt(CLASSIFIER, "training_step", 5),
+        SignalAt(CLASSIFIER, "training_step", 6),
+        SignalAt(CLASSIFIER, "on_validation_epoch_start", 1),
+        SignalAt(CLASSIFIER, "validation_step", 6),
+        SignalAt(CLASSIFIER, "on_validation_epoch_end", 2),
+        SignalAt("scripts.training.metrics_log.MetricsLog", "on_train_epoch_end", 2),
+        SignalAt("scripts.training.run_checkpoint.RunCheckpoint", "on_train_epoch_end", 2),
+        SignalAt("scripts.training.run_checkpoint.RunCheckpoint", "_save_step", 6),
+        SignalAt("scripts.training.stages.Stages", "_training_line", 1),
+        *(SignalAt(FILES, "replace", count) for count in (5, 7, 10)),
+        *(SignalAt(FILES, "fsync", count) for count in (8, 12, 17)),
+    ],
+    ids=lambda fault: f"{fault.method}-{fault.count}",
+)
+def test_resumes_exactly_from_a_kill_anywhere(fault, tiny, whole, tmp_path):
+    command = ["fit", *tiny, *NO_TEST, "--run_dir", tmp_path]
+    killed = run(tmp_path / "log", *command, fault=fault)
+    assert killed.code == -signal.SIGKILL, killed.output
+    assert_resumes_exactly(command, tmp_path, whole)
+
+
+@pytest.mark.slow
+def test_resumes_exactly_from_ten_kills_at_random_moments(tiny, whole, tmp_path):
+    command = ["fit", *tiny, *NO_TEST, "--run_dir", tmp_path]
+    log, moments, kills = tmp_path / "log", random.Random(0), 0
+    begin = time.monotonic()
+    run(log, *command, "--overwrite")
+    seconds = time.monotonic() - begin
+    for _ in range(40):
+        mode = "--resume" if kills % 3 else "--overwrite"  # up to three kills of the same run
+        process = start(log, *command, mode, "--data.num_workers", moments.choice("012"))
+        process.join(moments.uniform(0.2, 1.0) * seconds)
+        if process.is_alive():
+            process.kill()
+            kills += 1
+        process.join()
+        if process.exitcode == 0 or kills % 3 == 0:
+            assert_resumes_exactly(command, tmp_path, whole)
+        if kills >= 10 and kills % 3 == 0:
+            return
+    raise AssertionError(f"only {kills} of 40 starts lived long enough to be killed")
+
+
+# signals, numbers, disk
+
+
+def test_sigterm_saves_at_the_end_of_the_batch_and_the_run_continues(tiny, whole, tmp_path):
+    command = ["fit", *tiny, *NO_TEST, "--run_dir", tmp_path]
+    stopped = run(
+        tmp_path / "log", *command, fault=SignalAt(CLASSIFIER, "training_step", 8, signal.SIGTERM)
+    )
+    assert stopped.code == 75, stopped.output
+    assert "SIGTERM after step 8, continue with --resume" in stopped.output
+    assert (tmp_path / "checkpoints" / "step-000000008.ckpt").exists()
+    assert_resumes_exactly(command, tmp_path, whole)
+
+
+@pytest.mark.parametrize(("signals", "step"), [(1, 10), (2, 5)])
+def test_one_ctrl_c_finishes_the_epoch_after_its_last_batch_and_two_do_not(
+    signals, step, tiny, tmp_path
+):
+    fault = SignalAt(CLASSIFIER, "validation_step", 6, signal.SIGINT, signals)
+    command = ["fit", *tiny, *NO_TEST, "--run_dir", tmp_path, "--checkpoint_every", "0"]
+    stopped = run(tmp_path / "log", *command, fault=fault)
+    assert stopped.code == 130, stopped.output
+    newest = max(path.name for path in (tmp_path / "checkpoints").glob("step-*"))
+    assert newest == f"step-{step:09d}.ckpt"
+
+
+def test_loss_that_is_not_finite_names_step_samples_and_learning_rate(tiny, tmp_path):
+    command = ["fit", *tiny, *NO_TEST, "--run_dir", tmp_path]
+    stopped = run(tmp_path / "log", *command, fault=NotFinite("loss", 2))
+    assert stopped.code == 1
+    assert "error: the loss is nan at step 1 (epoch 0, batch 1), learning rate 0.0004" in (
+        stopped.output
+    )
+    assert stopped.output.count(".off") == 8
+    assert "Traceback" not in stopped.output
+
+
+def test_sample_that_is_not_finite_is_named_before_the_forward(tiny, tmp_path):
+    command = ["fit", *tiny, *NO_TEST, "--run_dir", tmp_path]
+    stopped = run(tmp_path / "log", *command, fault=NotFinite("input", 7))
+    assert stopped.code == 1
+    assert "the input holds values that are not finite: bed/train/bed_0002.off" in stopped.output
+
+
+def test_full_disk_does_not_end_training_but_is_told(tiny, tmp_path):
+    command = ["fit", *tiny, *NO_TEST, "--run_dir", tmp_path]
+    result = run(tmp_path / "log", *command, fault=DiskFullAfter(4))
+    assert result.code == 3, result.output
+    assert "was not written" in result.output
+    assert len(metrics(tmp_path)) == 4
+    kept = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
+    assert kept == ["best.ckpt", "step-000000005.ckpt", "step-000000007.ckpt"]
+    read_checkpoint(tmp_path / "checkpoints" / "step-000000007.ckpt")
+
+
+# results
+
+
+def test_run_folder_holds_what_the_report_and_others_read(whole):
+    test = json.loads((whole / "test-hard.json").read_text())
+    arrays = np.load(whole / "predictions-test-hard.npz")
+    predicted = arrays["probabilities"].argmax(axis=1)
+    assert test["accuracy"] == (predicted == arrays["labels"]).mean()
+    assert test["num_samples"] == 20
+    assert arrays["indices"].tolist() == list(range(20))
+    assert arrays["names"][0] == "bathtub/test-hard/bathtub_0001.off"
+    rows = arrays["cloud_rows"]
+    assert arrays["clouds"].shape == (len(rows), 32, 3)
+    wrong = predicted[rows] != arrays["labels"][rows]
+    assert wrong.tolist() == sorted(wrong.tolist(), reverse=True)
+    assert (whole / "report.html").exists()
+    config = yaml.safe_load((whole / "config.yaml").read_text())
+    assert config["model"]["options"] == {"k": 4, "width": 16, "dropout": 0.5}
+    assert config["model"]["optimizer"]["kind"] == "adamw"
+    assert "resume" not in config
+
+
+def test_best_epoch_has_the_highest_validation_accuracy_and_then_the_lowest_loss(whole):
+    header, *rows = metrics(whole)
+    scores = [
+        (float(row[header.index("val_accuracy")]), -float(row[header.index("val_loss")]))
+        for row in rows
+    ]
+    best = json.loads((whole / "test.json").read_text())["epoch"]
+    assert scores[best] == max(scores)
+
+
+def test_exported_weights_are_those_of_the_best_epoch(whole):
+    info = json.loads((whole / "model.json").read_text())
+    model = create_model(info["name"], info["num_classes"], **info["options"])
+    model.load_state_dict(load_file(whole / "model.safetensors"))
+    state = read_checkpoint(whole / "checkpoints" / "best.ckpt")["state_dict"]
+    for key, value in model.state_dict().items():
+        assert_close(value, state[f"network.{key}"], rtol=0, atol=0)
+    assert info["num_points"] == 32
+    assert len(info["classes"]) == 10
+
+
+def test_second_start_in_the_same_folder_is_an_error(whole, tiny):
+    result = run(whole / "log2", "fit", *tiny, "--run_dir", whole)
+    assert result.code == 1
+    assert "already holds a run" in result.output
+    changed = ["--resume", "--model.options", '{"k": 5}']
+    result = run(whole / "log2", "fit", *tiny, "--run_dir", whole, *changed)
+    assert result.code == 1
+    assert "model.options.k: 4 -> 5" in result.output
+
+
+def test_prediction_prints_a_table_and_names_a_file_it_cannot_read(whole, tiny, tmp_path):
+    root = Path(tiny[1])
+    mesh = next(root.rglob("test/chair*.off"))
+    stl = tmp_path / "chair.stl"
+    trimesh.load(mesh).export(stl)
+    result = run(tmp_path / "log", "predict", "--run_dir", whole, mesh, stl)
+    assert result.code == 0, result.output
+    lines = result.output.splitlines()
+    assert [line.split()[0] for line in lines] == [str(mesh), str(stl)]
+    assert all(line.count("%") == 3 for line in lines)
+    assert lines[0].index("%") == lines[1].index("%")
+    stl.write_text("solid no more")
+    result = run(tmp_path / "log", "predict", "--checkpoint", whole / "model.safetensors", stl)
+    assert result.code == 1
+    assert f"cannot read {stl}" in result.output
+
+
+def test_two_processes_evaluate_to_the_same_metrics_as_one(whole, tmp_path):
+    checkpoint = whole / "checkpoints" / "best.ckpt"
+    args = ["test", "--checkpoint", checkpoint, "--run_dir", tmp_path]
+    results = run_ranks(tmp_path, *args, faults=[None, None])
+    assert [result.code for result in results] == [0, 0], results
+    for split in ("test", "test-hard"):
+        assert (tmp_path / f"{split}.json").read_text() == (whole / f"{split}.json").read_text()
+    one, two = (np.load(folder / "predictions.npz") for folder in (whole, tmp_path))
+    for name in one.files:
+        np.testing.assert_array_equal(one[name], two[name])

@@ -1,0 +1,169 @@
+"""Runs the real training program in fresh processes, and injects faults into them.
+
+The processes are forked from a server that has imported everything once, or each would spend
+most of its time on imports.
+"""
+
+import multiprocessing
+import os
+import resource
+import signal
+import socket
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+Fault = Callable[[], None]
+ROOT = Path(__file__).parents[1]
+_context = multiprocessing.get_context("forkserver")
+_context.set_forkserver_preload(["scripts.train_modelnet10"])
+
+
+@dataclass(frozen=True)
+class Finished:
+    """Exit code (negative for a signal) and what was printed."""
+
+    code: int
+    output: str
+
+
+def start(log: Path, *args: object, fault: Fault | None = None, env: Mapping[str, str] = {}):
+    """Start the program; its output goes to a file."""
+    call = (log, list(map(str, args)), fault, dict(env))
+    process = _context.Process(target=_child, args=call)
+    process.start()
+    return process
+
+
+def finish(process, log: Path, timeout: float = 120) -> Finished:
+    """Wait for the program."""
+    process.join(timeout)
+    if process.is_alive():
+        process.kill()
+        raise TimeoutError(log.read_text())
+    return Finished(process.exitcode, log.read_text())
+
+
+def run(log: Path, *args: object, fault: Fault | None = None) -> Finished:
+    """Run the program to its end."""
+    return finish(start(log, *args, fault=fault), log)
+
+
+def run_ranks(folder: Path, *args: object, faults: Sequence[Fault | None]) -> list[Finished]:
+    """Run one process for each fault, with the environment that torchrun would give it."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    processes, logs = [], [folder / f"log-{rank}" for rank in range(len(faults))]
+    for rank, fault in enumerate(faults):
+        env = {
+            "TORCHELASTIC_RUN_ID": "test",
+            "TORCHELASTIC_RESTART_COUNT": "0",
+            "RANK": str(rank),
+            "LOCAL_RANK": str(rank),
+            "GROUP_RANK": "0",
+            "WORLD_SIZE": str(len(faults)),
+            "LOCAL_WORLD_SIZE": str(len(faults)),
+            "GROUP_WORLD_SIZE": "1",
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": str(port),
+            "GLOO_SOCKET_IFNAME": "lo",
+        }
+        processes.append(start(logs[rank], *args, fault=fault, env=env))
+    return [finish(process, log) for process, log in zip(processes, logs, strict=True)]
+
+
+def _child(log: Path, args: list[str], fault: Fault | None, env: dict[str, str]) -> None:
+    os.environ.update(env)
+    from scripts.train_modelnet10 import main
+
+    multiprocessing.set_start_method("fork", force=True)  # for processes that load data
+    os.setpgrp()  # a signal to it reaches nobody else
+    descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    os.dup2(descriptor, 1)
+    os.dup2(descriptor, 2)
+    sys.stdout = os.fdopen(1, "w", buffering=1)
+    sys.stderr = os.fdopen(2, "w", buffering=1)
+    os.chdir(ROOT)
+    if fault:
+        fault()
+    sys.exit(main(args))
+
+
+@dataclass(frozen=True)
+class SignalAt:
+    """Sends a signal to the process itself when it enters a method for the ``count``-th time."""
+
+    owner: str
+    method: str
+    count: int = 1
+    number: int = signal.SIGKILL
+    times: int = 1
+
+    def __call__(self) -> None:
+        module, name = self.owner.rsplit(".", 1)
+        owner = getattr(sys.modules[module], name)
+        original = getattr(owner, self.method)
+        calls = 0
+
+        def wrapper(*args, **kwargs):
+            nonlocal calls
+            calls += 1
+            if calls == self.count:
+                for _ in range(self.times):
+                    os.kill(os.getpid(), self.number)
+            return original(*args, **kwargs)
+
+        setattr(owner, self.method, wrapper)
+
+
+@dataclass(frozen=True)
+class DiskFullAfter:
+    """Lets no file grow beyond a few kilobytes once ``count`` checkpoints are written."""
+
+    count: int
+
+    def __call__(self) -> None:
+        from scripts.training.run_checkpoint import RunCheckpoint
+
+        original, calls = RunCheckpoint._save_step, 0
+
+        def wrapper(*args):
+            nonlocal calls
+            if calls == self.count:
+                resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
+            calls += 1
+            return original(*args)
+
+        RunCheckpoint._save_step = wrapper
+
+
+@dataclass(frozen=True)
+class NotFinite:
+    """Makes one thing not finite: the ``loss`` of a batch or the ``input`` of a sample."""
+
+    where: str
+    count: int
+
+    def __call__(self) -> None:
+        from datasets.mesh_dataset import MeshDataset
+        from scripts.training.points import PointClassifier
+
+        forward, item, calls = PointClassifier.forward, MeshDataset.__getitem__, 0
+
+        def bad_forward(model, batch):
+            nonlocal calls
+            calls += 1
+            return forward(model, batch) * (float("nan") if calls == self.count else 1)
+
+        def bad_item(dataset, key):
+            sample = item(dataset, key)
+            if sample.index == self.count:
+                sample.pos[3, 1] = float("inf")
+            return sample
+
+        if self.where == "loss":
+            PointClassifier.forward = bad_forward
+        else:
+            MeshDataset.__getitem__ = bad_item

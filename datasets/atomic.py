@@ -13,13 +13,14 @@ from pathlib import Path
 from typing import BinaryIO
 
 
-def lock_for(path: str | os.PathLike[str]) -> BinaryIO:
+def lock_for(path: str | os.PathLike[str], *, shared: bool = False) -> BinaryIO:
     """Wait for the lock beside ``path``, and hold it until the returned file is closed.
 
     The system gives it back if the process is killed.
 
     Args:
         path: What is to be written; its folder is created if needed.
+        shared: Let others who also ask for a shared lock hold it at the same time.
 
     Raises:
         OSError: The folder cannot be created or written to.
@@ -33,7 +34,7 @@ def lock_for(path: str | os.PathLike[str]) -> BinaryIO:
     path.parent.mkdir(parents=True, exist_ok=True)
     handle = os.open(path.parent / f".{path.name}.lock", os.O_CREAT | os.O_RDWR, 0o666)
     file = os.fdopen(handle, "rb")
-    fcntl.flock(file, fcntl.LOCK_EX)
+    fcntl.flock(file, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
     return file
 
 

@@ -39,7 +39,7 @@ def damage(
         >>> damage(make_shape("table", generator), generator).part_names[-1]
         'stray'
     """
-    diagonal = np.linalg.norm(np.ptp(shape.vertices, axis=0))
+    diagonal = float(np.linalg.norm(np.ptp(shape.vertices, axis=0)))
     vertices, faces, parents = subdivide(shape.vertices, shape.faces, FINE_EDGE * diagonal)
     parts, names = shape.part_of_face[parents], shape.part_names
     if cut is not None:

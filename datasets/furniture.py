@@ -56,7 +56,7 @@ def make_shape(name: str, generator: np.random.Generator, *, unseen: bool = Fals
         raise ValueError(f"class must be one of {', '.join(MAKERS)}, got {name!r}")
     shape = _join(MAKERS[name](generator), generator.uniform(*EDGE))
     low, high = shape.vertices.min(axis=0), shape.vertices.max(axis=0)
-    extent = _draw_extent(generator, unseen)
+    extent = draw_extent(generator, unseen=unseen)
     vertices = (shape.vertices - [*(low + high)[:2] / 2, low[2]]) / (high - low) * extent
     angle = generator.uniform(0, 2 * np.pi)
     cos, sin = np.cos(angle), np.sin(angle)
@@ -64,14 +64,26 @@ def make_shape(name: str, generator: np.random.Generator, *, unseen: bool = Fals
     return Shape(vertices, shape.faces, shape.part_of_face, shape.part_names)
 
 
-def _draw_extent(generator: np.random.Generator, unseen: bool) -> np.ndarray:
-    """Draw the sides of the bounding box, log-uniform."""
+def draw_extent(generator: np.random.Generator, *, unseen: bool = False) -> np.ndarray:
+    """Draw the sides of a bounding box, log-uniform, whatever will be put into it.
+
+    Args:
+        generator: The source of randomness.
+        unseen: Put at least one side outside the range of the others.
+
+    Shape:
+        - Returns ``(3,)``, in meters.
+
+    Example:
+        >>> sides = draw_extent(np.random.default_rng(0))
+        >>> bool((sides >= EXTENT[0]).all() and (sides <= EXTENT[1]).all())
+        True
+    """
     if not unseen:
         return np.exp(generator.uniform(*np.log(EXTENT), size=3))
     extent = np.exp(generator.uniform(*np.log(EXTENT_HARD), size=3))
-    axis = generator.integers(3)
     odd = (EXTENT_HARD[0], EXTENT[0]) if generator.random() < 0.5 else (EXTENT[1], EXTENT_HARD[1])
-    extent[axis] = generator.uniform(*odd)
+    extent[generator.integers(3)] = generator.uniform(*odd)
     return extent
 
 

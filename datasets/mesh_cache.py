@@ -78,12 +78,15 @@ def open_cache(
     folder = Path(folder)
     key = json.loads(json.dumps({"format": FORMAT, **key}))
     try:
-        lock = lock_for(folder)
+        lock = lock_for(folder, shared=True)
     except OSError:
         if find_fault(folder, key, verify=verify) is None:
             return MeshCache(folder)  # a finished cache on a read-only disk is as good
         raise
-    with lock:
+    with lock:  # shared: many processes may look at the same time
+        if find_fault(folder, key, verify=verify) is None:
+            return MeshCache(folder)
+    with lock_for(folder):  # another may have built it in between
         fault = find_fault(folder, key, verify=verify)
         if fault is not None:
             if folder.exists():
@@ -102,6 +105,8 @@ def find_fault(
         manifest = json.loads(Path(folder, "manifest.json").read_text("ascii"))
         stored, files = manifest["key"], manifest["files"]
         changed = sorted(k for k in {*stored, *key} if stored.get(k) != key.get(k))
+        if changed:
+            return f"it was made with other {', '.join(changed)}"
         for name, (dtype, columns) in _ARRAYS.items():
             path, promised = Path(folder, f"{name}.bin"), files[f"{name}.bin"]
             size = path.stat().st_size
@@ -110,7 +115,7 @@ def find_fault(
                 return f"{path.name} is damaged"
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         return f"not a whole cache ({type(error).__name__})"
-    return f"it was made with other {', '.join(changed)}" if changed else None
+    return None
 
 
 def _write(folder: Path, key: dict[str, Any], meshes: Iterable[tuple[Any, Any]]) -> None:

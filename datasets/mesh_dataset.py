@@ -89,7 +89,7 @@ class MeshDataset(Dataset[MeshCloud]):
         if seed < 0:
             raise ValueError(f"seed must be 0 or more, got {seed}")
         self.split, self.num_points, self.seed, self.augment = split, num_points, seed, augment
-        self.classes = sorted(classes)
+        self.classes = sorted(set(classes))
         self.names = select_files(source, split, self.classes)
         self.targets = [self.classes.index(name.split("/")[0]) for name in self.names]
         self._check_files()
@@ -206,5 +206,5 @@ def stratified_split(
 def _parse_all(
     source: FolderSource | ZipSource, names: Sequence[str], lenient: bool
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    for name in names:
-        yield parse_off(source.read(name), source.name_of(name), lenient=lenient)
+    for name, content in zip(names, source.read(names), strict=True):
+        yield parse_off(content, source.name_of(name), lenient=lenient)

@@ -78,7 +78,7 @@ class ModelNet10(MeshDataset):
         SourceError: Folders or files that are missing, left over or misplaced; a bad archive.
         OFFError: A mesh cannot be read.
         DownloadError: The zip cannot be had, or is not the published one.
-        ValueError: Another split, classes that do not exist, ``source`` together with ``download``.
+        ValueError: Another split, a root that is a file, ``source`` together with ``download``.
 
     References:
         Wu et al., 3D ShapeNets: A Deep Representation for Volumetric Shapes, CVPR 2015.
@@ -102,6 +102,8 @@ class ModelNet10(MeshDataset):
     ) -> None:
         if split not in SPLITS:
             raise ValueError(f"split must be one of {', '.join(SPLITS)}, got {split!r}")
+        if Path(root).is_file():
+            raise ValueError(f"root must be a folder, got {root!r}; a zip goes to source=")
         if download and source is not None:
             raise ValueError(f"download=True fetches the source, but source={source!r} is given")
         if download:

@@ -86,7 +86,7 @@ def write_shapes10(
         ...     len(list(folder.glob("*/*/*_0001.off")))
         30
     """
-    counts = dict(zip(SPLITS, (num_train, num_test, num_hard), strict=True))
+    counts: dict[str, int] = dict(zip(SPLITS, (num_train, num_test, num_hard), strict=True))
     if seed < 0 or min(counts.values()) < 1:
         raise ValueError(f"seed must be 0 or more and counts at least 1, got {seed} and {counts}")
     folder = Path(root, "shapes10")
@@ -176,10 +176,9 @@ def _find_fault(folder: Path, wanted: dict[str, Any]) -> str | None:
     """Say why the folder is not what is wanted, if it is not; refuse one that is not ours."""
     try:
         manifest = json.loads((folder / "manifest.json").read_text("ascii"))
-        ours = manifest["data"] == wanted["data"]
-    except (OSError, ValueError, KeyError, TypeError):
-        ours = False
-    if not ours:
+    except (OSError, ValueError):
+        manifest = None
+    if not isinstance(manifest, dict) or manifest.get("data") != wanted["data"]:
         raise FileExistsError(f"{shown(folder)} is in the way: it has no manifest of shapes10")
     changed = [key for key, value in wanted.items() if manifest.get(key) != value]
     if changed:

@@ -10,7 +10,8 @@ import os
 import re
 import stat
 import zipfile
-from collections.abc import Collection, Iterator
+import zlib
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path, PurePosixPath
 
 from datasets.off import MAX_BYTES, shown
@@ -49,12 +50,13 @@ class FolderSource:
             else:
                 self.misplaced.append(name)
 
-    def read(self, name: str) -> bytes:
-        """Return the bytes of one of ``files``."""
-        size = self.files[name][0]
-        if size > MAX_BYTES:
-            raise SourceError(f"{self.name_of(name)}: {size} bytes are more than {MAX_BYTES}")
-        return (self.path / name).read_bytes()
+    def read(self, names: Iterable[str]) -> Iterator[bytes]:
+        """Yield the bytes of some of ``files``."""
+        for name in names:
+            size = self.files[name][0]
+            if size > MAX_BYTES:
+                raise SourceError(f"{self.name_of(name)}: {size} bytes are more than {MAX_BYTES}")
+            yield (self.path / name).read_bytes()
 
     def name_of(self, name: str) -> str:
         """Spell the whole path of a file, for messages."""
@@ -100,14 +102,16 @@ class ZipSource:
         self.misplaced = sorted(set(meshes) - set(self._entries))
         self.files = {name: (info.file_size, info.CRC) for name, info in self._entries.items()}
 
-    def read(self, name: str) -> bytes:
-        """Return the bytes of one of ``files``, whose CRC-32 is checked."""
-        info = self._entries[name]
-        try:
-            with zipfile.ZipFile(self.path) as archive, archive.open(info) as entry:
-                return entry.read(info.file_size)
-        except (zipfile.BadZipFile, zipfile.zlib.error, EOFError, NotImplementedError) as error:
-            raise SourceError(f"{self.name_of(name)}: damaged archive: {error}") from None
+    def read(self, names: Iterable[str]) -> Iterator[bytes]:
+        """Yield the bytes of some of ``files``, whose CRC-32 is checked."""
+        with zipfile.ZipFile(self.path) as archive:
+            for name in names:
+                try:
+                    content = archive.read(self._entries[name])
+                except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
+                    message = f"{self.name_of(name)}: damaged archive: {error}"
+                    raise SourceError(message) from None
+                yield content
 
     def name_of(self, name: str) -> str:
         """Spell the place of a file, for messages."""

@@ -75,8 +75,10 @@ def edge_conv(
     return torch.cat(outputs, dim=1)
 
 
-def edge_gradients(pos: Tensor, edge_index: Tensor, batch: Tensor | None = None) -> Tensor:
-    """Edge by edge: h / degree * d / |d|^2, with h the mean edge length of the edge's cloud."""
+def edge_gradients(
+    pos: Tensor, edge_index: Tensor, batch: Tensor | None = None, softening: float = 0.0
+) -> Tensor:
+    """Edge by edge: h / degree * d / (|d|^2 + (s h)^2), h the mean edge length of its cloud."""
     edges = edge_index.t().tolist()
     clouds = [0] * pos.size(0) if batch is None else batch.tolist()
     real = [(j, i) for j, i in edges if (pos[j] - pos[i]).norm() > 0]
@@ -86,9 +88,10 @@ def edge_gradients(pos: Tensor, edge_index: Tensor, batch: Tensor | None = None)
             rows.append(torch.zeros_like(pos[0]))
             continue
         lengths = [(pos[b] - pos[a]).norm() for b, a in real if clouds[a] == clouds[i]]
+        mean_length = sum(lengths) / len(lengths)
         degree = sum(a == i for _, a in real)
         d = pos[j] - pos[i]
-        rows.append(sum(lengths) / len(lengths) / degree * d / (d @ d))
+        rows.append(mean_length / degree * d / (d @ d + (softening * mean_length) ** 2))
     return torch.stack(rows)
 
 

@@ -22,13 +22,29 @@ def cloud(seed: int = 0) -> Tensor:
     return torch.randn(NUM_NODES, 3, generator=generator, dtype=torch.float64)
 
 
-def test_equal_the_loop_over_edges():
-    assert_close(edge_gradients(cloud(), EDGES), oracles.edge_gradients(cloud(), EDGES), **CLOSE)
+@pytest.mark.parametrize("softening", [0.0, 0.5, 2.0])
+def test_equal_the_loop_over_edges(softening):
+    expected = oracles.edge_gradients(cloud(), EDGES, softening=softening)
+    assert_close(edge_gradients(cloud(), EDGES, softening=softening), expected, **CLOSE)
 
 
+@pytest.mark.parametrize("softening", [0.0, 1.0])
 @pytest.mark.parametrize("scale", [2.0**-20, 0.001, 25.4, 2.0**30])
-def test_do_not_depend_on_the_unit_of_length(scale):
-    assert_close(edge_gradients(cloud() * scale, EDGES), edge_gradients(cloud(), EDGES), **CLOSE)
+def test_do_not_depend_on_the_unit_of_length(scale, softening):
+    expected = edge_gradients(cloud(), EDGES, softening=softening)
+    assert_close(edge_gradients(cloud() * scale, EDGES, softening=softening), expected, **CLOSE)
+
+
+@pytest.mark.parametrize("softening", [0.25, 1.0, 4.0])
+def test_softened_weights_times_the_degree_are_at_most_half_the_inverse_softening(softening):
+    places = torch.tensor([0.0, 1e-30, 1e-3, 0.1, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0])
+    pos = torch.zeros(10, 3)
+    pos[:, 0] = places
+    edges = torch.stack([torch.arange(1, 10), torch.zeros(9).long()])
+    assert edge_gradients(pos, edges).abs().max() * 9 > 1e20
+    weights = edge_gradients(pos, edges, softening=softening).abs() * 9
+    assert weights.max() <= 1 / (2 * softening) + 1e-6
+    assert weights.max() > 0.4 / softening  # a bound that is nearly reached
 
 
 def test_do_not_depend_on_where_the_cloud_is():
@@ -42,11 +58,13 @@ def test_turn_with_the_cloud():
     assert_close(turned, edge_gradients(cloud(), EDGES) @ turn.T, **CLOSE)
 
 
+@pytest.mark.parametrize("softening", [0.0, 1.0])
 @pytest.mark.parametrize("scale", [1e-30, 1e25])
-def test_coordinates_whose_squares_leave_float32_give_what_ordinary_ones_do(scale):
+def test_coordinates_whose_squares_leave_float32_give_what_ordinary_ones_do(scale, softening):
     pos = cloud().float()
-    tiny_or_huge = edge_gradients(pos * scale, EDGES)
-    assert_close(tiny_or_huge, edge_gradients(pos, EDGES), rtol=1e-5, atol=1e-6)
+    expected = edge_gradients(pos, EDGES, softening=softening)
+    tiny_or_huge = edge_gradients(pos * scale, EDGES, softening=softening)
+    assert_close(tiny_or_huge, expected, rtol=1e-5, atol=1e-6)
 
 
 def test_edge_of_length_0_weighs_nothing_and_is_not_counted():
@@ -146,6 +164,12 @@ def test_gradient_reaches_the_coordinates_also_beside_duplicate_points():
 def test_coordinates_of_another_shape_are_refused(shape):
     with pytest.raises(ValueError, match=r"pos must be \(N, 3\), got shape"):
         edge_gradients(torch.rand(shape), EDGES)
+
+
+@pytest.mark.parametrize("softening", [-0.5, float("nan")])
+def test_softening_below_0_is_refused(softening):
+    with pytest.raises(ValueError, match=f"softening must be at least 0, got {softening}"):
+        edge_gradients(cloud(), EDGES, softening=softening)
 
 
 def test_transform_fills_edge_attr_of_a_copy():

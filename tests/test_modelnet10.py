@@ -429,6 +429,26 @@ def test_a_zip_gives_what_its_folder_gives(root, tmp_path, prefix):
     assert_close(data[2, 3].pos, load(root)[2, 3].pos, atol=0, rtol=0)
 
 
+def test_a_zip_is_opened_once_for_all_its_meshes(root, tmp_path, monkeypatch):
+    path = zipped(tmp_path / "meshes.zip", root / "ModelNet10")
+    opened = []
+
+    class Counted(zipfile.ZipFile):
+        def __init__(self, *args):
+            opened.append(args)
+            super().__init__(*args)
+
+    monkeypatch.setattr(zipfile, "ZipFile", Counted)
+    load(tmp_path / "other", source=path)
+    assert len(opened) == 2  # to list and to read: its directory of 10,000 entries takes a while
+
+
+def test_a_zip_as_root_is_an_error_that_says_where_it_goes(root, tmp_path):
+    path = zipped(tmp_path / "meshes.zip", root / "ModelNet10")
+    with pytest.raises(ValueError, match=r"root must be a folder.*a zip goes to source="):
+        load(path)
+
+
 def test_a_zip_in_the_root_is_found(root):
     zipped(root / "ModelNet10.zip", root / "ModelNet10")
     shutil.rmtree(root / "ModelNet10")

@@ -130,6 +130,7 @@ def test_clouds_of_one_batch_may_differ_in_scale() -> None:
 
 def test_rows_of_a_large_cloud_are_searched_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     x = torch.cat([normal(PRODUCT, 3), integers(3, PRODUCT, 3).float()])
+    monkeypatch.setattr(neighbors, "_ROWS", 7)
     monkeypatch.setattr(neighbors, "_BLOCK", 7 * len(x))
     assert_close(knn_indices(x, 6), oracle(x, 6))
 

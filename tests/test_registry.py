@@ -114,6 +114,17 @@ def test_group_and_coarse_size_reach_the_plan():
     assert [(level.outer, level.groups) for level in levels] == [(64, 8), (32, 1)]
 
 
+def test_softening_reaches_the_derivatives():
+    torch.manual_seed(0)
+    pos = torch.rand(12, 3)
+    features = []
+    for softening in (0.0, 1.0):
+        torch.manual_seed(1)
+        model = create_model("diffgcn", softening=softening).eval()
+        features.append(model.point_features(pos))
+    assert not torch.equal(*features)
+
+
 def test_unknown_model_is_refused_with_the_known_ones():
     with pytest.raises(ValueError, match="no model 'pointnext'; there are dgcnn, diffgcn, "):
         create_model("pointnext")
@@ -125,6 +136,7 @@ def test_unknown_model_is_refused_with_the_known_ones():
         ("dgcnn", "group_size"),
         ("diffgcn", "depth"),
         ("mgic_dgcnn", "derivatives"),
+        ("dgcnn", "softening"),
         ("pointnet", "graph"),
         ("random_graph", "graph"),
     ],

@@ -8,8 +8,8 @@ from datasets.furniture import Shape
 from datasets.solids import face_areas, subdivide
 
 KEPT = (0.7, 0.9)  # share of the surface that a partial scan sees
-NOISE = (0.002, 0.006)  # standard deviation of vertices, in units of the diagonal
-STRAY_AREA = (0.005, 0.02)  # share of the surface that is specks
+NOISE = (0.001, 0.004)  # standard deviation of vertices, in units of the diagonal
+STRAY_AREA = (0.003, 0.01)  # share of the surface that is specks
 FINE_EDGE = 0.08  # longest edge before vertices are moved, in units of the diagonal
 
 

@@ -288,7 +288,7 @@ def _keep_finite(
     vertices: np.ndarray, faces: np.ndarray, lines: NumberLines, name: str, lenient: bool
 ) -> tuple[np.ndarray, np.ndarray]:
     """Refuse vertices that are NaN or infinite, or drop them with their faces."""
-    finite: np.ndarray = np.isfinite(vertices).all(axis=1)
+    finite = np.asarray(np.isfinite(vertices).all(axis=1))
     if finite.all():
         return vertices, faces
     bad = np.argmin(finite)

@@ -6,27 +6,36 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 from torch_geometric import EdgeIndex
 from torch_geometric.data import Data
 from torch_geometric.data.datapipes import functional_transform
 from torch_geometric.nn import MessagePassing
 from torch_geometric.transforms import BaseTransform
 
-from mgic_geo.grouped_linear import GroupedLinear, check_groups
-from mgic_geo.sparse import Adjacency, SparseMatrix, sparse_matrices, spmm, to_adjacency
+from mgic_geo.grouped_linear import GroupedLinear, check_groups, merge_groups
+from mgic_geo.sparse import Adjacency, SparseMatrix, spmm, to_adjacency
 
 NUM_OPERATORS = 7  # identity, three first and three second derivatives
+BLOCK_WIDTH = 32  # channels up to which groups are differentiated and mixed together
 
 
 class DerivativeOperators(NamedTuple):
-    """First derivatives along three axes, as sparse matrices that all layers of a batch share.
+    """Derivatives along three axes, as sparse matrices that all layers of a batch share.
 
-    Build them with :func:`derivative_operators`.
+    The three derivatives of a node are neighboring rows: one pass over its neighbors serves them
+    all while their features are in cache. Build the matrices with :func:`derivative_operators`.
+
+    Args:
+        first: Row ``3 i + a`` differentiates at node i along axis a.
+        second: The same, of what ``first`` gave: each derivative once more along its own axis.
+
+    Shape:
+        - ``first``: ``(3 N, N)``; ``second``: ``(3 N, 3 N)``.
     """
 
-    x: SparseMatrix
-    y: SparseMatrix
-    z: SparseMatrix
+    first: SparseMatrix
+    second: SparseMatrix
 
 
 def edge_gradients(
@@ -83,7 +92,7 @@ def edge_gradients(
     else:
         adjacency = to_adjacency(edge_index, num_nodes, num_nodes)
         source, target = adjacency.index, adjacency.targets()
-    d = pos[source] - pos[target]
+    d = pos.index_select(0, source) - pos.index_select(0, target)
     # by the largest coordinate first, so that no square overflows or underflows
     largest = d.abs().amax(1, keepdim=True)
     real = (largest > 0).to(pos.dtype)
@@ -94,20 +103,20 @@ def edge_gradients(
     cloud = target.new_zeros(num_nodes)
     if batch is not None:
         cloud = torch.searchsorted(batch.sort().values, batch)
-    edge_cloud = cloud[target].unsqueeze(1)
+    edge_cloud = cloud.index_select(0, target).unsqueeze(1)
     sums = pos.new_zeros(num_nodes, 1)
     mean_length = sums.scatter_add(0, edge_cloud, length) / sums.scatter_add(
         0, edge_cloud, real
     ).clamp_min(1)
     degree = sums.scatter_add(0, target.unsqueeze(1), real).clamp_min(1)
-    scale = mean_length[cloud][target] / largest.where(largest > 0, 1.0)
+    scale = mean_length[cloud].index_select(0, target) / largest.where(largest > 0, 1.0)
     square = unit.square().sum(1, keepdim=True) + (softening * scale).square()
-    square = square.clamp_min(torch.finfo(pos.dtype).tiny)
-    return unit * (scale / square / degree[target] * real)
+    square = square.clamp_min(1.0)  # no less where an edge is real: its largest coordinate is 1
+    return unit * (scale / square / degree.index_select(0, target) * real)
 
 
 def derivative_operators(adjacency: Adjacency, edge_attr: Tensor) -> DerivativeOperators:
-    """Sparse matrices of the three first derivatives, their transposes stored.
+    """Sparse matrices of first and second derivatives, their transposes stored.
 
     Args:
         adjacency: The graph.
@@ -120,8 +129,8 @@ def derivative_operators(adjacency: Adjacency, edge_attr: Tensor) -> DerivativeO
         >>> pos = torch.tensor([[0.0, 0, 0], [2.0, 0, 0]])
         >>> graph = to_adjacency(torch.tensor([[1, 0], [0, 1]]), 2, 2)
         >>> operators = derivative_operators(graph, edge_gradients(pos, graph))
-        >>> spmm(operators.x, torch.tensor([[0.0], [5.0]])).tolist()
-        [[5.0], [5.0]]
+        >>> spmm(operators.first, torch.tensor([[0.0], [5.0]])).view(2, 3).tolist()
+        [[5.0, 0.0, 0.0], [5.0, 0.0, 0.0]]
     """
     # the center's own weight, minus the sum of the others, as one more edge of every node
     nodes = torch.arange(adjacency.num_targets, device=edge_attr.device)
@@ -133,9 +142,43 @@ def derivative_operators(adjacency: Adjacency, edge_attr: Tensor) -> DerivativeO
     index = index.scatter(0, places, adjacency.index).scatter(0, ptr[1:] - 1, nodes)
     values = edge_attr.new_zeros(index.numel(), 3)
     values = values.index_copy(0, places, edge_attr).index_copy(0, ptr[1:] - 1, own)
+    graph = Adjacency(ptr, index, adjacency.num_sources)
+    back, perm = graph.transpose()
+
+    rows, by_row = _row_an_axis(graph)
+    columns, by_column = _row_an_axis(back)
+    axes = torch.arange(3, device=nodes.device)
+    source, target = 3 * graph.index.unsqueeze(1) + axes, 3 * back.index.unsqueeze(1) + axes
+    value, value_t = _put(values, by_row), values.index_select(0, perm)
     return DerivativeOperators(
-        *sparse_matrices(Adjacency(ptr, index, adjacency.num_sources), values)
-    )
+        SparseMatrix(
+            rows, _put(source // 3, by_row), value, 3 * back.ptr, target.view(-1), value_t.view(-1)
+        ),
+        SparseMatrix(
+            rows, _put(source, by_row), value,
+            columns, _put(target, by_column), _put(value_t, by_column),
+        ),
+    )  # fmt: skip
+
+
+def _row_an_axis(graph: Adjacency) -> tuple[Tensor, Tensor]:
+    """Give every node a row for each axis, with all its edges.
+
+    Shape:
+        - Returns where the rows start, ``(3 num_targets + 1,)``, and where every edge goes in the
+          row of each axis, ``(num_edges, 3)``.
+    """
+    ptr, degree, target = graph.ptr, graph.degree().unsqueeze(1), graph.targets()
+    axes = torch.arange(3, device=ptr.device)
+    starts = 3 * ptr[:-1].unsqueeze(1) + axes * degree  # (num_targets, 3)
+    edges = torch.arange(target.numel(), device=ptr.device).unsqueeze(1)
+    places = (starts - ptr[:-1].unsqueeze(1)).index_select(0, target) + edges
+    places = places.where(edges < ptr[-1], 3 * edges + axes)  # padding stays behind the end
+    return torch.cat([starts.view(-1), 3 * ptr[-1:]]), places
+
+
+def _put(entries: Tensor, places: Tensor) -> Tensor:
+    return entries.new_zeros(entries.numel()).scatter(0, places.view(-1), entries.view(-1))
 
 
 @functional_transform("edge_gradients")
@@ -242,14 +285,31 @@ class DiffGCNConv(MessagePassing):
     ) -> Tensor:
         """Convolve ``x``."""
         operators = self.prepare(x, edge_index, edge_attr)
-        first = [spmm(operator, x) for operator in operators]
-        second = [spmm(op, f) for op, f in zip(operators, first, strict=True)]
-        features = torch.stack([x, *first, *second], dim=1)  # (N, 7, C)
-        features = features.unflatten(2, (self.groups, -1)).transpose(1, 2)  # (N, g, 7, C / g)
-        return self.lin(features.flatten(1))
+        weight = self.lin.weight.unflatten(2, (NUM_OPERATORS, -1)).flatten(1, 2)
+        weight = merge_groups(weight, BLOCK_WIDTH)  # (blocks, 7 * out / blocks, in / blocks)
+        blocks, _, width = weight.shape
+        thetas = weight.view(blocks, -1, NUM_OPERATORS * width)
+        biases = [None] * blocks if self.lin.bias is None else self.lin.bias.chunk(blocks)
+        parts = zip(x.chunk(blocks, dim=1), thetas, biases, strict=True)
+        return torch.cat([_mix(operators, *part) for part in parts], dim=1)
 
     def __repr__(self) -> str:
         """Widths and groups."""
         return (
             f"{type(self).__name__}({self.in_channels}, {self.out_channels}, groups={self.groups})"
         )
+
+
+def _mix(operators: DerivativeOperators, x: Tensor, theta: Tensor, bias: Tensor | None) -> Tensor:
+    """Weighted sum of the seven operators, which are never stored side by side.
+
+    Shape:
+        - ``x``: ``(N, C)``. ``theta``: ``(out, 7 * C)``. Returns ``(N, out)``.
+    """
+    num_nodes, width = x.shape
+    first = spmm(operators.first, x)
+    second = spmm(operators.second, first)
+    own, slope, curvature = theta.split([width, 3 * width, 3 * width], dim=1)
+    y = functional.linear(x, own, bias)
+    y = torch.addmm(y, first.view(num_nodes, 3 * width), slope.t())
+    return torch.addmm(y, second.view(num_nodes, 3 * width), curvature.t())

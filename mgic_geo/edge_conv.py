@@ -80,7 +80,8 @@ class GroupedEdgeConv(MessagePassing):
         center, edge = self.lin.weight.chunk(2, dim=-1)
         own = grouped_linear(target, center - edge, self.lin.bias)
         best = neighbor_max(adjacency, grouped_linear(source, edge))
-        return (own + best) * (adjacency.degree() > 0).unsqueeze(1)
+        # best is 0 where there are no neighbors, and so is the sum
+        return torch.addcmul(best, own, (adjacency.degree() > 0).unsqueeze(1).to(own.dtype))
 
     # propagate_type: (x: Tensor)
     def message(self, x_i: Tensor, x_j: Tensor) -> Tensor:

@@ -108,7 +108,7 @@ def grouped_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Ten
         raise ValueError(
             f"x must have {groups * columns} channels last, got shape {tuple(x.shape)}"
         )
-    weight = _merge_narrow_groups(weight)
+    weight = merge_groups(weight)
     blocks = weight.size(0)
     if blocks == 1:
         return functional.linear(x, weight[0], bias)
@@ -120,13 +120,13 @@ def grouped_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Ten
     return y if bias is None else y + bias
 
 
-def _merge_narrow_groups(weight: Tensor) -> Tensor:
-    """Fewer, wider diagonal blocks, zero between the groups of each.
+def merge_groups(weight: Tensor, max_columns: int = MERGED_WIDTH) -> Tensor:
+    """Fewer, wider diagonal blocks of up to ``max_columns``, zero between the groups of each.
 
     A matrix product with a few columns costs its memory traffic, so that the zeros come for free.
     """
     groups, rows, columns = weight.shape
-    most = max(MERGED_WIDTH // columns, 1)
+    most = max(max_columns // columns, 1)
     merge = next(m for m in range(min(most, groups), 0, -1) if groups % m == 0)
     if merge == 1:
         return weight

@@ -99,8 +99,8 @@ def knn_indices(x: Tensor, k: int, batch: Tensor | None = None, *, backend: str 
 
     Cost:
         :math:`n^2 (D + 2)` multiply-adds per cloud of :math:`n` points. Rows decided over their
-        whole cloud, as where more than ``k`` points tie, cost about five times as much. Memory is
-        a few MB beside a float64 copy of ``x``, whatever :math:`n`.
+        whole cloud, as where many points tie, cost about five times as much. Memory grows with
+        :math:`N`, not with its square.
 
     Raises:
         ValueError: If ``k``, ``backend`` or the shape, type or values of ``x`` or ``batch`` do not
@@ -234,8 +234,10 @@ def _search_differences(
         - Returns ``(B, R, min(k, n))``: places in the cloud, -1 where there is none.
     """
     _, num_clouds, size = coords.shape
-    places = []
-    for part in rows.split(max(1, _BLOCK // (num_clouds * size)), dim=1):
+    places = rows.new_empty(num_clouds, rows.size(1), min(k, size))
+    step = max(1, _BLOCK // (num_clouds * size))
+    for start in range(0, rows.size(1), step):
+        part = rows[:, start : start + step]
         distances = coords.new_zeros(num_clouds, part.size(1), size)
         gaps = torch.empty_like(distances)
         for coord in coords:
@@ -244,8 +246,8 @@ def _search_differences(
         distances.scatter_(2, part[:, :, None], torch.inf)
         if valid is not None:
             distances.masked_fill_(~valid[:, None, :], torch.inf)
-        places.append(_first_places(distances, min(k, size)))
-    return torch.cat(places, dim=1)
+        places[:, start : start + step] = _first_places(distances, min(k, size))
+    return places
 
 
 def _first_places(distances: Tensor, k: int) -> Tensor:
@@ -334,17 +336,20 @@ def _propose(centered: Tensor, norms: Tensor, count: int) -> tuple[Tensor, Tenso
     right[dim + 1, size:] = torch.inf
 
     first_of_part = torch.arange(0, num_parts * width, width, device=centered.device)[:, None]
-    candidates, approximate = [], []
+    # Allocated once: results kept between large temporaries would leave holes in the heap.
+    candidates = torch.empty(size, count, dtype=torch.int64, device=centered.device)
+    approximate = centered.new_empty(size, count)
+    buffer = centered.new_empty(min(_ROWS, size), right.size(1))
     for start in range(0, size, _ROWS):
-        product = left[start : start + _ROWS] @ right
+        rows = slice(start, min(start + _ROWS, size))
+        product = torch.mm(left[rows], right, out=buffer[: rows.stop - start])
         product.diagonal(start).fill_(torch.inf)
         minima = product.view(-1, num_parts, width).amin(1)
         groups = minima.topk(count, largest=False, sorted=False).indices
         columns = (groups[:, None, :] + first_of_part).flatten(1)
-        values, chosen = product.gather(1, columns).topk(count, largest=False)
-        candidates.append(columns.gather(1, chosen))
-        approximate.append(values)
-    return torch.cat(candidates), torch.cat(approximate)
+        approximate[rows], chosen = product.gather(1, columns).topk(count, largest=False)
+        candidates[rows] = columns.gather(1, chosen)
+    return candidates, approximate
 
 
 def _rank(coords: Tensor, rows: Tensor, candidates: Tensor) -> tuple[Tensor, Tensor]:

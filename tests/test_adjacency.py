@@ -71,6 +71,15 @@ def test_values_of_a_matrix_stay_with_their_edges(kind):
     assert_close(dense, matrix.to_dense())
 
 
+def test_transpose_turns_every_edge_and_says_where_it_was():
+    adjacency = to_adjacency(EDGES, *SIZE)
+    back, place = adjacency.transpose()
+    assert (back.num_sources, back.num_targets) == (NUM_TARGETS, NUM_SOURCES)
+    assert_close(back.ptr, torch.tensor([0, 2, 3, 4, 6, 6]))
+    assert_close(back.index, adjacency.targets()[place])
+    assert_close(back.targets(), adjacency.index[place])
+
+
 def test_only_matrices_have_values():
     assert to_adjacency(SIMPLE, *SIZE).value is None
 
@@ -108,7 +117,11 @@ def test_compiled_entrance_gives_the_eager_adjacency():
     assert_close(compiled(EDGES), to_adjacency(EDGES, *SIZE)[:2])
 
 
-@pytest.mark.parametrize("wrap", [lambda edges: edges, EdgeIndex])
+def by_target(edges: torch.Tensor) -> EdgeIndex:
+    return EdgeIndex(edges, sparse_size=SIZE, sort_order="col")
+
+
+@pytest.mark.parametrize("wrap", [lambda edges: edges, EdgeIndex, by_target])
 @pytest.mark.parametrize(
     ("edges", "message"),
     [

@@ -13,6 +13,7 @@ from mgic_geo.sparse import to_adjacency
 
 # (in_channels, out_channels, groups)
 SHAPES = [(8, 12, 1), (8, 12, 2), (8, 12, 4), (6, 6, 6), (6, 3, 3)]
+SHAPES += [(64, 64, 8), (128, 32, 2), (33, 3, 3)]  # several wide blocks
 # unsorted, a self-loop, duplicate points 2 and 3; node 5 has no neighbors
 EDGES = torch.tensor([[3, 0, 1, 3, 2, 4, 5, 1], [2, 1, 0, 0, 2, 1, 3, 4]])
 NUM_NODES = 6

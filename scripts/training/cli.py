@@ -6,7 +6,7 @@ import shlex
 import signal
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -21,7 +21,7 @@ from scripts.training.arguments import CONTROL, add_options, with_saved_config
 from scripts.training.checkpoint import SealedCheckpointIO, newest_checkpoint
 from scripts.training.classifier import Classifier
 from scripts.training.data import ClassificationData
-from scripts.training.distributed import SameEverywhere, launch_rank
+from scripts.training.distributed import SameEverywhere, launch_rank, rejoin
 from scripts.training.errors import Interrupted, RunFolderError, TrainingError, TrainingWarning
 from scripts.training.metrics_log import MetricsLog
 from scripts.training.run_checkpoint import RunCheckpoint
@@ -37,6 +37,13 @@ TRAINER_DEFAULTS = {
     "use_distributed_sampler": False,  # the data module deals the batches out
     "enable_model_summary": False,
     "log_every_n_steps": 1,
+}
+ONLY = {
+    "max_steps": (-1,),
+    "max_time": (None,),
+    "val_check_interval": (None, 1.0),
+    "overfit_batches": (0.0,),
+    "reload_dataloaders_every_n_epochs": (0,),
 }
 
 
@@ -167,7 +174,10 @@ class TrainingCLI(Stages, LightningCLI):
         if "TORCHELASTIC_RUN_ID" in os.environ and asked["devices"] == "auto":
             kwargs["devices"] = int(os.environ["LOCAL_WORLD_SIZE"])
             kwargs["num_nodes"] = int(os.environ["GROUP_WORLD_SIZE"])
+        gpu = torch.cuda.is_available() and asked["accelerator"] in ("auto", "gpu", "cuda")
+        rejoin("nccl" if gpu else "gloo")
         if self.subcommand == "fit":
+            refuse_inexact(asked)
             self.settings = self._resolved_config()
             self._open_run()
             kwargs |= self._training_parts(asked)
@@ -194,6 +204,22 @@ class TrainingCLI(Stages, LightningCLI):
         else:
             parts["logger"] = asked["logger"]
         return parts
+
+
+def refuse_inexact(trainer: Mapping[str, Any]) -> None:
+    """Refuse options of the Trainer with which a run could not continue exactly.
+
+    Raises:
+        ValueError: One of them is set.
+    """
+    for name, usual in ONLY.items():
+        if trainer[name] not in usual:
+            raise ValueError(
+                f"trainer.{name} must stay {usual[0]}, got {trainer[name]}: runs are counted, "
+                "validated and continued by epochs"
+            )
+    if trainer["max_epochs"] is None or trainer["max_epochs"] < 1:
+        raise ValueError(f"trainer.max_epochs must be at least 1, got {trainer['max_epochs']}")
 
 
 def main(

@@ -29,6 +29,28 @@ def launch_rank() -> int:
     return 0
 
 
+def rejoin(backend: str) -> None:
+    """Let the processes that torchrun has started again find each other.
+
+    torchrun 2.14 keeps its store from one attempt to the next, and with it the addresses of
+    processes that are gone, for which new ones then wait for ever (pytorch issue 135712). So they
+    meet under a name of their own. The count of attempts is shared within one machine only: with
+    more, set ``TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1`` for torchrun.
+    """
+    env = os.environ
+    attempt = int(env.get("TORCHELASTIC_RESTART_COUNT", "0"))
+    kept = env.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+    if attempt == 0 or not kept or env.get("GROUP_WORLD_SIZE") != "1":
+        return
+    store = dist.TCPStore(env["MASTER_ADDR"], int(env["MASTER_PORT"]), is_master=False)
+    dist.init_process_group(
+        backend,
+        store=dist.PrefixStore(f"attempt {attempt}", store),
+        rank=int(env["RANK"]),
+        world_size=int(env["WORLD_SIZE"]),
+    )
+
+
 def gather(value: Any) -> list[Any]:
     """Return the values of all processes in the order of their ranks, in each of them."""
     _, size = world()

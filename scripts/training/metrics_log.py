@@ -26,7 +26,7 @@ VALIDATION = ("val_loss", "val_accuracy", "val_class_accuracy")
 
 
 class MetricsLog(Callback):
-    """Appends a row when an epoch has been validated, and prints it.
+    """Appends a row when an epoch has been validated, and prints it; the first epoch is number 1.
 
     The rows are part of the checkpoints: a run that continues from one first cuts the file back to
     the epochs that the checkpoint knows, so that no epoch is there twice or missing.
@@ -60,7 +60,7 @@ class MetricsLog(Callback):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: Classifier) -> None:
         """Add the row; Lightning calls this after validation and before checkpoints are written."""
         values: dict[str, Any] = {
-            "epoch": trainer.current_epoch,
+            "epoch": trainer.current_epoch + 1,
             "step": trainer.global_step,
             "lr": pl_module.lr,
             **pl_module.train_metrics(),
@@ -104,7 +104,7 @@ def _text(value: float | int | None) -> str:
 
 def _line(values: dict[str, Any], num_epochs: int | None) -> str:
     line = (
-        f"epoch {values['epoch'] + 1}/{num_epochs}  loss {values['train_loss']:.3f}  "
+        f"epoch {values['epoch']}/{num_epochs}  loss {values['train_loss']:.3f}  "
         f"accuracy {values['train_accuracy']:.3f}"
     )
     if "val_accuracy" in values:

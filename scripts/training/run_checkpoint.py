@@ -56,7 +56,7 @@ class RunCheckpoint(Checkpoint):
         """Save the best and the newest; the best first, as the newest will claim it is there."""
         validation = pl_module.val_metrics
         score = [validation["val_accuracy"], -validation["val_loss"]] if validation else None
-        if score is None or self.best_score is None or score > self.best_score:
+        if self.best_score is None or (score is not None and score > self.best_score):
             self.best_score, self.best_epoch = score, trainer.current_epoch
             trainer.save_checkpoint(self.folder / BEST)
         self._save_step(trainer)

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from torch.distributed import DistError
+
 from scripts.training.checkpoint import BEST
 from scripts.training.classifier import Classifier
 from scripts.training.data import ClassificationData
@@ -34,7 +36,7 @@ class Stages:
             if not self.stop.received:  # or the signal has reached the data-loading processes too
                 raise
         except (MemoryError, RuntimeError) as error:
-            raise_if_memory(error, datamodule.batch_size)
+            explain(error, datamodule.batch_size)
             raise
         if self.stop.received:
             self.stop.stop(self.trainer)
@@ -105,7 +107,7 @@ class Stages:
     def _training_line(self, model: Classifier, best: Weights) -> str:
         parameters = sum(weight.numel() for weight in model.network.parameters())
         return (
-            f"{model.name}: {parameters:,} weights, best epoch {best.info['epoch'] + 1} of "
+            f"{model.name}: {parameters:,} weights, best epoch {best.info['epoch']} of "
             f"{self.trainer.current_epoch}, {self.metrics_log.total_seconds:.0f} s of training"
         )
 
@@ -146,17 +148,22 @@ def prediction_table(files: list[str], outputs: list[Any], classes: list[str]) -
     return lines
 
 
-def raise_if_memory(error: BaseException, batch_size: int) -> None:
-    """Turn a failed allocation into an error that says what to do.
+def explain(error: BaseException, batch_size: int) -> None:
+    """Turn what torch raises without memory, or without the other processes, into advice.
 
     Raises:
-        TrainingError: It was one.
+        TrainingError: It was one of these.
     """
     text = str(error)
     if isinstance(error, MemoryError) or "out of memory" in text or "can't allocate" in text:
         raise TrainingError(
             f"out of memory with batches of {batch_size}: try a smaller --data.batch_size, with "
             "--trainer.accumulate_grad_batches to make up for it"
+        ) from error
+    if isinstance(error, DistError) or "gloo" in text:
+        raise TrainingError(
+            "lost contact with another process, which has died or hangs: continue from the last "
+            f"checkpoint with --resume ({text.splitlines()[0]})"
         ) from error
 
 

@@ -25,7 +25,7 @@ class Weights:
         path: Where they were found.
         tensors: The state of the network.
         info: ``name``, ``options``, ``classes`` and what the data add to it, such as
-            ``num_points``; ``epoch`` and ``step`` if known.
+            ``num_points``; ``epoch``, from 1, and ``step``.
     """
 
     path: Path
@@ -74,7 +74,7 @@ def read_weights(path: Path) -> Weights:
     }
     info = {key: checkpoint["run"][key] for key in ("name", "options", "classes")}
     info |= checkpoint["run"]["data"]
-    info |= {"epoch": checkpoint["epoch"], "step": checkpoint["global_step"]}
+    info |= {"epoch": checkpoint["epoch"] + 1, "step": checkpoint["global_step"]}
     return Weights(path, tensors, info)
 
 

@@ -1,0 +1,162 @@
+"""Time this project's networks beside what users would otherwise run.
+
+``python -m scripts.bench points`` prints medians, interquartile ranges and ratios; ``--json`` keeps
+every sample. Contenders run interleaved in one process, see :mod:`scripts.benchmarks.timing`.
+"""
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from scripts.benchmarks import machine, points
+from scripts.benchmarks.timing import WARM_UP, Suite, count_flops, race, ratios, spread
+from scripts.training.files import write_whole
+
+# name -> module with SUMMARY, add_arguments(parser) and make_suite(arguments)
+BENCHMARKS = {"points": points}
+FEW_REPEATS = 20
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Run one benchmark."""
+    parser = make_parser()
+    arguments = parser.parse_args(args)
+    if arguments.repeats < 1 or arguments.threads < 1:
+        parser.error("--repeats and --threads must be at least 1")
+    before = torch.get_num_threads()
+    torch.set_num_threads(arguments.threads)
+    try:
+        report = run(arguments)
+    except ValueError as error:
+        parser.error(str(error))
+    finally:
+        torch.set_num_threads(before)
+    if arguments.json is not None:
+        write_whole(arguments.json, (json.dumps(report, indent=1) + "\n").encode())
+        print(f"\nall samples: {arguments.json}")
+    return 0
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """One subcommand a benchmark, with the options that all share."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    commands = parser.add_subparsers(dest="benchmark", required=True)
+    for name, benchmark in BENCHMARKS.items():
+        command = commands.add_parser(name, help=benchmark.SUMMARY, description=benchmark.SUMMARY)
+        command.add_argument("--json", type=Path, metavar="FILE", help="write every sample here")
+        command.add_argument("--threads", type=int, default=machine.num_cores())
+        command.add_argument("--repeats", type=int, default=FEW_REPEATS)
+        benchmark.add_arguments(command)
+    return parser
+
+
+def run(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Print the tables of a benchmark and return what is behind them."""
+    suite = BENCHMARKS[arguments.benchmark].make_suite(arguments)
+    print(suite.title)
+    facts = describe_machine(arguments.threads)
+    notes = list(suite.notes)
+    if arguments.repeats < FEW_REPEATS:
+        notes.append(f"only {arguments.repeats} repeats: read medians with care")
+    for note in notes:
+        print(f"note: {note}")
+    flops = {contender.name: count_flops(contender.run) for contender in suite.contenders}
+    samples = race(suite.contenders, repeats=arguments.repeats, on_round=_progress(arguments))
+    comparisons = {str(pair): ratios(samples, pair) for pair in suite.pairs}
+    print()
+    print_times(suite, samples, flops, facts["gemm_gflops"])
+    print()
+    print_ratios(comparisons)
+    return {
+        "benchmark": arguments.benchmark,
+        "title": suite.title,
+        "options": {k: str(v) if isinstance(v, Path) else v for k, v in vars(arguments).items()},
+        "machine": facts,
+        "notes": notes,
+        "warm_up": WARM_UP,
+        "flops": flops,
+        "seconds": samples,
+        "ratios": comparisons,
+    }
+
+
+def describe_machine(threads: int) -> dict[str, Any]:
+    """Measure and print what the contenders ran on."""
+    facts: dict[str, Any] = {
+        "processor": machine.processor(),
+        "cores": machine.num_cores(),
+        "threads": threads,
+        "versions": machine.versions(),
+        "allocator": machine.keep_freed_memory(),
+        "gemm_gflops": machine.gemm_gflops(),
+        "copy_gigabytes_per_second": machine.memory_bandwidth(),
+    }
+    known = ", ".join(f"{k} {v or 'not installed'}" for k, v in facts["versions"].items())
+    print(f"machine: {facts['processor']}, cores: {facts['cores']}, threads: {threads}")
+    print(
+        f"reaches: {facts['gemm_gflops']:.0f} GFLOP/s in a matrix product, "
+        f"{facts['copy_gigabytes_per_second']:.1f} GB/s in a copy"
+    )
+    print(f"versions: {known}")
+    print(facts["allocator"])
+    return facts
+
+
+def print_times(
+    suite: Suite, samples: dict[str, list[float]], flops: dict[str, int], peak: float
+) -> None:
+    """One row a contender: milliseconds, and the share of the matrix product's speed."""
+    rows = [("contender", "median ms", "IQR ms", "GFLOP", "of peak")]
+    for contender in suite.contenders:
+        times = spread([1e3 * seconds for seconds in samples[contender.name]])
+        work = flops[contender.name] / 1e9
+        rows.append(
+            (
+                contender.name,
+                f"{times.median:.1f}",
+                f"{times.low:.1f} to {times.high:.1f}",
+                f"{work:.1f}",
+                f"{100e3 * work / times.median / peak:.0f} %",
+            )
+        )
+    print_table(rows)
+
+
+def print_ratios(comparisons: dict[str, list[float]]) -> None:
+    """One row a pair of contenders."""
+    rows = [("how many times as long", "median", "IQR")]
+    for name, values in comparisons.items():
+        of = spread(values)
+        rows.append((name, f"{of.median:.2f}", f"{of.low:.2f} to {of.high:.2f}"))
+    print_table(rows)
+
+
+def print_table(rows: Sequence[Sequence[str]]) -> None:
+    """Columns aligned: the first to the left, numbers to the right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for name, *cells in rows:
+        line = [name.ljust(widths[0])]
+        line += [cell.rjust(width) for cell, width in zip(cells, widths[1:], strict=True)]
+        print("  ".join(line).rstrip())
+
+
+def _progress(arguments: argparse.Namespace):
+    """Say every round on the error stream, which goes on where the tables are kept in a file."""
+    start = time.perf_counter()
+
+    def report(number: int) -> None:
+        done, rounds = number + WARM_UP, arguments.repeats + WARM_UP
+        left = (time.perf_counter() - start) / done * (rounds - done)
+        print(f"round {done} of {rounds}, about {left:.0f} s left", file=sys.stderr, flush=True)
+
+    return report
+
+
+if __name__ == "__main__":
+    sys.exit(main())

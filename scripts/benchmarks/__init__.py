@@ -1,0 +1,1 @@
+"""What ``python -m scripts.bench`` runs, one benchmark a file, and how it measures."""

@@ -1,0 +1,142 @@
+"""Contenders timed side by side in one process, and the ratios between them.
+
+A machine has slow minutes. Timing one contender after the other turns them into differences, so
+here every round runs each contender once, in an order drawn anew, and a ratio compares runs of the
+same round.
+"""
+
+import gc
+import random
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from torch.utils.flop_counter import FlopCounterMode
+
+WARM_UP = 2  # rounds that do not count
+
+
+@dataclass(frozen=True)
+class Contender:
+    """One column of a race: a name for the tables and what is timed."""
+
+    name: str
+    run: Callable[[], object]
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two contenders to compare: how many times as long ``slow`` takes as ``fast``."""
+
+    slow: str
+    fast: str
+
+    def __str__(self) -> str:
+        return f"{self.slow} / {self.fast}"
+
+
+@dataclass(frozen=True)
+class Suite:
+    """What a benchmark wants timed.
+
+    Args:
+        title: What one run of a contender is.
+        contenders: In the order of the table.
+        pairs: Ratios to report.
+        notes: What a reader has to know to read the numbers.
+    """
+
+    title: str
+    contenders: Sequence[Contender]
+    pairs: Sequence[Pair] = ()
+    notes: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Median and quartiles of some samples."""
+
+    median: float
+    low: float
+    high: float
+
+
+def spread(samples: Sequence[float]) -> Spread:
+    """Median and quartiles, by linear interpolation between samples.
+
+    Example:
+        >>> spread([4.0, 1.0, 2.0, 3.0, 5.0])
+        Spread(median=3.0, low=2.0, high=4.0)
+    """
+    if len(samples) == 1:
+        return Spread(samples[0], samples[0], samples[0])
+    low, median, high = statistics.quantiles(samples, n=4, method="inclusive")
+    return Spread(median, low, high)
+
+
+def race(
+    contenders: Sequence[Contender],
+    *,
+    repeats: int,
+    seed: int = 0,
+    on_round: Callable[[int], None] = lambda number: None,
+) -> dict[str, list[float]]:
+    """Time every contender ``repeats`` times, interleaved.
+
+    Args:
+        contenders: Whose ``run`` is timed.
+        repeats: Rounds that count, after :data:`WARM_UP` that do not.
+        seed: Of the order within each round.
+        on_round: Called after every round with its number, 1 being the first that counts.
+
+    Returns:
+        Seconds of every run by name; the same place in two lists is the same round.
+
+    Raises:
+        ValueError: If two contenders share a name, or ``repeats`` is below 1.
+    """
+    names = [contender.name for contender in contenders]
+    if len(set(names)) != len(names):
+        raise ValueError(f"contenders must have different names, got {names}")
+    if repeats < 1:
+        raise ValueError(f"repeats must be at least 1, got {repeats}")
+    order = random.Random(seed)
+    samples: dict[str, list[float]] = {name: [] for name in names}
+    gc.collect()
+    gc.freeze()  # what is there already need not be looked at in every round
+    gc.disable()
+    try:
+        for number in range(1 - WARM_UP, repeats + 1):
+            for contender in order.sample(contenders, len(contenders)):
+                gc.collect()  # so that nobody pays for another's garbage
+                start = time.perf_counter()
+                contender.run()
+                if number > 0:
+                    samples[contender.name].append(time.perf_counter() - start)
+            on_round(number)
+    finally:
+        gc.enable()
+        gc.unfreeze()
+    return samples
+
+
+def ratios(samples: Mapping[str, Sequence[float]], pair: Pair) -> list[float]:
+    """How many times as long one contender took as the other, round by round.
+
+    Example:
+        >>> ratios({"a": [6.0, 8.0], "b": [2.0, 4.0]}, Pair("a", "b"))
+        [3.0, 2.0]
+    """
+    runs = zip(samples[pair.slow], samples[pair.fast], strict=True)
+    return [slow / fast for slow, fast in runs]
+
+
+def count_flops(run: Callable[[], object]) -> int:
+    """Floating-point operations of matrix and sparse products in one run, as they are executed.
+
+    Zeros that a product multiplies count; the search for neighbors, norms and maxima do not.
+    """
+    with FlopCounterMode(display=False) as counter:
+        run()
+    return counter.get_total_flops()

@@ -1,0 +1,127 @@
+import oracles
+import pytest
+import torch
+from torch import Tensor
+from torch.testing import assert_close
+
+from mgic_geo.sparse import Adjacency, neighbor_max, to_adjacency
+
+NUM_SOURCES, NUM_TARGETS = 6, 5
+# unsorted, a self-loop, an edge that is there twice; source 5 and target 4 have no edges
+EDGES = torch.tensor([[3, 0, 1, 3, 2, 0, 4, 1], [2, 1, 0, 0, 2, 1, 3, 3]])
+INF, MOST, LEAST = float("inf"), torch.finfo(torch.float32).max, 2.0**-149
+EXACT = {"rtol": 0, "atol": 0}
+
+
+def features(dtype: torch.dtype = torch.float64) -> Tensor:
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(NUM_SOURCES, 3, generator=generator, dtype=torch.float64).to(dtype)
+
+
+@pytest.fixture
+def adjacency() -> Adjacency:
+    return to_adjacency(EDGES, NUM_SOURCES, NUM_TARGETS)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_maximum_equals_the_loop_and_is_0_without_neighbors(adjacency, dtype):
+    x = features(dtype) - 10  # below 0, so that a 0 is no maximum
+    y = neighbor_max(adjacency, x)
+    assert_close(y, oracles.neighbor_max(x, EDGES, NUM_TARGETS), **EXACT)
+    assert_close(y[NUM_TARGETS - 1], torch.zeros(3, dtype=dtype), **EXACT)
+
+
+@pytest.mark.parametrize("check", [torch.autograd.gradcheck, torch.autograd.gradgradcheck])
+def test_maximum_is_differentiable_twice(adjacency, check):
+    assert check(lambda x: neighbor_max(adjacency, x).square(), (features().requires_grad_(),))
+
+
+def test_gradient_of_the_maximum_equals_that_of_the_loop(adjacency):
+    grads = []
+    once = EDGES.unique(dim=1)  # an edge that is there twice would share its gradient
+    for maximum in (
+        lambda x: neighbor_max(adjacency, x),
+        lambda x: oracles.neighbor_max(x, once, NUM_TARGETS),
+    ):
+        x = features().requires_grad_()
+        grads.append(torch.autograd.grad(maximum(x).square().sum(), x))
+    assert_close(*grads, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_maximum_over_many_neighbors_is_exact(dtype):
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(300, 5, generator=generator, dtype=dtype).requires_grad_()
+    edges = torch.randint(0, 300, (2, 2000), generator=generator)
+    y = neighbor_max(to_adjacency(edges, 300, 300), x)
+    place = edges[1].unsqueeze(1).expand(-1, 5)
+    expected = x.new_zeros(300, 5).scatter_reduce(0, place, x[edges[0]], "amax", include_self=False)
+    assert_close(y, expected, **EXACT)
+    grads = [torch.autograd.grad(z.square().sum(), x) for z in (y, expected)]
+    assert_close(*grads)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize(
+    ("held", "highest"),
+    [
+        ([-3.0, -1.0, -2.0], -1.0),
+        ([-1.0, 0.0, -2.0], 0.0),
+        ([-1.0, 1.0, 1.0], 1.0),
+        ([1.0, 1.0 + 2.0**-7, 1.0], 1.0 + 2.0**-7),
+        ([-INF, -MOST, -INF], -MOST),
+        ([MOST, INF, 1.0], INF),
+        ([-INF, -INF, -INF], -INF),
+        ([LEAST, 0.0, -LEAST], LEAST),
+        ([-LEAST, -1.0, -MOST], -LEAST),
+    ],
+)
+def test_maximum_of_extreme_values_is_exact_and_its_gradient_goes_to_a_holder(dtype, held, highest):
+    x = torch.tensor([[99.0], *([value] for value in held)], dtype=dtype).requires_grad_()
+    graph = to_adjacency(torch.tensor([[3, 1, 2], [1, 1, 1]]), 4, 3)
+    y = neighbor_max(graph, x)
+    y.sum().backward()
+    assert_close(y.flatten(), torch.tensor([0.0, highest, 0.0], dtype=dtype), **EXACT)
+    (holder,) = x.grad.flatten().nonzero().flatten().tolist()
+    assert x[holder] == x[1:].max()
+    assert holder > 0
+    assert x.grad[holder] == 1
+
+
+def test_one_of_tied_neighbors_gets_the_whole_gradient():
+    x = torch.tensor([[1.0], [7.0], [7.0], [7.0]], requires_grad=True)
+    edges = torch.tensor([[0, 1, 2, 3], [0, 0, 0, 0]])
+    neighbor_max(to_adjacency(edges, 4, 1), x).sum().backward()
+    assert sorted(x.grad.flatten().tolist()) == [0, 0, 0, 1]
+    assert x.grad[0] == 0
+
+
+def test_gradient_of_a_maximum_of_0_goes_to_its_holder_where_denormals_are_flushed():
+    x = torch.tensor([[9.0], [-1.0], [0.0]], requires_grad=True)
+    torch.set_flush_denormal(True)
+    try:
+        neighbor_max(to_adjacency(torch.tensor([[1, 2], [0, 0]]), 3, 3), x).sum().backward()
+    finally:
+        torch.set_flush_denormal(False)
+    assert_close(x.grad, torch.tensor([[0.0], [0.0], [1.0]]))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_padding_behind_the_last_edge_is_ignored_by_the_maximum(adjacency, dtype):
+    loops = torch.full((3,), NUM_TARGETS - 1)
+    padded = adjacency._replace(index=torch.cat([adjacency.index, loops]))
+    grads = []
+    for graph in (adjacency, padded):
+        x = features(dtype).requires_grad_()
+        y = neighbor_max(graph, x)
+        grads.append((y, *torch.autograd.grad((y + 1).square().sum(), x)))
+    assert_close(*grads, **EXACT)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+def test_maximum_of_short_floats_is_exact(dtype, adjacency):
+    x = features(dtype).requires_grad_()
+    y = neighbor_max(adjacency, x)
+    y.sum().backward()
+    assert y.dtype == x.grad.dtype == dtype
+    assert_close(y, oracles.neighbor_max(x.detach(), EDGES, NUM_TARGETS), **EXACT)

@@ -1,0 +1,255 @@
+"""Convolutions that start by the right rule, squeeze-excite and the ghost module."""
+
+from __future__ import annotations
+
+import math
+from collections import OrderedDict
+from collections.abc import Callable
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+Activation = Callable[[], nn.Module]
+
+RELU: Activation = partial(nn.ReLU, inplace=True)
+HARDSWISH: Activation = nn.Hardswish  # in place, autograd would copy the input first
+
+
+class GroupedConv2d(nn.Conv2d):
+    r"""A convolution without bias that keeps the resolution or divides it by its stride.
+
+    The weights are drawn from a normal distribution of variance :math:`2 / (k^2 c_{out} / g)`: an
+    input channel reaches the outputs of its own group only, which torch's initializers overlook.
+
+    Args:
+        in_channels: Channels in; a multiple of ``groups``.
+        out_channels: Channels out; a multiple of ``groups``.
+        kernel: Side of the kernel, odd.
+        stride: Step of the kernel.
+        dilation: Distance of the kernel's taps.
+        groups: Groups of channels that do not see each other.
+
+    Shape:
+        - ``x``: ``(B, in_channels, H, W)``. Returns ``(B, out_channels, H', W')`` with
+          :math:`H' = \lceil H / \text{stride} \rceil`.
+
+    Cost:
+        ``kernel ** 2 * in_channels * out_channels / groups`` weights, as many multiply-adds at
+        every place of the result.
+
+    Raises:
+        ValueError: If ``kernel`` is even or ``groups`` does not divide both widths.
+
+    References:
+        He et al., Delving deep into rectifiers (2015), for the variance.
+
+    Example:
+        >>> GroupedConv2d(8, 16, kernel=3, stride=2, groups=4)(torch.rand(1, 8, 5, 5)).shape
+        torch.Size([1, 16, 3, 3])
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        *,
+        kernel: int = 1,
+        stride: int = 1,
+        dilation: int = 1,
+        groups: int = 1,
+    ) -> None:
+        if kernel % 2 == 0:
+            raise ValueError(f"kernel must be odd, got {kernel}")
+        super().__init__(
+            in_channels,
+            out_channels,
+            kernel,
+            stride=stride,
+            padding=dilation * (kernel // 2),
+            dilation=dilation,
+            groups=groups,
+            bias=False,
+        )
+
+    def reset_parameters(self) -> None:
+        """Draw the weights again."""
+        fan_out = math.prod(self.kernel_size) * self.out_channels // self.groups
+        nn.init.normal_(self.weight, std=math.sqrt(2 / fan_out))
+
+
+class DepthwiseConv2d(GroupedConv2d):
+    """A convolution with as many groups as both widths allow; equal widths make it depthwise.
+
+    Args:
+        in_channels: Channels in.
+        out_channels: Channels out, any number.
+        kernel: Side of the kernel, odd.
+        stride: Step of the kernel.
+        dilation: Distance of the kernel's taps.
+
+    Shape:
+        - As :class:`GroupedConv2d`.
+
+    Cost:
+        ``kernel ** 2 * in_channels * out_channels / gcd(in_channels, out_channels)`` weights.
+
+    References:
+        Section 3.3, "Changing the channel resolution blocks".
+
+    Example:
+        >>> DepthwiseConv2d(16, 24).groups, DepthwiseConv2d(64, 256).groups
+        (8, 64)
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        *,
+        kernel: int = 3,
+        stride: int = 1,
+        dilation: int = 1,
+    ) -> None:
+        super().__init__(
+            in_channels,
+            out_channels,
+            kernel=kernel,
+            stride=stride,
+            dilation=dilation,
+            groups=math.gcd(in_channels, out_channels),
+        )
+
+
+class SqueezeExcite(nn.Module):
+    """Scales every channel by a number between 0 and 1 that all channels decide on.
+
+    Args:
+        channels: Channels in and out, :math:`C`.
+
+    Shape:
+        - ``x``: ``(B, C, H, W)``. Returns the same shape.
+
+    Cost:
+        ``2 * C * S + S + C`` weights and ``2 * C * S`` multiply-adds, with ``S`` the multiple of 8
+        that is next to ``C / 4``.
+
+    References:
+        Howard et al., Searching for MobileNetV3 (2019), section 5.3.
+
+    Example:
+        >>> SqueezeExcite(72)(torch.rand(2, 72, 7, 7)).shape
+        torch.Size([2, 72, 7, 7])
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        squeezed = round_width(channels / 4)
+        self.pool = nn.AdaptiveAvgPool2d(1)
+        self.reduce = nn.Conv2d(channels, squeezed, 1)
+        self.act = RELU()
+        self.expand = nn.Conv2d(squeezed, channels, 1)
+        self.gate = nn.Hardsigmoid()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Scale the channels of ``x``."""
+        return x * self.gate(self.expand(self.act(self.reduce(self.pool(x)))))
+
+
+class GhostModule(nn.Module):
+    """Half of the channels by a convolution, the other half from those by a depthwise one.
+
+    Args:
+        in_channels: Channels in.
+        out_channels: Channels out.
+        kernel: Side of the convolution's kernel.
+        stride: Its step.
+        groups: Its groups, as far as they divide what it computes.
+        cheap_kernel: Side of the depthwise kernel.
+        activation: Follows both norms; ``nn.Identity`` for none.
+
+    Shape:
+        - ``x``: ``(B, in_channels, H, W)``. Returns ``(B, out_channels, H / stride, W / stride)``.
+
+    Cost:
+        With ``h`` half of the channels out, rounded up: ``kernel ** 2 * in_channels * h / groups +
+        cheap_kernel ** 2 * h`` weights and ``4 * h`` for the norms.
+
+    References:
+        Han et al., GhostNet (2020), section 3.1, with s = 2.
+
+    Example:
+        >>> GhostModule(16, 33)(torch.rand(2, 16, 8, 8)).shape
+        torch.Size([2, 33, 8, 8])
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        *,
+        kernel: int = 1,
+        stride: int = 1,
+        groups: int = 1,
+        cheap_kernel: int = 3,
+        activation: Activation = RELU,
+    ) -> None:
+        super().__init__()
+        half = (out_channels + 1) // 2
+        self.out_channels = out_channels
+        self.primary = conv_norm_act(
+            in_channels,
+            half,
+            kernel=kernel,
+            stride=stride,
+            groups=math.gcd(groups, in_channels, half),
+            activation=activation,
+        )
+        self.cheap = nn.Sequential(
+            OrderedDict(
+                conv=DepthwiseConv2d(half, half, kernel=cheap_kernel),
+                norm=nn.BatchNorm2d(half),
+                act=activation(),
+            )
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Compute both halves."""
+        x = self.primary(x)
+        y = torch.cat([x, self.cheap(x)], 1)
+        return y if y.size(1) == self.out_channels else y[:, : self.out_channels]
+
+
+def conv_norm_act(
+    in_channels: int,
+    out_channels: int,
+    *,
+    kernel: int = 1,
+    stride: int = 1,
+    groups: int = 1,
+    activation: Activation = RELU,
+) -> nn.Sequential:
+    """A convolution, its norm and an activation (``Conv2D`` in Tables 4 and 6).
+
+    Example:
+        >>> [name for name, _ in conv_norm_act(3, 16, kernel=3).named_children()]
+        ['conv', 'norm', 'act']
+    """
+    conv = GroupedConv2d(in_channels, out_channels, kernel=kernel, stride=stride, groups=groups)
+    return nn.Sequential(
+        OrderedDict(conv=conv, norm=nn.BatchNorm2d(out_channels), act=activation())
+    )
+
+
+def round_width(width: float, divisor: int = 8) -> int:
+    """The multiple of ``divisor`` next to ``width``, but never below nine tenths of it.
+
+    References:
+        Sandler et al., MobileNetV2 (2018); the rule of its released code.
+
+    Example:
+        >>> round_width(0.6 * 112), round_width(18), round_width(3)
+        (64, 24, 8)
+    """
+    rounded = max(divisor, int(width + divisor / 2) // divisor * divisor)
+    return rounded + divisor if rounded < 0.9 * width else rounded

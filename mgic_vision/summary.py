@@ -1,0 +1,238 @@
+"""What every cycle of a network costs, beside the dense block it stands for."""
+
+from __future__ import annotations
+
+import copy
+from collections import Counter
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mgic_geo.levels import Level, MGICBlock
+from mgic_vision.layers import DepthwiseConv2d, GroupedConv2d
+
+COLUMNS = (
+    "block",
+    "widths",
+    "groups",
+    "group widths",
+    "weights",
+    "of dense",
+    "multiply-adds",
+    "of dense",
+    "R and P",
+)
+NUM_TEXTS = 4  # columns that are set to the left
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Weights and multiply-adds for one input."""
+
+    weights: int
+    multiply_adds: int
+
+    def __str__(self) -> str:
+        return f"{self.weights:,} weights, {self.multiply_adds:,} multiply-adds"
+
+
+@dataclass(frozen=True)
+class BlockSummary:
+    """One cycle of a network.
+
+    Args:
+        name: Of the :class:`~mgic_geo.MGICBlock` in its network.
+        levels: Widths and groups of every level, the finest first.
+        total: All of the cycle.
+        transfers: Its restrictions and prolongations alone.
+        dense: The finest level's layer without groups, which the cycle stands for.
+    """
+
+    name: str
+    levels: tuple[Level, ...]
+    total: Cost
+    transfers: Cost
+    dense: Cost
+
+    @property
+    def pays(self) -> bool:
+        """Whether the cycle has fewer weights than the dense block."""
+        return self.total.weights < self.dense.weights
+
+    def row(self) -> tuple[str, ...]:
+        """One cell for every one of the table's columns; widths and groups as outer:inner."""
+        return (
+            self.name,
+            " ".join(_pair(level.outer, level.inner) for level in self.levels),
+            " ".join(str(level.groups) for level in self.levels),
+            " ".join(
+                _pair(level.outer // level.groups, level.inner // level.groups)
+                for level in self.levels
+            ),
+            f"{self.total.weights:,}",
+            f"{self.total.weights / self.dense.weights:.2f}",
+            f"{self.total.multiply_adds:,}",
+            f"{self.total.multiply_adds / self.dense.multiply_adds:.2f}",
+            f"{self.transfers.multiply_adds:,}",
+        )
+
+
+@dataclass(frozen=True)
+class Summary:
+    """A network's cycles and its whole cost; prints as a table.
+
+    Args:
+        blocks: One for every cycle, in the order of the network.
+        total: All of the network.
+        transfers: All restrictions and prolongations.
+        input_size: Shape of the input that was counted for, without the batch.
+    """
+
+    blocks: tuple[BlockSummary, ...]
+    total: Cost
+    transfers: Cost
+    input_size: tuple[int, ...]
+
+    @property
+    def without_transfers(self) -> Cost:
+        """The other way of counting: the network without restrictions and prolongations."""
+        return Cost(
+            self.total.weights - self.transfers.weights,
+            self.total.multiply_adds - self.transfers.multiply_adds,
+        )
+
+    def __str__(self) -> str:
+        rows = [COLUMNS, *(block.row() for block in self.blocks)]
+        sizes = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        lines = [
+            "  ".join(
+                cell.ljust(size) if column < NUM_TEXTS else cell.rjust(size)
+                for column, (cell, size) in enumerate(zip(row, sizes, strict=True))
+            )
+            for row in rows
+        ]
+        num_dear = sum(not block.pays for block in self.blocks)
+        verdict = f"{num_dear} of {len(self.blocks)} cycles have more weights than the dense block"
+        size = "x".join(map(str, self.input_size))
+        return "\n".join(
+            (
+                *([*lines, verdict] if self.blocks else ["no cycles"]),
+                f"network, input {size}: {self.total}",
+                f"without R and P: {self.without_transfers}",
+            )
+        )
+
+
+def summary(model: nn.Module, input_size: tuple[int, ...] | None = None) -> Summary:
+    """Where multigrid-in-channels pays in a network and where it does not.
+
+    Counts on a copy without values, so that neither the network nor memory is touched. Convolutions
+    and linear maps count, norms, activations, pooling and interpolation do not.
+
+    Args:
+        model: Any network; one without cycles gives an empty table.
+        input_size: Shape of one input; ``None`` for the network's own ``input_size``, the paper's.
+
+    Raises:
+        ValueError: If ``input_size`` is neither given nor known.
+
+    References:
+        Section 3.4; Table 5's multiply-adds leave out those of R and P.
+
+    Example:
+        >>> from mgic_vision import create_model
+        >>> report = summary(create_model("mgic_resnet56"))
+        >>> print(report.blocks[-1].levels[0])
+            0     64     64      8      8  finest
+        >>> report.blocks[-1].total.weights, report.blocks[-1].dense.weights
+        (19840, 73984)
+        >>> report.total.multiply_adds, report.without_transfers.multiply_adds
+        (66466432, 64254592)
+    """
+    if input_size is None:
+        input_size = getattr(model, "input_size", None)
+    if input_size is None:
+        raise ValueError("input_size must be given for a model without one of its own")
+    layers = _multiply_adds(model, input_size)
+    blocks = tuple(
+        _summarize(name, module, layers)
+        for name, module in model.named_modules()
+        if isinstance(module, MGICBlock)
+    )
+    return Summary(
+        blocks,
+        Cost(_weights(model), layers.total()),
+        Cost(
+            sum(block.transfers.weights for block in blocks),
+            sum(block.transfers.multiply_adds for block in blocks),
+        ),
+        tuple(input_size),
+    )
+
+
+def _summarize(name: str, block: MGICBlock, layers: Counter[str]) -> BlockSummary:
+    restrict = _cost(block.restrict, f"{name}.restrict", layers)
+    prolong = _cost(block.prolong, f"{name}.prolong", layers)
+    transfers = Cost(
+        restrict.weights + prolong.weights, restrict.multiply_adds + prolong.multiply_adds
+    )
+    dense = _dense(block.layers[0], f"{name}.layers.0", layers)
+    return BlockSummary(name, block.levels, _cost(block, name, layers), transfers, dense)
+
+
+def _cost(module: nn.Module, name: str, layers: Counter[str]) -> Cost:
+    return Cost(
+        _weights(module),
+        sum(layers[f"{name}.{part}".strip(".")] for part, _ in module.named_modules()),
+    )
+
+
+def _dense(layer: nn.Module, name: str, layers: Counter[str]) -> Cost:
+    """The cost of a layer with every grouped map replaced by a dense one."""
+    cost = _cost(layer, name, layers)
+    weights, work = cost.weights, cost.multiply_adds
+    for part, conv in layer.named_modules():
+        if isinstance(conv, GroupedConv2d) and not isinstance(conv, DepthwiseConv2d):
+            weights += (conv.groups - 1) * conv.weight.numel()
+            work += (conv.groups - 1) * layers[f"{name}.{part}".strip(".")]
+    return Cost(weights, work)
+
+
+def _multiply_adds(model: nn.Module, input_size: tuple[int, ...]) -> Counter[str]:
+    """Multiply-adds of every convolution and linear map, by its name, for one input."""
+    shadow = _without_values(model).eval()
+    counts: Counter[str] = Counter()
+
+    def count(layer: Any, _: Any, output: Tensor, *, name: str) -> None:
+        # each of the outputs is a sum over one row of the weight
+        counts[name] += output.numel() * (layer.weight.numel() // layer.weight.size(0))
+
+    for name, module in list(shadow.named_modules()):
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            module.register_forward_hook(partial(count, name=name))
+        elif type(module) is nn.BatchNorm2d and name:  # most of the time without values
+            shadow.set_submodule(name, nn.Identity())
+    with torch.no_grad():
+        shadow(torch.empty(1, *input_size, device="meta"))
+    return counts
+
+
+def _without_values(model: nn.Module) -> nn.Module:
+    """A copy of ``model`` on the meta device; no tensor is copied."""
+    memo: dict[int, Any] = {}
+    for parameter in model.parameters():
+        memo[id(parameter)] = nn.Parameter(torch.empty_like(parameter, device="meta"))
+    for buffer in model.buffers():
+        memo[id(buffer)] = torch.empty_like(buffer, device="meta")
+    return copy.deepcopy(model, memo)
+
+
+def _pair(outer: int, inner: int) -> str:
+    return str(outer) if outer == inner else f"{outer}:{inner}"
+
+
+def _weights(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())

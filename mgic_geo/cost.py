@@ -8,6 +8,8 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from mgic_geo.grouped_linear import unmerged_groups
+
 
 def num_weights(model: nn.Module) -> int:
     """Learned numbers of a network.
@@ -23,7 +25,8 @@ def multiply_adds(model: nn.Module, *inputs: Any, **kwargs: Any) -> int:
     """Multiply-adds of one forward pass in evaluation mode, by torch's own counter.
 
     Matrix products, convolutions and sparse products count; norms, activations, maxima and the
-    search for neighbors do not.
+    search for neighbors do not. Groups count as they are defined, without the zeros that
+    :func:`~mgic_geo.grouped_linear.merge_groups` puts between them.
 
     Args:
         model: The network; its mode is put back.
@@ -33,10 +36,13 @@ def multiply_adds(model: nn.Module, *inputs: Any, **kwargs: Any) -> int:
     Example:
         >>> multiply_adds(nn.Linear(3, 4), torch.ones(5, 3))
         60
+        >>> from mgic_geo import GroupedLinear
+        >>> multiply_adds(GroupedLinear(64, 64, groups=8), torch.ones(1, 64))
+        512
     """
     training = model.training
     try:
-        with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        with torch.no_grad(), unmerged_groups(), FlopCounterMode(display=False) as counter:
             model.eval()(*inputs, **kwargs)
     finally:
         model.train(training)

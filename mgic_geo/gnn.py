@@ -61,7 +61,8 @@ class MGICGNN(BasicGNN):
         super().__init__(
             in_channels, hidden_channels, num_layers, out_channels, conv=conv, **kwargs
         )
-        coarsest = self.convs[0].block.layers[-1]  # dense: the convolution as the user wrote it
+        first = next(conv for conv in self.convs if isinstance(conv, MGICMessagePassing))
+        coarsest = first.block.layers[-1]  # dense: the convolution as the user wrote it
         plain = coarsest.conv if isinstance(coarsest, ConvNormAct) else coarsest
         takes = inspect.signature(plain.forward).parameters
         self.supports_edge_weight = "edge_weight" in takes

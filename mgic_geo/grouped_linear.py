@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +13,7 @@ from torch.nn import functional
 from mgic_geo.levels import init_transfer_
 
 MERGED_WIDTH = 128  # input channels up to which groups are multiplied together
+_merging = True  # see unmerged_groups
 
 
 class GroupedLinear(nn.Module):
@@ -120,19 +123,50 @@ def grouped_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Ten
     return y if bias is None else y + bias
 
 
+_separate = False
+
+
+@contextmanager
+def separate_groups() -> Iterator[None]:
+    """Multiply every group by itself, as where multiply-adds are counted."""
+    global _separate
+    before, _separate = _separate, True
+    try:
+        yield
+    finally:
+        _separate = before
+
+
 def merge_groups(weight: Tensor, max_columns: int = MERGED_WIDTH) -> Tensor:
     """Fewer, wider diagonal blocks of up to ``max_columns``, zero between the groups of each.
 
     A matrix product with a few columns costs its memory traffic, so that the zeros come for free.
+    Inside :func:`separate_groups` the blocks stay as they are.
     """
+    if _separate:
+        return weight
     groups, rows, columns = weight.shape
-    most = max(max_columns // columns, 1)
+    most = max(max_columns // columns, 1) if _merging else 1
     merge = next(m for m in range(min(most, groups), 0, -1) if groups % m == 0)
     if merge == 1:
         return weight
     eye = torch.eye(merge, dtype=weight.dtype, device=weight.device).view(1, merge, 1, merge, 1)
     blocks = weight.view(groups // merge, merge, rows, 1, columns) * eye
     return blocks.reshape(groups // merge, merge * rows, merge * columns)
+
+
+@contextmanager
+def unmerged_groups() -> Iterator[None]:
+    """Within it no group is multiplied with the zeros beside it, which is slower.
+
+    For counting multiply-adds: those with zeros are how the processor is kept busy, not the method.
+    """
+    global _merging
+    before, _merging = _merging, False
+    try:
+        yield
+    finally:
+        _merging = before
 
 
 def transfer(in_width: int, out_width: int, groups: int, *, init: str = "aggregate") -> nn.Module:

@@ -64,6 +64,7 @@ class MGICMessagePassing(MessagePassing):
         Sections 3.2 and 4.5.
 
     Example:
+        >>> import torch
         >>> from torch_geometric.nn import SAGEConv
         >>> layer = MGICMessagePassing(64, 64, SAGEConv, group_size=16)
         >>> layer(torch.randn(3, 64), torch.tensor([[0, 1], [1, 2]])).shape

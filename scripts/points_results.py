@@ -188,7 +188,9 @@ def reading(rows: list[dict[str, Any]]) -> str:
     ]
     for first, second, question in pairs:
         a, b = by_name[first], by_name[second]
-        overlap = a["test-hard_min"] <= b["test-hard_max"] and b["test-hard_min"] <= a["test-hard_max"]
+        overlap = (
+            a["test-hard_min"] <= b["test-hard_max"] and b["test-hard_min"] <= a["test-hard_max"]
+        )
         lines.append(
             f"| {question}: `{first}` - `{second}` | "
             f"{a['test-hard_mean'] - b['test-hard_mean']:+.1f} | {'yes' if overlap else 'no'} |"
@@ -207,8 +209,9 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
             mgic = row["model"].startswith("mgic")
             color = "#bbbbbb" if control else "#ee6677" if mgic else "#4477aa"
             axes.errorbar(row["weights"], mean, spread, fmt="o", color=color, capsize=3)
-            axes.annotate(row["model"], (row["weights"], mean), (5, 5), textcoords="offset points",
-                          fontsize=8)
+            axes.annotate(
+                row["model"], (row["weights"], mean), (5, 5), textcoords="offset points", fontsize=8
+            )
         axes.set(xscale="log", xlabel="weights", ylabel="accuracy, %", title=split)
         axes.margins(x=0.25)
         axes.grid(alpha=0.3)
@@ -227,7 +230,13 @@ def _range(row: dict[str, Any], key: str) -> str:
 
 
 def _csv(value: Any) -> str:
-    return f"{value:.4f}" if isinstance(value, float) else f'"{value}"' if "," in str(value) else str(value)
+    return (
+        f"{value:.4f}"
+        if isinstance(value, float)
+        else f'"{value}"'
+        if "," in str(value)
+        else str(value)
+    )
 
 
 if __name__ == "__main__":

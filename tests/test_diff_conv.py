@@ -8,11 +8,11 @@ from torch import Tensor
 from torch.testing import assert_close
 from torch_geometric import EdgeIndex
 
-from mgic_geo import DiffGCNConv, edge_gradients
+from mgic_geo import DiffGCNConv, edge_gradients, multiply_adds
 from mgic_geo.sparse import to_adjacency
 
 # (in_channels, out_channels, groups)
-SHAPES = [(8, 12, 1), (8, 12, 2), (8, 12, 4), (6, 6, 6), (6, 3, 3)]
+SHAPES = [(8, 12, 1), (8, 12, 2), (8, 12, 4), (6, 6, 6), (6, 3, 3), (64, 48, 8)]
 SHAPES += [(64, 64, 8), (128, 32, 2), (33, 3, 3)]  # several wide blocks
 # unsorted, a self-loop, duplicate points 2 and 3; node 5 has no neighbors
 EDGES = torch.tensor([[3, 0, 1, 3, 2, 4, 5, 1], [2, 1, 0, 0, 2, 1, 3, 4]])
@@ -182,6 +182,15 @@ def test_weights_are_those_of_the_cost_line(shape):
     in_channels, out_channels, groups = shape
     weights = sum(p.numel() for p in DiffGCNConv(*shape[:2], groups=groups).parameters())
     assert weights == 7 * in_channels * out_channels // groups + out_channels
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_multiply_adds_are_those_of_the_cost_line(shape):
+    in_channels, out_channels, groups = shape
+    conv, x, edge_attr = layer_and_cloud(shape)
+    maps = NUM_NODES * 7 * in_channels * out_channels // groups
+    derivatives = 6 * (EDGES.size(1) + NUM_NODES) * in_channels
+    assert multiply_adds(conv, x, EDGES, edge_attr) == maps + derivatives
 
 
 def test_state_dict_pickle_and_deep_copy_keep_the_values():

@@ -5,8 +5,8 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from mgic_geo import GroupedLinear, transfer
-from mgic_geo.grouped_linear import grouped_linear
+from mgic_geo import GroupedLinear, multiply_adds, transfer
+from mgic_geo.grouped_linear import grouped_linear, unmerged_groups
 
 # (in_channels, out_channels, groups)
 SHAPES = [(8, 8, 1), (8, 16, 4), (16, 8, 8), (6, 9, 3), (5, 5, 5)]
@@ -130,3 +130,20 @@ def test_input_of_another_width_is_refused(groups):
 def test_unknown_transfer_rule_is_refused():
     with pytest.raises(ValueError, match="init must be 'aggregate'"):
         GroupedLinear(8, 4, transfer_init="ones")
+
+
+@pytest.mark.parametrize("shape", [(64, 32, 1), (64, 32, 8), (64, 64, 64), (512, 512, 64)])
+def test_multiply_adds_are_those_of_the_cost_line_however_groups_are_run(shape):
+    in_channels, out_channels, groups = shape
+    layer = GroupedLinear(in_channels, out_channels, groups=groups)
+    counted = multiply_adds(layer, torch.randn(3, in_channels))
+    assert counted == 3 * in_channels * out_channels // groups
+
+
+@pytest.mark.parametrize("groups", [8, 64])
+def test_merged_groups_give_what_single_ones_give(groups):
+    layer = GroupedLinear(512, 256, groups=groups).double()
+    x = torch.randn(3, 512, dtype=torch.float64)
+    merged = layer(x)
+    with unmerged_groups():
+        assert_close(layer(x), merged, rtol=1e-12, atol=1e-12)

@@ -1,4 +1,4 @@
-"""MGICMessagePassing with PyG's convolutions and with our own, in everything PyG does with layers."""
+"""MGICMessagePassing with PyG's convolutions and our own, in all that PyG does with layers."""
 
 import copy
 import io

@@ -1,8 +1,9 @@
 """The options of the stages beside those of Trainer, classifier and data."""
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from lightning.pytorch.cli import LightningArgumentParser
 
@@ -14,6 +15,15 @@ FIT_OPTIONS = {
     "checkpoint_every": (100, "batches between two checkpoints within an epoch, 0 for none"),
     "test_after_fit": (True, "test the best epoch at the end"),
     "report": (True, "draw the report"),
+}
+
+
+ONLY = {
+    "max_steps": (-1,),
+    "max_time": (None,),
+    "val_check_interval": (None, 1.0),
+    "overfit_batches": (0.0,),
+    "reload_dataloaders_every_n_epochs": (0,),
 }
 
 
@@ -56,6 +66,22 @@ def with_saved_config(args: Sequence[str]) -> list[str]:
         if continued and config.exists():
             return [*stage, "--config", str(config), *rest]
     return list(args)
+
+
+def refuse_inexact(trainer: Mapping[str, Any]) -> None:
+    """Refuse options of the Trainer with which a run could not continue exactly.
+
+    Raises:
+        ValueError: One of them is set.
+    """
+    for name, usual in ONLY.items():
+        if trainer[name] not in usual:
+            raise ValueError(
+                f"trainer.{name} must stay {usual[0]}, got {trainer[name]}: runs are counted, "
+                "validated and continued by epochs"
+            )
+    if trainer["max_epochs"] is None or trainer["max_epochs"] < 1:
+        raise ValueError(f"trainer.max_epochs must be at least 1, got {trainer['max_epochs']}")
 
 
 def _add_flag(parser: LightningArgumentParser, name: str, help: str) -> None:

@@ -173,7 +173,9 @@ class Classifier(LightningModule):
         """Log loss, accuracy and mean accuracy over classes."""
         metrics = self._evaluation_metrics()
         self.val_metrics = {f"val_{key}": metrics[key] for key in METRICS}
-        self.log_dict(self.val_metrics, prog_bar=True, sync_dist=True, batch_size=1)
+        for key, value in self.val_metrics.items():
+            shown = key == "val_accuracy"
+            self.log(key, value, prog_bar=shown, sync_dist=True, batch_size=1)
 
     def on_test_epoch_end(self) -> None:
         """Keep the metrics for whoever runs the test."""

@@ -6,7 +6,7 @@ import shlex
 import signal
 import sys
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -17,7 +17,7 @@ from lightning.pytorch import Trainer, seed_everything
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
-from scripts.training.arguments import CONTROL, add_options, with_saved_config
+from scripts.training.arguments import CONTROL, add_options, refuse_inexact, with_saved_config
 from scripts.training.checkpoint import SealedCheckpointIO, newest_checkpoint
 from scripts.training.classifier import Classifier
 from scripts.training.data import ClassificationData
@@ -37,13 +37,6 @@ TRAINER_DEFAULTS = {
     "use_distributed_sampler": False,  # the data module deals the batches out
     "enable_model_summary": False,
     "log_every_n_steps": 1,
-}
-ONLY = {
-    "max_steps": (-1,),
-    "max_time": (None,),
-    "val_check_interval": (None, 1.0),
-    "overfit_batches": (0.0,),
-    "reload_dataloaders_every_n_epochs": (0,),
 }
 
 
@@ -204,22 +197,6 @@ class TrainingCLI(Stages, LightningCLI):
         else:
             parts["logger"] = asked["logger"]
         return parts
-
-
-def refuse_inexact(trainer: Mapping[str, Any]) -> None:
-    """Refuse options of the Trainer with which a run could not continue exactly.
-
-    Raises:
-        ValueError: One of them is set.
-    """
-    for name, usual in ONLY.items():
-        if trainer[name] not in usual:
-            raise ValueError(
-                f"trainer.{name} must stay {usual[0]}, got {trainer[name]}: runs are counted, "
-                "validated and continued by epochs"
-            )
-    if trainer["max_epochs"] is None or trainer["max_epochs"] < 1:
-        raise ValueError(f"trainer.max_epochs must be at least 1, got {trainer['max_epochs']}")
 
 
 def main(

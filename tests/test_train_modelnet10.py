@@ -2,6 +2,7 @@ import csv
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -44,7 +45,8 @@ def tiny(tmp_path_factory) -> list[str]:
 @pytest.fixture(scope="session")
 def whole(tiny, tmp_path_factory) -> Path:
     """The folder of an uninterrupted run; its output is in ``log``."""
-    folder = tmp_path_factory.mktemp("whole")
+    folder = tmp_path_factory.mktemp("whole") / "a run, kept in Zürich"
+    folder.mkdir()
     result = run(folder / "log", "fit", *tiny, "--run_dir", folder)
     assert result.code == 0, result.output
     return folder
@@ -221,6 +223,35 @@ def test_full_disk_does_not_end_training_but_is_told(tiny, tmp_path):
     read_checkpoint(tmp_path / "checkpoints" / "step-000000007.ckpt")
 
 
+def test_damaged_newest_checkpoint_costs_a_warning_and_nothing_else(tiny, whole, tmp_path):
+    folder = shutil.copytree(whole, tmp_path / "copy")
+    newest = folder / "checkpoints" / "step-000000015.ckpt"
+    content = bytearray(newest.read_bytes())
+    content[len(content) // 3] ^= 4
+    newest.write_bytes(content)
+    output = assert_resumes_exactly(["fit", *tiny, *NO_TEST, "--run_dir", folder], folder, whole)
+    assert "step-000000015.ckpt" in output
+    assert "falling back to step-000000014.ckpt" in output
+
+
+def test_other_number_of_threads_is_warned_about(tiny, whole, tmp_path):
+    folder = shutil.copytree(whole, tmp_path / "copy")
+    command = ["fit", *tiny, *NO_TEST, "--run_dir", folder, "--resume", "--threads", "2"]
+    result = run(tmp_path / "log", *command)
+    assert result.code == 0, result.output
+    assert "warning: the run had 1 threads and continues with 2" in result.output
+
+
+def test_weights_of_another_shape_are_listed(tiny, whole, tmp_path):
+    folder = shutil.copytree(whole, tmp_path / "copy")
+    other = ["--resume", "--force-config", "--model.options.width", "8"]
+    result = run(tmp_path / "log", "fit", *tiny, "--run_dir", folder, *other)
+    assert result.code == 1
+    assert "error: the weights do not fit mgic_diffgcn" in result.output
+    assert "size mismatch for network." in result.output
+    assert "Traceback" not in result.output
+
+
 # results
 
 
@@ -285,6 +316,7 @@ def test_prediction_prints_a_table_and_names_a_file_it_cannot_read(whole, tiny, 
     assert [line.split()[0] for line in lines] == [str(mesh), str(stl)]
     assert all(line.count("%") == 3 for line in lines)
     assert lines[0].index("%") == lines[1].index("%")
+    assert lines[0].split()[1] in json.loads((whole / "test.json").read_text())["classes"]
     stl.write_text("solid no more")
     result = run(tmp_path / "log", "predict", "--checkpoint", whole / "model.safetensors", stl)
     assert result.code == 1
@@ -365,3 +397,25 @@ def test_torchrun_restarts_a_run_that_lost_a_process(whole_of_two, tiny, tmp_pat
         agent.terminate()
         agent.wait()
     assert_same_run(whole_of_two, tmp_path, newest="step-000000009.ckpt")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--data.batch_size", "1"], "batch_size must be at least 2 in training"),
+        (["--model.options.hops", "3"], "mgic_diffgcn does not take hops"),
+        (["--model.name", "mgicnet"], "no model 'mgicnet'"),
+        (["--data.zip", "a.zip"], "data.zip and data.download are for modelnet10"),
+        (["--trainer.max_steps", "3"], "trainer.max_steps must stay -1"),
+        (["--model.optimizer.lr", "-1"], "lr must be above 0"),
+        (["--model.optimizer.speed", "1"], "speed"),
+        (["--data.test_splits", "[tset]"], "no split tset in shapes10"),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) else "",
+)
+def test_wrong_options_are_told_in_one_message(options, message, tiny, tmp_path):
+    result = run(tmp_path / "log", "fit", *tiny, "--run_dir", tmp_path, *options)
+    assert result.code in (1, 2)
+    assert message in result.output
+    assert "Traceback" not in result.output
+    assert not list(tmp_path.rglob("*.ckpt"))

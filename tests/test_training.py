@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from sklearn.metrics import accuracy_score, log_loss
 from torch.utils.data import Dataset
 
 from scripts.training.arguments import with_saved_config
@@ -17,13 +18,21 @@ from scripts.training.checkpoint import (
     seal,
     unseal,
 )
-from scripts.training.errors import CheckpointError, LoaderError, RunFolderError, TrainingWarning
+from scripts.training.errors import (
+    CheckpointError,
+    LoaderError,
+    RunFolderError,
+    TrainingError,
+    TrainingWarning,
+)
+from scripts.training.evaluation import Evaluation
 from scripts.training.files import write_whole
 from scripts.training.loader import OrderedBatches, ResumableLoader, ShuffledBatches
 from scripts.training.optimizer import OptimizerSettings
 from scripts.training.results import choose_rows
 from scripts.training.run_folder import compare_configs, open_run
 from scripts.training.seeds import derive_seed
+from scripts.training.stages import explain
 from scripts.training.weights import Weights, export_weights, read_weights
 
 
@@ -284,6 +293,48 @@ def test_exported_weights_read_back_and_damage_is_noticed(tmp_path):
 def test_folder_without_weights_is_an_error(tmp_path):
     with pytest.raises(CheckpointError, match="neither checkpoints nor"):
         read_weights(tmp_path)
+
+
+# evaluation
+
+
+def test_metrics_are_those_of_scikit_learn_and_leave_out_classes_that_do_not_occur():
+    logits = torch.randn(50, 4, generator=torch.Generator().manual_seed(0))
+    targets = torch.arange(50) % 3  # the fourth class is predicted, but never right
+    evaluation = Evaluation(4)
+    for part in (slice(0, 7), slice(7, 50)):
+        evaluation.update(logits[part], targets[part])
+    predicted = logits.argmax(dim=1)
+    assert (predicted == 3).any()
+    recall = [(predicted[targets == c] == c).double().mean() for c in range(3)]
+    expected = {
+        "loss": log_loss(targets, logits.double().softmax(dim=1), labels=range(4)),
+        "accuracy": accuracy_score(targets, predicted),
+        "class_accuracy": float(sum(recall) / 3),
+        "num_samples": 50,
+    }
+    torch.testing.assert_close(evaluation.compute(), expected, rtol=1e-6, atol=0)
+
+
+def test_evaluation_of_nothing_is_an_error():
+    evaluation = Evaluation(2)
+    evaluation.update(torch.zeros(0, 2), torch.zeros(0, dtype=torch.long))
+    with pytest.raises(TrainingError, match="the split is empty"):
+        evaluation.compute()
+
+
+@pytest.mark.parametrize(
+    ("error", "match"),
+    [
+        (MemoryError(), r"batches of 16.*--data\.batch_size"),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate"), "batches of 16"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory"), "batches of 16"),
+        (RuntimeError("[gloo/transport/tcp/pair.cc:534] Connection closed"), "lost contact"),
+    ],
+)
+def test_errors_of_torch_are_turned_into_advice(error, match):
+    with pytest.raises(TrainingError, match=match):
+        explain(error, 16)
 
 
 # run folder

@@ -8,15 +8,13 @@ import torch
 import torch.nn.functional as F
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
-from torchmetrics.classification import MulticlassConfusionMatrix
 
 from scripts.training.distributed import gather, sync_buffers
 from scripts.training.errors import NonFiniteError, TrainingError, TrainingWarning
+from scripts.training.evaluation import METRICS, Evaluation
 from scripts.training.optimizer import DEFAULT_OPTIMIZER, OptimizerSettings
 from scripts.training.seeds import derive_seed
 from scripts.training.weights import Weights
-
-METRICS = ("loss", "accuracy", "class_accuracy")
 
 
 class Classifier(LightningModule):
@@ -57,7 +55,6 @@ class Classifier(LightningModule):
         self.classes: list[str] = []
         self.train_sums = [0.0, 0.0, 0.0]  # loss, right ones, samples of this rank and epoch
         self.lr = self.optimizer_settings.lr
-        self.loss_sum = 0.0
         self.val_metrics: dict[str, float] = {}
         self.test_metrics: dict[str, float] = {}
         self.test_outputs: list[dict[str, Any]] = []
@@ -90,12 +87,18 @@ class Classifier(LightningModule):
                 raise TrainingError(
                     f"model {self.name} cannot be built with options {self.options}: {error}"
                 ) from error
-            self.confusion = MulticlassConfusionMatrix(len(self.classes))
+            self.evaluation = Evaluation(len(self.classes))
         if self.weights is not None:
-            try:
-                self.network.load_state_dict(self.weights)
-            except RuntimeError as error:
-                raise TrainingError(f"the weights do not fit model {self.name}: {error}") from error
+            self.load_state_dict({f"network.{key}": value for key, value in self.weights.items()})
+
+    def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        """Load weights; where they do not fit, say so with the names of those that do not."""
+        try:
+            return super().load_state_dict(*args, **kwargs)
+        except RuntimeError as error:
+            raise TrainingError(
+                f"the weights do not fit {self.name} with options {self.options}: {error}"
+            ) from error
 
     def adopt(self, weights: Weights) -> None:
         """Become the network that these weights belong to, whatever was configured."""
@@ -171,7 +174,7 @@ class Classifier(LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         """Log loss, accuracy and mean accuracy over classes."""
-        metrics = self._evaluation_metrics()
+        metrics = self.evaluation.compute()
         self.val_metrics = {f"val_{key}": metrics[key] for key in METRICS}
         for key, value in self.val_metrics.items():
             shown = key == "val_accuracy"
@@ -179,7 +182,7 @@ class Classifier(LightningModule):
 
     def on_test_epoch_end(self) -> None:
         """Keep the metrics for whoever runs the test."""
-        self.test_metrics = self._evaluation_metrics()
+        self.test_metrics = self.evaluation.compute()
 
     def predict_step(self, batch: Any, batch_idx: int) -> Tensor:
         """Return class probabilities, ``(B, num_classes)``."""
@@ -224,8 +227,12 @@ class Classifier(LightningModule):
             raise NonFiniteError(f"the input holds values that are not finite: {', '.join(bad)}")
 
     def _start_evaluation(self) -> None:
-        self.confusion.reset()
-        self.loss_sum = 0.0
+        if self.trainer.datamodule.classes != self.classes:
+            raise TrainingError(
+                f"the network knows the classes {', '.join(self.classes)}, the data hold "
+                f"{', '.join(self.trainer.datamodule.classes)}"
+            )
+        self.evaluation.reset()
         self.test_outputs = []
 
     def _evaluate(self, batch: Any, batch_idx: int) -> dict[str, Any]:
@@ -234,25 +241,10 @@ class Classifier(LightningModule):
         self._seed("evaluation", batch_idx * self.trainer.world_size + self.global_rank)
         targets, indices, names = self.sample_info(batch)
         logits = self(batch).float()
-        self.loss_sum += F.cross_entropy(logits, targets, reduction="sum").item()
-        self.confusion.update(logits, targets)
+        self.evaluation.update(logits, targets)
         return {
             "probabilities": logits.softmax(dim=1).cpu(),
             "labels": targets.cpu(),
             "indices": indices,
             "names": names,
-        }
-
-    def _evaluation_metrics(self) -> dict[str, float]:
-        counts = self.confusion.compute().double().cpu()  # summed over the processes
-        samples, right = counts.sum(dim=1), counts.diagonal()
-        total = samples.sum().item()
-        if not total:
-            raise TrainingError("there was nothing to evaluate: the split is empty")
-        present = samples > 0
-        return {
-            "loss": sum(gather(self.loss_sum)) / total,
-            "accuracy": right.sum().item() / total,
-            "class_accuracy": (right[present] / samples[present]).mean().item(),
-            "num_samples": int(total),
         }

@@ -11,6 +11,7 @@ from lightning.pytorch import LightningDataModule
 from torch.utils.data import Dataset
 
 from scripts.training.distributed import world
+from scripts.training.errors import TrainingError
 from scripts.training.loader import OrderedBatches, ResumableLoader, ShuffledBatches
 
 
@@ -124,9 +125,12 @@ class ClassificationData(LightningDataModule):
 
     def _train_batches(self) -> ShuffledBatches:
         rank, size = world()
-        return ShuffledBatches(
-            self.train_indices, self.batch_size, seed=self.seed, rank=rank, world_size=size
-        )
+        try:
+            return ShuffledBatches(
+                self.train_indices, self.batch_size, seed=self.seed, rank=rank, world_size=size
+            )
+        except ValueError as error:
+            raise TrainingError(str(error)) from error
 
     def _ordered(self, indices: Sequence[int]) -> OrderedBatches:
         rank, size = world()

@@ -12,10 +12,10 @@ import trimesh
 from torch import Tensor, nn
 from torch_geometric.data import Batch, Data
 
+from datasets import modelnet10, shapes10
 from datasets.mesh_dataset import MeshDataset
-from datasets.modelnet10 import Augment, ModelNet10, stratified_split
+from datasets.modelnet10 import Augment, stratified_split
 from datasets.off import read_off
-from datasets.shapes10 import Shapes10
 from datasets.surface import normalize, sample_surface
 from mgic_geo import create_model
 from scripts.training.classifier import Classifier
@@ -71,16 +71,23 @@ class PointClouds(ClassificationData):
         if num_points < 1:
             raise ValueError(f"num_points must be at least 1, got {num_points}")
         self.num_points, self.augment = num_points, augment
+        splits = shapes10.SPLITS if name == "shapes10" else modelnet10.SPLITS
+        if unknown := sorted(set(self.test_splits) - set(splits)):
+            raise ValueError(
+                f"no split {', '.join(unknown)} in {name}; there are {', '.join(splits)}"
+            )
         root = root or f"data/{name}"
         if name == "shapes10":
             if zip or download:
                 raise ValueError("data.zip and data.download are for modelnet10, not for shapes10")
-            self._open = partial(Shapes10, root, **_shape_counts(shapes_per_class))
+            self._open = partial(shapes10.Shapes10, root, **_shape_counts(shapes_per_class))
         else:
             if shapes_per_class is not None:
                 raise ValueError("data.shapes_per_class is for shapes10, not for modelnet10")
             counts = {} if check_counts else {"expected_counts": None}
-            self._open = partial(ModelNet10, root, source=zip, download=download, **counts)
+            self._open = partial(
+                modelnet10.ModelNet10, root, source=zip, download=download, **counts
+            )
 
     def open_split(self, split: str, *, training: bool = False) -> MeshDataset:
         """Open a split; what is wrong with it is told without a traceback."""

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch.distributed import DistError
 
 from scripts.training.checkpoint import BEST
@@ -35,6 +36,8 @@ class Stages:
         except LoaderError:
             if not self.stop.received:  # or the signal has reached the data-loading processes too
                 raise
+        except MisconfigurationException as error:
+            raise TrainingError(str(error)) from error
         except (MemoryError, RuntimeError) as error:
             explain(error, datamodule.batch_size)
             raise

@@ -198,7 +198,7 @@ def test_loss_that_is_not_finite_names_step_samples_and_learning_rate(tiny, tmp_
     command = ["fit", *tiny, *NO_TEST, "--run_dir", tmp_path]
     stopped = run(tmp_path / "log", *command, fault=NotFinite("loss", 2))
     assert stopped.code == 1
-    assert "error: the loss is nan at step 1 (epoch 0, batch 1), learning rate 0.0004" in (
+    assert "error: the loss is nan at step 2 (epoch 1, batch 2), learning rate 0.0004" in (
         stopped.output
     )
     assert stopped.output.count(".off") == 8

@@ -51,7 +51,7 @@ class Crash(Squares):
 
 
 def save(path: Path, **content) -> Path:
-    SealedCheckpointIO().save_checkpoint({"state_dict": {}, **content}, path)
+    SealedCheckpointIO().save_checkpoint({"state_dict": {}, "run": {}, **content}, path)
     return path
 
 
@@ -271,7 +271,7 @@ def test_write_that_fails_warns_and_leaves_the_old_file(tmp_path, monkeypatch):
 
     monkeypatch.setattr(os, "fsync", refuse)
     with pytest.warns(TrainingWarning, match=r"not written.*No space left"):
-        io.save_checkpoint({"state_dict": {}, "step": 2}, path)
+        io.save_checkpoint({"step": 2}, path)
     assert io.failures == 1
     assert read_checkpoint(path)["step"] == 1
     assert list(tmp_path.iterdir()) == [path]
@@ -367,7 +367,7 @@ def test_resume_with_another_configuration_lists_what_differs(tmp_path):
 def test_what_does_not_change_the_numbers_may_differ():
     before = {"data": {"num_workers": 0, "root": "a"}, "trainer": {"devices": 1, "precision": None}}
     after = {"data": {"num_workers": 2, "root": "b"}, "trainer": {"devices": 2, "precision": "16"}}
-    assert compare_configs(before, after) == ["trainer.precision: None -> 16"]
+    assert compare_configs(before, after) == ["trainer.precision: not set -> 16"]
 
 
 def test_parts_of_a_killed_write_are_removed(tmp_path):

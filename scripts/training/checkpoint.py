@@ -59,8 +59,8 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     except (OSError, ValueError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise CheckpointError(f"cannot use checkpoint {path}: {reason}") from error
-    if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
-        raise CheckpointError(f"cannot use checkpoint {path}: it holds no state_dict")
+    if not isinstance(checkpoint, dict) or not {"state_dict", "run"} <= checkpoint.keys():
+        raise CheckpointError(f"cannot use checkpoint {path}: it is of another program")
     return checkpoint
 
 

@@ -112,7 +112,7 @@ class TrainingCLI(Stages, LightningCLI):
         return self._get(self.config, name)
 
     def before_instantiate_classes(self) -> None:
-        """Set the threads, find the run folder, and in training take possession of it."""
+        """Set the threads and find the run folder."""
         if self.option("threads"):
             torch.set_num_threads(self.option("threads"))
         checkpoint = self.option("checkpoint")
@@ -133,7 +133,7 @@ class TrainingCLI(Stages, LightningCLI):
 
     def _resolved_config(self) -> dict[str, Any]:
         parser = self._parser(self.subcommand)
-        config = yaml.safe_load(parser.dump(self.config[self.subcommand], skip_unset=False))
+        config = yaml.safe_load(parser.dump(self.config[self.subcommand]))
         kept = {key: value for key, value in config.items() if key not in CONTROL}
         return kept | {"command": self.command}
 

@@ -118,7 +118,7 @@ def _flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, A
     for key, value in tree.items():
         if isinstance(value, Mapping) and value:
             yield from _flatten(value, f"{prefix}{key}.")
-        else:
+        elif value is not None:  # which means the same as nothing
             yield f"{prefix}{key}", value
 
 

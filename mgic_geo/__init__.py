@@ -2,9 +2,9 @@
 
 from mgic_geo.cost import multiply_adds as multiply_adds
 from mgic_geo.cost import num_weights as num_weights
+from mgic_geo.derivatives import EdgeGradients as EdgeGradients
+from mgic_geo.derivatives import edge_gradients as edge_gradients
 from mgic_geo.diff_conv import DiffGCNConv as DiffGCNConv
-from mgic_geo.diff_conv import EdgeGradients as EdgeGradients
-from mgic_geo.diff_conv import edge_gradients as edge_gradients
 from mgic_geo.edge_conv import GroupedEdgeConv as GroupedEdgeConv
 from mgic_geo.gnn import MGICGNN as MGICGNN
 from mgic_geo.grouped_conv import make_grouped_conv as make_grouped_conv

@@ -8,8 +8,6 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from mgic_geo.grouped_linear import unmerged_groups
-
 
 def num_weights(model: nn.Module) -> int:
     """Learned numbers of a network.
@@ -25,8 +23,7 @@ def multiply_adds(model: nn.Module, *inputs: Any, **kwargs: Any) -> int:
     """Multiply-adds of one forward pass in evaluation mode, by torch's own counter.
 
     Matrix products, convolutions and sparse products count; norms, activations, maxima and the
-    search for neighbors do not. Groups count as they are defined, without the zeros that
-    :func:`~mgic_geo.grouped_linear.merge_groups` puts between them.
+    search for neighbors do not.
 
     Args:
         model: The network; its mode is put back.
@@ -42,7 +39,7 @@ def multiply_adds(model: nn.Module, *inputs: Any, **kwargs: Any) -> int:
     """
     training = model.training
     try:
-        with torch.no_grad(), unmerged_groups(), FlopCounterMode(display=False) as counter:
+        with torch.no_grad(), FlopCounterMode(display=False) as counter:
             model.eval()(*inputs, **kwargs)
     finally:
         model.train(training)

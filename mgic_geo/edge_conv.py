@@ -8,7 +8,8 @@ from torch_geometric import EdgeIndex
 from torch_geometric.nn import MessagePassing
 
 from mgic_geo.grouped_linear import GroupedLinear, check_groups, grouped_linear
-from mgic_geo.sparse import Adjacency, neighbor_max, to_adjacency
+from mgic_geo.neighbor_max import neighbor_max
+from mgic_geo.sparse import Adjacency, to_adjacency
 
 
 class GroupedEdgeConv(MessagePassing):

@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils.flop_counter import register_flop_formula
 
+from mgic_geo import native
 from mgic_geo.levels import init_transfer_
-
-MERGED_WIDTH = 128  # input channels up to which groups are multiplied together
-_merging = True  # see unmerged_groups
 
 
 class GroupedLinear(nn.Module):
     r"""A linear map on the last axis whose matrix is block-diagonal.
 
     Output channels of group :math:`i` see the input channels of group :math:`i` only: what a
-    grouped convolution is to an image, for node features and plain vectors.
+    grouped convolution is to an image, for node features and plain vectors. Groups narrower than a
+    vector register are multiplied several at a time, with zeros between them: a number that is not
+    finite may then spread to the groups beside its own.
 
     Args:
         in_channels: Channels in; a multiple of ``groups``.
@@ -106,67 +105,88 @@ def grouped_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Ten
         >>> grouped_linear(torch.ones(1, 4), torch.ones(2, 1, 2))
         tensor([[2., 2.]])
     """
-    groups, rows, columns = weight.shape
+    groups, _, columns = weight.shape
     if x.size(-1) != groups * columns:
         raise ValueError(
             f"x must have {groups * columns} channels last, got shape {tuple(x.shape)}"
         )
-    weight = merge_groups(weight)
-    blocks = weight.size(0)
-    if blocks == 1:
+    if x.dim() == 2 and native.can_multiply(x, weight):
+        return _native_linear(x, weight, bias)
+    return _plain_linear(x, weight, bias)
+
+
+def _plain_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    groups, rows, columns = weight.shape
+    if groups == 1:
         return functional.linear(x, weight[0], bias)
     y = torch.bmm(
-        x.reshape(-1, blocks, weight.size(2)).transpose(0, 1),  # (blocks, N, in / blocks)
+        x.reshape(-1, groups, columns).transpose(0, 1),  # (groups, N, in / groups)
         weight.transpose(1, 2),
     )
     y = y.transpose(0, 1).reshape(*x.shape[:-1], groups * rows)
-    return y if bias is None else y + bias
+    return y if bias is None else y + bias.to(y.dtype)  # autocast made y narrower
 
 
-_separate = False
+@torch.library.custom_op("mgic::grouped_linear", mutates_args=())
+def _native_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    return native.grouped_linear(x, weight, bias)
 
 
-@contextmanager
-def separate_groups() -> Iterator[None]:
-    """Multiply every group by itself, as where multiply-adds are counted."""
-    global _separate
-    before, _separate = _separate, True
-    try:
-        yield
-    finally:
-        _separate = before
+@_native_linear.register_fake
+def _(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    return x.new_empty(x.size(0), weight.size(0) * weight.size(1))
 
 
-def merge_groups(weight: Tensor, max_columns: int = MERGED_WIDTH) -> Tensor:
-    """Fewer, wider diagonal blocks of up to ``max_columns``, zero between the groups of each.
-
-    A matrix product with a few columns costs its memory traffic, so that the zeros come for free.
-    Inside :func:`separate_groups` the blocks stay as they are.
-    """
-    if _separate:
-        return weight
-    groups, rows, columns = weight.shape
-    most = max(max_columns // columns, 1) if _merging else 1
-    merge = next(m for m in range(min(most, groups), 0, -1) if groups % m == 0)
-    if merge == 1:
-        return weight
-    eye = torch.eye(merge, dtype=weight.dtype, device=weight.device).view(1, merge, 1, merge, 1)
-    blocks = weight.view(groups // merge, merge, rows, 1, columns) * eye
-    return blocks.reshape(groups // merge, merge * rows, merge * columns)
+def _linear_setup(ctx, inputs, output) -> None:
+    x, weight, bias = inputs
+    ctx.has_bias = bias is not None
+    ctx.save_for_backward(x, weight)
 
 
-@contextmanager
-def unmerged_groups() -> Iterator[None]:
-    """Within it no group is multiplied with the zeros beside it, which is slower.
+def _linear_backward(ctx, grad: Tensor):
+    x, weight = ctx.saved_tensors
+    grad_x = grad_weight = None
+    if ctx.needs_input_grad[0]:
+        grad_x = _native_linear(grad, weight.transpose(1, 2), None)
+    if ctx.needs_input_grad[1]:
+        grad_weight = _native_linear_weight(x, grad, weight.size(0))
+    return grad_x, grad_weight, grad.sum(0) if ctx.has_bias else None
 
-    For counting multiply-adds: those with zeros are how the processor is kept busy, not the method.
-    """
-    global _merging
-    before, _merging = _merging, False
-    try:
-        yield
-    finally:
-        _merging = before
+
+_native_linear.register_autograd(_linear_backward, setup_context=_linear_setup)
+
+
+@torch.library.custom_op("mgic::grouped_linear_weight", mutates_args=())
+def _native_linear_weight(x: Tensor, grad: Tensor, groups: int) -> Tensor:
+    return native.grouped_linear_weight(x, grad, groups)
+
+
+@_native_linear_weight.register_fake
+def _(x: Tensor, grad: Tensor, groups: int) -> Tensor:
+    return x.new_empty(groups, grad.size(1) // groups, x.size(1) // groups)
+
+
+def _weight_setup(ctx, inputs, output) -> None:
+    ctx.save_for_backward(*inputs[:2])
+
+
+def _weight_backward(ctx, change: Tensor):
+    x, grad = ctx.saved_tensors
+    back = _native_linear(grad, change.transpose(1, 2), None)
+    return back, _native_linear(x, change, None), None
+
+
+_native_linear_weight.register_autograd(_weight_backward, setup_context=_weight_setup)
+
+
+@register_flop_formula(torch.ops.mgic.grouped_linear)
+def _linear_flops(x: torch.Size, weight: torch.Size, *args, **kwargs) -> int:
+    return 2 * x[0] * weight.numel()
+
+
+@register_flop_formula(torch.ops.mgic.grouped_linear_weight)
+def _weight_flops(x: torch.Size, grad: torch.Size, groups: int, **kwargs) -> int:
+    return 2 * x[0] * x[1] * grad[1] // groups
 
 
 def transfer(in_width: int, out_width: int, groups: int, *, init: str = "aggregate") -> nn.Module:

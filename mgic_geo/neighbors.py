@@ -2,9 +2,10 @@
 
 One rule decides: the neighbors of a point are ordered by (squared distance, index). The squared
 distance is that of the coordinates as given, summed from their differences in float64, coordinate
-after coordinate. The matrix product that makes the search fast only proposes neighbors; it never
-decides between two of them, so the answer does not depend on the machine, the thread count, the
-other clouds of the batch, or the device.
+after coordinate. What makes the search fast, a matrix product or float32, only proposes neighbors;
+it never decides between two of them, so the answer does not depend on the machine, the thread
+count, the other clouds of the batch, the device, or on whether the kernels of
+:mod:`mgic_geo.native` are there.
 """
 
 import importlib
@@ -15,6 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch_geometric import EdgeIndex
+
+from mgic_geo import native
 
 _BACKENDS = ("auto", "exact", "torch_cluster")
 _SPARE = 4  # candidates beyond k: a tie among the first k + 4 costs no search of the whole cloud
@@ -146,29 +149,41 @@ def knn_indices(x: Tensor, k: int, batch: Tensor | None = None, *, backend: str 
 # time, and would break the graph of a compiled model everywhere else.
 @torch.library.custom_op("mgic::knn", mutates_args=())
 def _knn(x: Tensor, batch: Tensor | None, k: int, backend: str) -> Tensor:
-    reach = x.abs().amax(1)
-    if not reach.isfinite().all():
-        row = int((~reach.isfinite()).nonzero()[0])
-        raise ValueError(f"x must be finite, got {x[row].tolist()} in row {row}")
     if batch is None:
         batch = torch.zeros(x.size(0), dtype=torch.int64, device=x.device)
     elif (batch < 0).any():
         row = int((batch < 0).nonzero()[0])
         raise ValueError(f"batch must not be negative, got {int(batch[row])} in row {row}")
-
-    # The stable sort keeps points of a cloud in order: ties by place are ties by index.
-    order = batch.sort(stable=True).indices
-    _, cloud, counts = batch[order].unique_consecutive(return_inverse=True, return_counts=True)
+    _check_finite(x)
+    order = None
+    if (batch[1:] < batch[:-1]).any():
+        # The stable sort keeps points of a cloud in order: ties by place are ties by index.
+        batch, order = batch.sort(stable=True)
+        x = x[order]
+    counts = batch.unique_consecutive(return_counts=True)[1]
     if backend == "torch_cluster":
-        places = _search_torch_cluster(x[order], cloud, k)
+        places = _search_torch_cluster(x, counts, k)
+    elif backend == "auto" and x.size(1) <= native.MAX_DIM and native.usable(_single(x)):
+        places = native.knn(_single(x), F.pad(counts.cumsum(0), (1, 0)), k)
     else:
-        largest = reach.new_zeros(counts.numel()).scatter_reduce(0, cloud, reach[order], "amax")
-        coords = (x[order] * _scale(largest.double())[cloud, None]).T.contiguous()  # (D, N)
-        places = _search(coords, counts, k, exact=backend == "exact")
-
+        places = _search(x, counts, k, exact=backend == "exact")
+    if order is None:
+        return places
     neighbors = torch.empty_like(places)
     neighbors[order] = F.pad(order, (0, 1), value=-1)[places]  # place -1 reads the padding
     return neighbors
+
+
+def _single(x: Tensor) -> Tensor:
+    """Half precision as float32, which holds it exactly."""
+    return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
+
+
+def _check_finite(x: Tensor) -> None:
+    low, high = x.aminmax()  # both are NaN where anything is
+    if not (low.isfinite() and high.isfinite()):
+        row = int((~x.isfinite().all(1)).nonzero()[0])
+        raise ValueError(f"x must be finite, got {x[row].tolist()} in row {row}")
 
 
 @_knn.register_fake
@@ -185,8 +200,11 @@ def _scale(largest: Tensor) -> Tensor:
     return torch.frexp(largest).mantissa / largest
 
 
-def _search(coords: Tensor, counts: Tensor, k: int, *, exact: bool) -> Tensor:
-    """Finds neighbors in clouds that lie one after another; coords are ``(D, N)``."""
+def _search(x: Tensor, counts: Tensor, k: int, *, exact: bool) -> Tensor:
+    """Finds neighbors in clouds that lie one after another."""
+    cloud = torch.arange(counts.numel(), device=x.device).repeat_interleave(counts)
+    largest = x.new_zeros(counts.numel()).scatter_reduce(0, cloud, x.abs().amax(1), "amax")
+    coords = (x * _scale(largest.double())[cloud, None]).T.contiguous()  # (D, N)
     places = torch.full((coords.size(1), k), -1, device=coords.device)
     first = (counts.cumsum(0) - counts).tolist()
     sizes = counts.tolist()
@@ -363,7 +381,7 @@ def _rank(coords: Tensor, rows: Tensor, candidates: Tensor) -> tuple[Tensor, Ten
     return candidates.gather(1, order), distances
 
 
-def _search_torch_cluster(x: Tensor, cloud: Tensor, k: int) -> Tensor:
+def _search_torch_cluster(x: Tensor, counts: Tensor, k: int) -> Tensor:
     """Asks torch-cluster about points sorted by cloud."""
     try:
         torch_cluster = importlib.import_module("torch_cluster")
@@ -372,8 +390,8 @@ def _search_torch_cluster(x: Tensor, cloud: Tensor, k: int) -> Tensor:
             "backend='torch_cluster' needs torch-cluster: `make cluster` installs it, and "
             "backend='auto' does without"
         ) from error
-    if x.dtype in (torch.bfloat16, torch.float16):
-        x = x.float()
+    x = _single(x)
+    cloud = torch.arange(counts.numel(), device=x.device).repeat_interleave(counts)
 
     # One more than asked for, as a point finds itself, unless enough duplicates come first.
     centers, neighbors = torch_cluster.knn(x, x, k + 1, cloud, cloud)

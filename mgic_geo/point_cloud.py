@@ -8,16 +8,13 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
-from mgic_geo.diff_conv import (
-    DerivativeOperators,
-    DiffGCNConv,
-    derivative_operators,
-    edge_gradients,
-)
+from mgic_geo.derivatives import DerivativeOperators, derivative_operators, edge_gradients
+from mgic_geo.diff_conv import DiffGCNConv
 from mgic_geo.edge_conv import GroupedEdgeConv
 from mgic_geo.message_passing import ConvNormAct, MGICMessagePassing
+from mgic_geo.neighbor_max import neighbor_max
 from mgic_geo.neighbors import knn_indices
-from mgic_geo.sparse import Adjacency, from_neighbors, neighbor_max, to_adjacency
+from mgic_geo.sparse import Adjacency, from_neighbors, to_adjacency
 
 GRAPHS = ("static", "dynamic", "random", "none")
 

@@ -1,4 +1,4 @@
-"""Neighborhood sums and maxima on plain index tensors, as custom operators.
+"""Adjacencies as plain index tensors, and sums over neighborhoods as custom operators.
 
 A ``torch.sparse`` tensor inside a model breaks ``torch.compile``, autocast and half precision, and
 transposes itself again in every backward pass. Here an adjacency is taken apart once, at the
@@ -7,7 +7,6 @@ entrance, into the plain tensors of its compressed form.
 
 from __future__ import annotations
 
-import warnings
 from typing import NamedTuple
 
 import torch
@@ -133,6 +132,9 @@ def from_neighbors(neighbors: Tensor) -> Adjacency:
     """
     num_nodes = neighbors.size(0)
     there = neighbors >= 0
+    if not torch.compiler.is_compiling() and there.all():
+        ptr = torch.arange(num_nodes + 1, device=neighbors.device) * neighbors.size(1)
+        return Adjacency(ptr, neighbors.reshape(-1), num_nodes)
     ptr = functional.pad(there.sum(1).cumsum(0), (1, 0))
     # (N, k): where each neighbor goes; those that are not there go behind the end
     place = (there.cumsum(1) - 1 + ptr[:-1].unsqueeze(1)).where(there, neighbors.numel())
@@ -294,83 +296,3 @@ _spmm.register_autograd(_spmm_backward, setup_context=_spmm_setup)
 @register_flop_formula(torch.ops.mgic.spmm)
 def _spmm_flops(x: torch.Size, ptr: torch.Size, index: torch.Size, *args, **kwargs) -> int:
     return 2 * index[0] * x[1]
-
-
-def neighbor_max(adjacency: Adjacency, x: Tensor) -> Tensor:
-    r"""Channel-wise maximum over neighbors, :math:`y_i = \max_e x_{j(e)}`; 0 where there are none.
-
-    The gradient goes to one neighbor where several hold the maximum. It is differentiable twice.
-
-    Shape:
-        - ``x``: ``(num_sources, C)``. Returns ``(num_targets, C)``.
-
-    Example:
-        >>> edges = to_adjacency(torch.tensor([[1, 2], [0, 0]]), 3, 3)
-        >>> neighbor_max(edges, torch.tensor([[1.0], [2.0], [3.0]])).tolist()
-        [[3.0], [0.0], [0.0]]
-    """
-    return _neighbor_max(x, adjacency.ptr, adjacency.index)[0]
-
-
-@torch.library.custom_op("mgic::neighbor_max", mutates_args=())
-def _neighbor_max(x: Tensor, ptr: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
-    index = index[: int(ptr[-1])]
-    if x.is_cpu and x.dtype != torch.float64 and x.size(0) < 1 << _SPARE_BITS - 1:
-        best, arg = _packed_max(x, ptr, index)
-    else:
-        dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
-        best, _, _, arg = torch.embedding_bag(
-            x.to(dtype), index, ptr, False, _MAX_MODE, include_last_offset=True
-        )
-    lonely = ptr.diff() == 0
-    if lonely.any():
-        arg = arg.masked_fill(lonely.unsqueeze(1), x.size(0))  # a row behind the last
-    place = arg.mul_(x.size(1)).add_(torch.arange(x.size(1), device=x.device))
-    return best.to(x.dtype), place
-
-
-def _packed_max(x: Tensor, ptr: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
-    """Maximum and the row it is from, three to four times faster than ``embedding_bag`` finds them.
-
-    A float32 number as a float64 leaves the last 29 bits free. They take the row, which decides
-    between equal values only, and a plain maximum over the neighbors carries it along.
-    """
-    key = x.double()
-    # an infinity has no free bits, and 0 would become a number that processors may flush to 0;
-    # both limits are out of float32's range and rounded away in the end
-    key.clamp_(-(2.0**1000), 2.0**1000).add_(2.0**-1000)
-    key.view(torch.long).bitwise_or_(torch.arange(x.size(0)).unsqueeze(1))
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta")
-        ones = key.new_ones(index.numel())
-        size = ptr.numel() - 1, x.size(0)
-        matrix = torch.sparse_csr_tensor(ptr, index, ones, size, check_invariants=False)
-    best = torch.sparse.mm(matrix, key, reduce="amax")
-    return best.float(), best.view(torch.long).bitwise_and_((1 << _SPARE_BITS) - 1)
-
-
-_SPARE_BITS = 29  # of a float64 that holds a float32
-_MAX_MODE = 2  # of torch.embedding_bag
-
-
-@_neighbor_max.register_fake
-def _(x: Tensor, ptr: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
-    best = x.new_empty(ptr.size(0) - 1, x.size(1))
-    return best, torch.empty_like(best, dtype=torch.long)
-
-
-def _neighbor_max_setup(ctx, inputs, output) -> None:
-    ctx.save_for_backward(output[1])
-    ctx.num_sources = inputs[0].size(0)
-    ctx.mark_non_differentiable(output[1])
-
-
-def _neighbor_max_backward(ctx, grad: Tensor, _):
-    (place,) = ctx.saved_tensors
-    channels = grad.size(1)
-    flat = grad.new_zeros((ctx.num_sources + 1) * channels)  # flat: four times faster than by rows
-    flat = flat.scatter_add(0, place.view(-1), grad.reshape(-1))
-    return flat.view(-1, channels)[: ctx.num_sources], None, None
-
-
-_neighbor_max.register_autograd(_neighbor_max_backward, setup_context=_neighbor_max_setup)

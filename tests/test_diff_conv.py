@@ -11,6 +11,8 @@ from torch_geometric import EdgeIndex
 from mgic_geo import DiffGCNConv, edge_gradients, multiply_adds
 from mgic_geo.sparse import to_adjacency
 
+pytestmark = pytest.mark.usefixtures("kernels")
+
 # (in_channels, out_channels, groups)
 SHAPES = [(8, 12, 1), (8, 12, 2), (8, 12, 4), (6, 6, 6), (6, 3, 3), (64, 48, 8)]
 SHAPES += [(64, 64, 8), (128, 32, 2), (33, 3, 3)]  # several wide blocks
@@ -166,6 +168,36 @@ def test_is_differentiable_twice(check):
     conv, x, edge_attr = layer_and_cloud((4, 2, 2))
     inputs = x.requires_grad_(), edge_attr.requires_grad_()
     assert check(lambda x, attr: conv(x, EDGES, attr), inputs)
+
+
+@pytest.mark.parametrize("shape", [(8, 12, 2), (64, 64, 8), (64, 64, 1), (40, 20, 4), (3, 64, 1)])
+@pytest.mark.parametrize("num_nodes", [6, 700])
+def test_single_precision_and_its_gradients_equal_double(shape, num_nodes):
+    conv = DiffGCNConv(*shape[:2], groups=shape[2])
+    x, pos = torch.randn(num_nodes, shape[0]), torch.rand(num_nodes, 3)
+    edge_index = torch.randint(0, num_nodes, (2, 8 * num_nodes))
+    edge_attr = edge_gradients(pos, edge_index, softening=1.0)
+    grad = torch.randn(num_nodes, shape[1])
+    results = []
+    for dtype in (torch.float32, torch.float64):
+        inputs = x.to(dtype).requires_grad_(), *conv.to(dtype).parameters()
+        y = conv(inputs[0], edge_index, edge_attr.to(dtype))
+        results.append((y, *torch.autograd.grad(y, inputs, grad.to(dtype))))
+    for single, double in zip(*results, strict=True):
+        scale = double.abs().max()
+        assert_close(single.double() / scale, double / scale, rtol=0, atol=2e-5)
+
+
+def test_single_precision_is_differentiable_twice():
+    conv, x, edge_attr = layer_and_cloud()
+
+    def curvature(dtype: torch.dtype) -> torch.Tensor:
+        at = x.to(dtype).requires_grad_()
+        y = conv.to(dtype)(at.tanh(), EDGES, edge_attr.to(dtype))
+        slope = torch.autograd.grad(y.square().sum(), at, create_graph=True)[0]
+        return torch.autograd.grad(slope.square().sum(), at)[0]
+
+    assert_close(curvature(torch.float32).double(), curvature(torch.float64), rtol=1e-3, atol=1e-4)
 
 
 def test_autocast_computes_in_bfloat16():

@@ -11,6 +11,8 @@ from torch_geometric.nn import EdgeConv
 
 from mgic_geo import GroupedEdgeConv
 
+pytestmark = pytest.mark.usefixtures("kernels")
+
 # (in_channels, out_channels, groups)
 SHAPES = [(8, 12, 1), (8, 12, 2), (8, 12, 4), (6, 6, 6), (6, 3, 3), (512, 64, 8)]
 # unsorted, a self-loop, an edge that is there twice; node 5 has no neighbors, node 4 is nobody's

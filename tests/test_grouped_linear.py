@@ -6,7 +6,9 @@ import torch
 from torch.testing import assert_close
 
 from mgic_geo import GroupedLinear, multiply_adds, transfer
-from mgic_geo.grouped_linear import grouped_linear, unmerged_groups
+from mgic_geo.grouped_linear import grouped_linear
+
+pytestmark = pytest.mark.usefixtures("kernels")
 
 # (in_channels, out_channels, groups)
 SHAPES = [(8, 8, 1), (8, 16, 4), (16, 8, 8), (6, 9, 3), (5, 5, 5)]
@@ -140,10 +142,38 @@ def test_multiply_adds_are_those_of_the_cost_line_however_groups_are_run(shape):
     assert counted == 3 * in_channels * out_channels // groups
 
 
-@pytest.mark.parametrize("groups", [8, 64])
-def test_merged_groups_give_what_single_ones_give(groups):
-    layer = GroupedLinear(512, 256, groups=groups).double()
-    x = torch.randn(3, 512, dtype=torch.float64)
-    merged = layer(x)
-    with unmerged_groups():
-        assert_close(layer(x), merged, rtol=1e-12, atol=1e-12)
+@pytest.mark.parametrize("shape", [*SHAPES, (40, 20, 4), (24, 12, 3), (3, 64, 1), (8, 8, 8)])
+@pytest.mark.parametrize("rows", [1, 7, 300, 5000])
+def test_single_precision_and_its_gradients_equal_double(shape, rows):
+    in_channels, out_channels, groups = shape
+    layer = GroupedLinear(in_channels, out_channels, groups=groups)
+    x, grad = torch.randn(rows, in_channels), torch.randn(rows, out_channels)
+    results = []
+    for dtype in (torch.float32, torch.float64):
+        inputs = x.to(dtype).requires_grad_(), *layer.to(dtype).parameters()
+        y = layer(inputs[0])
+        results.append((y, *torch.autograd.grad(y, inputs, grad.to(dtype))))
+    for single, double in zip(*results, strict=True):
+        scale = double.abs().max()
+        assert_close(single.double() / scale, double / scale, rtol=0, atol=1e-5)
+
+
+def test_single_precision_is_differentiable_twice():
+    layer, x = GroupedLinear(8, 4, groups=2), torch.randn(5, 8)
+
+    def curvature(dtype: torch.dtype) -> torch.Tensor:
+        at = x.to(dtype).requires_grad_()
+        slope = torch.autograd.grad(
+            layer.to(dtype)(at.tanh()).square().sum(), at, create_graph=True
+        )
+        return torch.autograd.grad(slope[0].square().sum(), at)[0]
+
+    assert_close(curvature(torch.float32).double(), curvature(torch.float64), rtol=1e-4, atol=1e-5)
+
+
+def test_a_nan_stays_in_its_group_where_that_fills_a_vector():
+    x = torch.randn(3, 64)
+    x[0, 0] = torch.nan
+    y = GroupedLinear(64, 64, groups=4)(x)
+    assert y[0, :16].isnan().all()
+    assert not y[:, 16:].isnan().any()

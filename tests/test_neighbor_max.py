@@ -4,7 +4,10 @@ import torch
 from torch import Tensor
 from torch.testing import assert_close
 
-from mgic_geo.sparse import Adjacency, neighbor_max, to_adjacency
+from mgic_geo.neighbor_max import neighbor_max
+from mgic_geo.sparse import Adjacency, to_adjacency
+
+pytestmark = pytest.mark.usefixtures("kernels")
 
 NUM_SOURCES, NUM_TARGETS = 6, 5
 # unsorted, a self-loop, an edge that is there twice; source 5 and target 4 have no edges

@@ -13,7 +13,10 @@ from torch.testing import assert_close
 from torch_geometric import EdgeIndex
 
 from mgic_geo import neighbors
+from mgic_geo.native import build
 from mgic_geo.neighbors import knn_graph, knn_indices
+
+pytestmark = pytest.mark.usefixtures("kernels")
 
 PRODUCT = 200  # points of a cloud that is large enough for the matrix product
 
@@ -230,6 +233,8 @@ def test_a_lone_point_has_no_neighbors() -> None:
 
 
 def test_distinct_points_need_no_differences(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(build, "library", lambda: None)
+
     def refuse(*_: object) -> Tensor:
         raise AssertionError("a row fell back")
 
@@ -240,6 +245,8 @@ def test_distinct_points_need_no_differences(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_duplicates_are_decided_among_candidates(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(build, "library", lambda: None)
+
     def refuse(*_: object) -> Tensor:
         raise AssertionError("a row fell back to its whole cloud")
 
@@ -252,6 +259,7 @@ def test_duplicates_are_decided_among_candidates(monkeypatch: pytest.MonkeyPatch
 def test_without_its_bound_the_product_would_err(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(build, "library", lambda: None)
     monkeypatch.setattr(neighbors, "_rounding", lambda dim: 0.0)
     x = CLOUDS[name]()
     assert (knn_indices(x, 10) != oracle(x, 10)).any()

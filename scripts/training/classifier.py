@@ -141,8 +141,9 @@ class Classifier(LightningModule):
         self.lr = self.optimizers().param_groups[0]["lr"]
         if not torch.isfinite(torch.tensor(value)):
             raise NonFiniteError(
-                f"the loss is {value} at step {self.global_step + 1} (epoch {self.current_epoch + 1}, "
-                f"batch {batch_idx + 1}), learning rate {self.lr:.3g}, samples {', '.join(names)}"
+                f"the loss is {value} at step {self.global_step + 1} "
+                f"(epoch {self.current_epoch + 1}, batch {batch_idx + 1}), "
+                f"learning rate {self.lr:.3g}, samples {', '.join(names)}"
             )
         for i, term in enumerate((value * len(names), num_right, len(names))):
             self.train_sums[i] += term

@@ -1,0 +1,38 @@
+"""Compiled kernels behind a few operators, for processors and float32.
+
+Everything here has a plain PyTorch twin that it is tested against, which runs where the kernels
+cannot be compiled, on other devices and in other precisions.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from mgic_geo.native import build
+from mgic_geo.native.derivatives import mix_derivatives as mix_derivatives
+from mgic_geo.native.derivatives import mix_derivatives_backward as mix_derivatives_backward
+from mgic_geo.native.grouped_linear import grouped_linear as grouped_linear
+from mgic_geo.native.grouped_linear import grouped_linear_weight as grouped_linear_weight
+from mgic_geo.native.neighbors import MAX_DIM as MAX_DIM
+from mgic_geo.native.neighbors import knn as knn
+from mgic_geo.native.neighbors import neighbor_max as neighbor_max
+from mgic_geo.native.neighbors import neighbor_max_backward as neighbor_max_backward
+
+MAX_COLUMNS = 7 * 128  # inputs of a group up to which a product here is faster than torch's
+MAX_ROWS = 1 << 31  # rows are int32 in the kernels
+
+
+def usable(*tensors: Tensor) -> bool:
+    """Whether the kernels can work on these."""
+    return (
+        all(x.is_cpu and x.dtype == torch.float32 and x.size(0) < MAX_ROWS for x in tensors)
+        and build.available()
+    )
+
+
+def can_multiply(x: Tensor, weight: Tensor) -> bool:
+    """Whether a product with these groups, ``(groups, out, in)``, is faster here than in torch."""
+    if torch.compiler.is_exporting() or torch.is_autocast_enabled("cpu"):
+        return False
+    return weight.size(2) <= MAX_COLUMNS and usable(x, weight)

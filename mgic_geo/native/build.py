@@ -1,0 +1,143 @@
+"""Compile the kernels at their first use, once for every machine, and load them."""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import logging
+import os
+import platform
+import shlex
+import shutil
+import subprocess
+import tempfile
+from functools import cache
+from pathlib import Path
+
+import torch
+
+SOURCES = ("derivatives.c", "grouped_linear.c", "knn.c", "neighbor_max.c")
+HEADERS = ("kernels.h", "pieces.h")
+FLAGS = ("-O3", "-march=native", "-fno-math-errno", "-std=gnu11", "-fPIC", "-shared", "-w")
+# p: address or array, n: number; the number of threads follows as an int
+ARGUMENTS = {
+    "mgic_derive": "pnnpppp",
+    "mgic_grouped_linear": "pnnpnnnppp",
+    "mgic_grouped_linear_weight": "pnnpnnnppn",
+    "mgic_knn": "ppnnnpp",
+    "mgic_mix_derivatives": "ppnnppppnnnppppnpnnpn",
+    "mgic_neighbor_max": "pnnppnpp",
+    "mgic_neighbor_max_backward": "ppnnnp",
+}
+STATUS = ("mgic_knn", "mgic_mix_derivatives")  # they return one
+OPENMP = "-fopenmp"
+SWITCH = "MGIC_NATIVE"
+
+_log = logging.getLogger(__name__)
+_here = Path(__file__).parent
+
+
+@cache
+def library() -> ctypes.CDLL | None:
+    """The compiled kernels, or ``None`` where they are switched off or cannot be compiled.
+
+    They are compiled with ``$CC``, ``cc``, ``gcc`` or ``clang``, in a few seconds, into the user's
+    cache folder (``$XDG_CACHE_HOME/mgic``, by default ``~/.cache/mgic``). A file there is named by
+    sources, compiler and processor, so that machines may share the folder. ``MGIC_NATIVE=0`` in the
+    environment switches the kernels off: everything then runs in plain PyTorch, slower.
+    """
+    if os.environ.get(SWITCH, "1") == "0":
+        return None
+    try:
+        return _declared(ctypes.CDLL(str(_compiled())))
+    except (OSError, subprocess.SubprocessError) as error:
+        detail = (getattr(error, "stderr", "") or "").strip()
+        _log.warning(
+            "mgic_geo runs without its compiled kernels, slower: %s%s (%s=0 silences this)",
+            error,
+            f"\n{detail}" if detail else "",
+            SWITCH,
+        )
+        return None
+
+
+@torch.compiler.assume_constant_result
+def available() -> bool:
+    """Whether there are compiled kernels; a constant to ``torch.compile``."""
+    return library() is not None
+
+
+def loaded() -> ctypes.CDLL:
+    """The compiled kernels, where it is known that they are there."""
+    found = library()
+    assert found is not None
+    return found
+
+
+def _declared(found: ctypes.CDLL) -> ctypes.CDLL:
+    """Say what the functions take and return."""
+    kinds = {"p": ctypes.c_void_p, "n": ctypes.c_int64}
+    for name, arguments in ARGUMENTS.items():
+        function = getattr(found, name)
+        function.argtypes = [*(kinds[kind] for kind in arguments), ctypes.c_int]
+        function.restype = ctypes.c_int64 if name in STATUS else None
+    return found
+
+
+def _compiled() -> Path:
+    """Path of the shared library, compiled if it is not there."""
+    compiler = _compiler()
+    version = subprocess.run(
+        [*compiler, "--version"], capture_output=True, text=True, check=True, timeout=60
+    ).stdout
+    digest = hashlib.sha256()
+    for part in (*compiler, version, *FLAGS, platform.machine(), _processor()):
+        digest.update(part.encode() + b"\0")
+    for name in (*SOURCES, *HEADERS):
+        digest.update((_here / name).read_bytes())
+    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mgic"
+    path = folder / f"kernels-{digest.hexdigest()[:16]}.so"
+    if not path.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        _log.info("compiling the kernels of mgic_geo (once, a few seconds): %s", path)
+        _compile(compiler, path)
+    return path
+
+
+def _compiler() -> list[str]:
+    if named := os.environ.get("CC"):
+        return shlex.split(named)
+    for name in ("cc", "gcc", "clang"):
+        if found := shutil.which(name):
+            return [found]
+    raise OSError("no C compiler (cc, gcc or clang) on the path")
+
+
+def _processor() -> str:
+    """What ``-march=native`` depends on, as far as the system tells."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor()
+    wanted = ("model name", "flags", "Features")
+    return "\n".join(sorted({line for line in lines if line.startswith(wanted)}))
+
+
+def _compile(compiler: list[str], path: Path) -> None:
+    """Write the library whole or not at all; several processes may do so at once."""
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=path.stem, suffix=".part")
+    os.close(handle)
+    sources = [str(_here / source) for source in SOURCES]
+    try:
+        for openmp in ([OPENMP], []):  # Apple's clang has none
+            command = [*compiler, *FLAGS, *openmp, *sources, "-o", name, "-lm"]
+            done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+            if done.returncode == 0:
+                os.chmod(name, 0o644)
+                os.replace(name, path)
+                return
+        raise subprocess.CalledProcessError(
+            done.returncode, shlex.join(command), stderr=done.stderr[-2000:]
+        )
+    finally:
+        Path(name).unlink(missing_ok=True)

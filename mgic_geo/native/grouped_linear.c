@@ -1,0 +1,39 @@
+/* Block-diagonal matrices times rows, and the gradients of their weights. */
+
+#include "pieces.h"
+
+/* x: (rows, ...), rows x_stride apart; weight: (pieces, 1, inputs, 16); bias: (pieces * 16) or
+ * null; y: (rows, out) */
+void mgic_grouped_linear(const float *x, int64_t x_stride, int64_t rows, const int64_t *begins,
+                         int64_t pieces, int64_t inputs, int64_t out, const float *weight,
+                         const float *bias, float *y, int threads)
+{
+    const packing plan = {begins, pieces, inputs, out};
+#pragma omp parallel for schedule(static) num_threads(threads)
+    for (int64_t first = 0; first < rows; first += ROWS)
+        multiply_rows(&x, &x_stride, 1, first, rows - first < ROWS ? rows - first : ROWS, &plan,
+                      weight, bias, y, out);
+}
+
+#define CHUNK 256 /* rows whose inputs stay in cache while all pieces read them */
+
+/* The gradient of `weight` above, in its form; sums: (shares, ...), zero, each for a share of the
+ * rows. The caller adds them up: the order of sums is that of the shares, not of the threads. */
+void mgic_grouped_linear_weight(const float *x, int64_t x_stride, int64_t rows,
+                                const int64_t *begins, int64_t pieces, int64_t inputs, int64_t out,
+                                const float *grad, float *sums, int64_t shares, int threads)
+{
+    const packing plan = {begins, pieces, inputs, out};
+    const int64_t piece_size = inputs * LANES;
+#pragma omp parallel for schedule(static) num_threads(threads)
+    for (int64_t share = 0; share < shares; share++) {
+        const int64_t from = rows * share / shares, to = rows * (share + 1) / shares;
+        for (int64_t first = from; first < to; first += CHUNK) {
+            const int64_t here = to - first < CHUNK ? to - first : CHUNK;
+            for (int64_t piece = 0; piece < pieces; piece++)
+                outer_piece(x + first * x_stride + begins[piece], x_stride, inputs,
+                            grad + first * out + piece * LANES, out, here, lanes_of(&plan, piece),
+                            sums + (share * pieces + piece) * piece_size);
+        }
+    }
+}

@@ -1,0 +1,107 @@
+"""How the kernels are compiled, what happens without, and that threads change nothing."""
+
+import logging
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from mgic_geo import native
+from mgic_geo.native import build
+from mgic_geo.native.grouped_linear import packing
+
+EXACT = {"rtol": 0, "atol": 0}
+needs_compiler = pytest.mark.skipif(build.library() is None, reason="no C compiler")
+
+
+@pytest.fixture
+def anew(tmp_path, monkeypatch):
+    """A cache folder where nothing was compiled, and ``library()`` without its memory."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    return build.library.__wrapped__
+
+
+@needs_compiler
+def test_kernels_are_compiled_once_and_found_again(anew, tmp_path, monkeypatch):
+    assert anew() is not None
+    (compiled,) = (tmp_path / "mgic").iterdir()
+    before = compiled.stat().st_mtime_ns
+    monkeypatch.setattr(build, "_compile", None)
+    assert anew() is not None
+    assert compiled.stat().st_mtime_ns == before
+
+
+@needs_compiler
+def test_another_processor_gets_its_own_file(anew, tmp_path, monkeypatch):
+    anew()
+    monkeypatch.setattr(build, "_processor", lambda: "another")
+    anew()
+    assert len(list((tmp_path / "mgic").iterdir())) == 2
+
+
+@pytest.mark.parametrize("compiler", ["false", "/no/such/compiler"])
+def test_without_a_working_compiler_a_warning_says_so(anew, monkeypatch, caplog, compiler):
+    monkeypatch.setenv("CC", compiler)
+    with caplog.at_level(logging.WARNING):
+        assert anew() is None
+    assert "runs without its compiled kernels, slower" in caplog.text
+    assert "MGIC_NATIVE=0 silences this" in caplog.text
+
+
+@needs_compiler
+def test_compiler_that_fails_leaves_nothing_behind_and_is_quoted(
+    anew, tmp_path, monkeypatch, caplog
+):
+    monkeypatch.setattr(build, "FLAGS", (*build.FLAGS, "-fno-such-flag-exists"))
+    with caplog.at_level(logging.WARNING):
+        assert anew() is None
+    assert "no-such-flag-exists" in caplog.text
+    assert list((tmp_path / "mgic").iterdir()) == []
+
+
+def test_switched_off_by_the_environment(anew, monkeypatch, caplog):
+    monkeypatch.setenv("MGIC_NATIVE", "0")
+    assert anew() is None
+    assert caplog.text == ""
+
+
+@needs_compiler
+def test_several_may_compile_at_once(anew, tmp_path):
+    with ThreadPoolExecutor(3) as pool:
+        assert None not in pool.map(lambda _: anew(), range(3))
+    assert len(list((tmp_path / "mgic").iterdir())) == 1
+
+
+@pytest.mark.parametrize("shape", [(4, 8, 8), (8, 3, 5), (1, 20, 7), (12, 2, 3), (64, 1, 1)])
+@pytest.mark.parametrize("parts", [1, 7])
+def test_a_packed_weight_holds_every_number_once(shape, parts):
+    groups, rows, columns = shape
+    plan = packing(groups, rows, columns, parts)
+    weight = torch.arange(1.0, 1 + groups * rows * columns * parts).view(groups, rows, -1)
+    packed = plan.pack(weight)
+    assert_close(plan.unpack(packed), weight.view(-1), **EXACT)
+    assert int((packed != 0).sum()) == weight.numel()
+
+
+@needs_compiler
+def test_sums_do_not_depend_on_the_number_of_threads():
+    generator = torch.Generator().manual_seed(0)
+    x, grad = torch.randn(5000, 48, generator=generator), torch.randn(5000, 48, generator=generator)
+    row = torch.randint(0, 5000, (5000, 48), generator=generator)
+    threads = torch.get_num_threads()
+    results = []
+    try:
+        for count in (1, 2, 3):
+            torch.set_num_threads(count)
+            results.append(
+                (
+                    native.grouped_linear_weight(x, grad, 6),
+                    native.neighbor_max_backward(grad, row, 5000),
+                    native.knn(x, torch.tensor([0, 2000, 5000]), 10),
+                )
+            )
+    finally:
+        torch.set_num_threads(threads)
+    for other in results[1:]:
+        assert_close(other, results[0], **EXACT)

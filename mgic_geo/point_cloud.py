@@ -125,8 +125,7 @@ class PointCloudClassifier(nn.Module):
             batch_size: Number of clouds, so that it need not be read off ``batch``.
         """
         check_points(pos, batch)
-        if batch_size is None:
-            batch_size = 1 if batch is None else int(batch.max()) + 1
+        batch_size = check_batch_size(batch, batch_size)
         if self.training and batch_size == 1:
             raise ValueError(
                 "training needs at least 2 clouds in a batch (batch norm after the pooling), got 1"
@@ -202,6 +201,22 @@ def check_points(pos: Tensor, batch: Tensor | None) -> None:
         raise ValueError(
             f"batch must be ({pos.size(0)},) int64, got {tuple(batch.shape)} of {batch.dtype}"
         )
+
+
+def check_batch_size(batch: Tensor | None, batch_size: int | None) -> int:
+    """Number of clouds, checked where it is given.
+
+    Raises:
+        ValueError: If ``batch`` names a cloud that ``batch_size`` does not have.
+    """
+    if batch_size is not None and torch.compiler.is_compiling():
+        return batch_size
+    last = 0 if batch is None else int(batch.max())
+    if batch_size is None:
+        return last + 1
+    if last >= batch_size:
+        raise ValueError(f"batch names cloud {last}, but batch_size is {batch_size}")
+    return batch_size
 
 
 def random_neighbors(

@@ -1,6 +1,7 @@
 from collections.abc import Iterator
 
 import pytest
+from meshes import fill
 
 from mgic_geo.native import build
 
@@ -16,3 +17,10 @@ def kernels(request: pytest.FixtureRequest) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(build, "library", lambda: None)
         yield
+
+
+@pytest.fixture
+def root(tmp_path):
+    """A folder with few meshes in ModelNet10's layout."""
+    fill(tmp_path / "ModelNet10")
+    return tmp_path

@@ -228,3 +228,14 @@ def test_random_neighbors_of_a_cloud_do_not_depend_on_its_batch():
     batch = torch.tensor([2, 0, 2, 2, 2, 0, 0, 2, 2])
     members = (batch == 2).nonzero().flatten()
     assert_close(random_neighbors(9, 4, batch)[members], members[alone])
+
+
+def test_more_clouds_than_batch_size_are_refused():
+    pos, batch = clouds(5, 5, 5)
+    with pytest.raises(ValueError, match="batch names cloud 2, but batch_size is 2"):
+        small("pointnet")(pos, batch, batch_size=2)
+
+
+def test_cloud_without_points_is_one_of_zeros():
+    model, (pos, batch) = small("pointnet").eval(), clouds(5, 5)
+    assert_close(model(pos, batch, batch_size=3)[:2], model(pos, batch), **CLOSE)

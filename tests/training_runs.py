@@ -4,6 +4,7 @@ The processes are forked from a server that has imported everything once, or eac
 most of its time on imports.
 """
 
+import importlib
 import multiprocessing
 import os
 import resource
@@ -17,7 +18,7 @@ from pathlib import Path
 Fault = Callable[[], None]
 ROOT = Path(__file__).parents[1]
 _context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload(["scripts.train_modelnet10"])
+_context.set_forkserver_preload(["scripts.train_modelnet10", "scripts.train_segmentation"])
 
 
 @dataclass(frozen=True)
@@ -28,9 +29,15 @@ class Finished:
     output: str
 
 
-def start(log: Path, *args: object, fault: Fault | None = None, env: Mapping[str, str] = {}):
+def start(
+    log: Path,
+    *args: object,
+    fault: Fault | None = None,
+    env: Mapping[str, str] = {},
+    script: str = "scripts.train_modelnet10",
+):
     """Start the program; its output goes to a file."""
-    call = (log, list(map(str, args)), fault, dict(env))
+    call = (script, log, list(map(str, args)), fault, dict(env))
     process = _context.Process(target=_child, args=call)
     process.start()
     return process
@@ -45,9 +52,14 @@ def finish(process, log: Path, timeout: float = 120) -> Finished:
     return Finished(process.exitcode, log.read_text())
 
 
-def run(log: Path, *args: object, fault: Fault | None = None) -> Finished:
+def run(
+    log: Path,
+    *args: object,
+    fault: Fault | None = None,
+    script: str = "scripts.train_modelnet10",
+) -> Finished:
     """Run the program to its end."""
-    return finish(start(log, *args, fault=fault), log)
+    return finish(start(log, *args, fault=fault, script=script), log)
 
 
 def run_ranks(
@@ -55,6 +67,7 @@ def run_ranks(
     *args: object,
     faults: Sequence[Fault | None],
     extra: Sequence[Sequence[str]] = ((), ()),
+    script: str = "scripts.train_modelnet10",
 ) -> list[Finished]:
     """Run one process for each fault, with the environment that torchrun would give it."""
     with socket.socket() as probe:
@@ -75,13 +88,16 @@ def run_ranks(
             "MASTER_PORT": str(port),
             "GLOO_SOCKET_IFNAME": "lo",
         }
-        processes.append(start(logs[rank], *args, *extra[rank], fault=fault, env=env))
+        call = (logs[rank], *args, *extra[rank])
+        processes.append(start(*call, fault=fault, env=env, script=script))
     return [finish(process, log) for process, log in zip(processes, logs, strict=True)]
 
 
-def _child(log: Path, args: list[str], fault: Fault | None, env: dict[str, str]) -> None:
+def _child(
+    script: str, log: Path, args: list[str], fault: Fault | None, env: dict[str, str]
+) -> None:
     os.environ.update(env)
-    from scripts.train_modelnet10 import main
+    main = importlib.import_module(script).main
 
     multiprocessing.set_start_method("fork", force=True)  # for processes that load data
     os.setpgrp()  # a signal to it reaches nobody else

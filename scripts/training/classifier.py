@@ -1,9 +1,10 @@
-"""The Lightning module for classification, whatever it is that is classified."""
+"""The Lightning module for classification, whatever it is that is classified: also pixels."""
 
 import warnings
 from abc import abstractmethod
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from lightning.pytorch import LightningModule
@@ -11,14 +12,17 @@ from torch import Tensor, nn
 
 from scripts.training.distributed import gather, sync_buffers
 from scripts.training.errors import NonFiniteError, TrainingError, TrainingWarning
-from scripts.training.evaluation import METRICS, Evaluation
+from scripts.training.evaluation import NOTHING, Evaluation
 from scripts.training.optimizer import DEFAULT_OPTIMIZER, OptimizerSettings
+from scripts.training.results import choose_rows, collect_predictions, show_rows
 from scripts.training.seeds import derive_seed
 from scripts.training.weights import Weights
 
 
 class Classifier(LightningModule):
     """Trains a network that scores classes; subclasses know the network and the batches.
+
+    A sample has one class, or one at each of its pixels.
 
     The network is built when the data are known, from the seed alone. Before each batch the
     generators are seeded from (seed, epoch, batch, rank), so that a run that continues from a
@@ -34,6 +38,8 @@ class Classifier(LightningModule):
     Raises:
         ValueError: A label smoothing that is not from 0 to below 1.
     """
+
+    ignored = NOTHING  # a label that neither trains nor counts
 
     def __init__(
         self,
@@ -53,7 +59,7 @@ class Classifier(LightningModule):
         self.network: nn.Module | None = None
         self.weights: dict[str, Tensor] | None = None  # loaded over those of a fresh network
         self.classes: list[str] = []
-        self.train_sums = [0.0, 0.0, 0.0]  # loss, right ones, samples of this rank and epoch
+        self.train_sums = [0.0, 0.0, 0.0]  # loss, right ones, labels of this rank and epoch
         self.lr = self.optimizer_settings.lr
         self.val_metrics: dict[str, float] = {}
         self.test_metrics: dict[str, float] = {}
@@ -65,15 +71,19 @@ class Classifier(LightningModule):
 
     @abstractmethod
     def forward(self, batch: Any) -> Tensor:
-        """Score the classes, ``(B, num_classes)``."""
+        """Score the classes, ``(B, num_classes, ...)``."""
 
     @abstractmethod
     def sample_info(self, batch: Any) -> tuple[Tensor, list[int], list[str]]:
-        """Return the classes ``(B,)``, indices in the data set, and names of the samples."""
+        """Return the classes ``(B, ...)``, indices in the data set, and names of the samples."""
 
     @abstractmethod
     def bad_samples(self, batch: Any) -> list[str]:
         """Name the samples whose input is not finite."""
+
+    def make_evaluation(self, num_classes: int) -> Evaluation:
+        """Return what counts the predictions."""
+        return Evaluation(num_classes)
 
     def configure_model(self) -> None:
         """Build the network once the classes are known, and load weights if there are any."""
@@ -87,7 +97,7 @@ class Classifier(LightningModule):
                 raise TrainingError(
                     f"model {self.name} cannot be built with options {self.options}: {error}"
                 ) from error
-            self.evaluation = Evaluation(len(self.classes))
+            self.evaluation = self.make_evaluation(len(self.classes))
         if self.weights is not None:
             self.load_state_dict({f"network.{key}": value for key, value in self.weights.items()})
 
@@ -135,9 +145,16 @@ class Classifier(LightningModule):
         self._check_input(batch)
         targets, _, names = self.sample_info(batch)
         logits = self(batch).float()
-        loss = F.cross_entropy(logits, targets, label_smoothing=self.label_smoothing)
+        count = (targets != self.ignored).sum()
+        loss = F.cross_entropy(
+            logits,
+            targets,
+            reduction="sum",  # the mean over no labels would be nan
+            ignore_index=self.ignored,
+            label_smoothing=self.label_smoothing,
+        ) / count.clamp(min=1)
         right = (logits.argmax(dim=1) == targets).sum()
-        value, num_right = torch.stack([loss.detach(), right.float()]).tolist()
+        value, num_right, num = torch.stack([loss.detach(), right.float(), count.float()]).tolist()
         self.lr = self.optimizers().param_groups[0]["lr"]
         if not torch.isfinite(torch.tensor(value)):
             raise NonFiniteError(
@@ -145,7 +162,7 @@ class Classifier(LightningModule):
                 f"(epoch {self.current_epoch + 1}, batch {batch_idx + 1}), "
                 f"learning rate {self.lr:.3g}, samples {', '.join(names)}"
             )
-        for i, term in enumerate((value * len(names), num_right, len(names))):
+        for i, term in enumerate((value * num, num_right, num)):
             self.train_sums[i] += term
         self.log("train_loss", value, prog_bar=True, batch_size=len(names))
         self.log("lr", self.lr, batch_size=len(names))
@@ -153,8 +170,8 @@ class Classifier(LightningModule):
 
     def train_metrics(self) -> dict[str, float]:
         """Average loss and accuracy over the epoch so far and over all processes."""
-        loss, right, samples = map(sum, zip(*gather(self.train_sums), strict=True))
-        return {"train_loss": loss / samples, "train_accuracy": right / samples}
+        loss, right, labels = map(sum, zip(*gather(self.train_sums), strict=True))
+        return {"train_loss": loss / max(labels, 1), "train_accuracy": right / max(labels, 1)}
 
     def on_validation_epoch_start(self) -> None:
         """Start counting."""
@@ -174,16 +191,26 @@ class Classifier(LightningModule):
         self.test_outputs.append(self._evaluate(batch, batch_idx))
 
     def on_validation_epoch_end(self) -> None:
-        """Log loss, accuracy and mean accuracy over classes."""
+        """Log what was counted."""
         metrics = self.evaluation.compute()
-        self.val_metrics = {f"val_{key}": metrics[key] for key in METRICS}
+        self.val_metrics = {f"val_{key}": metrics[key] for key in self.evaluation.logged}
         for key, value in self.val_metrics.items():
-            shown = key == "val_accuracy"
+            shown = key == f"val_{self.evaluation.best}"
             self.log(key, value, prog_bar=shown, sync_dist=True, batch_size=1)
 
     def on_test_epoch_end(self) -> None:
         """Keep the metrics for whoever runs the test."""
         self.test_metrics = self.evaluation.compute()
+
+    def keep(self, logits: Tensor, targets: Tensor) -> dict[str, Tensor]:
+        """Return what the results have of each sample of a batch."""
+        return {"probabilities": logits.softmax(dim=1).cpu(), "labels": targets.cpu()}
+
+    def test_arrays(self) -> dict[str, np.ndarray]:
+        """Return what the report needs of the test that has just run."""
+        arrays = collect_predictions(self.test_outputs)
+        rows = choose_rows(arrays["probabilities"], arrays["labels"])
+        return arrays | show_rows(self.trainer.datamodule, arrays["indices"], rows)
 
     def predict_step(self, batch: Any, batch_idx: int) -> Tensor:
         """Return class probabilities, ``(B, num_classes)``."""
@@ -243,9 +270,4 @@ class Classifier(LightningModule):
         targets, indices, names = self.sample_info(batch)
         logits = self(batch).float()
         self.evaluation.update(logits, targets)
-        return {
-            "probabilities": logits.softmax(dim=1).cpu(),
-            "labels": targets.cpu(),
-            "indices": indices,
-            "names": names,
-        }
+        return {"indices": indices, "names": names, **self.keep(logits, targets)}

@@ -49,6 +49,7 @@ class ClassificationData(LightningDataModule):
         if num_workers < 0:
             raise ValueError(f"num_workers must be 0 or more, got {num_workers}")
         self.batch_size, self.num_workers, self.seed = batch_size, num_workers, seed
+        self.eval_batch_size = batch_size
         self.val_fraction = val_fraction
         self.test_splits = list(test_splits)
         self.split = "test"  # the one that is being tested
@@ -120,7 +121,7 @@ class ClassificationData(LightningDataModule):
 
     def loader_of(self, samples: Sequence[Any]) -> ResumableLoader:
         """Return a loader of samples that are at hand, all of them in each process."""
-        batches = OrderedBatches(range(len(samples)), self.batch_size)
+        batches = OrderedBatches(range(len(samples)), self.eval_batch_size)
         return ResumableLoader(samples, batches, self.collate)
 
     def _train_batches(self) -> ShuffledBatches:
@@ -134,7 +135,7 @@ class ClassificationData(LightningDataModule):
 
     def _ordered(self, indices: Sequence[int]) -> OrderedBatches:
         rank, size = world()
-        return OrderedBatches(indices, self.batch_size, rank=rank, world_size=size)
+        return OrderedBatches(indices, self.eval_batch_size, rank=rank, world_size=size)
 
     def _loader(
         self, dataset: Dataset, batches: ShuffledBatches | OrderedBatches

@@ -1,5 +1,7 @@
 """Loss and accuracies of a split, counted batch by batch in one or several processes."""
 
+from typing import Any, ClassVar
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torchmetrics.classification import MulticlassConfusionMatrix
@@ -7,7 +9,7 @@ from torchmetrics.classification import MulticlassConfusionMatrix
 from scripts.training.distributed import gather
 from scripts.training.errors import TrainingError
 
-METRICS = ("loss", "accuracy", "class_accuracy")
+NOTHING = -100  # no label is ignored: torch's own value for that
 
 
 class Evaluation(nn.Module):
@@ -15,8 +17,13 @@ class Evaluation(nn.Module):
 
     Everything is a sum until the end, so that the processes may have shares of any size.
 
+    Attributes:
+        logged: What ``metrics.csv`` has of each validation.
+        best: The one of them that chooses the best epoch.
+
     Args:
         num_classes: Classes to tell apart.
+        ignored: Label that does not count.
 
     Example:
         >>> import torch
@@ -26,9 +33,13 @@ class Evaluation(nn.Module):
         0.6666666666666666
     """
 
-    def __init__(self, num_classes: int):
+    logged: ClassVar = ("loss", "accuracy", "class_accuracy")
+    best: ClassVar = "accuracy"
+
+    def __init__(self, num_classes: int, ignored: int = NOTHING):
         super().__init__()
-        self.confusion = MulticlassConfusionMatrix(num_classes)
+        self.ignored = ignored
+        self.confusion = MulticlassConfusionMatrix(num_classes, ignore_index=ignored)
         self.loss_sum = 0.0
 
     def reset(self) -> None:
@@ -37,11 +48,12 @@ class Evaluation(nn.Module):
         self.loss_sum = 0.0
 
     def update(self, logits: Tensor, targets: Tensor) -> None:
-        """Count a batch, ``(B, num_classes)`` and ``(B,)``."""
-        self.loss_sum += F.cross_entropy(logits, targets, reduction="sum").item()
+        """Count a batch, ``(B, num_classes, ...)`` and ``(B, ...)``."""
+        loss = F.cross_entropy(logits, targets, reduction="sum", ignore_index=self.ignored)
+        self.loss_sum += loss.item()
         self.confusion.update(logits, targets)
 
-    def compute(self) -> dict[str, float]:
+    def compute(self) -> dict[str, Any]:
         """Return mean loss, accuracy, mean accuracy over the classes that occur, and the count.
 
         Raises:
@@ -59,3 +71,11 @@ class Evaluation(nn.Module):
             "class_accuracy": (right[occurs] / samples[occurs]).mean().item(),
             "num_samples": int(total),
         }
+
+    def describe(self, metrics: dict[str, Any]) -> str:
+        """Say the metrics of a split in a line."""
+        return (
+            f"accuracy {metrics['accuracy']:.4f}, mean over classes "
+            f"{metrics['class_accuracy']:.4f}, loss {metrics['loss']:.4f}, "
+            f"{metrics['num_samples']} samples"
+        )

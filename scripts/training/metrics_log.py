@@ -11,18 +11,7 @@ from scripts.training.classifier import Classifier
 from scripts.training.errors import TrainingWarning
 from scripts.training.files import write_whole
 
-COLUMNS = (
-    "epoch",
-    "step",
-    "lr",
-    "train_loss",
-    "train_accuracy",
-    "val_loss",
-    "val_accuracy",
-    "val_class_accuracy",
-    "seconds",
-)
-VALIDATION = ("val_loss", "val_accuracy", "val_class_accuracy")
+TRAINING = ("epoch", "step", "lr", "train_loss", "train_accuracy")
 
 
 class MetricsLog(Callback):
@@ -37,6 +26,7 @@ class MetricsLog(Callback):
 
     def __init__(self, path: Path):
         self.path = path
+        self.columns: tuple[str, ...] = ()
         self.rows: list[str] = []
         self.failures = 0
         self.seconds = 0.0  # of this epoch, before the run was last started
@@ -50,8 +40,10 @@ class MetricsLog(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: Classifier) -> None:
         """Write the rows of the checkpoint, or only the header."""
         self._started = time.monotonic()
+        validation = (f"val_{name}" for name in pl_module.evaluation.logged)
+        self.columns = (*TRAINING, *validation, "seconds")
         if trainer.is_global_zero:
-            self._write("".join(line + "\n" for line in (",".join(COLUMNS), *self.rows)))
+            self._write("".join(line + "\n" for line in (",".join(self.columns), *self.rows)))
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: Classifier) -> None:
         """Start the clock of a new epoch."""
@@ -67,10 +59,10 @@ class MetricsLog(Callback):
             **pl_module.val_metrics,
             "seconds": round(self._elapsed(), 3),
         }
-        self.rows.append(",".join(_text(values.get(column)) for column in COLUMNS))
+        self.rows.append(",".join(_text(values.get(column)) for column in self.columns))
         if trainer.is_global_zero:
             self._write(self.rows[-1] + "\n", append=True)
-            pl_module.print(_line(values, trainer.max_epochs))
+            pl_module.print(_line(values, trainer.max_epochs, pl_module.evaluation.best))
 
     def state_dict(self) -> dict[str, Any]:
         """Return the rows so far and the time spent on the epoch that is under way."""
@@ -90,7 +82,7 @@ class MetricsLog(Callback):
                 with self.path.open("a", encoding="utf-8") as file:
                     file.write(text)
             else:
-                lines = (",".join(COLUMNS), *self.rows)
+                lines = (",".join(self.columns), *self.rows)
                 write_whole(self.path, "".join(line + "\n" for line in lines).encode())
         except OSError as error:
             self.failures += 1
@@ -102,11 +94,11 @@ def _text(value: float | int | None) -> str:
     return "" if value is None else repr(value)
 
 
-def _line(values: dict[str, Any], num_epochs: int | None) -> str:
+def _line(values: dict[str, Any], num_epochs: int | None, best: str) -> str:
     line = (
         f"epoch {values['epoch']}/{num_epochs}  loss {values['train_loss']:.3f}  "
         f"accuracy {values['train_accuracy']:.3f}"
     )
-    if "val_accuracy" in values:
-        line += f"  validation loss {values['val_loss']:.3f}  accuracy {values['val_accuracy']:.3f}"
+    if f"val_{best}" in values:
+        line += f"  validation loss {values['val_loss']:.3f}  {best} {values[f'val_{best}']:.3f}"
     return f"{line}  {values['seconds']:.1f} s"

@@ -19,10 +19,12 @@ class OptimizerSettings:
         weight_decay: Share of each weight taken off per step and unit of learning rate.
         momentum: For SGD.
         schedule: ``cosine`` falls to zero over the whole run; ``step`` multiplies by
-            ``step_factor`` every ``step_epochs``; ``constant`` stays.
+            ``step_factor`` every ``step_epochs``; ``poly`` falls to zero with every step, as the
+            remaining share of the run to the power of ``poly_power``; ``constant`` stays.
         warmup_epochs: The rate rises linearly over these; fractions are fine.
         step_epochs: Epochs between two steps.
         step_factor: What a step multiplies the rate by.
+        poly_power: Above 1 the rate falls faster at first, below 1 at the end.
 
     Raises:
         ValueError: A rate, decay or number of epochs that makes no sense.
@@ -32,15 +34,16 @@ class OptimizerSettings:
     lr: float = 1e-3
     weight_decay: float = 1e-4
     momentum: float = 0.9
-    schedule: Literal["cosine", "step", "constant"] = "cosine"
+    schedule: Literal["cosine", "step", "poly", "constant"] = "cosine"
     warmup_epochs: float = 1.0
     step_epochs: int = 30
     step_factor: float = 0.1
+    poly_power: float = 0.9
 
     def __post_init__(self) -> None:
         if not 0 < self.lr < math.inf:
             raise ValueError(f"lr must be above 0, got {self.lr}")
-        for name in ("weight_decay", "momentum", "warmup_epochs"):
+        for name in ("weight_decay", "momentum", "warmup_epochs", "poly_power"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"{name} must be 0 or more, got {getattr(self, name)}")
         if self.step_epochs < 1:
@@ -70,6 +73,8 @@ class OptimizerSettings:
                 return (step + 1) / warmup
             if self.schedule == "cosine":
                 return (1 + math.cos(math.pi * min(1.0, (step - warmup) / rest))) / 2
+            if self.schedule == "poly":
+                return (1 - min(1.0, (step - warmup) / rest)) ** self.poly_power
             if self.schedule == "step":
                 return self.step_factor ** (step // steps_per_epoch // self.step_epochs)
             return 1.0

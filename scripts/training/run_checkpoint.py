@@ -17,8 +17,8 @@ class RunCheckpoint(Checkpoint):
     without keeping the one before, and also saves at an epoch's last batch, from where a run
     cannot continue exactly: validation is yet to come.
 
-    The best epoch has the highest validation accuracy, among equals the lowest validation loss.
-    Without validation it is the last one.
+    The best epoch has the highest validation accuracy, or what else the task goes by, among equals
+    the lowest validation loss. Without validation it is the last one.
 
     Args:
         folder: Where the files go.
@@ -54,8 +54,8 @@ class RunCheckpoint(Checkpoint):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: Classifier) -> None:
         """Save the best and the newest; the best first, as the newest will claim it is there."""
-        validation = pl_module.val_metrics
-        score = [validation["val_accuracy"], -validation["val_loss"]] if validation else None
+        validation, best = pl_module.val_metrics, f"val_{pl_module.evaluation.best}"
+        score = [validation[best], -validation["val_loss"]] if validation else None
         if self.best_score is None or (score is not None and score > self.best_score):
             self.best_score, self.best_epoch = score, trainer.current_epoch
             trainer.save_checkpoint(self.folder / BEST)

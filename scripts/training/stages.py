@@ -18,7 +18,7 @@ from scripts.training.errors import (
     TrainingError,
     TrainingWarning,
 )
-from scripts.training.results import collect_predictions, summarize, write_results
+from scripts.training.results import write_results
 from scripts.training.weights import Weights, export_weights, read_weights
 
 
@@ -67,8 +67,8 @@ class Stages:
         self.trainer.validate(model, datamodule=datamodule, verbose=False)
         metrics = {key.removeprefix("val_"): value for key, value in model.val_metrics.items()}
         if self.trainer.is_global_zero:
-            samples = len(datamodule.val_indices)
-            print(_result_line({"split": "validation", "num_samples": samples, **metrics}))
+            metrics["num_samples"] = len(datamodule.val_indices)
+            print(f"validation: {model.evaluation.describe(metrics)}")
 
     def predict(self, model: Classifier, datamodule: ClassificationData) -> None:
         """Print the most probable classes of files."""
@@ -91,10 +91,9 @@ class Stages:
         for split in datamodule.test_splits:
             datamodule.split = split
             self.trainer.test(model, datamodule=datamodule, verbose=False)
-            predictions = collect_predictions(model)
             summary = summarize(split, model, weights)
-            self._write(write_results, self.run_dir, summary, predictions, datamodule)
-            lines.append(_result_line(summary))
+            self._write(write_results, self.run_dir, summary, model.test_arrays())
+            lines.append(f"{split}: {model.evaluation.describe(model.test_metrics)}")
         return lines
 
     def _write(self, write: Callable[..., None], *args: Any) -> None:
@@ -121,6 +120,21 @@ class Stages:
         wanted = self.option("report") and (self.run_dir / "metrics.csv").exists()
         if wanted and (report := draw_report(self.run_dir)):
             print(f"report: {report}")
+
+
+def summarize(split: str, model: Classifier, weights: Weights) -> dict[str, Any]:
+    """Return what is to be said about the test that has just run."""
+    return {
+        "split": split,
+        **model.test_metrics,
+        "classes": model.classes,
+        "model": model.name,
+        "options": model.options,
+        "parameters": sum(weight.numel() for weight in model.network.parameters()),
+        "epoch": weights.info.get("epoch"),
+        "step": weights.info.get("step"),
+        "checkpoint": weights.path.name,
+    }
 
 
 def draw_report(run_dir: Path) -> Path | None:
@@ -168,11 +182,3 @@ def explain(error: BaseException, batch_size: int) -> None:
             "lost contact with another process, which has died or hangs: continue from the last "
             f"checkpoint with --resume ({text.splitlines()[0]})"
         ) from error
-
-
-def _result_line(summary: dict[str, Any]) -> str:
-    return (
-        f"{summary['split']}: accuracy {summary['accuracy']:.4f}, mean over classes "
-        f"{summary['class_accuracy']:.4f}, loss {summary['loss']:.4f}, "
-        f"{summary['num_samples']} samples"
-    )

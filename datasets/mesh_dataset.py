@@ -168,41 +168,6 @@ def select_files(source: FolderSource | ZipSource, split: str, classes: Sequence
     return names
 
 
-def stratified_split(
-    targets: Sequence[int], fraction: float, seed: int
-) -> tuple[list[int], list[int]]:
-    """Hold out the same fraction of every class, for validation.
-
-    Args:
-        targets: The label of each shape.
-        fraction: Share to hold out; each class keeps at least one shape on either side if it can.
-        seed: Seed of the choice.
-
-    Shape:
-        - Returns the sorted indices that remain, and those held out.
-
-    Raises:
-        ValueError: ``fraction`` not between 0 and 1.
-
-    Example:
-        >>> train, held_out = stratified_split([0] * 10 + [1] * 20, 0.2, seed=0)
-        >>> len(train), [sum(i < 10 for i in held_out), sum(i >= 10 for i in held_out)]
-        (24, [2, 4])
-    """
-    if not 0 < fraction < 1:
-        raise ValueError(f"fraction must lie between 0 and 1, got {fraction}")
-    labels = np.asarray(targets)
-    generator = np.random.default_rng(seed)
-    kept: list[int] = []
-    held_out: list[int] = []
-    for label in np.unique(labels):
-        members = generator.permutation(np.flatnonzero(labels == label)).tolist()
-        count = min(max(1, round(fraction * len(members))), len(members) - 1)
-        held_out += members[:count]
-        kept += members[count:]
-    return sorted(kept), sorted(held_out)
-
-
 def _parse_all(
     source: FolderSource | ZipSource, names: Sequence[str], lenient: bool
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:

@@ -11,15 +11,11 @@ from pathlib import Path
 
 from datasets.augment import Augment
 from datasets.download import download as download_file
-from datasets.mesh_dataset import (
-    AugmentFunction,
-    MeshDataset,
-    stratified_split,
-)
+from datasets.mesh_dataset import AugmentFunction, MeshDataset
 from datasets.off import shown
 from datasets.source import FolderSource, SourceError, ZipSource
 
-__all__ = ["CLASSES", "COUNTS", "Augment", "CountsWarning", "ModelNet10", "stratified_split"]
+__all__ = ["CLASSES", "COUNTS", "Augment", "CountsWarning", "ModelNet10"]
 
 URL = "https://3dvision.princeton.edu/projects/2014/3DShapeNets/ModelNet10.zip"
 ZIP_BYTES = 473_402_300

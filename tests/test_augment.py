@@ -4,10 +4,8 @@ import torch
 from meshes import load
 from torch.testing import assert_close
 
-from datasets.modelnet10 import (
-    Augment,
-    stratified_split,
-)
+from datasets.modelnet10 import Augment
+from datasets.splits import stratified_split
 
 
 def test_only_training_points_are_augmented(root):

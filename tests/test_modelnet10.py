@@ -11,12 +11,7 @@ from torch_geometric.loader import DataLoader
 
 from datasets.mesh_cache import CacheWarning
 from datasets.mesh_dataset import EmptyClassWarning
-from datasets.modelnet10 import (
-    CLASSES,
-    COUNTS,
-    Augment,
-    CountsWarning,
-)
+from datasets.modelnet10 import CLASSES, COUNTS, Augment, CountsWarning
 from datasets.off import OFFError, OFFWarning, format_off
 from datasets.source import SourceError
 

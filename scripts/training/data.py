@@ -10,6 +10,7 @@ import torch
 from lightning.pytorch import LightningDataModule
 from torch.utils.data import Dataset
 
+from datasets.splits import stratified_split
 from scripts.training.distributed import world
 from scripts.training.errors import TrainingError
 from scripts.training.loader import OrderedBatches, ResumableLoader, ShuffledBatches
@@ -59,13 +60,15 @@ class ClassificationData(LightningDataModule):
     def open_split(self, split: str, *, training: bool = False) -> Dataset:
         """Open a split; in training it changes at random with (seed, epoch, index)."""
 
-    @abstractmethod
-    def class_names(self, dataset: Dataset) -> list[str]:
+    def class_names(self, dataset: Any) -> list[str]:
         """Return the classes of a split in the order of their numbers."""
+        return list(dataset.classes)
 
-    @abstractmethod
-    def divide(self, dataset: Dataset) -> tuple[Sequence[int], Sequence[int]]:
-        """Return the samples for training and those for validation."""
+    def divide(self, dataset: Any) -> tuple[Sequence[int], Sequence[int]]:
+        """Return the samples for training and those held out: the same share of each class."""
+        if self.val_fraction == 0:
+            return range(len(dataset)), ()
+        return stratified_split(dataset.targets, self.val_fraction, self.seed)
 
     @staticmethod
     @abstractmethod

@@ -14,7 +14,7 @@ from torch_geometric.data import Batch, Data
 
 from datasets import modelnet10, shapes10
 from datasets.mesh_dataset import MeshDataset
-from datasets.modelnet10 import Augment, stratified_split
+from datasets.modelnet10 import Augment
 from datasets.off import read_off
 from datasets.surface import normalize, sample_surface
 from mgic_geo import create_model
@@ -96,16 +96,6 @@ class PointClouds(ClassificationData):
             return self._open(split, num_points=self.num_points, seed=self.seed, augment=augment)
         except (OSError, ValueError) as error:
             raise TrainingError(f"cannot use the data: {error}") from error
-
-    def class_names(self, dataset: MeshDataset) -> list[str]:
-        """Return the classes of a split."""
-        return list(dataset.classes)
-
-    def divide(self, dataset: MeshDataset) -> tuple[Sequence[int], Sequence[int]]:
-        """Hold out the same share of each class."""
-        if self.val_fraction == 0:
-            return range(len(dataset)), ()
-        return stratified_split(dataset.targets, self.val_fraction, self.seed)
 
     @staticmethod
     def collate(samples: list[Data]) -> Batch:

@@ -40,6 +40,7 @@ class Classifier(LightningModule):
     """
 
     ignored = NOTHING  # a label that neither trains nor counts
+    ema_decay: float | None = None  # of the average of the weights that is evaluated, if any
 
     def __init__(
         self,
@@ -80,6 +81,10 @@ class Classifier(LightningModule):
     @abstractmethod
     def bad_samples(self, batch: Any) -> list[str]:
         """Name the samples whose input is not finite."""
+
+    def mix(self, batch: Any, targets: Tensor) -> tuple[Any, Tensor]:
+        """Mix the samples of a training batch, if at all; targets may become shares of classes."""
+        return batch, targets
 
     def make_evaluation(self, num_classes: int) -> Evaluation:
         """Return what counts the predictions."""
@@ -144,8 +149,9 @@ class Classifier(LightningModule):
         """Compute the loss, and stop at input or loss that is not finite."""
         self._check_input(batch)
         targets, _, names = self.sample_info(batch)
-        logits = self(batch).float()
         count = (targets != self.ignored).sum()
+        batch, targets = self.mix(batch, targets)
+        logits = self(batch).float()
         loss = F.cross_entropy(
             logits,
             targets,
@@ -153,6 +159,8 @@ class Classifier(LightningModule):
             ignore_index=self.ignored,
             label_smoothing=self.label_smoothing,
         ) / count.clamp(min=1)
+        if targets.is_floating_point():
+            targets = targets.argmax(dim=1)  # of a mixture, what it has most of
         right = (logits.argmax(dim=1) == targets).sum()
         value, num_right, num = torch.stack([loss.detach(), right.float(), count.float()]).tolist()
         self.lr = self.optimizers().param_groups[0]["lr"]

@@ -18,6 +18,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from scripts.training.arguments import CONTROL, add_options, refuse_inexact, with_saved_config
+from scripts.training.averaging import average_weights
 from scripts.training.checkpoint import SealedCheckpointIO, newest_checkpoint
 from scripts.training.classifier import Classifier
 from scripts.training.data import ClassificationData
@@ -185,6 +186,7 @@ class TrainingCLI(Stages, LightningCLI):
             "callbacks": [
                 *_as_list(asked["callbacks"]),
                 SameEverywhere(self.settings),
+                *average_weights(self.model),  # before those that save them
                 self.metrics_log,
                 self.stop,
                 self.keeper,

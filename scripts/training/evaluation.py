@@ -4,7 +4,7 @@ from typing import Any, ClassVar
 
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchmetrics.classification import MulticlassConfusionMatrix
+from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix
 
 from scripts.training.distributed import gather
 from scripts.training.errors import TrainingError
@@ -79,3 +79,42 @@ class Evaluation(nn.Module):
             f"{metrics['class_accuracy']:.4f}, loss {metrics['loss']:.4f}, "
             f"{metrics['num_samples']} samples"
         )
+
+
+class TopFive(Evaluation):
+    """Counts also how often the true class is among the five most probable ones.
+
+    Args:
+        num_classes: Classes to tell apart; with five or fewer, that is always so.
+
+    Example:
+        >>> import torch
+        >>> evaluation = TopFive(6)
+        >>> evaluation.update(torch.arange(6.0).expand(2, 6), torch.tensor([1, 0]))
+        >>> evaluation.compute()["top5"]
+        0.5
+    """
+
+    logged: ClassVar = (*Evaluation.logged, "top5")
+
+    def __init__(self, num_classes: int):
+        super().__init__(num_classes)
+        self.top5 = MulticlassAccuracy(num_classes, top_k=min(5, num_classes), average="micro")
+
+    def reset(self) -> None:
+        """Start again from nothing."""
+        super().reset()
+        self.top5.reset()
+
+    def update(self, logits: Tensor, targets: Tensor) -> None:
+        """Count a batch, ``(B, num_classes)`` and ``(B,)``."""
+        super().update(logits, targets)
+        self.top5.update(logits, targets)
+
+    def compute(self) -> dict[str, Any]:
+        """Return what :class:`Evaluation` does, and ``top5``."""
+        return super().compute() | {"top5": self.top5.compute().item()}
+
+    def describe(self, metrics: dict[str, Any]) -> str:
+        """Say the metrics of a split in a line."""
+        return f"{super().describe(metrics)}, top-5 accuracy {metrics['top5']:.4f}"

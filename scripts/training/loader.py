@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from scripts.training.errors import LoaderError
+from datasets.image_files import ImageFileError
+from scripts.training.errors import LoaderError, TrainingError
 from scripts.training.seeds import derive_seed
 
 SMALLEST = 2  # batch norm needs two values to have a variance
@@ -169,6 +170,10 @@ class ResumableLoader:
                 batch = next(batches)
             except StopIteration:
                 return
+            except ImageFileError as error:
+                # from another process it comes as a traceback, of which it is the last line
+                line = str(error).strip().splitlines()[-1]
+                raise TrainingError(line.rpartition(f"{ImageFileError.__name__}: ")[2]) from error
             except RuntimeError as error:
                 if "DataLoader worker" not in str(error):
                     raise

@@ -15,7 +15,7 @@ CONFIG = "config.yaml"
 RESULTS = ("checkpoints/*.ckpt", "model.safetensors", "predictions*.npz")  # worth keeping
 OWN_FILES = (
     *("config.yaml", "config-*.yaml", "metrics.csv", "model.json", "model.safetensors"),
-    *("test.json", "test-*.json", "predictions*.npz", "report.html", "per_class.csv"),
+    *("test.json", "test-*.json", "val.json", "predictions*.npz", "report.html", "per_class.csv"),
     *("curves.png", "confusion*.png", "clouds*.png", "images*.png"),
 )
 OWN_FOLDERS = ("checkpoints", "tensorboard")

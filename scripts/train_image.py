@@ -1,0 +1,20 @@
+"""Train, test and use image classifiers on mnist5k, CIFAR-10, ImageNet or folders of images.
+
+``python -m scripts.train_image fit --config scripts/configs/mnist5k.yaml``, then ``test`` or
+``predict digit.png`` with ``--run_dir`` of that run.
+"""
+
+import sys
+from collections.abc import Sequence
+
+from scripts.training import cli
+from scripts.training.images import ImageClassifier, ImageData
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Run the command line and return the exit code."""
+    return cli.main(ImageClassifier, ImageData, "python -m scripts.train_image", args)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,4 +1,3 @@
-import csv
 import json
 import os
 import random
@@ -16,7 +15,17 @@ import trimesh
 import yaml
 from safetensors.torch import load_file
 from torch.testing import assert_close
-from training_runs import ROOT, DiskFullAfter, NotFinite, SignalAt, run, run_ranks, start
+from training_runs import (
+    ROOT,
+    DiskFullAfter,
+    NotFinite,
+    SignalAt,
+    assert_same_run,
+    metrics,
+    run,
+    run_ranks,
+    start,
+)
 
 from mgic_geo import create_model
 from scripts.training.checkpoint import read_checkpoint
@@ -50,20 +59,6 @@ def whole(tiny, tmp_path_factory) -> Path:
     result = run(folder / "log", "fit", *tiny, "--run_dir", folder)
     assert result.code == 0, result.output
     return folder
-
-
-def metrics(folder: Path) -> list[list[str]]:
-    with (folder / "metrics.csv").open() as file:
-        return [row[:-1] for row in csv.reader(file)]  # without the seconds
-
-
-def assert_same_run(one: Path, other: Path, newest: str = "step-000000015.ckpt") -> None:
-    assert metrics(one) == metrics(other)
-    for name in ("best.ckpt", newest):
-        first, second = (read_checkpoint(folder / "checkpoints" / name) for folder in (one, other))
-        for key in ("state_dict", "optimizer_states", "lr_schedulers", "loops"):
-            assert_close(first[key], second[key], rtol=0, atol=0)
-    assert (one / "model.safetensors").read_bytes() == (other / "model.safetensors").read_bytes()
 
 
 def assert_resumes_exactly(command, folder, whole, *options) -> str:

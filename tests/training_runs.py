@@ -4,6 +4,7 @@ The processes are forked from a server that has imported everything once, or eac
 most of its time on imports.
 """
 
+import csv
 import importlib
 import multiprocessing
 import os
@@ -15,10 +16,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from torch.testing import assert_close
+
 Fault = Callable[[], None]
 ROOT = Path(__file__).parents[1]
 _context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload(["scripts.train_modelnet10", "scripts.train_segmentation"])
+_context.set_forkserver_preload(["scripts.train_modelnet10", "scripts.train_image"])
 
 
 @dataclass(frozen=True)
@@ -91,6 +94,25 @@ def run_ranks(
         call = (logs[rank], *args, *extra[rank])
         processes.append(start(*call, fault=fault, env=env, script=script))
     return [finish(process, log) for process, log in zip(processes, logs, strict=True)]
+
+
+def metrics(folder: Path) -> list[list[str]]:
+    """The rows of ``metrics.csv`` without the seconds, header first."""
+    with (folder / "metrics.csv").open() as file:
+        return [row[:-1] for row in csv.reader(file)]
+
+
+def assert_same_run(one: Path, other: Path, newest: str = "step-000000015.ckpt") -> None:
+    """Check that two runs ended in the same bits."""
+    from scripts.training.checkpoint import read_checkpoint
+
+    assert metrics(one) == metrics(other)
+    for name in ("best.ckpt", newest):
+        first, second = (read_checkpoint(folder / "checkpoints" / name) for folder in (one, other))
+        average = {"current_model_state", "averaging_state"} & first.keys()
+        for key in ("state_dict", "optimizer_states", "lr_schedulers", "loops", *average):
+            assert_close(first[key], second[key], rtol=0, atol=0)
+    assert (one / "model.safetensors").read_bytes() == (other / "model.safetensors").read_bytes()
 
 
 def _child(

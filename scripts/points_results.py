@@ -5,25 +5,21 @@ interrupted), several runs side by side with one thread each, and then writes th
 ``--page-only`` writes it from the runs that are there.
 """
 
-import argparse
-import csv
 import json
 import os
-import subprocess
 import sys
-import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import yaml
 from matplotlib.figure import Figure
 
 from mgic_geo import create_model, multiply_adds, num_weights
+from scripts.training import comparison
+from scripts.training.comparison import BLUE, GRAY, RED, Job, spread, spread_and_range
 from scripts.training.files import write_whole
 
 CONFIG = Path("scripts/configs/points_results.yaml")
@@ -57,61 +53,28 @@ CONTENDERS = (
 
 def main(args: Sequence[str] | None = None) -> int:
     """Run what is missing and write the page."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--seeds", type=int, default=3, help="seeds 0, 1, ... of every model")
-    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="runs side by side")
-    parser.add_argument("--runs", type=Path, default=Path("runs/points"))
-    parser.add_argument("--docs", type=Path, default=Path("docs/results"))
-    parser.add_argument("--page-only", action="store_true", help="train nothing")
+    parser = comparison.make_parser(__doc__.split("\n")[0], "runs/points")
     options = parser.parse_args(args)
-    jobs = [(contender, seed) for seed in range(options.seeds) for contender in CONTENDERS]
-    if not options.page_only:
-        with ThreadPoolExecutor(options.jobs) as pool:
-            failed = sum(pool.map(lambda job: train(*job, options.runs), jobs))
-        if failed:
-            print(f"error: {failed} of {len(jobs)} runs failed", file=sys.stderr)
-            return 1
-    runs = {job[0].name: [] for job in jobs}
-    for contender, seed in jobs:
-        runs[contender.name].append(read_run(options.runs / f"{contender.name}-{seed}"))
+    seeds = range(options.seeds)
+    jobs = [make_job(contender, seed, options.runs) for seed in seeds for contender in CONTENDERS]
+    if not options.page_only and not comparison.run_missing(jobs, options.jobs):
+        return 1
+    runs = {
+        contender.name: [
+            comparison.read_run(make_job(contender, seed, options.runs)) for seed in seeds
+        ]
+        for contender in CONTENDERS
+    }
     write_page(runs, options.docs)
     print(f"wrote {options.docs / 'points.md'}")
     return 0
 
 
-def train(contender: Contender, seed: int, runs: Path) -> bool:
-    """Train one model in a process of its own, unless that is done; whether it failed."""
-    folder = runs / f"{contender.name}-{seed}"
-    if all((folder / f"{split}.json").exists() for split in SPLITS):
-        return False
-    command = [sys.executable, "-m", "scripts.train_modelnet10", "fit", "--config", str(CONFIG)]
-    command += ["--resume", "--run_dir", str(folder), "--seed", str(seed), "--threads", "1"]
-    command += ["--model.name", contender.model]
-    command += ["--model.options", json.dumps(contender.options)]
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    start = time.monotonic()
-    with folder.with_suffix(".log").open("w") as log:
-        code = subprocess.run(command, stdout=log, stderr=log, check=False).returncode
-    print(f"{folder.name}: exit code {code}, {time.monotonic() - start:.0f} s", flush=True)
-    return code != 0
-
-
-def read_run(folder: Path) -> dict[str, Any]:
-    """Accuracies, seconds per epoch and epochs of a finished run.
-
-    Raises:
-        FileNotFoundError: If the run is not finished.
-    """
-    run: dict[str, Any] = {}
-    for split in SPLITS:
-        result = json.loads((folder / f"{split}.json").read_text())
-        run[split] = 100 * result["accuracy"]
-        run[f"{split}-class"] = 100 * result["class_accuracy"]
-    with (folder / "metrics.csv").open() as file:
-        rows = list(csv.DictReader(file))
-    run["seconds"] = float(np.median([float(row["seconds"]) for row in rows]))
-    run["epochs"] = len(rows)
-    return run
+def make_job(contender: Contender, seed: int, runs: Path) -> Job:
+    """The run of one model with one seed."""
+    options = ("--config", str(CONFIG), "--model.name", contender.model)
+    options += ("--model.options", json.dumps(contender.options))
+    return Job(runs / f"{contender.name}-{seed}", "train_modelnet10", options, seed, SPLITS)
 
 
 def costs(contender: Contender, num_points: int) -> tuple[int, int, int]:
@@ -128,15 +91,11 @@ def write_page(runs: dict[str, list[dict[str, Any]]], docs: Path) -> None:
         weights, work, hops = costs(contender, config["data"]["num_points"])
         row: dict[str, Any] = {"model": contender.name, "note": contender.note}
         row |= {"weights": weights, "multiply_adds": work, "hops": hops}
-        for key in ("test", "test-class", "test-hard", "test-hard-class", "seconds"):
-            values = [run[key] for run in runs[contender.name]]
-            row |= {f"{key}_mean": np.mean(values), f"{key}_std": np.std(values, ddof=1)}
-            row |= {f"{key}_min": min(values), f"{key}_max": max(values)}
-        rows.append(row)
+        keys = ("test", "test-class", "test-hard", "test-hard-class", "seconds")
+        rows.append(row | comparison.summarize(runs[contender.name], keys))
     text = page(rows, config, len(next(iter(runs.values()))))
     write_whole(docs / "points.md", text.encode())
-    lines = [",".join(rows[0]), *(",".join(_csv(value) for value in row.values()) for row in rows)]
-    write_whole(docs / "points.csv", ("\n".join(lines) + "\n").encode())
+    comparison.write_csv(docs / "points.csv", rows)
     draw(rows, docs / "points.png")
 
 
@@ -160,9 +119,9 @@ not with ModelNet10's.
 """
     lines = [
         f"| `{row['model']}` | {row['note']} | {row['weights']:,} | "
-        f"{row['multiply_adds'] / 1e6:.1f} M | {row['hops']} | {_range(row, 'test')} | "
-        f"{_spread(row, 'test-class')} | {_range(row, 'test-hard')} | "
-        f"{_spread(row, 'test-hard-class')} | {row['seconds_mean']:.1f} |"
+        f"{row['multiply_adds'] / 1e6:.1f} M | {row['hops']} | {spread_and_range(row, 'test')} | "
+        f"{spread(row, 'test-class')} | {spread_and_range(row, 'test-hard')} | "
+        f"{spread(row, 'test-hard-class')} | {row['seconds_mean']:.1f} |"
         for row in rows
     ]
     return head + "\n".join(lines) + "\n\n![accuracy](points.png)\n\n" + reading(rows)
@@ -188,9 +147,7 @@ def reading(rows: list[dict[str, Any]]) -> str:
     ]
     for first, second, question in pairs:
         a, b = by_name[first], by_name[second]
-        overlap = (
-            a["test-hard_min"] <= b["test-hard_max"] and b["test-hard_min"] <= a["test-hard_max"]
-        )
+        overlap = comparison.overlap(a, b, "test-hard")
         lines.append(
             f"| {question}: `{first}` - `{second}` | "
             f"{a['test-hard_mean'] - b['test-hard_mean']:+.1f} | {'yes' if overlap else 'no'} |"
@@ -203,40 +160,14 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
     figure = Figure(figsize=(9, 3.8), layout="constrained")
     for axes, split in zip(figure.subplots(1, 2, sharey=False), SPLITS, strict=True):
         for row in rows:
-            mean = row[f"{split}_mean"]
-            spread = [[mean - row[f"{split}_min"]], [row[f"{split}_max"] - mean]]
             control = row["note"].startswith("control")
             mgic = row["model"].startswith("mgic")
-            color = "#bbbbbb" if control else "#ee6677" if mgic else "#4477aa"
-            axes.errorbar(row["weights"], mean, spread, fmt="o", color=color, capsize=3)
-            axes.annotate(
-                row["model"], (row["weights"], mean), (5, 5), textcoords="offset points", fontsize=8
-            )
+            color = GRAY if control else RED if mgic else BLUE
+            comparison.plot_range(axes, row, split, across="weights", color=color)
         axes.set(xscale="log", xlabel="weights", ylabel="accuracy, %", title=split)
         axes.margins(x=0.25)
         axes.grid(alpha=0.3)
-    part = path.with_name(f".{path.name}.part.png")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(part, dpi=150)
-    part.replace(path)
-
-
-def _spread(row: dict[str, Any], key: str) -> str:
-    return f"{row[f'{key}_mean']:.1f} ± {row[f'{key}_std']:.1f}"
-
-
-def _range(row: dict[str, Any], key: str) -> str:
-    return f"{_spread(row, key)} ({row[f'{key}_min']:.1f} to {row[f'{key}_max']:.1f})"
-
-
-def _csv(value: Any) -> str:
-    return (
-        f"{value:.4f}"
-        if isinstance(value, float)
-        else f'"{value}"'
-        if "," in str(value)
-        else str(value)
-    )
+    comparison.write_figure(path, figure)
 
 
 if __name__ == "__main__":

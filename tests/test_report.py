@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from scripts.training import figures, report
+from scripts.training import figures, report, report_splits
 from scripts.training.errors import TrainingError
 
 ROOT = Path(__file__).parents[1]
@@ -339,8 +339,8 @@ def test_the_best_epoch_is_the_one_whose_checkpoint_is_kept(columns, row, reason
 
 
 def test_the_interval_equals_wilsons():
-    assert [round(end, 4) for end in report.wilson_interval(0.8, 10)] == [0.4902, 0.9433]
-    assert [round(end, 4) for end in report.wilson_interval(1.0, 100)] == [0.963, 1.0]
+    assert [round(end, 4) for end in report_splits.wilson_interval(0.8, 10)] == [0.4902, 0.9433]
+    assert [round(end, 4) for end in report_splits.wilson_interval(1.0, 100)] == [0.963, 1.0]
 
 
 def test_columns_like_accuracy_are_drawn_and_no_others():

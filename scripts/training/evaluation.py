@@ -53,13 +53,17 @@ class Evaluation(nn.Module):
         self.loss_sum += loss.item()
         self.confusion.update(logits, targets)
 
+    def counts(self) -> Tensor:
+        """Return how often each class (row) was taken for each (column), in all processes."""
+        return self.confusion.compute().double().cpu()
+
     def compute(self) -> dict[str, Any]:
         """Return mean loss, accuracy, mean accuracy over the classes that occur, and the count.
 
         Raises:
             TrainingError: Nothing was counted.
         """
-        counts = self.confusion.compute().double().cpu()  # summed over the processes
+        counts = self.counts()
         samples, right = counts.sum(dim=1), counts.diagonal()
         total = samples.sum().item()
         if not total:

@@ -45,7 +45,7 @@ DEPTH = LinearSegmentedColormap.from_list("depth", ["#c9dcea", "#5b9cc6", "#0b4a
 GALLERY_COLUMNS, GALLERY_SIZE = 6, 24
 
 
-def _as_png(draw: Callable[P, Figure]) -> Callable[P, bytes]:
+def as_png(draw: Callable[P, Figure]) -> Callable[P, bytes]:
     """Turn a function that draws a figure into one that returns it as PNG, in the style above."""
 
     @functools.wraps(draw)
@@ -67,7 +67,7 @@ def label(name: str, width: int = 24) -> str:
     return text if len(text) <= width else text[: width - 1] + "…"
 
 
-@_as_png
+@as_png
 def draw_curves(metrics: Mapping[str, NDArray], best: int | None, reason: str = "") -> Figure:
     """Draw loss and accuracy by epoch, training beside validation.
 
@@ -121,7 +121,7 @@ def _plot_columns(axes: Axes, metrics: Mapping[str, NDArray], names: list[str], 
             axes.plot(*point, "o", color=color, markersize=6, markeredgecolor="white")
 
 
-@_as_png
+@as_png
 def draw_confusion(counts: NDArray, classes: Sequence[str], title: str) -> Figure:
     """Draw a confusion matrix: color is the share of the row, the number how many.
 
@@ -192,7 +192,7 @@ def choose_items(labels: NDArray, predicted: NDArray, confidence: NDArray) -> ND
     return np.concatenate([bad[: GALLERY_SIZE - num_good], good[:num_good]])
 
 
-@_as_png
+@as_png
 def draw_gallery(
     items: Sequence[NDArray],
     captions: Sequence[tuple[str, str, float]],

@@ -12,8 +12,6 @@ import json
 import re
 import shlex
 import struct
-import zipfile
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,17 +21,9 @@ import yaml
 from numpy.typing import NDArray
 
 from scripts.training import figures
-from scripts.training.errors import TrainingError
 from scripts.training.files import write_whole
-
-SUMMARY_TYPES = {
-    "accuracy": (float, int),
-    "class_accuracy": (float, int),
-    "loss": (float, int),
-    "num_samples": (int,),
-    "classes": (list,),
-}
-KEPT_SAMPLES = {"clouds": "cloud_rows", "images": "image_rows"}  # samples, and which they are
+from scripts.training.report_masks import MaskSplit
+from scripts.training.report_splits import ReportError, Split, percent
 
 PAGE = jinja2.Environment(
     autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
@@ -89,11 +79,11 @@ summary { cursor: pointer; }
 </table>
 {% if splits %}
 <table>
-<thead><tr><th>split</th><th class="n">accuracy</th><th class="n">95 % interval</th>
-<th class="n">mean over classes</th><th class="n">loss</th><th class="n">samples</th></tr></thead>
-{% for row in splits %}
-<tr><th scope="row">{{ row[0] }}</th>
-{% for value in row[1:] %}<td class="n">{{ value }}</td>{% endfor %}</tr>
+<thead><tr><th>split</th>
+{% for heading in splits[0].headings %}<th class="n">{{ heading }}</th>{% endfor %}</tr></thead>
+{% for split in splits %}
+<tr><th scope="row">{{ split.name }}</th>
+{% for value in split.row() %}<td class="n">{{ value }}</td>{% endfor %}</tr>
 {% endfor %}
 </table>
 {% endif %}
@@ -109,7 +99,7 @@ summary { cursor: pointer; }
 {% endfor %}
 {% endfor %}
 {% if per_class %}
-<h2>Accuracy by class</h2>
+<h2>{{ by_class }}</h2>
 <details {% if per_class | length <= 40 %}open{% endif %}>
 <summary>{{ per_class | length }} classes</summary>
 <table>
@@ -145,36 +135,6 @@ summary { cursor: pointer; }
 </body>
 </html>
 """)
-
-
-class ReportError(TrainingError, ValueError):
-    """A file of the run that cannot be used: which one, why, and what is expected."""
-
-
-@dataclass(frozen=True)
-class Split:
-    """One evaluated split: its ``S.json`` and, where they were saved, its predictions."""
-
-    name: str
-    summary: dict[str, Any]
-    predictions: dict[str, NDArray]  # empty without a predictions file
-
-    @property
-    def suffix(self) -> str:
-        """What file names of this split end in: nothing for ``test``."""
-        return "" if self.name == "test" else f"-{self.name}"
-
-    @property
-    def classes(self) -> list[str]:
-        """Class names, in the order of the labels."""
-        return [str(name) for name in self.summary["classes"]]
-
-    def confusion(self) -> NDArray[np.int64]:
-        """Count samples by true class (row) and predicted class (column)."""
-        n = len(self.classes)
-        labels = self.predictions["labels"].astype(np.int64)
-        pairs = labels * n + self.predictions["probabilities"].argmax(axis=1)
-        return np.bincount(pairs, minlength=n * n).reshape(n, n)
 
 
 def read_metrics(path: Path) -> dict[str, NDArray[np.float64]]:
@@ -221,107 +181,28 @@ def read_split(path: Path) -> Split | None:
         raise ReportError(f"cannot read {path}: {error}; expected JSON") from error
     if not isinstance(summary, dict) or summary.get("split") != path.stem:
         return None
-    for key, kind in SUMMARY_TYPES.items():
-        if not isinstance(summary.get(key), kind):
-            kinds = " or ".join(t.__name__ for t in kind)
-            raise ReportError(f"{path} has {summary.get(key)!r} for {key}; expected {kinds}")
-    split = Split(path.stem, summary, {})
-    archive = path.with_name(f"predictions{split.suffix}.npz")
-    return replace(split, predictions=_read_predictions(archive, summary))
-
-
-def _read_predictions(path: Path, summary: dict[str, Any]) -> dict[str, NDArray]:
-    samples: int = summary["num_samples"]
-    num_classes = len(summary["classes"])
-    if not path.exists():
-        return {}
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
-        for name, shape in (("probabilities", (samples, num_classes)), ("labels", (samples,))):
-            if arrays[name].shape != shape:
-                raise ValueError(f"{name} have shape {arrays[name].shape}, not {shape}")
-        ends = {"labels": num_classes, **dict.fromkeys(KEPT_SAMPLES.values(), samples)}
-        for name, end in ends.items():
-            if not np.isin(arrays.get(name, []), range(end)).all():
-                raise ValueError(f"{name} must lie from 0 to {end - 1}")
-        for kind, rows in KEPT_SAMPLES.items():
-            if kind in arrays and len(arrays[kind]) != len(arrays[rows]):
-                raise ValueError(f"{kind} and {rows} differ in length")
-    except KeyError as error:
-        raise ReportError(f"cannot use {path}: it has no array {error}") from error
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise ReportError(
-            f"cannot use {path}: {error}; expected the arrays of the run that wrote "
-            f"{summary['split']}.json"
-        ) from error
-    return arrays
+    kind = MaskSplit if "miou" in summary else Split
+    return kind.read(path, summary)
 
 
 def best_epoch(metrics: dict[str, NDArray]) -> tuple[int | None, str]:
     """Find the row of the best epoch, and say what it is best in.
 
-    As for ``best.ckpt``, that is the highest validation accuracy, among equals the lowest
-    validation loss, then the first. Without validation there is none.
+    As for ``best.ckpt``, that is the highest validation accuracy (or mIoU where there is one),
+    among equals the lowest validation loss, then the first. Without validation there is none.
     """
     nothing = np.full(len(metrics["epoch"]), np.nan)
-    scores = np.stack([metrics.get("val_accuracy", nothing), -metrics.get("val_loss", nothing)])
+    name = "mIoU" if "val_miou" in metrics else "accuracy"
+    score = metrics.get(f"val_{name.lower()}", nothing)
+    scores = np.stack([score, -metrics.get("val_loss", nothing)])
     known = np.isfinite(scores)
     if not known.any():
         return None, ""
     keys = np.where(known, scores, -np.inf).T.tolist()
     row = max(range(len(keys)), key=keys.__getitem__)
     if known[0, row]:
-        return row, f"highest validation accuracy, {_percent(scores[0, row])}"
+        return row, f"highest validation {name}, {percent(scores[0, row])}"
     return row, f"lowest validation loss, {-scores[1, row]:.3f}"
-
-
-def class_rows(split: Split) -> list[tuple[str, int, int, float]]:
-    """List class, samples, right ones and their share (nan without samples) for each class."""
-    confusion = split.confusion()
-    counts, correct = confusion.sum(axis=1).tolist(), confusion.diagonal().tolist()
-    return [
-        (name, n, right, right / n if n else np.nan)
-        for name, n, right in zip(split.classes, counts, correct, strict=True)
-    ]
-
-
-def wilson_interval(share: float, count: int, z: float = 1.96) -> tuple[float, float]:
-    """Return the 95 % score interval of a share seen in ``count`` samples."""
-    middle = (share + z**2 / (2 * count)) / (1 + z**2 / count)
-    spread = share * (1 - share) / count + z**2 / (4 * count**2)
-    half = z * spread**0.5 / (1 + z**2 / count)
-    return middle - half, middle + half
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.1f} %"
-
-
-def _draw_split(split: Split) -> dict[str, tuple[bytes, str]]:
-    """Draw the figures of one split: file name to PNG and caption."""
-    arrays, classes = split.predictions, split.classes
-    confusion = split.confusion()
-    title = f"{split.name}: {confusion.trace():,} of {confusion.sum():,} right"
-    caption = "Confusion matrix: how many samples of each true class were taken for which class."
-    png = figures.draw_confusion(confusion, classes, title)
-    pictures = {f"confusion{split.suffix}.png": (png, caption)}
-    for kind, rows in KEPT_SAMPLES.items():
-        if not len(arrays.get(kind, [])):
-            continue
-        probabilities, labels = (arrays[key][arrays[rows]] for key in ("probabilities", "labels"))
-        predicted, confidence = probabilities.argmax(axis=1), probabilities.max(axis=1)
-        chosen = figures.choose_items(labels, predicted, confidence)
-        captions = [(classes[labels[i]], classes[predicted[i]], confidence[i]) for i in chosen]
-        right = (labels == predicted)[chosen]
-        title = f"{split.name}: {len(chosen)} of {len(arrays['labels']):,} {kind}, wrong ones first"
-        png = figures.draw_gallery(list(arrays[kind][chosen]), captions, right, title)
-        caption = (
-            "Above each: true class → predicted class (probability). Framed in green with a check "
-            "mark: right, in red with a cross: wrong."
-        )
-        pictures[f"{kind}{split.suffix}.png"] = (png, caption)
-    return pictures
 
 
 def _facts(metrics: dict[str, NDArray], splits: list[Split]) -> list[tuple[str, str]]:
@@ -345,17 +226,9 @@ def _facts(metrics: dict[str, NDArray], splits: list[Split]) -> list[tuple[str, 
     return facts
 
 
-def _split_row(summary: dict[str, Any]) -> list[str]:
-    accuracy, samples = summary["accuracy"], summary["num_samples"]
-    low, high = wilson_interval(accuracy, samples) if samples else (0.0, 1.0)
-    interval = f"{100 * low:.1f} to {100 * high:.1f}"
-    values = [_percent(accuracy), interval, _percent(summary["class_accuracy"])]
-    return [summary["split"], *values, f"{summary['loss']:.3f}", f"{samples:,}"]
-
-
 def _class_table(splits: list[Split]) -> list[tuple[str, list[dict[str, Any] | None]]]:
     """Put the classes of all splits side by side, None where a split has no such samples."""
-    tables = [{row[0]: row for row in class_rows(split)} for split in splits]
+    tables = [{row[0]: row for row in split.class_rows()} for split in splits]
     table = []
     for name in dict.fromkeys(name for rows in tables for name in rows):
         cells: list[dict[str, Any] | None] = []
@@ -369,9 +242,9 @@ def _class_table(splits: list[Split]) -> list[tuple[str, list[dict[str, Any] | N
 def _class_csv(splits: list[Split]) -> bytes:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["split", "class", "count", "correct", "accuracy"])
+    writer.writerow(["split", "class", *splits[0].by_class[1:]])
     for split in splits:
-        for name, count, correct, share in class_rows(split):
+        for name, count, correct, share in split.class_rows():
             writer.writerow([split.name, name, count, correct, f"{share:.6f}" if count else ""])
     return text.getvalue().encode(errors="replace")
 
@@ -394,7 +267,7 @@ def _find_command(tree: Any) -> str:
 
 
 def _embed(png: bytes, caption: str, name: str) -> dict[str, Any]:
-    kind = "photograph" if name.startswith("images") else "chart"
+    kind = "photograph" if name.startswith(("images", "scenes")) else "chart"
     (width,) = struct.unpack(">I", png[16:20])
     data = base64.b64encode(png).decode()
     return {"data": data, "caption": caption, "kind": kind, "width": round(width / 1.4)}
@@ -425,7 +298,7 @@ def write_report(run_dir: Path) -> Path:
         caption = "Loss and accuracy by epoch, counted from 1; in metrics.csv from 0."
         png = figures.draw_curves(metrics | {"epoch": metrics["epoch"] + 1}, best, reason)
         sections["Learning curves"] = {"curves.png": (png, caption)}
-    sections |= {f"Split {split.name}": _draw_split(split) for split in measured}
+    sections |= {f"Split {split.name}": split.draw() for split in measured}
     outputs = {name: png for part in sections.values() for name, (png, _) in part.items()}
     if measured:
         outputs["per_class.csv"] = _class_csv(measured)
@@ -459,13 +332,14 @@ def _page(
     return PAGE.render(
         title=run_dir.resolve().name,
         facts=_facts(metrics, splits),
-        splits=[_split_row(split.summary) for split in splits],
+        splits=splits,
         notes=notes,
         sections=[
             (heading, [_embed(*picture, name) for name, picture in part.items()])
             for heading, part in sections.items()
         ],
         measured=[split.name for split in measured],
+        by_class=measured[0].by_class[0] if measured else "",
         per_class=_class_table(measured),
         command=command,
         sources=sources,

@@ -16,7 +16,7 @@ RESULTS = ("checkpoints/*.ckpt", "model.safetensors", "predictions*.npz")  # wor
 OWN_FILES = (
     *("config.yaml", "config-*.yaml", "metrics.csv", "model.json", "model.safetensors"),
     *("test.json", "test-*.json", "val.json", "predictions*.npz", "report.html", "per_class.csv"),
-    *("curves.png", "confusion*.png", "clouds*.png", "images*.png"),
+    *("curves.png", "confusion*.png", "clouds*.png", "images*.png", "scenes*.png"),
 )
 OWN_FOLDERS = ("checkpoints", "tensorboard")
 

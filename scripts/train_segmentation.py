@@ -1,0 +1,22 @@
+"""Train, test and use segmentation networks on digit_scenes or Cityscapes.
+
+``python -m scripts.train_segmentation fit --config scripts/configs/digit_scenes.yaml``, then
+``test`` or ``predict photo.png`` with ``--run_dir`` of that run. ``scripts.predict_image`` writes
+the masks of image files.
+"""
+
+import sys
+from collections.abc import Sequence
+
+from scripts.training import cli
+from scripts.training.scenes import SegmentationData
+from scripts.training.segmenter import Segmenter
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Run the command line and return the exit code."""
+    return cli.main(Segmenter, SegmentationData, "python -m scripts.train_segmentation", args)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

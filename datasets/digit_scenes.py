@@ -38,8 +38,8 @@ def write_digit_scenes(
     root: str | os.PathLike[str],
     *,
     seed: int = 0,
-    size: int = 128,
-    num_train: int = 400,
+    size: int = 96,
+    num_train: int = 600,
     num_val: int = 50,
     num_test: int = 100,
 ) -> Path:
@@ -101,8 +101,8 @@ class DigitScenes(Scenes):
         split: str = "train",
         *,
         scenes_seed: int = 0,
-        size: int = 128,
-        num_train: int = 400,
+        size: int = 96,
+        num_train: int = 600,
         num_val: int = 50,
         num_test: int = 100,
     ) -> None:

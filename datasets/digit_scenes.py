@@ -29,7 +29,7 @@ COLORS = (
 )
 SHARES = {"train": 0.7, "val": 0.1, "test": 0.2}  # of the digits of each class
 DIGITS = (2, 4)  # in a scene, at least and at most
-HEIGHTS = (0.4, 0.75)  # of a digit, as a share of the canvas
+HEIGHTS = (0.4, 0.8)  # of a digit, as a share of the canvas
 TURN = 30.0  # degrees
 VISIBLE = 0.7  # of each digit, at least
 
@@ -38,10 +38,10 @@ def write_digit_scenes(
     root: str | os.PathLike[str],
     *,
     seed: int = 0,
-    size: int = 96,
-    num_train: int = 600,
-    num_val: int = 50,
-    num_test: int = 100,
+    size: int = 128,
+    num_train: int = 480,
+    num_val: int = 48,
+    num_test: int = 120,
 ) -> Path:
     """Write ``root/digit_scenes`` in Cityscapes' layout.
 
@@ -101,10 +101,10 @@ class DigitScenes(Scenes):
         split: str = "train",
         *,
         scenes_seed: int = 0,
-        size: int = 96,
-        num_train: int = 600,
-        num_val: int = 50,
-        num_test: int = 100,
+        size: int = 128,
+        num_train: int = 480,
+        num_val: int = 48,
+        num_test: int = 120,
     ) -> None:
         folder = write_digit_scenes(
             root,
@@ -174,8 +174,7 @@ def _draw_glyph(
     row = generator.integers(len(targets))
     height = round(size * generator.uniform(*HEIGHTS))
     # bold, or strokes would be narrower than the 8 pixels between the finest features
-    glyph = Image.fromarray(pixels[row]).resize((56, 56), Image.Resampling.BICUBIC)
-    glyph = glyph.filter(ImageFilter.MaxFilter(3))
+    glyph = Image.fromarray(pixels[row]).filter(ImageFilter.MaxFilter(3))
     glyph = glyph.resize((height, height), Image.Resampling.BICUBIC)
     angle = generator.uniform(-TURN, TURN)
     glyph = glyph.rotate(angle, Image.Resampling.BICUBIC, expand=True)

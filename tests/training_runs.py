@@ -21,7 +21,8 @@ from torch.testing import assert_close
 Fault = Callable[[], None]
 ROOT = Path(__file__).parents[1]
 _context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload(["scripts.train_modelnet10", "scripts.train_image"])
+_scripts = ("modelnet10", "image", "segmentation")
+_context.set_forkserver_preload([f"scripts.train_{name}" for name in _scripts])
 
 
 @dataclass(frozen=True)

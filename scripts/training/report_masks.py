@@ -83,8 +83,8 @@ class MaskSplit(Split):
             triples = [arrays[key] for key in ("scenes", "truths", "masks")]
             png = draw_scenes(*triples, arrays["colors"], self.classes, captions)
             caption = (
-                f"{len(rows)} of {self.summary['num_samples']:,} images, evenly spaced from the "
-                "worst to the best, with the share of right pixels. Gray: ignored."
+                f"{len(rows)} of {self.summary['num_samples']:,} images, evenly spaced over the "
+                "split, with the share of right pixels. Gray: ignored."
             )
             pictures[f"scenes{self.suffix}.png"] = (png, caption)
         return pictures

@@ -190,7 +190,8 @@ def test_miou_is_counted_over_the_whole_set_and_not_averaged_over_batches():
     metrics, counted = evaluation.compute(), truth != IGNORED
     predicted = scores.argmax(dim=1)
     expected = jaccard_score(truth[counted], predicted[counted], average=None)
-    assert metrics["iou"] == [*pytest.approx(expected), None]
+    assert metrics["iou"][:3] == pytest.approx(expected.tolist())
+    assert metrics["iou"][3] is None
     assert metrics["miou"] == pytest.approx(expected.mean())
     assert metrics["miou"] != pytest.approx(np.mean(batches), abs=0.01)
     assert metrics["num_samples"] == 3

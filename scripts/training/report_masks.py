@@ -76,7 +76,7 @@ class MaskSplit(Split):
         pictures = {f"confusion{self.suffix}.png": (png, caption)}
         rows = arrays["scene_rows"]
         captions = [
-            f"{figures.label(str(arrays['names'][row]), 40)}: {percent(arrays['accuracies'][row])}"
+            f"{figures.label(str(arrays['names'][row]), 40)}: {_share(arrays['accuracies'][row])}"
             for row in rows
         ]
         if len(rows):
@@ -136,6 +136,10 @@ def draw_scenes(
                 axes.set_title(name, fontsize=8)
     figure.legend(handles=_legend(classes, colors), loc="outside lower center", ncols=8, fontsize=8)
     return figure
+
+
+def _share(accuracy: float) -> str:
+    return "no labels" if np.isnan(accuracy) else percent(accuracy)
 
 
 def _legend(classes: list[str], colors: NDArray) -> list[Any]:

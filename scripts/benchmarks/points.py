@@ -59,7 +59,7 @@ def make_suite(arguments: argparse.Namespace) -> Suite:
             f"got {arguments.clouds} and {arguments.points}"
         )
     pos, batch, label = make_clouds(arguments.clouds, arguments.points)
-    make_run = _inference if arguments.inference else _training_step
+    make_run = _inference if arguments.inference else training_step
     contenders = []
     for name, make_model in MODELS.items():
         torch.manual_seed(0)
@@ -87,7 +87,7 @@ def make_clouds(clouds: int, points: int) -> tuple[Tensor, Tensor, Tensor]:
     return pos.view(-1, 3), torch.arange(clouds).repeat_interleave(points), label
 
 
-def _training_step(
+def training_step(
     model: nn.Module, pos: Tensor, batch: Tensor, label: Tensor
 ) -> Callable[[], object]:
     """Forward, cross-entropy, backward and a step of gradient descent."""

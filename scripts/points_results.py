@@ -167,6 +167,7 @@ def reading(rows: list[dict[str, Any]]) -> str:
         ("mgic_diffgcn", "random_graph", "real against random neighbors"),
         ("dgcnn", "random_graph", "real against random neighbors, same weights"),
         ("diffgcn", "pointnet", "neighborhoods, dense"),
+        ("dgcnn", "pointnet", "neighborhoods, dynamic graph"),
         ("mgic_diffgcn", "diffgcn", "MGIC against its dense twin"),
         ("mgic_diffgcn", "diffgcn-hops", "MGIC against dense with as many hops"),
         ("mgic_dgcnn", "dgcnn", "MGIC against its dense twin"),

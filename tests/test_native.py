@@ -8,8 +8,10 @@ import torch
 from torch.testing import assert_close
 
 from mgic_geo import native
+from mgic_geo.derivatives import derivative_operators
 from mgic_geo.native import build
 from mgic_geo.native.grouped_linear import packing
+from mgic_geo.sparse import to_adjacency
 
 EXACT = {"rtol": 0, "atol": 0}
 needs_compiler = pytest.mark.skipif(build.library() is None, reason="no C compiler")
@@ -105,3 +107,30 @@ def test_sums_do_not_depend_on_the_number_of_threads():
         torch.set_num_threads(threads)
     for other in results[1:]:
         assert_close(other, results[0], **EXACT)
+
+
+@needs_compiler
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
+def test_operators_keep_torchs_rules():
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(6, 8, generator=generator, requires_grad=True)
+    grad = torch.randn(6, 4, generator=generator, requires_grad=True)
+    weight = torch.randn(2, 2, 4, generator=generator, requires_grad=True)
+    bias = torch.randn(4, generator=generator, requires_grad=True)
+    edges = torch.randint(0, 6, (2, 20), generator=generator)
+    graph = to_adjacency(edges, 6, 6)
+    operators = derivative_operators(graph, torch.randn(20, 3, generator=generator))
+    mixed = torch.randn(2, 2, 28, generator=generator, requires_grad=True)
+    row = torch.randint(0, 7, (6, 4), generator=generator)
+    for name, arguments in {
+        "grouped_linear": (x, weight, bias),
+        "grouped_linear_weight": (x, grad, 2),
+        "mix_derivatives": (x, mixed, bias, *operators),
+        "mix_derivatives_backward": (
+            *(tensor.detach() for tensor in (grad, x, mixed)),
+            *operators[3:],
+        ),
+        "add_at_rows": (grad, row, 6),
+        "knn": (x.detach(), None, 3, "auto"),
+    }.items():
+        torch.library.opcheck(getattr(torch.ops.mgic, name).default, arguments)

@@ -4,10 +4,10 @@ from torch import Tensor
 from torch.testing import assert_close
 from torch.utils.flop_counter import FlopCounterMode
 
+from mgic_geo.neighbor_max import neighbor_max
 from mgic_geo.sparse import (
     Adjacency,
     SparseMatrix,
-    neighbor_max,
     sparse_matrices,
     spmm,
     to_adjacency,

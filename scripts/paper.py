@@ -1,0 +1,77 @@
+"""The paper's tables and figures, each by its name: the paper's numbers beside ours.
+
+``python -m scripts.paper list`` names them, ``python -m scripts.paper table5`` runs one and writes
+``docs/results/table5.md``, its CSV file and figure. ``index`` writes the page that comes first,
+from what is there.
+"""
+
+import argparse
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from scripts.paper_tables.claims import write_index
+from scripts.paper_tables.pages import command_of, headline, to_markdown, write_page
+from scripts.paper_tables.registry import ITEMS, WITHOUT_NUMBERS
+from scripts.training.errors import TrainingError
+
+DOCS = Path("docs/results")
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Run one table, and say what it took."""
+    given = sys.argv[1:] if args is None else list(args)
+    arguments = make_parser().parse_args(given)
+    if arguments.name == "list":
+        print("\n".join(list_lines()))
+        return 0
+    try:
+        if arguments.name != "index":
+            run(arguments, given)
+        print(f"wrote {write_index(arguments.docs)}")
+    except (OSError, ValueError, TrainingError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """One subcommand a table or figure, with its own options."""
+    parser = argparse.ArgumentParser(
+        prog="python -m scripts.paper", description=__doc__.split("\n")[0]
+    )
+    commands = parser.add_subparsers(dest="name", required=True, metavar="NAME")
+    commands.add_parser("list", help="name every table and figure")
+    index = commands.add_parser("index", help="write the page that comes first")
+    index.add_argument("--docs", type=Path, default=DOCS, help="folder of the results")
+    for item in ITEMS.values():
+        command = commands.add_parser(item.name, help=item.title, description=headline(item))
+        command.add_argument("--docs", type=Path, default=DOCS, help="folder of the results")
+        item.add_arguments(command)
+    return parser
+
+
+def run(arguments: argparse.Namespace, given: Sequence[str]) -> None:
+    """Make, print and write one page."""
+    item, start = ITEMS[arguments.name], time.monotonic()
+    page = item.make(arguments)
+    seconds = time.monotonic() - start
+    command = command_of(item.name, arguments, given)
+    path = write_page(item, page, arguments.docs, command, seconds)
+    print(headline(item), to_markdown(page.rows), *page.notes, sep="\n\n", end="\n\n")
+    print(f"took {seconds:.1f} s; seeds: {page.seeds}; command: {command}")
+    print(f"wrote {path}")
+
+
+def list_lines() -> list[str]:
+    """What ``list`` prints."""
+    lines = [
+        f"{item.name:<10} {item.title}; {item.cost}; offline: {item.offline}"
+        for item in ITEMS.values()
+    ]
+    return [*lines, *(f"{name:<10} {why}" for name, why in WITHOUT_NUMBERS.items())]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,176 @@
+"""What the paper claims, what was found here, and where: the page that a reader opens first."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from scripts.paper_tables.pages import headline, read_rows, to_markdown
+from scripts.paper_tables.registry import ITEMS
+from scripts.training.files import write_whole
+
+HOLDS, IN_PART, NOT_HERE = "holds", "holds in part", "does not hold here"
+NOT_TESTABLE, NOT_RUN = "not testable here", "not run yet"
+
+Row = dict[str, str]
+# from the rows of a file to verdict and reason; only asked where there are rows
+Judge = Callable[[list[Row]], tuple[str, str]]
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A sentence of the paper, and the results that bear on it.
+
+    Args:
+        text: What the paper says.
+        place: Where.
+        evidence: CSV file in the folder of the results.
+        judge: Says what its rows mean.
+    """
+
+    text: str
+    place: str
+    evidence: str
+    judge: Judge
+
+
+def ranges_differ(low: Row, high: Row, key: str) -> bool:
+    """Tell whether all seeds of one row are below all seeds of the other.
+
+    Example:
+        >>> ranges_differ({"test_max": "90"}, {"test_min": "91"}, "test")
+        True
+    """
+    return float(low[f"{key}_max"]) < float(high[f"{key}_min"])
+
+
+def compare_accuracy(one: str, other: str, key: str, **where: str) -> Judge:
+    """Judge a claim that one network is as good as another with fewer weights."""
+
+    def judge(rows: list[Row]) -> tuple[str, str]:
+        rows = [row for row in rows if all(row.get(k) == v for k, v in where.items())]
+        found = {row["model"]: row for row in rows}
+        if not {one, other} <= found.keys():
+            return NOT_RUN, f"no rows of {one} and {other}"
+        a, b = found[one], found[other]
+        share = float(a["weights"]) / float(b["weights"])
+        means = f"{float(a[f'{key}_mean']):.1f} against {float(b[f'{key}_mean']):.1f} %"
+        words = f"{one} with {share:.0%} of the weights of {other}: {means}"
+        if share >= 1 or ranges_differ(a, b, key):
+            return NOT_HERE, words
+        if ranges_differ(b, a, key):
+            return HOLDS, words
+        return HOLDS, f"{words}; the ranges over the seeds overlap"
+
+    return judge
+
+
+def counts_agree(rows: list[Row]) -> tuple[str, str]:
+    """Judge a table of counts: which of our networks come within 2 % of the paper's weights."""
+    mgic = [r for r in rows if r["difference of weights, %"] and "(ours)" not in r["model"]]
+    off = {row["model"]: float(row["difference of weights, %"]) for row in mgic}
+    off = {name: value for name, value in off.items() if _is_ours(name)}
+    close = [name for name, value in off.items() if abs(value) <= 2]
+    worst = max(off.values(), key=abs)
+    words = f"{len(close)} of {len(off)} MGIC rows within 2 % of the paper's weights"
+    words += f", the farthest {worst:+.1f} %" if len(close) < len(off) else ""
+    return (HOLDS if len(close) == len(off) else IN_PART if close else NOT_HERE), words
+
+
+def _is_ours(name: str) -> bool:
+    return "MGIC" in name or name.startswith("s_c")
+
+
+def _counts(table: str, network: str) -> Claim:
+    return Claim(f"weights of {network} are as printed", table, f"{table}.csv", counts_agree)
+
+
+CLAIMS: tuple[Claim, ...] = (
+    _counts("table3", "MGIC-ResNet-56"),
+    Claim(
+        "MGIC-ResNet-56 is at least as accurate as ResNet-56 with fewer weights",
+        "Table 3",
+        "images.csv",
+        compare_accuracy("mgic_resnet56", "resnet56", "test", num_train="4000"),
+    ),
+    _counts("table5", "MGIC-ResNet-50"),
+    _counts("table7", "MGIC-MobileNetV3"),
+    _counts("table9", "LR-ASPP on MGIC"),
+    Claim(
+        "MGIC-Large segments as well as MobileNetV3-Large",
+        "Table 9",
+        "segmentation.csv",
+        compare_accuracy("lraspp_mgic_large", "lraspp_mobilenet_v3_large", "miou"),
+    ),
+    _counts("table11", "MGIC-diffGCN"),
+    Claim(
+        "MGIC-diffGCN is at least as accurate as diffGCN with fewer weights",
+        "Table 11",
+        "points.csv",
+        compare_accuracy("mgic_diffgcn", "diffgcn", "test-hard"),
+    ),
+    _counts("table12", "MGIC-ResNet-56 over s_c and s_g"),
+    _counts("table13", "MGIC-MobileNetV3 over s_c and s_g"),
+)
+UNTESTABLE = (
+    ("accuracies on CIFAR-10", "Tables 3, 12", "CIFAR-10 is not on this machine"),
+    ("accuracies on ImageNet", "Tables 5, 7, 13", "ImageNet is not on this machine"),
+    ("accuracies on Cityscapes", "Table 9", "Cityscapes needs a registration"),
+    ("accuracies on ModelNet10", "Table 11", "ModelNet10 is not on this machine"),
+    ("runtimes on a phone and a GPU", "Table 8", "neither is on this machine"),
+)
+
+
+def write_index(docs: Path, claims: Sequence[Claim] = CLAIMS) -> Path:
+    """Write ``README.md`` of the results from the files that are there; return its path.
+
+    Raises:
+        OSError: The folder cannot be written.
+    """
+    rows = [judge(claim, docs) for claim in claims]
+    rows += [
+        {"claim": claim, "in the paper": place, "verdict": NOT_TESTABLE, "why": why, "evidence": ""}
+        for claim, place, why in UNTESTABLE
+    ]
+    pages = [
+        {
+            "page": f"[{headline(item)}]({name}.md)" if _made(docs, name) else headline(item),
+            "made by": f"`python -m scripts.paper {name}`" if _made(docs, name) else NOT_RUN,
+        }
+        for name, item in ITEMS.items()
+    ]
+    text = f"""# Does the paper hold?
+
+Written by `python -m scripts.paper index` from the results in this folder; a claim has a verdict
+only where there is evidence, and none is written by hand. What the paper measured on data that is
+not here can at best be tested on other data: that is said, and the two are never put into one
+column. Every page says by which command, with which seeds, cores and minutes it was made.
+
+{to_markdown(rows)}
+
+Verdicts are `{HOLDS}`, `{IN_PART}`, `{NOT_HERE}`, `{NOT_TESTABLE}` and `{NOT_RUN}`.
+
+## Pages
+
+{to_markdown(pages)}
+"""
+    write_whole(docs / "README.md", text.encode())
+    return docs / "README.md"
+
+
+def judge(claim: Claim, docs: Path) -> dict[str, str]:
+    """Return the row of a claim."""
+    rows = read_rows(docs / claim.evidence)
+    verdict, why = claim.judge(rows) if rows else (NOT_RUN, "")
+    page = claim.evidence.replace(".csv", ".md")
+    link = f"[{page}]({page}), [{claim.evidence}]({claim.evidence})" if rows else ""
+    return {
+        "claim": claim.text,
+        "in the paper": claim.place,
+        "verdict": verdict,
+        "why": why,
+        "evidence": link,
+    }
+
+
+def _made(docs: Path, name: str) -> bool:
+    return (docs / f"{name}.md").exists()

@@ -1,0 +1,196 @@
+"""Weights and multiply-adds of networks beside the paper's: what all tables of counts share."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+import mgic_geo
+import mgic_vision
+from mgic_geo import MGICBlock, multiply_adds, num_weights
+from scripts.paper_tables.pages import read_rows
+from scripts.paper_tables.published import number, published, rounding
+
+TOLERANCE = 0.02  # above this, a row has to say why it differs from the paper's
+POINTS = 1024
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Weights and multiply-adds of a network, all of them and those of R and P."""
+
+    weights: int
+    multiply_adds: int
+    transfer_weights: int = 0
+    transfer_multiply_adds: int = 0
+
+
+@dataclass(frozen=True)
+class Ours:
+    """The network that stands beside a row of the paper.
+
+    Args:
+        model: Name in :func:`mgic_vision.list_models` or :func:`mgic_geo.list_models`, or of a
+            network of ``torchvision:`` or ``timm:``.
+        options: Its options.
+        reason: Why it differs from the paper's, where it does.
+        results: Row of the results that it was trained as here, as ``(column, value)`` pairs.
+    """
+
+    model: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+    reason: str = ""
+    results: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Accuracies that another script measured here.
+
+    Args:
+        file: In ``docs``.
+        column: Of the mean; ``_std`` in place of ``_mean`` is its deviation.
+        heading: What they are of, always beginning with ``ours``.
+    """
+
+    file: str
+    column: str
+    heading: str
+
+
+def build(ours: Ours) -> nn.Module:
+    """Build the network, without values where it is one for images."""
+    source, _, name = ours.model.rpartition(":")
+    if ours.model in mgic_geo.list_models():
+        return mgic_geo.create_model(ours.model, **ours.options)
+    with torch.device("meta"):
+        if source == "torchvision":
+            from torchvision import models
+
+            return models.get_model(name, weights=None, **ours.options)
+        if source == "timm":
+            import timm
+
+            return timm.create_model(name, pretrained=False, **ours.options)
+        return mgic_vision.create_model(ours.model, **ours.options)
+
+
+def count(ours: Ours) -> Counts:
+    """Count with the packages' own counters, at the input size of the paper."""
+    model = build(ours)
+    if isinstance(model, mgic_geo.PointCloudClassifier):
+        return count_points(model)
+    size = None if hasattr(model, "input_size") else (3, 224, 224)
+    report = mgic_vision.summary(model, size)
+    return Counts(
+        report.total.weights,
+        report.total.multiply_adds,
+        report.transfers.weights,
+        report.transfers.multiply_adds,
+    )
+
+
+def count_points(model: mgic_geo.PointCloudClassifier, points: int = POINTS) -> Counts:
+    """Count for one cloud; what it costs does not depend on where its points are."""
+    torch.manual_seed(0)
+    transfers = [
+        transfer
+        for block in model.modules()
+        if isinstance(block, MGICBlock)
+        for transfer in (*block.restrict, *block.prolong)
+    ]
+    return Counts(
+        num_weights(model),
+        multiply_adds(model, torch.rand(points, 3)),
+        sum(map(num_weights, transfers)),
+        sum(multiply_adds(t, torch.ones(points, t.in_channels)) for t in transfers),
+    )
+
+
+def compare(
+    table: str, ours: Mapping[str, Ours], docs: Path, measured: Measured | None = None
+) -> list[dict[str, Any]]:
+    """Put the paper's rows and ours side by side.
+
+    Args:
+        table: The paper's.
+        ours: Networks by the paper's name of the row. Names that the paper has not are rows of
+            ours alone, at the end.
+        docs: Where measured accuracies are.
+        measured: Which they are.
+    """
+    rows = published(table)["rows"]
+    extra = [{"model": name} for name in ours if name not in {row["model"] for row in rows}]
+    counted: dict[str, Counts] = {name: count(network) for name, network in ours.items()}
+    return [
+        _row(table, row, ours.get(row["model"]), counted.get(row["model"]), docs, measured)
+        for row in [*rows, *extra]
+    ]
+
+
+def _row(
+    table: str,
+    row: dict[str, Any],
+    ours: Ours | None,
+    counts: Counts | None,
+    docs: Path,
+    measured: Measured | None,
+) -> dict[str, Any]:
+    """One line: model, both quantities on both sides, accuracies, why they differ."""
+    line: dict[str, Any] = {"model": row["model"]}
+    reasons = []
+    for key, label in (("weights", "weights"), ("multiply_adds", "multiply-adds")):
+        paper = number(table, row, key)
+        mine = getattr(counts, key) if counts else None
+        transfers = getattr(counts, f"transfer_{key}") if counts else 0
+        line[f"paper {label}"] = _short(paper)
+        line[f"ours {label}"] = mine
+        line[f"ours {label} without R and P"] = mine - transfers if mine is not None else None
+        line[f"difference of {label}, %"] = difference = _percent(mine, paper)
+        if difference is None or abs(difference) <= 100 * TOLERANCE:
+            continue
+        if abs(mine - paper) <= rounding(table, row, key):  # type: ignore[operator]
+            reasons.append(f"{label}: within the rounding of the printed {row[key]}")
+        elif ours:
+            reasons.append(ours.reason)
+    for key, label in published(table)["accuracy"].items():
+        line[f"paper {label}"] = float(row[key]) if key in row else None
+    if measured:
+        line[measured.heading] = find_measured(docs, measured, ours.results if ours else ())
+    line["why they differ"] = "; ".join(dict.fromkeys(reasons))
+    return line
+
+
+def find_measured(docs: Path, measured: Measured, results: Sequence[tuple[str, str]]) -> str | None:
+    """Mean and deviation over the seeds, as a script here has measured them, if it has."""
+    for row in read_rows(docs / measured.file) if results else ():
+        if all(row.get(column) == value for column, value in results):
+            mean = float(row[measured.column])
+            deviation = row.get(measured.column.replace("_mean", "_std"))
+            return f"{mean:.1f} ± {float(deviation):.1f}" if deviation else f"{mean:.1f}"
+    return None
+
+
+def unexplained(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Name the rows that differ by more than the tolerance and do not say why."""
+    return [
+        row["model"]
+        for row in rows
+        if not row["why they differ"]
+        and any(
+            abs(value) > 100 * TOLERANCE
+            for key, value in row.items()
+            if key.startswith("difference") and value is not None
+        )
+    ]
+
+
+def _short(value: float | None) -> int | None:
+    return None if value is None else round(value)
+
+
+def _percent(mine: int | None, paper: float | None) -> float | None:
+    return None if mine is None or not paper else round(100 * (mine / paper - 1), 1)

@@ -3,7 +3,10 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --quiet --no-compile --constraint constraints.txt
 
-.PHONY: demo test lint bench cluster clean
+# the paper's tables and figures that need no training of their own
+PAPER := section34 table1 figure3 table3 table5 table7 figure5 table9 table11 table12 table13 figure6
+
+.PHONY: demo test lint bench paper cluster clean
 
 demo: .venv/.train ## train an MGIC classifier on meshes and write its report
 	$(BIN)/python -m scripts.train_modelnet10 fit --config scripts/configs/demo.yaml --overwrite
@@ -18,6 +21,9 @@ lint: .venv/.test
 
 bench: .venv/.train ## training steps beside what PyG users write (needs `make cluster`)
 	$(BIN)/python -m scripts.bench points
+
+paper: .venv/.train ## the paper's tables and figures beside ours, into docs/results; minutes
+	@for name in $(PAPER); do $(BIN)/python -m scripts.paper $$name || exit 1; done
 
 cluster: .venv/.cluster ## the optional torch-cluster backend; compiles for about nine minutes
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from mgic_geo import level_plan, transfer
 
-STEPS = 150  # of L-BFGS, each with up to 25 evaluations in its line search
+STEPS = 50  # of L-BFGS, each with up to 25 evaluations in its line search
 
 
 class ChannelCoder(nn.Module):

@@ -4,7 +4,7 @@ Offline there are two sources, both real images of packages that are installed h
 photographs, and 5,000 digits. Each comes with 64 filters of 7x7 that were learned on it.
 """
 
-from collections.abc import Callable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -62,7 +62,7 @@ def resnet50_features(weights: str, folder: Path) -> Features:
             v2.Normalize(**IMAGENET),
         ]
     )
-    images = (prepare(decode_image(str(file), ImageReadMode.RGB)) for file in files)
+    images = (prepare(decode_image(str(file), ImageReadMode.RGB))[None] for file in files)
     source = f"ResNet-50's first convolution ({Path(weights).name})"
     return _collect(f"{source}, {len(files)} images of {folder.name}", images, conv)
 
@@ -89,6 +89,7 @@ def photographs(seed: int) -> Features:
     images = [torch.tensor(p).permute(2, 0, 1).float() / 255 - 0.5 for p in pictures]
     generator = torch.Generator().manual_seed(seed)
     patches = torch.cat([_patches(image, 4000, generator) for image in images])
+    patches -= patches.mean(1, keepdim=True)  # or brightness drowns all else
     patches = patches[patches.norm(dim=1) > 0.5]  # an empty sky has nothing to learn from
     means = MiniBatchKMeans(CHANNELS, n_init=1, random_state=seed).fit(
         functional.normalize(patches).numpy()
@@ -96,7 +97,7 @@ def photographs(seed: int) -> Features:
     filters = functional.normalize(torch.tensor(means.cluster_centers_, dtype=torch.float32))
     return _collect(
         f"{len(images)} photographs of 2 packages, filters by k-means of their patches",
-        images,
+        (image[None] for image in images),
         _convolution(filters.view(CHANNELS, 3, KERNEL, KERNEL)),
     )
 
@@ -127,7 +128,7 @@ def digits(seed: int, steps: int = 60) -> Features:
         optimizer.step()
     return _collect(
         f"5,000 digits of mnist5k, filters of a network after {steps} steps on them",
-        images,
+        images.split(500),
         conv,
     )
 
@@ -139,12 +140,13 @@ def _convolution(weight: Tensor) -> nn.Module:
 
 
 @torch.no_grad()
-def _collect(source: str, images, conv: Callable[[Tensor], Tensor]) -> Features:
+def _collect(source: str, batches: Iterable[Tensor], conv: nn.Module) -> Features:
+    """Run over all batches ``(B, C, H, W)``; only their moments are kept."""
     moment, pixels, first = torch.zeros(CHANNELS, CHANNELS, dtype=torch.float64), 0, None
-    for image in images:
-        maps = conv(image[None])[0]
-        first = (image, maps) if first is None else first
-        columns = maps.flatten(1).double()
+    for images in batches:
+        maps = conv(images)
+        first = (images[0], maps[0]) if first is None else first
+        columns = maps.transpose(0, 1).flatten(1).double()
         moment += columns @ columns.T
         pixels += columns.size(1)
     assert first is not None

@@ -81,7 +81,7 @@ def train_coder(coder: nn.Module, moment: Tensor, steps: int = STEPS) -> float:
     """Minimize the error by L-BFGS and return it."""
     coder.double()
     optimizer = torch.optim.LBFGS(
-        coder.parameters(), max_iter=steps, history_size=20, line_search_fn="strong_wolfe"
+        coder.parameters(), max_iter=steps, history_size=100, line_search_fn="strong_wolfe"
     )
 
     def closure() -> Tensor:

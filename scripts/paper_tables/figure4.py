@@ -134,7 +134,7 @@ def draw(rows: Sequence[dict[str, Any]]) -> bytes:
             [row["ours weights"] for row in own],
             mean,
             ends,
-            fmt="o-",
+            fmt="o",
             capsize=3,
             color=COLORS[index % len(COLORS)],
             linestyle="-" if index < len(COLORS) else ":",

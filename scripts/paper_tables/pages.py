@@ -97,11 +97,12 @@ def _cell(value: Any) -> str:
 
 
 def to_csv(rows: Sequence[Mapping[str, Any]]) -> str:
-    r"""Write the rows with all their digits.
+    """Write the rows with all their digits.
 
     Example:
-        >>> to_csv([{"model": "a", "mse": 0.125}])
-        'model,mse\\na,0.125\\n'
+        >>> print(to_csv([{"model": "a", "mse": 0.125}]), end="")
+        model,mse
+        a,0.125
     """
     text = io.StringIO()
     writer = csv.DictWriter(text, list(rows[0]) if rows else [], lineterminator="\n")

@@ -39,7 +39,7 @@ def main(args: Sequence[str] | None = None) -> int:
 def make_parser() -> argparse.ArgumentParser:
     """One subcommand a table or figure, with its own options."""
     parser = argparse.ArgumentParser(
-        prog="python -m scripts.paper", description=__doc__.split("\n")[0]
+        prog="python -m scripts.paper", description=(__doc__ or "").split("\n")[0]
     )
     commands = parser.add_subparsers(dest="name", required=True, metavar="NAME")
     commands.add_parser("list", help="name every table and figure")

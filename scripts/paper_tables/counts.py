@@ -101,6 +101,7 @@ def count_points(model: mgic_geo.PointCloudClassifier, points: int = POINTS) -> 
         for block in model.modules()
         if isinstance(block, MGICBlock)
         for transfer in (*block.restrict, *block.prolong)
+        if isinstance(transfer, mgic_geo.GroupedLinear)
     ]
     return Counts(
         num_weights(model),

@@ -19,7 +19,7 @@ from torchvision.transforms import v2
 CHANNELS, KERNEL = 64, 7
 NUM_IMAGES = 1024  # the paper's
 IMAGE_FILES = (".jpg", ".jpeg", ".png", ".webp")
-IMAGENET = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
+IMAGENET_MEAN, IMAGENET_STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ def resnet50_features(weights: str, folder: Path) -> Features:
             v2.Resize(256, antialias=True),
             v2.CenterCrop(224),
             v2.ToDtype(torch.float32, scale=True),
-            v2.Normalize(**IMAGENET),
+            v2.Normalize(IMAGENET_MEAN, IMAGENET_STD),
         ]
     )
     images = (prepare(decode_image(str(file), ImageReadMode.RGB))[None] for file in files)
@@ -69,7 +69,7 @@ def resnet50_features(weights: str, folder: Path) -> Features:
 
 def _resnet50_conv(weights: str) -> nn.Module:
     if not Path(weights).exists():
-        return models.get_model("resnet50", weights=weights).conv1
+        return models.resnet50(weights=models.get_weight(f"ResNet50_Weights.{weights}")).conv1
     state = torch.load(weights, map_location="cpu", weights_only=True)
     if "conv1.weight" not in state or tuple(state["conv1.weight"].shape) != (64, 3, 7, 7):
         raise ValueError(f"{weights} has no conv1.weight of (64, 3, 7, 7): not a ResNet-50's")
@@ -83,17 +83,14 @@ def photographs(seed: int) -> Features:
     from sklearn.datasets import load_sample_images
 
     pictures = [np.asarray(image) for image in load_sample_images().images]
-    with cbook.get_sample_data("grace_hopper.jpg") as file:
-        content = torch.frombuffer(bytearray(file.read()), dtype=torch.uint8)
-    pictures.append(decode_image(content, ImageReadMode.RGB).permute(1, 2, 0).numpy())
+    hopper = cbook.get_sample_data("grace_hopper.jpg", asfileobj=False)
+    pictures.append(decode_image(str(hopper), ImageReadMode.RGB).permute(1, 2, 0).numpy())
     images = [torch.tensor(p).permute(2, 0, 1).float() / 255 - 0.5 for p in pictures]
     generator = torch.Generator().manual_seed(seed)
     patches = torch.cat([_patches(image, 4000, generator) for image in images])
     patches -= patches.mean(1, keepdim=True)  # or brightness drowns all else
     patches = patches[patches.norm(dim=1) > 0.5]  # an empty sky has nothing to learn from
-    means = MiniBatchKMeans(CHANNELS, n_init=1, random_state=seed).fit(
-        functional.normalize(patches).numpy()
-    )
+    means = MiniBatchKMeans(CHANNELS, random_state=seed).fit(functional.normalize(patches).numpy())
     filters = functional.normalize(torch.tensor(means.cluster_centers_, dtype=torch.float32))
     return _collect(
         f"{len(images)} photographs of 2 packages, filters by k-means of their patches",

@@ -148,9 +148,9 @@ def _notes(arguments: argparse.Namespace) -> tuple[str, ...]:
         "how it grows as s_g falls (the last two columns).",
         f"R and P start as in the networks and are trained by {arguments.steps} steps of L-BFGS on "
         "the second moments of all pixels, which is the error over all pixels and images, not a "
-        "sample of them. PCA is the least error that any linear code of 8 numbers a pixel has; the dense autoencoder "
-        "could reach it, and how far it is from there says how much more steps would gain "
-        "(`--steps 400`).",
+        "sample of them. PCA is the least error that any linear code of 8 numbers a pixel has; "
+        "the dense autoencoder could reach it, and its distance says how much more steps would "
+        "gain (`--steps 400`).",
     )
 
 
@@ -193,17 +193,19 @@ def draw_maps(features: Features, coders: dict[int, ChannelCoder]) -> bytes:
     titles = ["image", "a feature map", *(f"s_g = {size}" for size in GROUP_SIZES)]
     bottom = [_tiles(x[..., :SHOWN]), _tiles(code), _tiles(decoded[GROUP_SIZES[1]][..., :SHOWN])]
     figure = Figure(figsize=(11, 5.2), layout="constrained")
-    upper, lower = figure.subfigures(2, 1, height_ratios=[1, 1.9])
-    for axes, picture, title in zip(upper.subplots(1, 6), top, titles, strict=True):
-        axes.imshow(picture, cmap="gray")
-        axes.set_title(title, fontsize=9)
-        axes.set_axis_off()
+    parts: Any = figure.subfigures(2, 1, height_ratios=[1, 1.9])
+    upper, lower = parts
+    _show(upper.subplots(1, 6), top, titles)
     names = ["feature maps", "the coarsest level, s_g = 16", "decoded, s_g = 16"]
-    for axes, picture, title in zip(lower.subplots(1, 3), bottom, names, strict=True):
+    _show(lower.subplots(1, 3), bottom, names)
+    return as_png(figure)
+
+
+def _show(row: Any, pictures: Sequence[Tensor], titles: Sequence[str]) -> None:
+    for axes, picture, title in zip(row, pictures, titles, strict=True):
         axes.imshow(picture, cmap="gray")
         axes.set_title(title, fontsize=9)
         axes.set_axis_off()
-    return as_png(figure)
 
 
 def _tiles(maps: Tensor) -> Tensor:

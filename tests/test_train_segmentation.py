@@ -146,7 +146,10 @@ def test_cityscapes_trains_also_on_images_where_everything_is_ignored(tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--model.name", "mgic_resnet56"], "it does not score pixels; lraspp_mgic_large, "),
+        (
+            ["--model.name", "mgic_resnet56", "--model.options", "{}"],
+            "it does not score pixels; lraspp_mgic_large, ",
+        ),
         (["--data.crop", "[40]"], "data.crop must be height and width, got [40]"),
         (["--data.test_splits", "[tset]"], "no split tset; there are train, val, test"),
         (["--data.augment.scale", "[2, 1]"], "scale must be two positive numbers in order"),

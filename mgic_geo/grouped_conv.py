@@ -56,6 +56,7 @@ def make_grouped_conv(
             does not divide both, or attention heads make the copies wider than a group.
 
     Example:
+        >>> import torch_geometric.nn as pyg
         >>> make_grouped_conv(pyg.SAGEConv, 16, 32, 4)
         WideConv(
           16, 32, groups=4
@@ -94,6 +95,7 @@ def names_groups(conv: Callable[..., nn.Module]) -> bool:
     """Whether the signature of a class or factory names ``groups``; ``**kwargs`` does not count.
 
     Example:
+        >>> import torch_geometric.nn as pyg
         >>> names_groups(pyg.GCNConv), names_groups(lambda i, o, *, groups=1: nn.Identity())
         (False, True)
     """

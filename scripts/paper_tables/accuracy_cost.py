@@ -2,17 +2,19 @@
 
 import argparse
 import csv
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from matplotlib.figure import Figure
 
 from scripts.paper_tables.item import Item, Page
 from scripts.paper_tables.pages import as_png, read_rows
 from scripts.paper_tables.published import number, published
 
-GRAY, BLUE, RED = "#8d96a0", "#0072b2", "#d55e00"
+GRAY, RED = "#8d96a0", "#d55e00"
 # files of results here: what their accuracy is of, and in which column
 OURS = {
     "points.csv": ("shapes10 test-hard, accuracy %", "test-hard_mean"),
@@ -124,15 +126,22 @@ def read_curves(folder: Path) -> dict[str, list[float]]:
 
 
 def draw_curves(curves: Mapping[str, Sequence[float]]) -> bytes:
-    """Draw accuracy by epoch; MGIC in vermilion."""
-    figure = Figure(figsize=(7, 4.4), layout="constrained")
+    """Draw the mean over the seeds by epoch, and their range; MGIC thick."""
+    figure = Figure(figsize=(8, 4.4), layout="constrained")
     axes = figure.add_subplot()
+    models: dict[str, list[Sequence[float]]] = {}
     for name, values in curves.items():
-        color = RED if "mgic" in name else BLUE if "net" in name or "gcn" in name else GRAY
-        axes.plot(range(1, len(values) + 1), values, color=color, alpha=0.7, linewidth=1)
-        axes.annotate(name, (len(values), values[-1]), fontsize=6, alpha=0.8)
+        models.setdefault(re.sub(r"-\d+$", "", name), []).append(values)
+    for model, runs in models.items():
+        together = np.array([values[: min(map(len, runs))] for values in runs])
+        epochs = range(1, together.shape[1] + 1)
+        width = 2.5 if "mgic" in model else 1
+        (line,) = axes.plot(epochs, together.mean(0), linewidth=width, label=model)
+        low, high = together.min(0), together.max(0)
+        axes.fill_between(epochs, low, high, color=line.get_color(), alpha=0.12, linewidth=0)
     axes.set(xlabel="epoch", ylabel="validation accuracy, %")
     axes.grid(alpha=0.3)
+    figure.legend(loc="outside right center", frameon=False, fontsize=8)
     return as_png(figure)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image, ImageDraw
 
-CONTRAST = 0.45  # between a digit and what it covers, as a distance of mean colors
+DARK, LIGHT = 0.6, (0.65, 1.0)  # brightest color of a canvas, and the range of those of ink
 
 
 def noise(size: int, cell: int, generator: np.random.Generator) -> np.ndarray:
@@ -21,23 +21,23 @@ def noise(size: int, cell: int, generator: np.random.Generator) -> np.ndarray:
 
 
 def texture(size: int, generator: np.random.Generator) -> np.ndarray:
-    """Mix two or three colors by noise of several scales, at times by stripes: ``(H, W, 3)``."""
-    canvas = np.broadcast_to(generator.random(3), (size, size, 3)).copy()
+    """Mix three dark colors by noise of two scales, at times by stripes: ``(size, size, 3)``."""
+    canvas = np.broadcast_to(generator.uniform(0, DARK, 3), (size, size, 3)).copy()
     for cell in generator.choice([4, 8, 16, 32, 64], size=2, replace=False):
         share = noise(size, int(cell), generator)
         if generator.random() < 0.3:
             share = _stripes(size, generator) * share
-        canvas += 0.4 * share[..., None] * (generator.random(3) - canvas)
+        canvas += 0.6 * share[..., None] * (generator.uniform(0, DARK, 3) - canvas)
     return canvas
 
 
 def clutter(canvas: np.ndarray, generator: np.random.Generator) -> np.ndarray:
-    """Draw strokes and blobs that are no digits."""
+    """Draw strokes and blobs that are no digits, none lighter than the canvas may be."""
     size = len(canvas)
     image = Image.fromarray((canvas.clip(0, 1) * 255).astype(np.uint8))
     draw = ImageDraw.Draw(image)
     for _ in range(generator.integers(3, 7)):
-        color = tuple(generator.integers(0, 256, 3).tolist())
+        color = tuple(generator.integers(0, round(256 * DARK), 3).tolist())
         width = int(generator.integers(2, max(size // 20, 3)))
         x, y = generator.uniform(-0.1 * size, size, 2)
         extent = generator.uniform(0.08, 0.45, 2) * size
@@ -56,16 +56,11 @@ def clutter(canvas: np.ndarray, generator: np.random.Generator) -> np.ndarray:
     return np.asarray(image) / 255
 
 
-def ink(canvas: np.ndarray, covered: np.ndarray, generator: np.random.Generator) -> np.ndarray:
-    """Make a grainy color ``(H, W, 3)`` that stands out from what it will cover."""
-    below = canvas[covered].mean(axis=0)
-    color = generator.random(3)
-    for _ in range(20):
-        if np.linalg.norm(color - below) >= CONTRAST * np.sqrt(3):
-            break
-        color = generator.random(3)
-    grain = noise(len(canvas), 8, generator) - 0.5
-    return (color + 0.25 * grain[..., None]).clip(0, 1)
+def ink(size: int, generator: np.random.Generator) -> np.ndarray:
+    """Make a light, grainy color ``(size, size, 3)``."""
+    color = generator.uniform(*LIGHT, 3)
+    grain = noise(size, 8, generator) - 0.5
+    return (color + 0.2 * grain[..., None]).clip(0, 1)
 
 
 def _stripes(size: int, generator: np.random.Generator) -> np.ndarray:

@@ -28,10 +28,10 @@ COLORS = (
     *((213, 94, 0), (204, 121, 167), (255, 255, 255), (136, 34, 85), (153, 153, 153)),
 )
 SHARES = {"train": 0.7, "val": 0.1, "test": 0.2}  # of the digits of each class
-DIGITS = (2, 4)  # in a scene, at least and at most
-HEIGHTS = (0.4, 0.8)  # of a digit, as a share of the canvas
-TURN = 30.0  # degrees
-VISIBLE = 0.7  # of each digit, at least
+DIGITS = (2, 3)  # in a scene, at least and at most
+HEIGHTS = (0.4, 0.7)  # of a digit, as a share of the canvas
+TURN = 20.0  # degrees
+VISIBLE = 0.8  # of each digit, at least
 
 
 def write_digit_scenes(
@@ -143,7 +143,7 @@ def make_scene(split: str, seed: int, number: int, size: int) -> tuple[np.ndarra
         places[seen] = len(areas)
         areas.append(int(seen.sum()))
         classes.append(CLASSES.index(str(digit)))
-        canvas += alpha[..., None] * (ink(canvas, seen, generator) - canvas)
+        canvas += alpha[..., None] * (ink(size, generator) - canvas)
     canvas += generator.normal(0, 0.02, canvas.shape)
     image = (canvas.clip(0, 1) * 255).round().astype(np.uint8)
     return image, np.array(classes, np.uint8)[places]
@@ -174,7 +174,8 @@ def _draw_glyph(
     row = generator.integers(len(targets))
     height = round(size * generator.uniform(*HEIGHTS))
     # bold, or strokes would be narrower than the 8 pixels between the finest features
-    glyph = Image.fromarray(pixels[row]).filter(ImageFilter.MaxFilter(3))
+    glyph = Image.fromarray(pixels[row]).resize((56, 56), Image.Resampling.BICUBIC)
+    glyph = glyph.filter(ImageFilter.MaxFilter(3))
     glyph = glyph.resize((height, height), Image.Resampling.BICUBIC)
     angle = generator.uniform(-TURN, TURN)
     glyph = glyph.rotate(angle, Image.Resampling.BICUBIC, expand=True)

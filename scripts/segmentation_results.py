@@ -125,8 +125,9 @@ choose the epoch and {test} for the test, made of digits of their own. All netwo
 {optimizer["lr"]} falling by poly. Scenes are small, few and seen for a short time so that the whole
 table takes about half an hour on two cores: no network has converged as far as it could, and
 nothing here says what they do on Cityscapes. Rate and scenes were chosen by trials of
-`lraspp_mgic_small` alone, which favors the MGIC networks if anything. Seeds 0 to {options.seeds - 1}, one thread a run,
-{options.jobs} runs side by side on {os.cpu_count()} cores, torch {torch.__version__}.
+`lraspp_mgic_small` alone, which favors the MGIC networks if anything.
+Seeds 0 to {options.seeds - 1}, one thread a run, {options.jobs} runs side by side on
+{os.cpu_count()} cores, torch {torch.__version__}.
 Intersection over union in percent, counted over the whole test split, mean ± standard deviation
 over the seeds, and the range: of all 11 classes, of the digits, of the background.
 

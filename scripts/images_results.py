@@ -11,6 +11,7 @@ import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -77,10 +78,12 @@ def main(args: Sequence[str] | None = None) -> int:
         for contender in CONTENDERS
     }
     jobs = [job for row in grid.values() for job in row]
-    if not options.page_only and not comparison.run_missing(jobs, options.jobs):
+    if not comparison.finish_runs(jobs, options):
         return 1
     runs = {place: list(map(comparison.read_run, row)) for place, row in grid.items()}
     rows = [make_row(*place, results, options.depth) for place, results in runs.items()]
+    seconds = image_seconds(options.depth)
+    rows = [row | {"seconds_per_1000": 1000 * seconds[row["model"]]} for row in rows]
     comparison.write_csv(options.docs / "images.csv", rows)
     write_whole(options.docs / "images.md", page(rows, options).encode())
     draw(rows, options.docs / "images.png")
@@ -113,7 +116,22 @@ def make_row(
     row |= {"weights": costs.total.weights, "multiply_adds": costs.total.multiply_adds}
     row |= {"multiply_adds_without_transfers": costs.without_transfers.multiply_adds}
     row |= {"epochs": runs[0]["epochs"]}
-    return row | comparison.summarize(runs, ["test", "seconds"])
+    return row | comparison.summarize(runs, ["test"])
+
+
+def image_seconds(depth: int | None) -> dict[str, float]:
+    """Seconds for a training image of every network on one thread: the training steps alone."""
+    data = yaml.safe_load(CONFIG.read_text())["data"]
+    count, size = data["batch_size"], data["size"]
+    images = torch.rand(count, 3, size, size).to(memory_format=torch.channels_last)
+    models = {
+        contender.name: partial(
+            create_model, contender.model, 10, **network_options(contender, depth)
+        )
+        for contender in CONTENDERS
+    }
+    seconds = comparison.step_seconds(models, (images,), torch.arange(count) % 10)
+    return {name: value / count for name, value in seconds.items()}
 
 
 def page(rows: list[dict[str, Any]], options: argparse.Namespace) -> str:
@@ -135,8 +153,9 @@ weight decay {optimizer["weight_decay"]}, batches of
 Nothing is held out: the last epoch is tested. Seeds 0 to {options.seeds - 1},
 one thread a run, {options.jobs} runs side by side on {os.cpu_count()} cores,
 torch {torch.__version__}.
-Test accuracy in percent, mean ± standard deviation over the seeds, and the range; seconds are for
-1,000 training images.
+Test accuracy in percent, mean ± standard deviation over the seeds, and the range. Seconds are for
+1,000 training images: those of the training steps alone on one thread, timed side by side when the
+page was written.
 
 """
     columns = "".join(f" {size:,} images |" for size in sizes)
@@ -147,10 +166,9 @@ Test accuracy in percent, mean ± standard deviation over the seeds, and the ran
     for contender in CONTENDERS:
         own = [row for row in rows if row["model"] == contender.name]
         cells = "".join(f" {spread_and_range(row, 'test')} |" for row in own)
-        seconds = own[-1]["seconds_mean"] * 1000 / own[-1]["num_train"]
         table.append(
             f"| `{contender.name}` | {contender.note} | {own[0]['weights']:,} | "
-            f"{own[0]['multiply_adds'] / 1e6:.1f} M |{cells} {seconds:.1f} |"
+            f"{own[0]['multiply_adds'] / 1e6:.1f} M |{cells} {own[0]['seconds_per_1000']:.1f} |"
         )
     return head + "\n".join(table) + "\n\n![accuracy](images.png)\n\n" + reading(rows)
 

@@ -10,6 +10,7 @@ import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,7 @@ import yaml
 from matplotlib.figure import Figure
 
 from mgic_geo import create_model, multiply_adds, num_weights
-from scripts.benchmarks import timing
-from scripts.benchmarks.points import make_clouds, training_step
+from scripts.benchmarks.points import make_clouds
 from scripts.training import comparison
 from scripts.training.comparison import BLUE, GRAY, RED, Job, spread, spread_and_range
 from scripts.training.files import write_whole
@@ -28,7 +28,6 @@ CONFIG = Path("scripts/configs/points_results.yaml")
 SPLITS = ("test", "test-hard")
 # the first G-conv of mgic_diffgcn reaches five hops, the others four
 EQUAL_HOPS = [5, 4, 4, 4, 4, 4]
-REPEATS = 7  # training steps timed of every model
 
 
 @dataclass(frozen=True)
@@ -60,7 +59,7 @@ def main(args: Sequence[str] | None = None) -> int:
     options = parser.parse_args(args)
     seeds = range(options.seeds)
     jobs = [make_job(contender, seed, options.runs) for seed in seeds for contender in CONTENDERS]
-    if not options.page_only and not comparison.run_missing(jobs, options.jobs):
+    if not comparison.finish_runs(jobs, options):
         return 1
     runs = {
         contender.name: [
@@ -87,24 +86,16 @@ def costs(contender: Contender, num_points: int) -> tuple[int, int, int]:
 
 
 def epoch_seconds(data: dict[str, Any]) -> dict[str, float]:
-    """Seconds of an epoch of every model on one thread: the steps alone, timed side by side."""
+    """Seconds of an epoch of every model on one thread: its training steps alone."""
     batch_size, num_shapes = data["batch_size"], 10 * data["shapes_per_class"][0]
     steps = int(num_shapes * (1 - data["val_fraction"])) // batch_size
-    clouds = make_clouds(batch_size, data["num_points"])
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        racers = [
-            timing.Contender(
-                contender.name,
-                training_step(create_model(contender.model, **contender.options), *clouds),
-            )
-            for contender in CONTENDERS
-        ]
-        samples = timing.race(racers, repeats=REPEATS)
-    finally:
-        torch.set_num_threads(before)
-    return {name: steps * timing.spread(times).median for name, times in samples.items()}
+    pos, batch, label = make_clouds(batch_size, data["num_points"])
+    models = {
+        contender.name: partial(create_model, contender.model, **contender.options)
+        for contender in CONTENDERS
+    }
+    seconds = comparison.step_seconds(models, (pos, batch, batch_size), label)
+    return {name: steps * value for name, value in seconds.items()}
 
 
 def write_page(runs: dict[str, list[dict[str, Any]]], docs: Path) -> None:

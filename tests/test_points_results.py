@@ -26,7 +26,7 @@ def test_page_tells_differences_and_whether_ranges_overlap(tmp_path, monkeypatch
     assert (tmp_path / "points.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_every_model_is_timed_on_one_thread():
+def test_every_model_is_timed():
     data = {"batch_size": 2, "num_points": 12, "shapes_per_class": [2, 1, 1], "val_fraction": 0.5}
     seconds = points_results.epoch_seconds(data)
     assert seconds.keys() == {contender.name for contender in CONTENDERS}

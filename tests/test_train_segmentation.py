@@ -309,8 +309,10 @@ def test_broken_predictions_are_told(whole, tmp_path, name, value, message):
         MaskSplit.read(tmp_path / "test.json", summary)
 
 
-def test_page_of_results_is_written_from_the_runs_that_are_there(whole, tmp_path):
+def test_page_of_results_is_written_from_the_runs_that_are_there(whole, tmp_path, monkeypatch):
     contenders = segmentation_results.CONTENDERS
+    times = {contender.model: 1.25 for contender in contenders}
+    monkeypatch.setattr(segmentation_results, "epoch_seconds", lambda data: times)
     for contender in contenders:
         for seed in range(2):
             (tmp_path / f"{contender.model}-{seed}").symlink_to(whole)
@@ -323,3 +325,10 @@ def test_page_of_results_is_written_from_the_runs_that_are_there(whole, tmp_path
     assert (tmp_path / "segmentation.png").exists()
     with (tmp_path / "segmentation.csv").open() as file:
         assert [row["model"] for row in csv.DictReader(file)] == [c.model for c in contenders]
+
+
+def test_every_network_of_the_results_is_timed():
+    data = {"batch_size": 2, "crop": [32, 32], "scenes": [4, 1, 1]}
+    seconds = segmentation_results.epoch_seconds(data)
+    assert seconds.keys() == {contender.model for contender in segmentation_results.CONTENDERS}
+    assert min(seconds.values()) > 0

@@ -1,15 +1,15 @@
 """Point clouds: a training step of the networks of Table 10, ours and as PyG users write them."""
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from mgic_geo import create_model
 from scripts.benchmarks import pyg_baselines
-from scripts.benchmarks.timing import Contender, Pair, Suite
+from scripts.benchmarks.timing import Contender, Pair, Suite, training_step
 
 SUMMARY = "networks of Table 10 on point clouds, beside the same from PyG's layers"
 NUM_CLASSES = 10
@@ -60,10 +60,11 @@ def make_suite(arguments: argparse.Namespace) -> Suite:
         )
     pos, batch, label = make_clouds(arguments.clouds, arguments.points)
     make_run = _inference if arguments.inference else training_step
+    inputs = (pos, batch, arguments.clouds)
     contenders = []
     for name, make_model in MODELS.items():
         torch.manual_seed(0)
-        contenders.append(Contender(name, make_run(make_model(), pos, batch, label)))
+        contenders.append(Contender(name, make_run(make_model(), inputs, label)))
     work = "inference" if arguments.inference else "training step"
     return Suite(
         title=f"{work}, {arguments.clouds} clouds of {arguments.points} points, k = 10, float32",
@@ -87,20 +88,6 @@ def make_clouds(clouds: int, points: int) -> tuple[Tensor, Tensor, Tensor]:
     return pos.view(-1, 3), torch.arange(clouds).repeat_interleave(points), label
 
 
-def training_step(
-    model: nn.Module, pos: Tensor, batch: Tensor, label: Tensor
-) -> Callable[[], object]:
-    """Forward, cross-entropy, backward and a step of gradient descent."""
-    optimizer = torch.optim.SGD(model.train().parameters(), lr=0.01, momentum=0.9)
-
-    def step() -> None:
-        optimizer.zero_grad()
-        functional.cross_entropy(model(pos, batch, label.numel()), label).backward()
-        optimizer.step()
-
-    return step
-
-
-def _inference(model: nn.Module, pos: Tensor, batch: Tensor, label: Tensor) -> Callable[[], object]:
+def _inference(model: nn.Module, inputs: Sequence[Any], label: Tensor) -> Callable[[], object]:
     model.eval()
-    return torch.inference_mode()(lambda: model(pos, batch, label.numel()))
+    return torch.inference_mode()(lambda: model(*inputs))

@@ -11,7 +11,11 @@ import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 
 WARM_UP = 2  # rounds that do not count
@@ -130,6 +134,24 @@ def ratios(samples: Mapping[str, Sequence[float]], pair: Pair) -> list[float]:
     """
     runs = zip(samples[pair.slow], samples[pair.fast], strict=True)
     return [slow / fast for slow, fast in runs]
+
+
+def training_step(model: nn.Module, inputs: Sequence[Any], targets: Tensor) -> Callable[[], object]:
+    """Forward, cross-entropy, backward and a step of gradient descent.
+
+    Args:
+        model: Scores classes, of ``model(*inputs)``.
+        inputs: What it is called with.
+        targets: Its classes.
+    """
+    optimizer = torch.optim.SGD(model.train().parameters(), lr=0.01, momentum=0.9)
+
+    def step() -> None:
+        optimizer.zero_grad()
+        functional.cross_entropy(model(*inputs), targets).backward()
+        optimizer.step()
+
+    return step
 
 
 def count_flops(run: Callable[[], object]) -> int:

@@ -8,18 +8,22 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from matplotlib.figure import Figure
+from torch import Tensor, nn
 
+from scripts.benchmarks import timing
 from scripts.training.files import write_whole
 
 BLUE, RED, GRAY = "#4477aa", "#ee6677", "#bbbbbb"  # dense models, MGIC, controls
+REPEATS = 7  # training steps timed of every model
 
 
 @dataclass(frozen=True)
@@ -40,6 +44,11 @@ class Job:
     seed: int
     splits: tuple[str, ...] = ("test",)
 
+    @property
+    def finished(self) -> bool:
+        """Whether everything has been tested."""
+        return all((self.folder / f"{split}.json").exists() for split in self.splits)
+
 
 def make_parser(description: str, runs: str) -> argparse.ArgumentParser:
     """Return a parser with the options that every comparison has."""
@@ -52,9 +61,14 @@ def make_parser(description: str, runs: str) -> argparse.ArgumentParser:
     return parser
 
 
-def run_missing(jobs: Sequence[Job], side_by_side: int) -> bool:
-    """Run what is missing, continue what was interrupted, and tell whether all went well."""
-    with ThreadPoolExecutor(side_by_side) as pool:
+def finish_runs(jobs: Sequence[Job], options: argparse.Namespace) -> bool:
+    """Run what is missing, continue what was interrupted, and tell whether all runs are there."""
+    if options.page_only:
+        names = [job.folder.name for job in jobs if not job.finished]
+        if names:
+            print(f"error: runs are missing: {', '.join(names)}", file=sys.stderr)
+        return not names
+    with ThreadPoolExecutor(options.jobs) as pool:
         failed = sum(pool.map(_fails, jobs))
     if failed:
         print(f"error: {failed} of {len(jobs)} runs failed", file=sys.stderr)
@@ -63,7 +77,7 @@ def run_missing(jobs: Sequence[Job], side_by_side: int) -> bool:
 
 def _fails(job: Job) -> bool:
     """Run a job in a process of its own, unless that is done."""
-    if all((job.folder / f"{split}.json").exists() for split in job.splits):
+    if job.finished:
         return False
     command = [sys.executable, "-m", f"scripts.{job.script}", "fit", *job.options, "--resume"]
     command += ["--run_dir", str(job.folder), "--seed", str(job.seed), "--threads", "1"]
@@ -76,21 +90,43 @@ def _fails(job: Job) -> bool:
 
 
 def read_run(job: Job) -> dict[str, Any]:
-    """Return accuracies in percent, seconds per epoch and epochs of a finished run.
-
-    Raises:
-        FileNotFoundError: The run is not finished.
-    """
+    """Return accuracies in percent and the number of epochs of a finished run."""
     run: dict[str, Any] = {}
     for split in job.splits:
         result = json.loads((job.folder / f"{split}.json").read_text())
         run[split] = 100 * result["accuracy"]
         run[f"{split}-class"] = 100 * result["class_accuracy"]
     with (job.folder / "metrics.csv").open() as file:
-        rows = list(csv.DictReader(file))
-    run["seconds"] = float(np.median([float(row["seconds"]) for row in rows]))
-    run["epochs"] = len(rows)
+        run["epochs"] = len(list(csv.DictReader(file)))
     return run
+
+
+def step_seconds(
+    models: Mapping[str, Callable[[], nn.Module]], inputs: Sequence[Any], targets: Tensor
+) -> dict[str, float]:
+    """Time a training step of every model on one thread, side by side.
+
+    What the runs themselves took depends on what else the machine did meanwhile.
+
+    Args:
+        models: How each of them is made, by name.
+        inputs: A batch, as all of them are called with it.
+        targets: Its classes.
+
+    Returns:
+        The median, by name.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        racers = [
+            timing.Contender(name, timing.training_step(make_model(), inputs, targets))
+            for name, make_model in models.items()
+        ]
+        samples = timing.race(racers, repeats=REPEATS)
+    finally:
+        torch.set_num_threads(before)
+    return {name: timing.spread(times).median for name, times in samples.items()}
 
 
 def summarize(runs: Sequence[dict[str, Any]], keys: Sequence[str]) -> dict[str, float]:

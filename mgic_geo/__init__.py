@@ -15,6 +15,9 @@ from mgic_geo.levels import MGICBlock as MGICBlock
 from mgic_geo.levels import Residual as Residual
 from mgic_geo.levels import init_transfer_ as init_transfer_
 from mgic_geo.levels import level_plan as level_plan
+from mgic_geo.linear import MGICMLP as MGICMLP
+from mgic_geo.linear import MGICLinear as MGICLinear
+from mgic_geo.linear import feed_forward as feed_forward
 from mgic_geo.message_passing import MGICMessagePassing as MGICMessagePassing
 from mgic_geo.neighbors import knn_graph as knn_graph
 from mgic_geo.neighbors import knn_indices as knn_indices

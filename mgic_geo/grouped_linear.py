@@ -105,13 +105,14 @@ def grouped_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Ten
         >>> grouped_linear(torch.ones(1, 4), torch.ones(2, 1, 2))
         tensor([[2., 2.]])
     """
-    groups, _, columns = weight.shape
+    groups, width, columns = weight.shape
     if x.size(-1) != groups * columns:
         raise ValueError(
             f"x must have {groups * columns} channels last, got shape {tuple(x.shape)}"
         )
-    if x.dim() == 2 and native.can_multiply(x, weight):
-        return _native_linear(x, weight, bias)
+    rows = x if x.dim() == 2 else x.reshape(-1, x.size(-1))
+    if native.can_multiply(rows, weight):
+        return _native_linear(rows, weight, bias).view(*x.shape[:-1], groups * width)
     return _plain_linear(x, weight, bias)
 
 

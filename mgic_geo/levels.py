@@ -268,6 +268,31 @@ class MGICBlock(nn.Module):
                 ``(source, x)``, as bipartite graph convolutions do.
             **kwargs: Passed to the layer of every level.
         """
+        correction = self.correction(x, *args, source=source, **kwargs)
+        return _apply(
+            self.layers[0], x if correction is None else x + correction, source, *args, **kwargs
+        )
+
+    def change(
+        self, x: Tensor, *args: object, source: Tensor | None = None, **kwargs: object
+    ) -> Tensor:
+        """What the cycle adds to ``x``, for a residual connection that others make.
+
+        Where the finest layer is a :class:`Residual`, no difference is formed, so that the little
+        that a branch scaled down adds is not rounded away.
+        """
+        correction = self.correction(x, *args, source=source, **kwargs)
+        z = x if correction is None else x + correction
+        layer = self.layers[0]
+        if not isinstance(layer, Residual):
+            return _apply(layer, z, source, *args, **kwargs) - x
+        change = _apply(layer.branch, z, source, *args, **kwargs)
+        return change if correction is None else correction + change
+
+    def correction(
+        self, x: Tensor, *args: object, source: Tensor | None = None, **kwargs: object
+    ) -> Tensor | None:
+        """What the coarser levels add to the input of the finest layer; nothing without them."""
         features, sources = [x], [source]
         for restrict in self.restrict:
             features.append(restrict(features[-1]))
@@ -283,9 +308,7 @@ class MGICBlock(nn.Module):
             else:
                 change = _apply(layer, z, side, *args, **kwargs) - coarse
             correction = self.norms[level - 1](self.prolong[level - 1](change))
-        return _apply(
-            self.layers[0], x if correction is None else x + correction, source, *args, **kwargs
-        )
+        return correction
 
     def extra_repr(self) -> str:
         """Show the plan as a table above the modules."""

@@ -10,6 +10,7 @@ from torch_geometric import EdgeIndex
 from torch_geometric.nn import MessagePassing
 from torch_geometric.nn.resolver import activation_resolver, normalization_resolver
 
+from mgic_geo.correction_norm import CorrectionNorm
 from mgic_geo.grouped_conv import make_grouped_conv
 from mgic_geo.grouped_linear import transfer
 from mgic_geo.levels import Level, MGICBlock, reset_parameters
@@ -173,36 +174,6 @@ class MGICMessagePassing(MessagePassing):
             f"{type(self).__name__}({self.in_channels}, {self.out_channels}, "
             f"channels/groups={levels}, conv={self.block.layers[0]})"
         )
-
-
-CORRECTION_SCALE = 0.1
-
-
-class CorrectionNorm(nn.Module):
-    """The norm after a prolongation, whose scale starts small.
-
-    At scale 1 the correction would be as large as the features it corrects, and since the coarse
-    levels start as random as any layer, mostly noise: networks of many cycles then learn slowly.
-
-    Args:
-        norm: Takes the correction; its ``weight``, if it has one, is the scale.
-    """
-
-    def __init__(self, norm: nn.Module) -> None:
-        super().__init__()
-        self.norm = norm
-        self.reset_parameters()
-
-    def reset_parameters(self) -> None:
-        """Start the norm again, its scale small."""
-        reset_parameters(self.norm)
-        for name, parameter in self.norm.named_parameters():
-            if name.rpartition(".")[2] == "weight":
-                nn.init.constant_(parameter, CORRECTION_SCALE)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Normalize the correction."""
-        return self.norm(x)
 
 
 class ConvNormAct(nn.Module):

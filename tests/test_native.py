@@ -77,9 +77,10 @@ def test_several_may_compile_at_once(anew, tmp_path):
 
 @pytest.mark.parametrize("shape", [(4, 8, 8), (8, 3, 5), (1, 20, 7), (12, 2, 3), (64, 1, 1)])
 @pytest.mark.parametrize("parts", [1, 7])
-def test_a_packed_weight_holds_every_number_once(shape, parts):
+@pytest.mark.parametrize("lanes", [4, 8, 16])
+def test_a_packed_weight_holds_every_number_once(shape, parts, lanes):
     groups, rows, columns = shape
-    plan = packing(groups, rows, columns, parts)
+    plan = packing(groups, rows, columns, parts, lanes=lanes)
     weight = torch.arange(1.0, 1 + groups * rows * columns * parts).view(groups, rows, -1)
     packed = plan.pack(weight)
     assert_close(plan.unpack(packed), weight.view(-1), **EXACT)

@@ -74,6 +74,12 @@ def loaded() -> ctypes.CDLL:
     return found
 
 
+@cache
+def lanes() -> int:
+    """How many numbers a vector of the kernels has, what weights are packed for."""
+    return ctypes.c_int64.in_dll(loaded(), "mgic_lanes").value
+
+
 def _declared(found: ctypes.CDLL) -> ctypes.CDLL:
     """Say what the functions take and return."""
     kinds = {"p": ctypes.c_void_p, "n": ctypes.c_int64}

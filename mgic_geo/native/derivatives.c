@@ -58,7 +58,7 @@ void mgic_derive(const float *x, int64_t channels, int64_t nodes, const int64_t 
 }
 
 /* x: (nodes, channels); first: (nodes, 3, channels), its derivatives; weight: packed for PARTS
- * parts; bias: (pieces * 16) or null; y: (nodes, out).
+ * parts; bias: (pieces * LANES) or null; y: (nodes, out).
  *
  * Where `other` is given, (nodes, other_channels), its products with all parts are added up as
  * well, share by share, in the packed form of a weight from `other` to x's channels: that is the

@@ -64,13 +64,14 @@ def _run(
     edges = ptr.data_ptr(), index.data_ptr(), value.data_ptr()
     library.mgic_derive(x.data_ptr(), channels, nodes, *edges, first.data_ptr(), threads)
 
-    plan = packing(groups, rows, columns, PARTS)
+    plan = packing(groups, rows, columns, PARTS, lanes=build.lanes())
     packed, bias = plan.pack(weight), plan.pad(bias)
     y = x.new_empty(nodes, groups * rows)
     shares = num_shares(nodes)
     products, sums = plan, None
     if other is not None:
-        other, products = other.contiguous(), packing(groups, columns, rows, PARTS)
+        other = other.contiguous()
+        products = packing(groups, columns, rows, PARTS, lanes=build.lanes())
         sums = x.new_zeros(shares, *products.index.shape)
     failed = library.mgic_mix_derivatives(
         *(x.data_ptr(), first.data_ptr(), channels, nodes, *edges, *plan.sizes, y.size(1)),

@@ -2,8 +2,11 @@
 
 #include "pieces.h"
 
-/* x: (rows, ...), rows x_stride apart; weight: (pieces, 1, inputs, 16); bias: (pieces * 16) or
- * null; y: (rows, out) */
+/* How many numbers a vector has: what weights are packed for. */
+const int64_t mgic_lanes = LANES;
+
+/* x: (rows, ...), rows x_stride apart; weight: (pieces, 1, inputs, LANES); bias:
+ * (pieces * LANES) or null; y: (rows, out) */
 void mgic_grouped_linear(const float *x, int64_t x_stride, int64_t rows, const int64_t *begins,
                          int64_t pieces, int64_t inputs, int64_t out, const float *weight,
                          const float *bias, float *y, int threads)

@@ -11,7 +11,6 @@ from torch.nn import functional
 
 from mgic_geo.native import build
 
-LANES = 16  # of kernels.h
 ROWS_PER_SHARE = 2048
 MAX_SHARES = 64
 
@@ -30,9 +29,10 @@ class Packing(NamedTuple):
     """How a weight ``(groups, out, parts * in)`` is laid out for the kernel.
 
     Args:
-        begins: First input channel of every piece of 16 outputs, ``(pieces,)``.
+        begins: First input channel of every piece of as many outputs as a vector has lanes,
+            ``(pieces,)``.
         index: Where every number comes from in the flat weight with a zero behind it,
-            ``(pieces, parts, inputs, 16)``.
+            ``(pieces, parts, inputs, lanes)``.
         inverse: Where every number of the flat weight is in the packed one.
     """
 
@@ -41,7 +41,7 @@ class Packing(NamedTuple):
     inverse: Tensor
 
     def pack(self, weight: Tensor) -> Tensor:
-        """Returns the packed weight, ``(pieces, parts, inputs, 16)``."""
+        """Returns the packed weight, ``(pieces, parts, inputs, lanes)``."""
         return torch.cat([weight.reshape(-1), weight.new_zeros(1)])[self.index]
 
     @property
@@ -51,7 +51,7 @@ class Packing(NamedTuple):
 
     def pad(self, bias: Tensor | None) -> Tensor | None:
         """Returns the bias with zeros up to a full piece."""
-        missing = 0 if bias is None else LANES * self.index.size(0) - bias.numel()
+        missing = 0 if bias is None else self.index.size(3) * self.index.size(0) - bias.numel()
         return bias if bias is None or not missing else functional.pad(bias, (0, missing))
 
     def unpack(self, packed: Tensor) -> Tensor:
@@ -60,10 +60,10 @@ class Packing(NamedTuple):
 
 
 @lru_cache(maxsize=256)
-def packing(groups: int, rows: int, columns: int, parts: int = 1) -> Packing:
+def packing(groups: int, rows: int, columns: int, parts: int = 1, *, lanes: int) -> Packing:
     """Lay out ``groups`` blocks of ``rows`` outputs by ``parts`` times ``columns`` inputs."""
     width = groups * columns
-    outputs = torch.arange(-(-groups * rows // LANES) * LANES).view(-1, 1, 1, LANES)
+    outputs = torch.arange(-(-groups * rows // lanes) * lanes).view(-1, 1, 1, lanes)
     group = (outputs // rows).clamp(max=groups - 1)
     begins = group[..., 0].view(-1) * columns
     inputs = int((group[..., -1].view(-1) * columns + columns - begins).max())
@@ -87,7 +87,7 @@ def grouped_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Ten
           ``bias``: ``(groups * out,)``. Returns ``(N, groups * out)``.
     """
     x = _rows(x)
-    plan = packing(*weight.shape)
+    plan = packing(*weight.shape, lanes=build.lanes())
     packed, bias = plan.pack(weight), plan.pad(bias)
     y = x.new_empty(x.size(0), weight.size(0) * weight.size(1))
     build.loaded().mgic_grouped_linear(
@@ -105,13 +105,14 @@ def grouped_linear_weight(x: Tensor, grad: Tensor, groups: int) -> Tensor:
           ``(groups, out, in)``.
     """
     x, grad = _rows(x), grad.contiguous()
-    plan = packing(groups, grad.size(1) // groups, x.size(1) // groups)
+    rows, columns = grad.size(1) // groups, x.size(1) // groups
+    plan = packing(groups, rows, columns, lanes=build.lanes())
     sums = grad.new_zeros(num_shares(x.size(0)), *plan.index.shape)
     build.loaded().mgic_grouped_linear_weight(
         *(x.data_ptr(), x.stride(0), x.size(0), *plan.sizes, grad.size(1)),
         *(grad.data_ptr(), sums.data_ptr(), sums.size(0), torch.get_num_threads()),
     )
-    return plan.unpack(sums.sum(0)).view(groups, grad.size(1) // groups, -1)
+    return plan.unpack(sums.sum(0)).view(groups, rows, columns)
 
 
 def _rows(x: Tensor) -> Tensor:

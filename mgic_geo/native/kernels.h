@@ -1,7 +1,9 @@
-/* What the kernels share: vectors of 16 numbers, and threads where the compiler has OpenMP.
+/* What the kernels share: vectors as wide as the processor's registers, and threads where the
+ * compiler has OpenMP.
  *
- * The vector type is GCC's and Clang's own; a processor with narrower registers gets two or four
- * instructions for one. Loads and stores need no alignment beyond that of a number. */
+ * The vector type is GCC's and Clang's own. A wider one than the registers would compile, too, but
+ * GCC then keeps every sum in memory, which costs a factor of ten. Loads and stores need no
+ * alignment beyond that of a number. */
 
 #ifndef MGIC_KERNELS_H
 #define MGIC_KERNELS_H
@@ -13,7 +15,13 @@
 #include <immintrin.h>
 #endif
 
+#if defined(__AVX512F__)
 #define LANES 16
+#elif defined(__AVX__)
+#define LANES 8
+#else
+#define LANES 4
+#endif
 
 typedef float vec __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
 typedef int32_t ints __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
@@ -31,7 +39,8 @@ INLINE vec load_lanes(const float *p, int64_t lanes)
     return (vec)_mm512_maskz_loadu_ps((__mmask16)((1u << lanes) - 1), p);
 #else
     vec v = {};
-    memcpy(&v, p, lanes * sizeof(float));
+    for (int64_t lane = 0; lane < lanes; lane++)
+        v[lane] = p[lane];
     return v;
 #endif
 }
@@ -45,7 +54,8 @@ INLINE void store_lanes(float *p, vec v, int64_t lanes)
 #ifdef __AVX512F__
     _mm512_mask_storeu_ps(p, (__mmask16)((1u << lanes) - 1), (__m512)v);
 #else
-    memcpy(p, &v, lanes * sizeof(float));
+    for (int64_t lane = 0; lane < lanes; lane++)
+        p[lane] = v[lane];
 #endif
 }
 
@@ -57,17 +67,13 @@ INLINE vec choose(ints mask, vec a, vec b)
 
 INLINE vec smaller(vec a, vec b) { return choose(a < b, a, b); }
 
-/* One bit a lane: which of 16 numbers are at most `bound`. */
+/* One bit a lane: which of LANES numbers are at most `bound`. */
 INLINE uint32_t at_most(const float *p, float bound)
 {
 #if defined(__AVX512F__)
     return _mm512_cmp_ps_mask(_mm512_loadu_ps(p), _mm512_set1_ps(bound), _CMP_LE_OQ);
 #elif defined(__AVX2__)
-    const __m256 all = _mm256_set1_ps(bound);
-    const uint32_t low = _mm256_movemask_ps(_mm256_cmp_ps(_mm256_loadu_ps(p), all, _CMP_LE_OQ));
-    const uint32_t high =
-        _mm256_movemask_ps(_mm256_cmp_ps(_mm256_loadu_ps(p + 8), all, _CMP_LE_OQ));
-    return low | high << 8;
+    return _mm256_movemask_ps(_mm256_cmp_ps(_mm256_loadu_ps(p), _mm256_set1_ps(bound), _CMP_LE_OQ));
 #else
     uint32_t bits = 0;
     for (int lane = 0; lane < LANES; lane++)

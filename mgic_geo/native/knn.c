@@ -10,8 +10,8 @@
 
 #include "kernels.h"
 
-#define ROWS 8            /* points whose distances are found together */
-#define PANEL (2 * LANES) /* points in a panel, stored coordinate by coordinate */
+#define ROWS (LANES < 16 ? 4 : 8) /* points whose distances are found together, in registers */
+#define PANEL (2 * LANES)         /* points in a panel, stored coordinate by coordinate */
 
 typedef struct {
     double distance;

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from mgic_geo.native import build
 
-PANEL = 32  # of knn.c
+PANEL = 32  # of knn.c at most
 MAX_DIM = 1 << 16  # of the error bound in knn.c
 
 

@@ -1,8 +1,8 @@
 /* Block-diagonal matrices times a few rows, and the gradients of their weights.
  *
- * Narrow groups leave vector registers half empty, so that the output is cut into pieces of 16
- * channels instead, each with the range of input channels that its groups see. The weights come
- * packed in this form, zero where a group ends inside a piece: weight[piece][part][input][16].
+ * Narrow groups leave vector registers half empty, so that the output is cut into pieces of
+ * LANES channels instead, each with the range of input channels that its groups see. The weights come
+ * packed in this form, zero where a group ends inside a piece: weight[piece][part][input][LANES].
  * Inputs may lie in several parts (the features and their derivatives), each with its own row
  * length. */
 
@@ -11,7 +11,8 @@
 
 #include "kernels.h"
 
-#define ROWS 8 /* rows whose sums are in registers together */
+#define ROWS 8                       /* rows whose sums are in registers together */
+#define WIDE (LANES < 8 ? 8 : LANES) /* inputs of which the same holds for `outer` */
 
 /* A packed weight: begins, (pieces), is the first input channel of each piece. */
 typedef struct {
@@ -73,7 +74,7 @@ INLINE void multiply_rows(const float *const *parts, const int64_t *strides, int
 INLINE void outer(const float *x, int64_t stride, const float *grad, int64_t out, int64_t rows,
                   int64_t lanes, float *sums, const int count)
 {
-    vec total[LANES];
+    vec total[WIDE];
     for (int i = 0; i < count; i++)
         total[i] = LOAD(sums + i * LANES);
     for (int64_t r = 0; r < rows; r++) {
@@ -90,8 +91,8 @@ INLINE void outer_piece(const float *x, int64_t stride, int64_t inputs, const fl
                         int64_t out, int64_t rows, int64_t lanes, float *sums)
 {
     int64_t i = 0;
-    for (; i + LANES <= inputs; i += LANES, sums += LANES * LANES)
-        outer(x + i, stride, grad, out, rows, lanes, sums, LANES);
+    for (; i + WIDE <= inputs; i += WIDE, sums += WIDE * LANES)
+        outer(x + i, stride, grad, out, rows, lanes, sums, WIDE);
     for (; i + 8 <= inputs; i += 8, sums += 8 * LANES)
         outer(x + i, stride, grad, out, rows, lanes, sums, 8);
     for (; i + 4 <= inputs; i += 4, sums += 4 * LANES)

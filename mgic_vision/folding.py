@@ -1,0 +1,111 @@
+"""Batch norms of a trained network folded into the linear maps next to them: exact, per channel."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Any, cast
+
+from torch import fx, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.utils import fuse_conv_bn_eval, fuse_linear_bn_eval
+
+from mgic_geo.levels import MGICBlock, Residual
+
+
+def fold_norms_(module: nn.Module) -> nn.Module:
+    """Fold every norm inside a network that stands next to a linear map, in place.
+
+    Folded are norms that follow a convolution or a linear layer, the norms N of a cycle into its
+    prolongations P and, where the coarsest level begins with a norm, that one into the last
+    restriction: in correction form nothing else reads what it gives. A norm behind a sum (the first
+    one of a pre-activation block on the finer levels) has to stay.
+
+    Args:
+        module: The network, in evaluation mode.
+
+    Example:
+        >>> layer = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU()).eval()
+        >>> fold_norms_(layer)
+        Sequential(
+          (0): Conv2d(3, 8, kernel_size=(3, 3), stride=(1, 1))
+          (1): Sequential()
+          (2): ReLU()
+        )
+    """
+    for child in module.children():
+        fold_norms_(child)
+    if isinstance(module, MGICBlock):
+        _fold_cycle(module)
+    elif type(module).forward is nn.Sequential.forward:
+        _fold_sequence(cast(nn.Sequential, module))
+    elif isinstance(module, nn.ModuleList | nn.ModuleDict):
+        pass  # their order says nothing about what follows what
+    elif any(isinstance(child, _BatchNorm) for child in module.children()):
+        _fold_traced(module)
+    return module
+
+
+def can_fold(linear: nn.Module, norm: nn.Module) -> bool:
+    """Whether a norm can go into the weights of the map before it."""
+    return (
+        isinstance(linear, nn.Conv2d | nn.Linear)
+        and isinstance(norm, _BatchNorm)
+        and norm.running_mean is not None
+    )
+
+
+def rest_of(norm: nn.Module) -> nn.Module:
+    """What a norm does beside normalizing: nothing, but for timm's with an activation inside."""
+    return nn.Sequential(*norm.children())
+
+
+def folded(linear: nn.Module, norm: nn.Module) -> nn.Module:
+    """A linear map that equals ``norm(linear(x))``."""
+    norm = cast(_BatchNorm, norm)
+    if isinstance(linear, nn.Linear):
+        return fuse_linear_bn_eval(linear, norm)
+    return fuse_conv_bn_eval(cast(nn.Conv2d, linear), norm)
+
+
+def _fold_cycle(cycle: MGICBlock) -> None:
+    for index, (prolong, norm) in enumerate(zip(cycle.prolong, cycle.norms, strict=True)):
+        if can_fold(prolong, norm):
+            cycle.prolong[index] = folded(prolong, norm)
+            cycle.norms[index] = rest_of(norm)
+    coarsest = cycle.layers[-1]
+    branch = coarsest.branch if isinstance(coarsest, Residual) else None
+    if not len(cycle.restrict) or not isinstance(branch, nn.Sequential) or not len(branch):
+        return
+    name, first = next(branch.named_children())
+    if can_fold(cycle.restrict[-1], first):
+        cycle.restrict[-1] = folded(cycle.restrict[-1], first)
+        delattr(branch, name)
+
+
+def _fold_sequence(sequence: nn.Sequential) -> None:
+    children = list(sequence.named_children())
+    for (name, linear), (after, norm) in pairwise(children):
+        if can_fold(linear, norm):
+            sequence.set_submodule(name, folded(linear, norm))
+            sequence.set_submodule(after, rest_of(norm))
+
+
+def _fold_traced(module: nn.Module) -> None:
+    """Norms that are attributes of a module, as torchvision's and timm's: its forward tells."""
+    nodes = [node for node in _Shallow().trace(module).nodes if node.op == "call_module"]
+    calls = [node.target for node in nodes]
+    for node in nodes:
+        before: Any = node.args[0]
+        if before not in nodes or len(before.users) > 1:
+            continue
+        linear, norm = (module.get_submodule(str(n.target)) for n in (before, node))
+        if calls.count(before.target) == calls.count(node.target) == 1 and can_fold(linear, norm):
+            module.set_submodule(str(before.target), folded(linear, norm))
+            module.set_submodule(str(node.target), rest_of(norm))
+
+
+class _Shallow(fx.Tracer):
+    """Traces the forward of one module and none of its children's."""
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return True

@@ -1,0 +1,161 @@
+"""The deployed form of every network of mgic_vision's registry equals the trained one."""
+
+import copy
+import io
+
+import pytest
+import torch
+from test_vision_models import MODELS, build, make_input
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.testing import assert_close
+
+from mgic_geo import MGICBlock
+from mgic_vision import LRASPP, basic_block, bottleneck, fuse, mgic_unit
+from mgic_vision.folding import fold_norms_
+
+# one that is pre-activation with a norm on every finer level, one with squeeze-excite, one vector
+EXPORTED = ("function_mgic", "mgic_mobilenetv3_small", "mgic_resnet56")
+
+
+@pytest.fixture(scope="module", params=MODELS)
+def name(request) -> str:
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def model(name) -> nn.Module:
+    """Shared by the tests of one network, which leave it as it is."""
+    return trained(name)
+
+
+def trained(name: str) -> nn.Module:
+    """After a few steps, so that no norm is trivial."""
+    model = build(name).train()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+    for _ in range(2):
+        optimizer.zero_grad()
+        model(2 * make_input(model, 32, 32, batch=4) + 1).square().mean().backward()
+        optimizer.step()
+    return shift_norms(model)
+
+
+def shift_norms(model: nn.Module) -> nn.Module:
+    """Give every norm its own scale, shift and statistics; they may be negative."""
+    generator = torch.Generator().manual_seed(0)
+    for norm in norms(model):
+        norm.weight.data += 0.3 * torch.randn(norm.weight.shape, generator=generator)
+        norm.bias.data += 0.3 * torch.randn(norm.bias.shape, generator=generator)
+    return model
+
+
+def norms(model: nn.Module) -> list[_BatchNorm]:
+    return [module for module in model.modules() if isinstance(module, _BatchNorm)]
+
+
+def assert_equal(y, expected):
+    scale = expected.abs().max()
+    assert_close(y / scale, expected / scale, rtol=0, atol=1e-4)
+
+
+def test_fused_network_equals_the_trained_one(name, model):
+    fused, reference = fuse(model), copy.deepcopy(model).eval()
+    x = make_input(model, 64, 96)
+    with torch.no_grad():
+        assert_equal(fused(x), reference(x))
+
+
+def test_fusing_leaves_the_network_alone(name, model):
+    before = copy.deepcopy(model.state_dict())
+    fused = fuse(model)
+    assert model.training
+    assert all(parameter.requires_grad for parameter in model.parameters())
+    assert not fused.training
+    assert not any(parameter.requires_grad for parameter in fused.parameters())
+    after = model.state_dict()
+    assert before.keys() == after.keys()
+    for key, value in before.items():
+        assert_close(after[key], value, rtol=0, atol=0)
+
+
+def test_norms_are_left_behind_sums_only(name, model):
+    """The first one of a pre-activation block on every finer level, and that before the pooling."""
+    blocks = [m for m in model.modules() if isinstance(m, MGICBlock)]
+    pre_activation = [m for m in blocks if hasattr(m.layers[0].branch, "norm1")]
+    expected = sum(len(m.levels) - 1 for m in pre_activation) + bool(pre_activation)
+    assert len(norms(fuse(model))) == expected
+
+
+def test_features_of_a_fused_network_keep_their_names(name, model):
+    fused, reference = fuse(model), copy.deepcopy(model).eval()
+    x = make_input(model)
+    with torch.no_grad():
+        features = fused.forward_features(x) if isinstance(model, LRASPP) else fused.features(x)
+        expected = (
+            reference.forward_features(x) if isinstance(model, LRASPP) else reference.features(x)
+        )
+    assert features.keys() == expected.keys()
+    for key in expected:
+        assert_equal(features[key], expected[key])
+
+
+@pytest.mark.parametrize("ours", EXPORTED)
+def test_fused_network_exports(ours):
+    model = fuse(trained(ours))
+    x = make_input(model)
+    program = torch.export.export(model, (x,))
+    with torch.no_grad():
+        assert_equal(program.module()(x), model(x))
+
+
+@pytest.mark.parametrize(
+    "ours",
+    ["mgic_resnet56", pytest.param("mgic_mobilenetv3_small", marks=pytest.mark.slow)],
+)
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+def test_fused_network_runs_in_onnx_runtime(ours):
+    pytest.importorskip("onnxscript")
+    runtime = pytest.importorskip("onnxruntime")
+    model = fuse(trained(ours))
+    x = make_input(model)
+    file = io.BytesIO()
+    torch.onnx.export(model, (x,), dynamo=True, verbose=False).save(file)
+    session = runtime.InferenceSession(file.getvalue(), providers=["CPUExecutionProvider"])
+    (y,) = session.run(None, {session.get_inputs()[0].name: x.numpy()})
+    with torch.no_grad():
+        assert_equal(torch.from_numpy(y), model(x))
+
+
+@pytest.mark.parametrize("block", [basic_block, bottleneck])
+@pytest.mark.parametrize("levels", [0, 1, 2])
+def test_cycles_of_any_depth_fold(block, levels):
+    unit = mgic_unit(8, 16, block, group_size=4, coarse_size=16, min_levels=levels)
+    unit = shift_norms(unit).double().eval()
+    x = torch.randn(2, 8, 5, 6, dtype=torch.double)
+    with torch.no_grad():
+        assert_close(fold_norms_(copy.deepcopy(unit))(x), unit(x))
+
+
+def test_a_norm_whose_input_is_read_elsewhere_stays():
+    class Tapped(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.norm = nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3)
+            self.again, self.once = nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3)
+
+        def forward(self, x):
+            x = self.conv(x)
+            y = self.once(self.again(self.norm(x) + x))
+            return y + self.again(x)  # a map that is used twice cannot carry a norm
+
+    module = shift_norms(Tapped()).eval()
+    x = torch.randn(2, 3, 4, 4)
+    with torch.no_grad():
+        y = module(x)
+        assert_close(fold_norms_(module)(x), y)
+    assert len(norms(module)) == 2
+
+
+def test_a_norm_without_statistics_stays():
+    layer = nn.Sequential(nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3, track_running_stats=False)).eval()
+    assert len(norms(fold_norms_(layer))) == 1

@@ -1,4 +1,5 @@
 import copy
+from functools import partial
 
 import oracles
 import pytest
@@ -26,7 +27,7 @@ def test_layer_is_the_cycle_of_its_definition(channels, options):
     for number, part in enumerate(layer.block.layers):
         linear = part if number == 0 or "make_act" not in options else part.linear
         act = torch.tanh if linear is not part else (lambda x: x)
-        maps.append(lambda x, f=dense(linear), act=act: act(f(x)))
+        maps.append(partial(lambda f, act, x: act(f(x)), dense(linear), act))
     transfers = [
         [oracles.block_diagonal(r.weight) for r in side]
         for side in (layer.block.restrict, layer.block.prolong)

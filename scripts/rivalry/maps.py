@@ -1,0 +1,161 @@
+"""Linear maps on the last axis with fewer weights than a dense one, each as its authors define it.
+
+Written plainly on the grouped product that MGIC uses, so that no rival loses by its implementation.
+"""
+
+import math
+from collections import OrderedDict
+
+import torch
+from torch import Tensor, nn
+
+from mgic_geo import GroupedLinear
+
+
+def low_rank(in_channels: int, out_channels: int, *, rank: int) -> nn.Sequential:
+    """A product of two thin matrices.
+
+    Example:
+        >>> sum(p.numel() for p in low_rank(64, 128, rank=4).parameters())
+        896
+    """
+    down = nn.Linear(in_channels, rank, bias=False)
+    return nn.Sequential(OrderedDict(down=down, up=nn.Linear(rank, out_channels)))
+
+
+class ShuffledLinear(nn.Module):
+    """A grouped map whose output channels are dealt out to the groups of the next one.
+
+    References:
+        Zhang et al., ShuffleNet (2018), section 3.1.
+
+    Example:
+        >>> ShuffledLinear(8, 16, groups=4)(torch.ones(3, 8)).shape
+        torch.Size([3, 16])
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, *, groups: int) -> None:
+        super().__init__()
+        self.linear = GroupedLinear(in_channels, out_channels, groups=groups)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map and shuffle."""
+        return shuffle(self.linear(x), self.linear.groups)
+
+
+class GhostLinear(nn.Module):
+    """Half of the channels by a dense map, the other half each from one of those.
+
+    References:
+        Han et al., GhostNet (2020), section 3.1, with s = 2; on a vector the cheap depthwise
+        operation is a scale and a shift a channel.
+
+    Example:
+        >>> sum(p.numel() for p in GhostLinear(64, 128).parameters())
+        4288
+    """
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__()
+        half = (out_channels + 1) // 2
+        self.rest = out_channels - half
+        self.primary = nn.Linear(in_channels, half)
+        self.scale = nn.Parameter(torch.ones(self.rest).uniform_(-1, 1))
+        self.shift = nn.Parameter(torch.zeros(self.rest))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Compute both halves."""
+        x = self.primary(x)
+        return torch.cat([x, x[..., : self.rest] * self.scale + self.shift], -1)
+
+
+class MonarchLinear(nn.Module):
+    """Two block-diagonal maps with a transposition of the channels between them and after them.
+
+    Args:
+        in_channels: Channels in.
+        out_channels: Channels out.
+        blocks: Diagonal blocks of either map; divides both widths.
+
+    References:
+        Dao et al., Monarch (2022), definition 3.1, and for widths that differ the released code:
+        the width between the two maps is the narrower one.
+
+    Example:
+        >>> sum(p.numel() for p in MonarchLinear(64, 128, blocks=4).parameters())
+        3200
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, *, blocks: int) -> None:
+        super().__init__()
+        middle = min(in_channels, out_channels)
+        self.first = GroupedLinear(in_channels, middle, groups=blocks, bias=False)
+        self.second = GroupedLinear(middle, out_channels, groups=blocks)
+        # without an activation between them, both by their own rule would shrink the features
+        nn.init.normal_(self.first.weight, std=math.sqrt(blocks / in_channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Multiply by both factors."""
+        blocks = self.first.groups
+        y = self.second(shuffle(self.first(x), blocks))
+        return shuffle(y, y.size(-1) // blocks)
+
+
+class ButterflyLinear(nn.Module):
+    """A product of sparse factors, each of which mixes pairs of channels, at all distances.
+
+    Args:
+        in_channels: Channels in.
+        out_channels: Channels out; the wider of the two is a multiple of the narrower one, which is
+            a power of 2.
+        products: Products of all distances, one after another.
+
+    References:
+        Dao et al., Learning fast algorithms for linear transforms (2019), section 3.1, and
+        Kaleidoscope (2020), definition 2.3; several side by side where the widths differ, as in the
+        released code.
+
+    Example:
+        >>> sum(p.numel() for p in ButterflyLinear(64, 128, products=1).parameters())
+        1664
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, *, products: int) -> None:
+        super().__init__()
+        width = min(in_channels, out_channels)
+        if width & (width - 1) or max(in_channels, out_channels) % width:
+            raise ValueError(
+                "the narrower width must be a power of 2 that divides the other, got "
+                f"{in_channels} and {out_channels}"
+            )
+        self.width, self.copies = width, max(in_channels, out_channels) // width
+        self.expands = out_channels > in_channels
+        distances = [1 << power for power in range(width.bit_length() - 1)]
+        self.factors = nn.ParameterList(
+            nn.Parameter(torch.empty(self.copies, width // (2 * distance), 2, 2, distance))
+            for product in range(products)
+            for distance in (distances if product % 2 == 0 else distances[::-1])
+        )
+        self.bias = nn.Parameter(torch.zeros(out_channels))
+        for factor in self.factors:  # keeps the variance, as the released code does
+            nn.init.normal_(factor, std=math.sqrt(1 / 2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Multiply by all factors, and add up what the copies give where the width shrinks."""
+        rows = x.reshape(-1, 1 if self.expands else self.copies, self.width)
+        for factor in self.factors:
+            _, pairs, _, _, distance = factor.shape
+            pieces = rows.view(*rows.shape[:2], pairs, 1, 2, distance)
+            rows = (factor * pieces).sum(-2).flatten(2)  # (N, copies, pairs, 2, distance)
+        rows = rows.flatten(1) if self.expands else rows.sum(1) / math.sqrt(self.copies)
+        return (rows + self.bias).view(*x.shape[:-1], -1)
+
+
+def shuffle(x: Tensor, groups: int) -> Tensor:
+    """Channel ``j`` of group ``i`` becomes channel ``i`` of group ``j``.
+
+    Example:
+        >>> shuffle(torch.arange(6), 2)
+        tensor([0, 3, 1, 4, 2, 5])
+    """
+    return x.unflatten(-1, (groups, -1)).transpose(-1, -2).flatten(-2)

@@ -1,0 +1,89 @@
+"""MGIC beside its rivals at equal weights and at equal time, in ``docs/results/rivals.md``.
+
+``python -m scripts.rivals`` finds the sizes of the rivals, trains what is missing in
+``runs/rivals``, seed by seed and until ``--minutes`` are over, and writes the page from what is
+there. The same command goes on where it stopped. ``--time`` measures the units for the page, which
+wants a quiet machine; it trains nothing.
+"""
+
+import argparse
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mgic_geo import num_weights
+from scripts.rivalry import page
+from scripts.rivalry.tasks import TASKS
+from scripts.rivalry.training import read_or_make, train
+from scripts.rivalry.units import Unit, inference_seconds, match, read_units, step_seconds
+
+STEPS = 400
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Train what is missing and write the page."""
+    options = parse(args)
+    torch.set_num_threads(1)
+    units = read_units(read_or_make(options.runs / "sizes.json", match))
+    if options.time:
+        (options.runs / "times.json").unlink(missing_ok=True)
+        read_or_make(options.runs / "times.json", lambda: measure(units))
+    elif not options.page_only:
+        train_missing(units, options)
+    rows = page.make_rows(units, options.runs, options.tasks, options.seeds)
+    page.write(rows, options.docs, options.tasks, options.steps, options.seeds)
+    print(f"wrote {options.docs / 'rivals.md'}")
+    return 0
+
+
+def parse(args: Sequence[str] | None) -> argparse.Namespace:
+    """What to do."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--tasks", nargs="+", choices=list(TASKS), default=list(TASKS))
+    parser.add_argument("--seeds", type=int, default=3, help="seeds 0, 1, ... of every network")
+    parser.add_argument("--steps", type=int, default=STEPS)
+    parser.add_argument("--minutes", type=float, default=60, help="begin no run after these")
+    parser.add_argument("--runs", type=Path, default=Path("runs/rivals"))
+    parser.add_argument("--docs", type=Path, default=Path("docs/results"))
+    parser.add_argument("--page-only", action="store_true", help="train nothing")
+    parser.add_argument("--time", action="store_true", help="only measure the units")
+    return parser.parse_args(args)
+
+
+def train_missing(units: Sequence[Unit], options: argparse.Namespace) -> None:
+    """Train seed by seed, so that what is there first is already a whole table."""
+    deadline = time.monotonic() + 60 * options.minutes
+    for seed in range(options.seeds):
+        for task in options.tasks:
+            for unit in units:
+                path = options.runs / f"{task}-{unit.name.replace(' ', '_')}-{seed}.json"
+                if path.exists() or time.monotonic() > deadline:
+                    continue
+                run = read_or_make(path, lambda u=unit, t=task, s=seed: fit(u, t, options.steps, s))
+                print(f"{path.stem}: {run['error']:.4g}, {run['seconds']:.1f} s", flush=True)
+
+
+def fit(unit: Unit, task: str, steps: int, seed: int) -> dict[str, Any]:
+    """Train one network."""
+    return train(unit.make, TASKS[task], steps, seed)
+
+
+def measure(units: Sequence[Unit]) -> dict[str, dict[str, float]]:
+    """Weights of every unit, and its milliseconds in training and inference."""
+    rows = {}
+    for unit in units:
+        module = unit.make()
+        rows[unit.name] = {
+            "weights": num_weights(module),
+            "training": 1000 * step_seconds(module),
+            "inference": 1000 * inference_seconds(module),
+        }
+    return rows
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -21,7 +21,7 @@ from scripts.rivalry.tasks import TASKS
 from scripts.rivalry.training import read_or_make, train
 from scripts.rivalry.units import Unit, inference_seconds, match, read_units, step_seconds
 
-STEPS = 400
+STEPS = 200
 
 
 def main(args: Sequence[str] | None = None) -> int:
@@ -45,7 +45,7 @@ def parse(args: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--tasks", nargs="+", choices=list(TASKS), default=list(TASKS))
     parser.add_argument("--seeds", type=int, default=3, help="seeds 0, 1, ... of every network")
-    parser.add_argument("--steps", type=int, default=STEPS)
+    parser.add_argument("--steps", type=int, default=STEPS, help="of every training")
     parser.add_argument("--minutes", type=float, default=60, help="begin no run after these")
     parser.add_argument("--runs", type=Path, default=Path("runs/rivals"))
     parser.add_argument("--docs", type=Path, default=Path("docs/results"))
@@ -60,7 +60,7 @@ def train_missing(units: Sequence[Unit], options: argparse.Namespace) -> None:
     for seed in range(options.seeds):
         for task in options.tasks:
             for unit in units:
-                path = options.runs / f"{task}-{unit.name.replace(' ', '_')}-{seed}.json"
+                path = options.runs / f"{task}-{page.file_name(unit)}-{seed}.json"
                 if path.exists() or time.monotonic() > deadline:
                     continue
                 run = read_or_make(path, lambda u=unit, t=task, s=seed: fit(u, t, options.steps, s))

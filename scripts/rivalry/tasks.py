@@ -22,7 +22,7 @@ Batch = tuple[Tensor, ...]
 CONTEXT, HEADS = 64, 4  # characters of a text, and heads of its attention
 PATCH = 4  # pixels: 32x32 images have 8x8 places
 POINTS, NEIGHBORS = 64, 8
-SLOWER = 5  # the function of the paper, with frequencies c divided by this
+SLOWER = 10  # the function of the paper, with frequencies c divided by this
 
 
 @dataclass(frozen=True)

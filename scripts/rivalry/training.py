@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from mgic_geo import num_weights
-from scripts.rivalry.tasks import Batch, Task
+from scripts.rivalry.tasks import Task
 from scripts.training.errors import NonFiniteError
 from scripts.training.files import write_whole
 from scripts.training.optimizer import OptimizerSettings

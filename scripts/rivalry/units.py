@@ -24,7 +24,7 @@ WIDTH = 128  # of all networks
 EXPANSION = 4  # of the dense unit and of MGIC
 ROWS = 1024  # of every training step, of all tasks
 GROUP_SIZE, COARSE_SIZE = 16, 32
-WARMUP, REPEATS = 3, 15
+WARMUP, REPEATS = 2, 9
 
 Map = Callable[[int, int], nn.Module]
 

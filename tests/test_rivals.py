@@ -1,0 +1,127 @@
+import json
+
+import oracles
+import pytest
+import torch
+from torch.testing import assert_close
+
+from mgic_geo import num_weights
+from scripts import rivals
+from scripts.rivalry import maps, page, training, units
+from scripts.rivalry.tasks import TASKS
+from scripts.rivalry.units import DENSE, MGIC, RIVALS, Unit
+
+
+def matrix(layer, channels):
+    """The matrix of a linear layer, its bias taken off."""
+    zero = layer(torch.zeros(1, channels, dtype=torch.float64))
+    return (layer(torch.eye(channels, dtype=torch.float64)) - zero).T
+
+
+@pytest.mark.parametrize(("inputs", "outputs"), [(12, 12), (12, 24), (24, 12)])
+def test_monarch_is_two_block_diagonal_matrices_with_transpositions(inputs, outputs):
+    layer = maps.MonarchLinear(inputs, outputs, blocks=3).double()
+    first = oracles.block_diagonal(layer.first.weight)
+    second = oracles.block_diagonal(layer.second.weight)
+    middle = torch.arange(12).view(4, 3).t().flatten()  # the r-th of l goes to place l of r
+    last = torch.arange(outputs).view(3, -1).t().flatten()
+    assert_close(matrix(layer, inputs), (second @ first[middle])[last])
+
+
+@pytest.mark.parametrize(("inputs", "outputs"), [(8, 8), (8, 24), (24, 8)])
+def test_butterfly_is_the_product_of_its_factors(inputs, outputs):
+    layer = maps.ButterflyLinear(inputs, outputs, products=2).double()
+    copies = []
+    for copy in range(layer.copies):
+        product = torch.eye(8, dtype=torch.float64)
+        for factor in layer.factors:
+            _, pairs, _, _, distance = factor.shape
+            dense = torch.zeros(8, 8, dtype=torch.float64)
+            for pair in range(pairs):
+                for place in range(distance):
+                    at = [2 * distance * pair + place, 2 * distance * pair + place + distance]
+                    for i in range(2):
+                        for j in range(2):
+                            dense[at[i], at[j]] = factor[copy, pair, i, j, place]
+            product = dense @ product
+        copies.append(product)
+    shrink = torch.cat(copies, 1) / len(copies) ** 0.5
+    expected = torch.cat(copies) if outputs >= inputs else shrink
+    assert_close(matrix(layer, inputs), expected)
+    few = torch.randn(3, inputs, dtype=torch.float64)
+    many = torch.cat([few] * 20)
+    assert_close(layer(many), torch.cat([layer(few)] * 20))
+
+
+def test_shuffle_lets_a_group_reach_all_groups_of_the_next_map():
+    pair = torch.nn.Sequential(
+        maps.ShuffledLinear(16, 16, groups=4), maps.ShuffledLinear(16, 16, groups=4)
+    ).double()
+    assert (matrix(pair, 16) != 0).all()
+
+
+def test_half_of_ghosts_channels_are_scaled_copies():
+    layer = maps.GhostLinear(6, 7).double()
+    dense = matrix(layer, 6)
+    assert_close(dense[4:], dense[:3] * layer.scale.unsqueeze(1))
+
+
+@pytest.mark.parametrize("kind", RIVALS)
+def test_rivals_of_equal_weights_have_them(kind):
+    unit = units.of_equal_weights(kind)
+    assert abs(num_weights(unit.make()) / num_weights(MGIC.make()) - 1) < 0.03
+    assert unit.make()(torch.randn(3, units.WIDTH)).shape == (3, units.WIDTH)
+
+
+@pytest.mark.parametrize("kind", RIVALS)
+def test_rivals_of_equal_time_are_the_nearest_by_the_clock(kind, monkeypatch):
+    monkeypatch.setattr(units, "step_seconds", lambda unit: num_weights(unit) * 1e-6)
+    unit = units.of_equal_time(kind, 0.05)
+    assert abs(num_weights(unit.make()) / 50_000 - 1) < 0.06
+
+
+@pytest.mark.parametrize("task", ["function", "text"])
+@pytest.mark.parametrize("unit", [DENSE, MGIC], ids=["dense", "MGIC"])
+def test_a_run_repeats_bit_for_bit_and_learns(task, unit):
+    runs = [training.train(unit.make, TASKS[task], 3, seed=1) for _ in range(2)]
+    assert runs[0]["loss"] == runs[1]["loss"]
+    assert runs[0]["error"] == runs[1]["error"]
+    more = training.train(unit.make, TASKS[task], 12, seed=1)
+    assert more["loss"] < runs[0]["loss"]
+
+
+def fake(folder, errors):
+    """Results of two seeds for every unit and task, and the sizes that they belong to."""
+    found = [DENSE, MGIC, Unit("narrow", "weights", {"inner": 144})]
+    rows = [{"kind": u.kind, "matched": u.matched, "options": u.options} for u in found]
+    (folder / "sizes.json").write_text(json.dumps(rows))
+    for unit in found:
+        for task in TASKS:
+            for seed, shift in enumerate((0.0, 1.0)):
+                path = folder / f"{task}-{page.file_name(unit)}-{seed}.json"
+                path.write_text(json.dumps({"error": errors[unit.kind] + shift}))
+
+
+def test_page_says_who_is_better_by_ranges_and_what_is_missing(tmp_path):
+    fake(tmp_path, {"dense": 1.5, "MGIC": 3.0, "narrow": 7.0})
+    where = ["--runs", str(tmp_path), "--docs", str(tmp_path), "--page-only"]
+    assert rivals.main([*where, "--seeds", "2"]) == 0
+    text = (tmp_path / "rivals.md").read_text()
+    assert "| narrow | weights | better (-4.000) | better (-4.000) |" in text
+    assert "| dense | - | worse (+1.500) |" in text
+    assert "At equal weights MGIC is better in 4, same in 0, worse in 0 of 4" in text
+    assert "At equal time: nothing can be said yet" in text
+    assert "not done yet" not in text
+    assert rivals.main([*where, "--seeds", "3"]) == 0
+    assert "**12 of 36 runs are not done yet**" in (tmp_path / "rivals.md").read_text()
+
+
+def test_what_is_there_is_not_trained_again(tmp_path, monkeypatch):
+    fake(tmp_path, {"dense": 1.0, "MGIC": 2.0, "narrow": 3.0})
+    asked = []
+    monkeypatch.setattr(
+        rivals, "fit", lambda unit, task, *_: asked.append(task) or {"error": 1.0, "seconds": 0.0}
+    )
+    (tmp_path / "text-MGIC-1.json").unlink()
+    assert rivals.main(["--runs", str(tmp_path), "--docs", str(tmp_path), "--seeds", "2"]) == 0
+    assert asked == ["text"]

@@ -9,6 +9,7 @@ from functools import partial
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 Activation = Callable[[], nn.Module]
 
@@ -21,6 +22,7 @@ class GroupedConv2d(nn.Conv2d):
 
     The weights are drawn from a normal distribution of variance :math:`2 / (k^2 c_{out} / g)`: an
     input channel reaches the outputs of its own group only, which torch's initializers overlook.
+    An image of one pixel is a vector, and mapped as one where the kernel has one tap.
 
     Args:
         in_channels: Channels in; a multiple of ``groups``.
@@ -76,6 +78,10 @@ class GroupedConv2d(nn.Conv2d):
         """Draw the weights again."""
         fan_out = math.prod(self.kernel_size) * self.out_channels // self.groups
         nn.init.normal_(self.weight, std=math.sqrt(2 / fan_out))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Convolve ``x``."""
+        return convolve(x, self)
 
 
 class DepthwiseConv2d(GroupedConv2d):
@@ -218,6 +224,37 @@ class GhostModule(nn.Module):
         x = self.primary(x)
         y = torch.cat([x, self.cheap(x)], 1)
         return y if y.size(1) == self.out_channels else y[:, : self.out_channels]
+
+
+def convolve(x: Tensor, conv: nn.Conv2d) -> Tensor:
+    """What ``conv`` gives; on vectors by a product of matrices, several times faster there.
+
+    Args:
+        x: Images, or vectors as images of one pixel.
+        conv: A convolution without bias.
+
+    Shape:
+        - ``x``: ``(B, C, H, W)``. Returns ``(B, C', H', W')``.
+
+    Example:
+        >>> conv = GroupedConv2d(8, 4, groups=2)
+        >>> convolve(torch.rand(5, 8, 1, 1), conv).shape
+        torch.Size([5, 4, 1, 1])
+    """
+    if conv.kernel_size != (1, 1) or x.shape[-2:] != (1, 1):
+        return functional.conv2d(
+            x, conv.weight, None, conv.stride, conv.padding, conv.dilation, conv.groups
+        )
+    vectors, groups, weight = x.flatten(1), conv.groups, conv.weight.flatten(1)
+    if groups == 1:
+        y = functional.linear(vectors, weight)
+    elif groups == conv.in_channels == conv.out_channels:
+        y = vectors * weight.flatten()
+    else:
+        parts = vectors.unflatten(1, (groups, -1)).transpose(0, 1)  # (groups, B, in / groups)
+        y = parts @ weight.unflatten(0, (groups, -1)).transpose(1, 2)
+        y = y.transpose(0, 1).flatten(1)
+    return y[:, :, None, None]
 
 
 def conv_norm_act(

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from torch import nn
+from torch import Tensor, nn
 
 from mgic_geo.levels import init_transfer_
+from mgic_vision.layers import convolve
 
 
 class TransferConv2d(nn.Conv2d):
@@ -45,3 +46,7 @@ class TransferConv2d(nn.Conv2d):
         """Draw the weights again, by the rule given at construction."""
         blocks = (self.groups, self.out_channels // self.groups, self.in_channels // self.groups)
         init_transfer_(self.weight.detach().view(blocks), init=self.init)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Restrict or prolong ``x``."""
+        return convolve(x, self)

@@ -1,5 +1,6 @@
 import csv
 import json
+import math
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -281,7 +282,14 @@ def test_folds_test_different_points(tmp_path):
     assert not one & two
 
 
-@pytest.mark.parametrize("change", [{"folds": 5}, {"epochs": 0}])
+def test_points_lie_in_the_ranges_of_section_4_2(tmp_path):
+    points = function_task.make_points(replace(read_tiny(tmp_path), c_range=(10.0, 20.0)))
+    low, high = points.amin(0), points.amax(0)
+    assert_close(low, torch.tensor([0, 0, 0, 1.0, 10.0]), atol=0.1, rtol=0)
+    assert_close(high, torch.tensor([2 * math.pi, 2 * math.pi, 1, 2, 20.0]), atol=0.1, rtol=0)
+
+
+@pytest.mark.parametrize("change", [{"folds": 5}, {"epochs": 0}, {"c_range": (6, 3)}])
 def test_function_settings_that_make_no_sense_are_refused(change, tmp_path):
     with pytest.raises(ValueError, match="must be"):
         replace(read_tiny(tmp_path), **change)
@@ -301,12 +309,13 @@ def test_figure_4_writes_what_is_finished_and_says_what_is_not(tmp_path, capsys)
     assert (tmp_path / "figure4.png").stat().st_size > 1000
 
 
-@pytest.mark.parametrize("name", ["function", "function_sgd", "function_paper"])
+@pytest.mark.parametrize("name", ["function", "function_range", "function_sgd", "function_paper"])
 def test_the_configurations_of_figure_4_are_valid(name):
     settings = function_task.read_settings(ROOT / f"scripts/configs/{name}.yaml")
     if name == "function_paper":
         assert (settings.num_points, settings.folds, settings.epochs) == (10_000_000, 10, 1000)
         assert (settings.batch_size, settings.optimizer.lr) == (20_000, 1e-4)
+        assert settings.c_range == (10, 20)
 
 
 def test_table_1_wants_weights_and_images_together(tmp_path, capsys):

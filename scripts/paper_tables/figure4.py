@@ -20,7 +20,9 @@ from scripts.paper_tables.function_task import (
 from scripts.paper_tables.item import Item, Page
 from scripts.paper_tables.pages import as_png
 
-CONFIGS = (Path("scripts/configs/function.yaml"), Path("scripts/configs/function_sgd.yaml"))
+CONFIGS = tuple(
+    Path(f"scripts/configs/{name}.yaml") for name in ("function", "function_range", "function_sgd")
+)
 COLORS = ("#0072b2", "#009e73", "#d55e00", "#cc79a7", "#8d96a0")
 
 
@@ -45,8 +47,9 @@ def make(arguments: argparse.Namespace) -> Page:
         points = make_points(settings)
         opened = train_until(deadline, _runs(settings, arguments.runs / path.stem), points)
         unfinished += sum(not run.finished for run in opened.values())
-        rows += make_rows(settings, opened)
-        notes.append(describe(path.stem, settings, function(points).var().item()))
+        variance = function(points).var().item()
+        rows += make_rows(settings, opened, variance)
+        notes.append(describe(path.stem, settings, variance))
     if unfinished:
         notes.insert(0, f"**{unfinished} runs are not finished**: the same command continues them.")
     notes.append(
@@ -73,7 +76,9 @@ def _runs(settings: Settings, folder: Path) -> dict[tuple[int, int, str], Any]:
     }
 
 
-def make_rows(settings: Settings, opened: dict[tuple[int, int, str], Run]) -> list[dict[str, Any]]:
+def make_rows(
+    settings: Settings, opened: dict[tuple[int, int, str], Run], variance: float
+) -> list[dict[str, Any]]:
     """One row a network and width, over the folds that are finished."""
     rows = []
     for network in settings.networks:
@@ -87,6 +92,7 @@ def make_rows(settings: Settings, opened: dict[tuple[int, int, str], Run]) -> li
                     "network": network.name,
                     "c_max": c_max,
                     "optimizer": f"{settings.optimizer.kind} {settings.optimizer.lr:g}",
+                    "c": "{:g} to {:g}".format(*settings.c_range),
                     "ours weights": runs[0].num_weights,
                     "folds": len(done),
                     "ours test MSE": sum(tests) / len(tests) if tests else None,
@@ -95,6 +101,7 @@ def make_rows(settings: Settings, opened: dict[tuple[int, int, str], Run]) -> li
                     "ours training MSE": (
                         sum(history[-1]["train"] for history in done) / len(done) if done else None
                     ),
+                    "variance": variance,
                     "s / step": min(times, default=None),
                 }
             )
@@ -111,8 +118,9 @@ def describe(name: str, settings: Settings, variance: float) -> str:
         f"`{name}`: {settings.num_points:,} points, {settings.test_fraction:.0%} of them tested, "
         f"{settings.folds} folds, each with its own first weights; {settings.epochs} epochs of "
         f"batches of {settings.batch_size:,} = {steps:,} steps; {optimizer.kind}, learning rate "
-        f"{optimizer.lr:g}, {optimizer.schedule}, the same for all networks. The function's "
-        f"variance, the error of a constant, is {variance:.4f}."
+        f"{optimizer.lr:g}, {optimizer.schedule}, the same for all networks; c from "
+        f"{settings.c_range[0]:g} to {settings.c_range[1]:g}. The function's variance, the error "
+        f"of a constant, is {variance:.4f}."
     )
 
 
@@ -120,9 +128,9 @@ def draw(rows: Sequence[dict[str, Any]]) -> bytes:
     """Draw error against weights, both logarithmic."""
     figure = Figure(figsize=(6.5, 4.4), layout="constrained")
     axes = figure.add_subplot()
-    curves = dict.fromkeys((row["network"], row["optimizer"]) for row in rows)
+    curves = dict.fromkeys(map(_curve, rows))
     for index, curve in enumerate(curves):
-        own = [r for r in rows if (r["network"], r["optimizer"]) == curve and r["folds"]]
+        own = [row for row in rows if _curve(row) == curve and row["folds"]]
         if not own:
             continue
         mean = [row["ours test MSE"] for row in own]
@@ -145,6 +153,10 @@ def draw(rows: Sequence[dict[str, Any]]) -> bytes:
     if axes.get_legend_handles_labels()[0]:
         axes.legend(frameon=False, fontsize=8)
     return as_png(figure)
+
+
+def _curve(row: dict[str, Any]) -> tuple[str, ...]:
+    return row["network"], row["optimizer"], f"c {row['c']}"
 
 
 ITEM = Item(

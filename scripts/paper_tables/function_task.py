@@ -22,9 +22,9 @@ from scripts.training.optimizer import OptimizerSettings
 from scripts.training.run_folder import compare_configs
 from scripts.training.seeds import derive_seed
 
-# x, y, a, b, c: section 4.2
-LOW = (0.0, 0.0, 0.0, 1.0, 10.0)
-HIGH = (2 * math.pi, 2 * math.pi, 1.0, 2.0, 20.0)
+# x, y, a, b: section 4.2
+LOW = (0.0, 0.0, 0.0, 1.0)
+HIGH = (2 * math.pi, 2 * math.pi, 1.0, 2.0)
 
 
 @dataclass(frozen=True)
@@ -49,6 +49,7 @@ class Settings:
         batch_size: Points of a step.
         epochs: Times that all training points are seen.
         optimizer: The same for all.
+        c_range: From where to where the frequency c goes; 10 to 20 in section 4.2.
         seed: All randomness follows from it.
 
     Raises:
@@ -63,6 +64,7 @@ class Settings:
     batch_size: int = 2_000
     epochs: int = 20
     optimizer: OptimizerSettings = field(default_factory=OptimizerSettings)
+    c_range: tuple[float, float] = (10.0, 20.0)
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -73,6 +75,8 @@ class Settings:
             )
         if min(self.num_points, self.batch_size, self.epochs) < 1:
             raise ValueError("num_points, batch_size and epochs must be at least 1")
+        if not 0 <= self.c_range[0] < self.c_range[1] < math.inf:
+            raise ValueError(f"c_range must be two numbers that rise from 0 on, got {self.c_range}")
 
 
 def read_settings(path: Path, **changes: Any) -> Settings:
@@ -108,7 +112,9 @@ def function(points: Tensor) -> Tensor:
 def make_points(settings: Settings) -> Tensor:
     """Draw all points, the same for all networks and folds; ``(num_points, 5)``."""
     generator = torch.Generator().manual_seed(derive_seed(settings.seed, "points"))
-    low, high = torch.tensor(LOW), torch.tensor(HIGH)
+    low, high = (
+        torch.tensor((*ends, end)) for ends, end in zip((LOW, HIGH), settings.c_range, strict=True)
+    )
     points = torch.rand(settings.num_points, 5, generator=generator)
     return points.mul_(high - low).add_(low)
 

@@ -1,7 +1,8 @@
 """Time this project's networks beside what users would otherwise run.
 
-``python -m scripts.bench points`` prints medians, interquartile ranges and ratios; ``--json`` keeps
-every sample. Contenders run interleaved in one process, see :mod:`scripts.benchmarks.timing`.
+``python -m scripts.bench points|images|scaling|memory|all`` prints medians, interquartile ranges
+and ratios; ``--json`` keeps every sample. Contenders run interleaved in one process, see
+:mod:`scripts.benchmarks.timing`.
 """
 
 import argparse
@@ -14,17 +15,27 @@ from typing import Any
 
 import torch
 
-from scripts.benchmarks import machine, points
-from scripts.benchmarks.timing import WARM_UP, Suite, count_flops, race, ratios, spread
+from scripts.benchmarks import images, machine, memory, points, scaling
+from scripts.benchmarks.timing import (
+    WARM_UP,
+    Bytes,
+    Suite,
+    count_flops,
+    exponents,
+    race,
+    ratios,
+    spread,
+)
 from scripts.training.files import write_whole
 
-# name -> module with SUMMARY, add_arguments(parser) and make_suite(arguments)
-BENCHMARKS = {"points": points}
+# name -> module with SUMMARY, add_arguments(parser) and make_suites(arguments)
+BENCHMARKS = {"points": points, "images": images, "scaling": scaling, "memory": memory}
+ALL = "all"
 FEW_REPEATS = 20
 
 
 def main(args: Sequence[str] | None = None) -> int:
-    """Run one benchmark."""
+    """Run one benchmark or all of them."""
     parser = make_parser()
     arguments = parser.parse_args(args)
     if arguments.repeats < 1 or arguments.threads < 1:
@@ -44,46 +55,91 @@ def main(args: Sequence[str] | None = None) -> int:
 
 
 def make_parser() -> argparse.ArgumentParser:
-    """One subcommand a benchmark, with the options that all share."""
+    """One subcommand a benchmark and one for all, with the options that they share."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     commands = parser.add_subparsers(dest="benchmark", required=True)
-    for name, benchmark in BENCHMARKS.items():
-        command = commands.add_parser(name, help=benchmark.SUMMARY, description=benchmark.SUMMARY)
+    summaries = {name: module.SUMMARY for name, module in BENCHMARKS.items()}
+    for name, summary in {**summaries, ALL: "every benchmark, one after another"}.items():
+        command = commands.add_parser(name, help=summary, description=summary)
         command.add_argument("--json", type=Path, metavar="FILE", help="write every sample here")
         command.add_argument("--threads", type=int, default=machine.num_cores())
         command.add_argument("--repeats", type=int, default=FEW_REPEATS)
-        benchmark.add_arguments(command)
+        for module in chosen(name):
+            module.add_arguments(command)
     return parser
 
 
+def chosen(name: str) -> list[Any]:
+    """The modules of one benchmark, or of all."""
+    return list(BENCHMARKS.values()) if name == ALL else [BENCHMARKS[name]]
+
+
 def run(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Print the tables of a benchmark and return what is behind them."""
-    suite = BENCHMARKS[arguments.benchmark].make_suite(arguments)
-    print(suite.title)
+    """Print the tables of the benchmarks and return what is behind them."""
     facts = describe_machine(arguments.threads)
-    notes = list(suite.notes)
-    if arguments.repeats < FEW_REPEATS:
-        notes.append(f"only {arguments.repeats} repeats: read medians with care")
-    for note in notes:
-        print(f"note: {note}")
-    flops = {contender.name: count_flops(contender.run) for contender in suite.contenders}
-    samples = race(suite.contenders, repeats=arguments.repeats, on_round=_progress(arguments))
-    comparisons = {str(pair): ratios(samples, pair) for pair in suite.pairs}
-    print()
-    print_times(suite, samples, flops, facts["gemm_gflops"])
-    print()
-    print_ratios(comparisons)
+    results = []
+    for module in chosen(arguments.benchmark):
+        for work in module.make_suites(arguments):
+            print(f"\n{work.title}")
+            notes = list(work.notes)
+            if isinstance(work, Suite) and arguments.repeats < FEW_REPEATS:
+                notes.append(f"only {arguments.repeats} repeats: read medians with care")
+            for note in notes:
+                print(f"note: {note}")
+            result = run_suite(work, arguments) if isinstance(work, Suite) else show_bytes(work)
+            results.append({"title": work.title, "notes": notes, **result})
     return {
         "benchmark": arguments.benchmark,
-        "title": suite.title,
         "options": {k: str(v) if isinstance(v, Path) else v for k, v in vars(arguments).items()},
         "machine": facts,
-        "notes": notes,
+        "results": results,
+    }
+
+
+def run_suite(suite: Suite, arguments: argparse.Namespace) -> dict[str, Any]:
+    """Race the contenders, print what came out and return it."""
+    before, threads = torch.get_num_threads(), suite.threads or arguments.threads
+    torch.set_num_threads(threads)
+    try:
+        peak = machine.gemm_gflops()
+        flops = {contender.name: count_flops(contender.run) for contender in suite.contenders}
+        samples = race(suite.contenders, repeats=arguments.repeats, on_round=_progress(arguments))
+    finally:
+        torch.set_num_threads(before)
+    comparisons = {str(pair): ratios(samples, pair) for pair in suite.pairs}
+    growth = {name: exponents(samples, curve) for name, curve in suite.curves.items()}
+    print(f"threads: {threads}, {peak:.0f} GFLOP/s in a matrix product")
+    print()
+    print_times(suite, samples, flops, peak)
+    for heading, values in (
+        ("how many times as long", comparisons),
+        ("time grows with width to the power of", growth),
+    ):
+        if values:
+            print()
+            print_spreads(heading, values)
+    return {
+        "threads": threads,
+        "gemm_gflops": peak,
         "warm_up": WARM_UP,
         "flops": flops,
         "seconds": samples,
         "ratios": comparisons,
+        "exponents": growth,
     }
+
+
+def show_bytes(counts: Bytes) -> dict[str, Any]:
+    """Print amounts of memory and their ratios, and return them."""
+    comparisons = {
+        str(pair): counts.amounts[pair.slow] / counts.amounts[pair.fast] for pair in counts.pairs
+    }
+    print()
+    print_table([("contender", "MB"), *((k, f"{v / 1e6:.2f}") for k, v in counts.amounts.items())])
+    print()
+    rows = ((name, f"{value:.2f}") for name, value in comparisons.items())
+    print_table([("how many times as much", "ratio"), *rows])
+    return {"bytes": dict(counts.amounts), "ratios": comparisons}
 
 
 def describe_machine(threads: int) -> dict[str, Any]:
@@ -119,20 +175,20 @@ def print_times(
         rows.append(
             (
                 contender.name,
-                f"{times.median:.1f}",
-                f"{times.low:.1f} to {times.high:.1f}",
-                f"{work:.1f}",
-                f"{100e3 * work / times.median / peak:.0f} %",
+                f"{times.median:.2f}",
+                f"{times.low:.2f} to {times.high:.2f}",
+                f"{work:.2f}" if work else "-",  # no count of what runs outside torch
+                f"{100e3 * work / times.median / peak:.0f} %" if work else "-",
             )
         )
     print_table(rows)
 
 
-def print_ratios(comparisons: dict[str, list[float]]) -> None:
-    """One row a pair of contenders."""
-    rows = [("how many times as long", "median", "IQR")]
-    for name, values in comparisons.items():
-        of = spread(values)
+def print_spreads(heading: str, values: dict[str, list[float]]) -> None:
+    """One row a name: median and quartiles of one number a round."""
+    rows = [(heading, "median", "IQR")]
+    for name, numbers in values.items():
+        of = spread(numbers)
         rows.append((name, f"{of.median:.2f}", f"{of.low:.2f} to {of.high:.2f}"))
     print_table(rows)
 

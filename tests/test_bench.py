@@ -8,9 +8,10 @@ from torch import nn
 from torch.testing import assert_close
 
 from mgic_geo import DiffGCNConv, create_model, edge_gradients
+from mgic_vision import create_model as create_image_model
 from scripts import bench
-from scripts.benchmarks import machine, points, pyg_baselines, timing
-from scripts.benchmarks.timing import Contender, Pair, race, ratios, spread
+from scripts.benchmarks import images, machine, memory, points, pyg_baselines, scaling, timing
+from scripts.benchmarks.timing import Contender, Pair, exponents, race, ratios, spread
 
 TINY = ["points", "--clouds", "2", "--points", "16", "--threads", "1", "--repeats", "3"]
 CLOSE = {"rtol": 1e-9, "atol": 1e-9}  # float64 through ten layers
@@ -83,26 +84,105 @@ def test_run_prints_every_contender_and_keeps_samples_that_agree_with_its_ratios
     assert torch.get_num_threads() == threads
     printed = capsys.readouterr().out
     report = json.loads(path.read_text())
-    assert list(report["seconds"]) == list(points.MODELS)
-    assert len(report["ratios"]) == len(points.PAIRS) == 4
-    for name, seconds in report["seconds"].items():
+    (result,) = report["results"]
+    assert list(result["seconds"]) == list(points.MODELS)
+    assert len(result["ratios"]) == len(points.PAIRS) == 4
+    for name, seconds in result["seconds"].items():
         assert len(seconds) == 3
         assert min(seconds) > 0
-        assert f" {1e3 * spread(seconds).median:.1f} " in line_of(printed, name)
+        assert f" {1e3 * spread(seconds).median:.2f} " in line_of(printed, name)
     for pair in points.PAIRS:
-        quotients = report["ratios"][str(pair)]
-        slow, fast = report["seconds"][pair.slow], report["seconds"][pair.fast]
+        quotients = result["ratios"][str(pair)]
+        slow, fast = result["seconds"][pair.slow], result["seconds"][pair.fast]
         assert quotients == [a / b for a, b in zip(slow, fast, strict=True)]
         assert f" {spread(quotients).median:.2f} " in line_of(printed, str(pair))
-    assert min(report["flops"].values()) > 0
+    assert min(result["flops"].values()) > 0
     assert "only 3 repeats" in printed
-    assert ", threads: 1\n" in printed
+    assert "\nthreads: 1, 100 GFLOP/s" in printed
     assert [file.name for file in path.parent.iterdir()] == ["points.json"]
 
 
 def line_of(printed: str, start: str) -> str:
     (line,) = [line for line in printed.splitlines() if line.startswith(f"{start}  ")]
     return line
+
+
+TINY_RUNS = {
+    "images": ["--image", "32", "--images", "2", "--no-onnx"],
+    "scaling": ["--widths", "16", "32", "--nodes", "12", "--width", "16", "--wide-clouds", "2"],
+    "memory": ["--blocks-images", "1"],
+}
+
+
+@pytest.fixture
+def tiny_networks(monkeypatch):
+    """Small networks in place of the two pairs of large ones."""
+    small = {
+        images.RESNET: lambda: create_image_model("resnet56", images.NUM_CLASSES, depth=8),
+        images.MGIC_RESNET: lambda: create_image_model(
+            "mgic_resnet56", images.NUM_CLASSES, depth=8
+        ),
+    }
+    small |= {
+        images.GHOSTNET: small[images.RESNET],
+        images.MGIC_MOBILENET: small[images.MGIC_RESNET],
+    }
+    monkeypatch.setattr(images, "NETWORKS", small)
+    block = (*memory.BLOCKS["inverted residual"][:1], 16, 32, 8)
+    monkeypatch.setattr(memory, "BLOCKS", {"inverted residual": block})
+
+
+@pytest.mark.usefixtures("quick_machine", "tiny_networks")
+def test_all_benchmarks_run_one_after_another_and_compare_what_they_name(tmp_path, capsys):
+    path = tmp_path / "all.json"
+    tiny = [option for options in TINY_RUNS.values() for option in options]
+    tiny += ["--clouds", "2", "--points", "16", "--threads", "1", "--repeats", "1"]
+    assert bench.main(["all", *tiny, "--json", str(path)]) == 0
+    results = json.loads(path.read_text())["results"]
+    assert len(results) == 1 + 4 + 2 + 2
+    titles = [result["title"] for result in results]
+    assert len(set(titles)) == len(titles)
+    printed = capsys.readouterr().out
+    for result in results:
+        assert result["title"] in printed
+        assert result["ratios"]
+        for pair in result["ratios"]:
+            assert set(pair.split(" / ")) <= set(result.get("seconds", result.get("bytes")))
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("tiny_networks")
+def test_onnx_runtime_gives_what_the_network_gives():
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    model = images.fuse(images.NETWORKS[images.RESNET]())
+    x = torch.rand(2, 3, 32, 32)
+    (y,) = images.onnx_run(model, x, threads=1)()
+    assert_close(torch.from_numpy(y), model(x), rtol=1e-4, atol=1e-4)
+
+
+def test_growth_of_a_cubic_contender_is_3():
+    samples = {"8": [8.0, 16.0], "16": [64.0, 16.0]}
+    assert_close(exponents(samples, {8: "8", 16: "16"}), [3.0, 0.0])
+
+
+@pytest.mark.usefixtures("quick_machine")
+def test_growth_is_fitted_for_each_kind_of_convolution():
+    arguments = bench.make_parser().parse_args(["scaling", *TINY_RUNS["scaling"]])
+    conv, network = scaling.make_suites(arguments)
+    assert {kind: list(curve) for kind, curve in conv.curves.items()} == {
+        "dense": [16, 32],
+        "MGIC": [16, 32],
+    }
+    assert [str(pair) for pair in network.pairs] == ["diffgcn, 16 / mgic_diffgcn, 16"]
+
+
+def test_memory_of_a_block_is_what_its_tensors_hold():
+    x = torch.rand(1, 8, 4, 4)
+    block = nn.Sequential(nn.Conv2d(8, 16, 1), nn.ReLU(inplace=True), nn.Conv2d(16, 8, 1))
+    middle, out = 4 * 16 * 16, 4 * 8 * 16
+    assert memory.inference_peak(block, x) == middle + out
+    assert memory.training_kept(block, x) >= middle + out
 
 
 @pytest.mark.parametrize("inference", [False, True])
@@ -113,7 +193,8 @@ def test_training_step_moves_weights_and_statistics_and_inference_moves_none(
     before = copy.deepcopy(model.state_dict())
     monkeypatch.setattr(points, "MODELS", {"only": lambda: model})
     options = ["--inference"] if inference else []
-    (contender,) = points.make_suite(bench.make_parser().parse_args([*TINY, *options])).contenders
+    (suite,) = points.make_suites(bench.make_parser().parse_args([*TINY, *options]))
+    (contender,) = suite.contenders
     contender.run()
     kept = {name for name, value in model.state_dict().items() if torch.equal(value, before[name])}
     if inference:
@@ -129,6 +210,13 @@ def test_training_step_moves_weights_and_statistics_and_inference_moves_none(
         ([], "arguments are required: benchmark"),
         (["points", "--repeats", "0"], "--repeats and --threads must be at least 1"),
         (["points", "--clouds", "1"], "must be at least 2, got 1 and 1024"),
+        (
+            ["images", "--image", "16"],
+            "--image must be at least 32 and --images at least 2",
+        ),
+        (["scaling", "--widths", "64"], r"--widths must be at least two numbers of at least 8"),
+        (["scaling", "--wide-clouds", "1"], "--wide-clouds must be at least 2, got 1"),
+        (["memory", "--blocks-images", "0"], "--blocks-images must be at least 1, got 0"),
     ],
 )
 def test_arguments_that_make_no_sense_are_refused(arguments, message, capsys):
@@ -141,7 +229,8 @@ def test_arguments_that_make_no_sense_are_refused(arguments, message, capsys):
 @pytest.mark.parametrize("has_it", [True, False])
 def test_missing_torch_cluster_is_said_with_the_command_that_installs_it(has_it, monkeypatch):
     monkeypatch.setattr(pyg_baselines, "HAS_TORCH_CLUSTER", has_it)
-    notes = points.make_suite(bench.make_parser().parse_args(TINY)).notes
+    (suite,) = points.make_suites(bench.make_parser().parse_args(TINY))
+    notes = suite.notes
     assert any("make cluster" in note for note in notes) is not has_it
 
 

@@ -1,15 +1,14 @@
 """Point clouds: a training step of the networks of Table 10, ours and as PyG users write them."""
 
 import argparse
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor, nn
 
 from mgic_geo import create_model
 from scripts.benchmarks import pyg_baselines
-from scripts.benchmarks.timing import Contender, Pair, Suite, training_step
+from scripts.benchmarks.timing import Contender, Pair, Suite, inference, training_step
 
 SUMMARY = "networks of Table 10 on point clouds, beside the same from PyG's layers"
 NUM_CLASSES = 10
@@ -51,7 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--inference", action="store_true", help="time the forward pass only")
 
 
-def make_suite(arguments: argparse.Namespace) -> Suite:
+def make_suites(arguments: argparse.Namespace) -> Iterator[Suite]:
     """Build every network anew and what is timed of it."""
     if arguments.clouds < 2 or arguments.points < 2:
         raise ValueError(
@@ -59,14 +58,14 @@ def make_suite(arguments: argparse.Namespace) -> Suite:
             f"got {arguments.clouds} and {arguments.points}"
         )
     pos, batch, label = make_clouds(arguments.clouds, arguments.points)
-    make_run = _inference if arguments.inference else training_step
+    make_run = inference if arguments.inference else training_step
     inputs = (pos, batch, arguments.clouds)
     contenders = []
     for name, make_model in MODELS.items():
         torch.manual_seed(0)
         contenders.append(Contender(name, make_run(make_model(), inputs, label)))
     work = "inference" if arguments.inference else "training step"
-    return Suite(
+    yield Suite(
         title=f"{work}, {arguments.clouds} clouds of {arguments.points} points, k = 10, float32",
         contenders=contenders,
         pairs=PAIRS,
@@ -86,8 +85,3 @@ def make_clouds(clouds: int, points: int) -> tuple[Tensor, Tensor, Tensor]:
     pos = pos * (0.3 + 0.7 * torch.rand(clouds, 1, 3, generator=generator))
     label = torch.randint(NUM_CLASSES, (clouds,), generator=generator)
     return pos.view(-1, 3), torch.arange(clouds).repeat_interleave(points), label
-
-
-def _inference(model: nn.Module, inputs: Sequence[Any], label: Tensor) -> Callable[[], object]:
-    model.eval()
-    return torch.inference_mode()(lambda: model(*inputs))

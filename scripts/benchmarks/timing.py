@@ -6,11 +6,12 @@ same round.
 """
 
 import gc
+import math
 import random
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -49,10 +50,31 @@ class Suite:
         contenders: In the order of the table.
         pairs: Ratios to report.
         notes: What a reader has to know to read the numbers.
+        threads: How many it needs, whatever was asked for; ``None`` leaves that open.
+        curves: By name, sizes and their contenders: how time grows with size is reported.
     """
 
     title: str
     contenders: Sequence[Contender]
+    pairs: Sequence[Pair] = ()
+    notes: Sequence[str] = ()
+    threads: int | None = None
+    curves: Mapping[str, Mapping[int, str]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Bytes:
+    """Amounts of memory, which need no repetition.
+
+    Args:
+        title: What was counted.
+        amounts: Bytes by contender.
+        pairs: Ratios to report.
+        notes: As in :class:`Suite`.
+    """
+
+    title: str
+    amounts: Mapping[str, int]
     pairs: Sequence[Pair] = ()
     notes: Sequence[str] = ()
 
@@ -136,6 +158,18 @@ def ratios(samples: Mapping[str, Sequence[float]], pair: Pair) -> list[float]:
     return [slow / fast for slow, fast in runs]
 
 
+def exponents(samples: Mapping[str, Sequence[float]], curve: Mapping[int, str]) -> list[float]:
+    """The power of its size with which the time of a contender grows, fitted round by round.
+
+    Example:
+        >>> exponents({"a": [1.0, 2.0], "b": [4.0, 4.0]}, {10: "a", 20: "b"})
+        [2.0, 1.0]
+    """
+    sizes = [math.log2(size) for size in curve]
+    rounds = zip(*(samples[name] for name in curve.values()), strict=True)
+    return [statistics.linear_regression(sizes, [*map(math.log2, times)]).slope for times in rounds]
+
+
 def training_step(model: nn.Module, inputs: Sequence[Any], targets: Tensor) -> Callable[[], object]:
     """Forward, cross-entropy, backward and a step of gradient descent.
 
@@ -152,6 +186,14 @@ def training_step(model: nn.Module, inputs: Sequence[Any], targets: Tensor) -> C
         optimizer.step()
 
     return step
+
+
+def inference(
+    model: nn.Module, inputs: Sequence[Any], targets: Tensor | None = None
+) -> Callable[[], object]:
+    """The forward pass alone, in evaluation mode; arguments as :func:`training_step` has them."""
+    model.eval()
+    return torch.inference_mode()(lambda: model(*inputs))
 
 
 def count_flops(run: Callable[[], object]) -> int:

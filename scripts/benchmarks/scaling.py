@@ -1,0 +1,85 @@
+"""Growth with the width: one graph convolution, and a whole network at a large width."""
+
+import argparse
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor, nn
+
+from mgic_geo import DiffGCNConv, MGICMessagePassing, create_model
+from mgic_geo.derivatives import DerivativeOperators, derivative_operators, edge_gradients
+from mgic_geo.neighbors import knn_indices
+from mgic_geo.sparse import from_neighbors
+from scripts.benchmarks.points import make_clouds
+from scripts.benchmarks.timing import Contender, Pair, Suite, inference
+
+SUMMARY = "one G-conv over widths, dense and MGIC, and diffGCN at a large width"
+NUM_CLASSES = 10
+GROUP_SIZE = 8
+
+CONVS: dict[str, Callable[[int], nn.Module]] = {
+    "dense": lambda width: DiffGCNConv(width, width),
+    "MGIC": lambda width: MGICMessagePassing(width, width, DiffGCNConv, group_size=GROUP_SIZE),
+}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of this benchmark alone."""
+    parser.add_argument(
+        "--widths", type=int, nargs="+", default=[256, 512, 1024, 2048], help="of one G-conv"
+    )
+    parser.add_argument("--nodes", type=int, default=1024, help="points under one G-conv")
+    parser.add_argument("--width", type=int, default=512, help="of the whole network")
+    parser.add_argument("--wide-clouds", type=int, default=4, help="clouds for the whole network")
+
+
+def make_suites(arguments: argparse.Namespace) -> Iterator[Suite]:
+    """The convolution over all widths, then the network."""
+    if len(set(arguments.widths)) < 2 or min(arguments.widths) < GROUP_SIZE:
+        raise ValueError(
+            f"--widths must be at least two numbers of at least {GROUP_SIZE}, "
+            f"got {arguments.widths}"
+        )
+    for name in ("nodes", "width", "wide_clouds"):
+        if getattr(arguments, name) < 2:
+            option = name.replace("_", "-")
+            raise ValueError(f"--{option} must be at least 2, got {getattr(arguments, name)}")
+    yield _conv_suite(arguments.widths, arguments.nodes)
+    yield _network_suite(arguments.width, arguments.wide_clouds, arguments.nodes)
+
+
+def _conv_suite(widths: list[int], nodes: int) -> Suite:
+    operators = _make_operators(nodes)
+    contenders, curves = [], {}
+    for kind, make_conv in CONVS.items():
+        curves[kind] = {width: f"{kind}, {width}" for width in sorted(set(widths))}
+        for width, name in curves[kind].items():
+            torch.manual_seed(0)
+            x = torch.randn(nodes, width)
+            contenders.append(Contender(name, inference(make_conv(width), (x, operators))))
+    return Suite(
+        f"inference, one differential G-conv, {nodes} points, s_g = s_c = {GROUP_SIZE}",
+        contenders,
+        [Pair(dense, curves["MGIC"][width]) for width, dense in curves["dense"].items()],
+        curves=curves,
+    )
+
+
+def _network_suite(width: int, clouds: int, points: int) -> Suite:
+    pos, batch, _ = make_clouds(clouds, points)
+    contenders = []
+    for name in ("diffgcn", "mgic_diffgcn"):
+        torch.manual_seed(0)
+        model = create_model(name, NUM_CLASSES, width=width)
+        contenders.append(Contender(f"{name}, {width}", inference(model, (pos, batch, clouds))))
+    return Suite(
+        f"inference, networks of width {width}, {clouds} clouds of {points} points",
+        contenders,
+        [Pair(contenders[0].name, contenders[1].name)],
+    )
+
+
+def _make_operators(nodes: int, k: int = 10) -> DerivativeOperators:
+    pos: Tensor = make_clouds(1, nodes)[0]
+    graph = from_neighbors(knn_indices(pos, k))
+    return derivative_operators(graph, edge_gradients(pos, graph, softening=1.0))

@@ -2,9 +2,11 @@
 
 from mgic_geo.cost import multiply_adds as multiply_adds
 from mgic_geo.cost import num_weights as num_weights
+from mgic_geo.dense import DensePointCloud as DensePointCloud
 from mgic_geo.derivatives import EdgeGradients as EdgeGradients
 from mgic_geo.derivatives import edge_gradients as edge_gradients
 from mgic_geo.diff_conv import DiffGCNConv as DiffGCNConv
+from mgic_geo.drawing import draw as draw
 from mgic_geo.edge_conv import GroupedEdgeConv as GroupedEdgeConv
 from mgic_geo.gnn import MGICGNN as MGICGNN
 from mgic_geo.grouped_conv import make_grouped_conv as make_grouped_conv
@@ -24,3 +26,5 @@ from mgic_geo.neighbors import knn_indices as knn_indices
 from mgic_geo.point_cloud import PointCloudClassifier as PointCloudClassifier
 from mgic_geo.registry import create_model as create_model
 from mgic_geo.registry import list_models as list_models
+from mgic_geo.segmentation import PointCloudSegmenter as PointCloudSegmenter
+from mgic_geo.segmentation import create_segmenter as create_segmenter

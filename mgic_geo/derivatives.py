@@ -100,10 +100,7 @@ def edge_gradients(
         adjacency = to_adjacency(edge_index, num_nodes, num_nodes)
         source, target = adjacency.index, adjacency.targets()
     d = pos.index_select(0, source) - pos.index_select(0, target)
-    # by the largest coordinate first, so that no square overflows or underflows
-    largest = d.abs().amax(1, keepdim=True)
-    real = (largest > 0).to(pos.dtype)
-    unit = d / largest.where(largest > 0, 1.0)
+    unit, largest, real = directions(d)
     length = largest * unit.norm(dim=1, keepdim=True)  # (E, 1)
 
     # clouds by the place of their first point when sorted: below N, whatever numbers they have
@@ -117,9 +114,35 @@ def edge_gradients(
     ).clamp_min(1)
     degree = sums.scatter_add(0, target.unsqueeze(1), real).clamp_min(1)
     scale = mean_length[cloud].index_select(0, target) / largest.where(largest > 0, 1.0)
-    square = unit.square().sum(1, keepdim=True) + (softening * scale).square()
-    square = square.clamp_min(1.0)  # no less where an edge is real: its largest coordinate is 1
-    return unit * (scale / square / degree.index_select(0, target) * real)
+    return gradient_weights(unit, scale, softening) / degree.index_select(0, target) * real
+
+
+def directions(d: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Differences over their largest coordinate, that coordinate, and 1 where it is not 0.
+
+    No square of the first over- or underflows.
+
+    Shape:
+        - ``d``: ``(..., 3)``. Returns ``(..., 3)`` and twice ``(..., 1)``.
+    """
+    largest = d.abs().amax(-1, keepdim=True)
+    return d / largest.where(largest > 0, 1.0), largest, (largest > 0).to(d.dtype)
+
+
+def gradient_weights(unit: Tensor, scale: Tensor, softening: float) -> Tensor:
+    """Weights of edges in the first derivatives, before they are averaged over the neighbors.
+
+    Args:
+        unit: Of :func:`directions`.
+        scale: Mean edge length of the cloud over the edge's largest coordinate.
+        softening: As :func:`edge_gradients`.
+
+    Shape:
+        - ``unit``: ``(..., 3)``. ``scale``: ``(..., 1)``. Returns ``(..., 3)``.
+    """
+    square = unit.square().sum(-1, keepdim=True) + (softening * scale).square()
+    # no less than 1 where an edge is real: its largest coordinate is 1
+    return unit * (scale / square.clamp_min(1.0))
 
 
 def derivative_operators(adjacency: Adjacency, edge_attr: Tensor) -> DerivativeOperators:

@@ -135,10 +135,20 @@ class PointCloudClassifier(nn.Module):
 
     def point_features(self, pos: Tensor, batch: Tensor | None = None) -> Tensor:
         """Features of every point in front of the pooling, ``(N, width)``."""
+        return self.map_points(pos, lambda x: self._graph(x, pos, batch))
+
+    def map_points(self, pos: Tensor, find_graph: Callable[[Tensor], tuple]) -> Tensor:
+        """Run the layers in front of the pooling, ``(N, 3) -> (N, width)``.
+
+        Args:
+            pos: Coordinates of all points.
+            find_graph: ``(features) -> further inputs of the convolutions``; called once, or for
+                every G-conv where the graph is dynamic.
+        """
         x, inputs = pos, ()
         for index, (gconv, point_mlp) in enumerate(zip(self.gconvs, self.mlps, strict=True)):
             if index == 0 or self.graph == "dynamic":
-                inputs = self._graph(x, pos, batch)
+                inputs = find_graph(x)
             for layer in gconv:  # type: ignore[union-attr]
                 x = layer(x, *inputs)
             x = point_mlp(x)

@@ -8,7 +8,6 @@ color for each class. What the weights say about themselves decides.
 import argparse
 import io
 import sys
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,10 +17,10 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from mgic_vision import create_model
 from scripts.training.errors import TrainingError
 from scripts.training.files import write_whole
 from scripts.training.images import read_sample
+from scripts.training.networks import load_network
 from scripts.training.scenes import read_scene
 from scripts.training.weights import Weights, read_weights
 
@@ -45,7 +44,7 @@ def main(args: Sequence[str] | None = None) -> int:
     options = parser.parse_args(args)
     try:
         weights = read_weights(options.weights)
-        network = load_network(weights)
+        network = load_image_network(weights)
         if weights.info.get("task") == "segmentation":
             check_masks(options.files, overwrite=options.overwrite)
     except TrainingError as error:
@@ -61,25 +60,18 @@ def main(args: Sequence[str] | None = None) -> int:
     return 1 if failed else 0
 
 
-def load_network(weights: Weights) -> nn.Module:
+def load_image_network(weights: Weights) -> nn.Module:
     """Build the network that the weights belong to.
 
     Raises:
         TrainingError: They are not of a network for images, or do not fit it.
     """
-    info = weights.info
-    if "input" not in info:
+    if "input" not in weights.info:
         raise TrainingError(
-            f"{weights.path} holds weights of {info['name']}, which was not trained on images"
+            f"{weights.path} holds weights of {weights.info['name']}, which was not trained on "
+            "images"
         )
-    try:
-        with warnings.catch_warnings():  # timm decorates functions for TorchScript
-            warnings.simplefilter("ignore", FutureWarning)
-            network = create_model(info["name"], len(info["classes"]), **info["options"])
-        network.load_state_dict(weights.tensors)
-    except (TypeError, ValueError, RuntimeError, ImportError) as error:
-        raise TrainingError(f"cannot use weights {weights.path}: {error}") from error
-    return network.eval()
+    return load_network(weights)
 
 
 def predict(network: nn.Module, info: dict[str, Any], file: Path) -> str:

@@ -63,7 +63,19 @@ def sample_surface(
     *,
     cumulative: np.ndarray | None = None,
 ) -> np.ndarray:
-    """Draw points uniformly from the surface of a mesh.
+    """Draw points uniformly from the surface of a mesh; see :func:`sample_faces`."""
+    return sample_faces(vertices, faces, num_points, generator, cumulative=cumulative)[0]
+
+
+def sample_faces(
+    vertices: np.ndarray,
+    faces: np.ndarray,
+    num_points: int,
+    generator: np.random.Generator,
+    *,
+    cumulative: np.ndarray | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Draw points uniformly from the surface of a mesh, and tell which triangle each is from.
 
     A triangle is picked in proportion to its area, then a point uniformly inside it. A mesh without
     area (every triangle degenerate, or none) has its vertices drawn instead.
@@ -77,14 +89,15 @@ def sample_surface(
 
     Shape:
         - ``vertices``: ``(V, 3)``; ``faces``: ``(F, 3)``; ``cumulative``: ``(F,)``.
-        - Returns float32 ``(num_points, 3)``, in the unit of the vertices.
+        - Returns float32 ``(num_points, 3)``, in the unit of the vertices, and int64
+          ``(num_points,)``, -1 where the mesh has no area.
 
     Raises:
         ValueError: ``num_points`` below 1, or a mesh without vertices.
 
     Example:
         >>> corner = np.array([[0, 0, 0], [1, 0, 0], [0, 1, 0]])
-        >>> points = sample_surface(corner, np.array([[0, 1, 2]]), 100, np.random.default_rng(0))
+        >>> points, _ = sample_faces(corner, np.array([[0, 1, 2]]), 100, np.random.default_rng(0))
         >>> points.shape, bool((points.sum(axis=1) <= 1).all())
         ((100, 3), True)
     """
@@ -95,15 +108,19 @@ def sample_surface(
     if cumulative is None:
         cumulative = cumulative_areas(vertices, faces)
     if len(cumulative) == 0 or cumulative[-1] <= 0:
-        return np.asarray(vertices[generator.integers(len(vertices), size=num_points)], np.float32)
+        points = np.asarray(
+            vertices[generator.integers(len(vertices), size=num_points)], np.float32
+        )
+        return points, np.full(num_points, -1)
     picks = np.searchsorted(cumulative, generator.random(num_points) * cumulative[-1], "right")
-    corners = np.asarray(vertices)[faces[np.minimum(picks, len(faces) - 1)]]  # (P, 3 corners, 3)
+    picks = np.minimum(picks, len(faces) - 1)
+    corners = np.asarray(vertices)[faces[picks]]  # (P, 3 corners, 3)
     u, v = generator.random((2, num_points, 1))
     outside = u + v > 1  # fold the far half of the parallelogram back onto the triangle
     u, v = np.where(outside, 1 - u, u), np.where(outside, 1 - v, v)
     origin = corners[:, 0].astype(np.float64)
     points = origin + u * (corners[:, 1] - origin) + v * (corners[:, 2] - origin)
-    return points.astype(np.float32)
+    return points.astype(np.float32), picks
 
 
 def normalize(points: np.ndarray) -> np.ndarray:

@@ -24,9 +24,9 @@ PREDICTED = np.array([0, 0, 1, 1, 2, 2])
 CONFIDENCE = np.array([0.9, 0.8, 0.5, 0.6, 0.7, 0.9])
 METRICS = """\
 epoch,step,lr,train_loss,train_accuracy,val_loss,val_accuracy,val_class_accuracy,seconds
-0,10,0.1,1.5,0.4,1.6,0.35,0.3,2.0
-1,20,0.1,0.9,0.6,1.0,0.75,0.7,2.5
-2,30,0.05,0.5,0.8,,,,2.25
+1,10,0.1,1.5,0.4,1.6,0.35,0.3,2.0
+2,20,0.1,0.9,0.6,1.0,0.75,0.7,2.5
+3,30,0.05,0.5,0.8,,,,2.25
 """
 CONFIG = """\
 # made by hand
@@ -408,7 +408,7 @@ def test_clouds_stand_upright_and_are_seen_from_above():
 
 def test_lengths_along_both_axes_look_alike():
     axes = figures.Figure().add_subplot()
-    figures._draw_cloud(axes, np.random.default_rng(0).random((50, 3)))
+    figures.draw_cloud(axes, np.random.default_rng(0).random((50, 3)))
     assert axes.get_aspect() == 1
     assert round(np.ptp(axes.get_xlim()), 12) == round(np.ptp(axes.get_ylim()), 12)
 

@@ -21,7 +21,7 @@ from torch.testing import assert_close
 Fault = Callable[[], None]
 ROOT = Path(__file__).parents[1]
 _context = multiprocessing.get_context("forkserver")
-_scripts = ("modelnet10", "image", "segmentation")
+_scripts = ("modelnet10", "image", "segmentation", "parts")
 _context.set_forkserver_preload([f"scripts.train_{name}" for name in _scripts])
 
 

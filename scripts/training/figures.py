@@ -222,20 +222,26 @@ def draw_gallery(
         axes.spines[:].set(color=color, linewidth=2)
         axes.set(xticks=[], yticks=[], facecolor="white")
         if item.ndim == 2:
-            _draw_cloud(axes, item)
+            draw_cloud(axes, item)
         else:
             axes.imshow(np.broadcast_to(item, (*item.shape[:2], 3)), interpolation="nearest")
     return figure
 
 
-def _draw_cloud(axes: Axes, points: NDArray) -> None:
-    """Draw a cloud as seen from above one corner, near points dark, with its shadow below.
+def draw_cloud(axes: Axes, points: NDArray, colors: NDArray | None = None) -> None:
+    """Draw a cloud as seen from above one corner, with its shadow below.
 
     The frame is made for all but the outermost 4 % of the points: a few outliers must not shrink
     the rest to a dot.
+
+    Args:
+        axes: Where to.
+        points: ``(P, 3)``, the third axis up.
+        colors: ``(P, 3)``, from 0 to 1; near points are dark where there are none.
     """
     axes.set(xlim=(-1.16, 1.16), ylim=(-1.21, 1.11), aspect="equal")
-    points = points[np.isfinite(points).all(axis=1)].astype(np.float64)
+    finite = np.isfinite(points).all(axis=1)
+    points = points[finite].astype(np.float64)
     if not len(points):
         return
     low, high = np.percentile(points, [2, 98], axis=0)
@@ -248,9 +254,10 @@ def _draw_cloud(axes: Axes, points: NDArray) -> None:
     picture, depth = _project(points)
     order = np.argsort(depth)  # far to near, so that near points cover far ones
     size = np.clip(3000 / len(points), 1, 9)
-    axes.scatter(
-        *picture[order].T, c=depth[order], s=size, cmap=DEPTH, vmin=-0.8, vmax=0.8, linewidths=0
-    )
+    shades = {"c": depth[order], "cmap": DEPTH, "vmin": -0.8, "vmax": 0.8}
+    if colors is not None:
+        shades = {"c": colors[finite][order]}
+    axes.scatter(*picture[order].T, s=size, linewidths=0, **shades)
 
 
 def _project(points: NDArray) -> tuple[NDArray, NDArray]:

@@ -165,10 +165,15 @@ class PointClassifier(Classifier):
 
     def bad_samples(self, batch: Batch) -> list[str]:
         """Name the clouds with a coordinate that is not finite."""
-        bad = ~batch.pos.isfinite().all(dim=1)
-        if not bad.any():
-            return []
-        return [batch.name[i] for i in batch.batch[bad].unique().tolist()]
+        return bad_clouds(batch)
+
+
+def bad_clouds(batch: Batch) -> list[str]:
+    """Name the clouds with a coordinate that is not finite."""
+    bad = ~batch.pos.isfinite().all(dim=1)
+    if not bad.any():
+        return []
+    return [batch.name[i] for i in batch.batch[bad].unique().tolist()]
 
 
 def read_cloud(path: Path, num_points: int, seed: int = 0) -> Data:

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from scripts.training import figures
 from scripts.training.files import write_whole
 from scripts.training.report_masks import MaskSplit
+from scripts.training.report_parts import PartSplit
 from scripts.training.report_splits import ReportError, Split, percent
 
 PAGE = jinja2.Environment(
@@ -181,8 +182,14 @@ def read_split(path: Path) -> Split | None:
         raise ReportError(f"cannot read {path}: {error}; expected JSON") from error
     if not isinstance(summary, dict) or summary.get("split") != path.stem:
         return None
-    kind = MaskSplit if "miou" in summary else Split
-    return kind.read(path, summary)
+    return split_kind(summary).read(path, summary)
+
+
+def split_kind(summary: dict[str, Any]) -> type[Split]:
+    """Tell what was classified: samples, their pixels or their points."""
+    if "miou" not in summary:
+        return Split
+    return PartSplit if "num_points" in summary else MaskSplit
 
 
 def best_epoch(metrics: dict[str, NDArray]) -> tuple[int | None, str]:
@@ -213,7 +220,7 @@ def _facts(metrics: dict[str, NDArray], splits: list[Split]) -> list[tuple[str, 
         facts += [("model", f"{summary.get('model', 'unnamed')}{options and f' ({options})'}")]
         if "parameters" in summary:
             facts += [("weights", f"{summary['parameters']:,}")]
-    epochs = metrics["epoch"] + 1
+    epochs = metrics["epoch"]  # the first is number 1
     facts += [("epochs finished", f"{len(epochs)}")]
     best, reason = best_epoch(metrics)
     if best is not None:
@@ -295,8 +302,8 @@ def write_report(run_dir: Path) -> Path:
     best, reason = best_epoch(metrics)
     sections: dict[str, dict[str, tuple[bytes, str]]] = {}
     if len(metrics["epoch"]):
-        caption = "Loss and accuracy by epoch, counted from 1; in metrics.csv from 0."
-        png = figures.draw_curves(metrics | {"epoch": metrics["epoch"] + 1}, best, reason)
+        caption = "Loss and accuracy by epoch, counted from 1."
+        png = figures.draw_curves(metrics, best, reason)
         sections["Learning curves"] = {"curves.png": (png, caption)}
     sections |= {f"Split {split.name}": split.draw() for split in measured}
     outputs = {name: png for part in sections.values() for name, (png, _) in part.items()}

@@ -76,7 +76,7 @@ class MaskSplit(Split):
         pictures = {f"confusion{self.suffix}.png": (png, caption)}
         rows = arrays["scene_rows"]
         captions = [
-            f"{figures.label(str(arrays['names'][row]), 40)}: {_share(arrays['accuracies'][row])}"
+            f"{figures.label(str(arrays['names'][row]), 40)}: {share(arrays['accuracies'][row])}"
             for row in rows
         ]
         if len(rows):
@@ -138,7 +138,8 @@ def draw_scenes(
     return figure
 
 
-def _share(accuracy: float) -> str:
+def share(accuracy: float) -> str:
+    """Write a share as a percentage, nan where nothing counts."""
     return "no labels" if np.isnan(accuracy) else percent(accuracy)
 
 

@@ -1,0 +1,201 @@
+"""Part segmentation of point clouds: data and the Lightning module."""
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch_geometric.data import Batch, Data
+
+from datasets.augment import Augment
+from datasets.shapes10 import SPLITS
+from datasets.shapes10_parts import IGNORED, Shapes10Parts
+from mgic_geo import create_segmenter
+from scripts.training.classifier import Classifier
+from scripts.training.data import ClassificationData
+from scripts.training.optimizer import DEFAULT_OPTIMIZER, OptimizerSettings
+from scripts.training.points import PointClouds, bad_clouds, read_cloud
+from scripts.training.results import collect_predictions, show_rows, spread
+from scripts.training.segmenter import MaskEvaluation
+
+NUM_PICTURES = 12
+
+
+class PartClouds(ClassificationData):
+    """Generated furniture as point clouds with a part for every point.
+
+    Args:
+        shapes_per_class: How many shapes there are of each class of furniture in ``train``,
+            ``test`` and ``test-hard``.
+        num_points: Points of a cloud.
+        augment: Random changes of training clouds.
+        batch_size: Clouds in a batch, for each process.
+        num_workers: Processes that load data; 0 loads in the main one.
+        val_fraction: Share of the training shapes of each class held out for validation.
+        test_splits: What is tested, of ``test`` and ``test-hard``.
+        seed: Everything random about the data follows from it.
+
+    Raises:
+        ValueError: Splits or counts that make no sense.
+    """
+
+    def __init__(
+        self,
+        name: str = "shapes10_parts",
+        shapes_per_class: tuple[int, int, int] = (60, 20, 20),
+        num_points: int = 1024,
+        augment: Augment | None = None,
+        batch_size: int = 16,
+        num_workers: int = 0,
+        val_fraction: float = 0.1,
+        test_splits: list[str] | None = None,
+        seed: int = 0,
+    ):
+        super().__init__(
+            batch_size=batch_size,
+            num_workers=num_workers,
+            val_fraction=val_fraction,
+            test_splits=test_splits or ["test"],
+            seed=seed,
+        )
+        if name != "shapes10_parts":
+            raise ValueError(f"data.name must be 'shapes10_parts', got {name!r}")
+        if unknown := sorted(set(self.test_splits) - set(SPLITS)):
+            raise ValueError(f"no split {', '.join(unknown)}; there are {', '.join(SPLITS)}")
+        if num_points < 1 or min(shapes_per_class) < 1:
+            raise ValueError(
+                "data.num_points and data.shapes_per_class must be at least 1, got "
+                f"{num_points} and {list(shapes_per_class)}"
+            )
+        self.num_points, self.augment = num_points, augment
+        self.counts = dict(zip(SPLITS, shapes_per_class, strict=True))
+
+    def open_split(self, split: str, *, training: bool = False) -> Shapes10Parts:
+        """Make the shapes of a split."""
+        return Shapes10Parts(
+            split,
+            num_points=self.num_points,
+            seed=self.seed,
+            augment=self.augment if training else None,
+            num_shapes=self.counts[split],
+        )
+
+    collate = staticmethod(PointClouds.collate)
+
+    def describe(self) -> dict[str, Any]:
+        """Return what a reader of the weights must know about their input."""
+        return {"task": "parts", "num_points": self.num_points}
+
+    def fingerprint(self) -> str:
+        """Return the names of the training shapes, and points and parts of the first."""
+        digest = hashlib.sha256("\n".join(self.val_set.names).encode())
+        for array in (self.val_set[0].pos, self.val_set[0].part):
+            digest.update(array.numpy().tobytes())
+        return digest.hexdigest()
+
+    def read_file(self, path: Path, info: dict[str, Any]) -> Data:
+        """Draw points from a mesh file, whose parts nobody knows."""
+        return read_cloud(path, info["num_points"], self.seed)
+
+    def pictures(self, indices: Any) -> tuple[str, np.ndarray]:
+        """Return the points of some test clouds, ``(M, num_points, 3)``."""
+        clouds = [self.test_set[int(index)].pos.numpy() for index in indices]
+        return "cloud", np.array(clouds, np.float32).reshape(len(clouds), -1, 3)
+
+    def truths(self, indices: Any) -> np.ndarray:
+        """Return the parts of their points as bytes, ``(M, num_points)``."""
+        return np.stack([self.test_set[int(i)].part.numpy() for i in indices]).astype(np.uint8)
+
+
+class PartEvaluation(MaskEvaluation):
+    """Counts points, and how well parts are met: intersection over union over the whole split.
+
+    Args:
+        num_classes: Parts to tell apart; specks do not count.
+    """
+
+    def compute(self) -> dict[str, Any]:
+        """Return what :class:`MaskEvaluation` does, of points instead of pixels."""
+        metrics = super().compute()
+        metrics["num_points"] = metrics.pop("num_pixels")
+        return metrics
+
+    def describe(self, metrics: dict[str, Any]) -> str:
+        """Say the metrics of a split in a line."""
+        return (
+            f"mIoU {metrics['miou']:.4f}, point accuracy {metrics['accuracy']:.4f}, "
+            f"loss {metrics['loss']:.4f}, {metrics['num_samples']} clouds"
+        )
+
+
+class PartSegmenter(Classifier):
+    """Tells the parts of point clouds apart.
+
+    Args:
+        name: Backbone of ``mgic_geo``, see ``mgic_geo.list_models()``.
+        options: Options of ``mgic_geo.create_segmenter`` for it.
+        optimizer: How it is trained.
+        label_smoothing: Share of the target that is spread over all parts, in training only.
+        seed: All randomness follows from it.
+    """
+
+    ignored = IGNORED
+
+    def __init__(
+        self,
+        name: str = "mgic_diffgcn",
+        options: dict[str, Any] | None = None,
+        optimizer: OptimizerSettings = DEFAULT_OPTIMIZER,
+        label_smoothing: float = 0.0,
+        seed: int = 0,
+    ):
+        super().__init__(name, options, optimizer, label_smoothing, seed)
+
+    def make_network(self, num_classes: int) -> nn.Module:
+        """Build the network."""
+        return create_segmenter(self.name, num_classes, **self.options)
+
+    def make_evaluation(self, num_classes: int) -> PartEvaluation:
+        """Return what counts the points."""
+        return PartEvaluation(num_classes)
+
+    def forward(self, batch: Batch) -> Tensor:
+        """Score the parts of every point, ``(B, num_parts, num_points)``."""
+        scores = self.network(batch.pos, batch.batch)
+        return scores.view(batch.num_graphs, -1, scores.size(1)).transpose(1, 2)
+
+    def sample_info(self, batch: Batch) -> tuple[Tensor, list[int], list[str]]:
+        """Return parts ``(B, num_points)``, indices and names of the clouds."""
+        return batch.part.view(batch.num_graphs, -1), batch.index.tolist(), batch.name
+
+    def bad_samples(self, batch: Batch) -> list[str]:
+        """Name the clouds with a coordinate that is not finite."""
+        return bad_clouds(batch)
+
+    def keep(self, logits: Tensor, targets: Tensor) -> dict[str, Tensor]:
+        """Return of each cloud the share of right points, and the parts predicted."""
+        predicted, counted = logits.argmax(dim=1), targets != IGNORED
+        right = ((predicted == targets) & counted).sum(dim=1)
+        return {
+            "accuracies": (right / counted.sum(dim=1)).cpu(),
+            "parts": predicted.to(torch.uint8).cpu(),
+        }
+
+    def test_arrays(self) -> dict[str, np.ndarray]:
+        """Return points by true and predicted part, and some clouds, the same in every run."""
+        data = self.trainer.datamodule
+        arrays = collect_predictions(self.test_outputs)
+        rows = spread(arrays["indices"], NUM_PICTURES)
+        arrays["parts"] = arrays["parts"][rows]
+        arrays["truths"] = data.truths(arrays["indices"][rows])
+        arrays["confusion"] = self.evaluation.counts().numpy().astype(np.int64)
+        return arrays | show_rows(data, arrays["indices"], rows)
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Return the share of the points that each part has, ``(B, num_parts)``."""
+        self._check_input(batch)
+        predicted = self(batch).argmax(dim=1)
+        parts = torch.arange(len(self.classes), device=predicted.device)
+        return torch.stack([(predicted == part).float().mean(dim=1) for part in parts], dim=1)

@@ -1,0 +1,164 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.testing import assert_close
+from training_runs import run
+
+from datasets import shapes10_parts
+from datasets.shapes10 import CLASSES, SPLITS, make_split_shape
+from datasets.shapes10_parts import IGNORED, PARTS, Shapes10Parts
+from datasets.surface import normalize, sample_faces
+from mgic_geo import PointCloudSegmenter, create_model, create_segmenter, list_models
+from scripts import parts_results
+
+CLOSE = {"rtol": 1e-9, "atol": 1e-9}
+
+
+def small(name: str = "mgic_diffgcn") -> PointCloudSegmenter:
+    torch.manual_seed(0)
+    group_size = {"group_size": 4} if name.startswith("mgic") else {}
+    return create_segmenter(name, 5, k=4, width=8, **group_size).double()
+
+
+def clouds(*sizes: int):
+    pos = torch.randn(sum(sizes), 3, generator=torch.Generator().manual_seed(1)).double()
+    return pos, torch.arange(len(sizes)).repeat_interleave(torch.tensor(sizes))
+
+
+@pytest.mark.parametrize("name", list_models())
+def test_every_backbone_scores_points_and_trains(name):
+    model, (pos, batch) = small(name), clouds(8, 20)
+    scores = model(pos, batch)
+    assert scores.shape == (28, 5)
+    scores.square().sum().backward()
+    for key, parameter in model.named_parameters():
+        assert parameter.grad is not None, key
+
+
+def test_scores_are_a_map_of_the_point_and_of_the_whole():
+    model, (pos, batch) = small().eval(), clouds(9, 12)
+    x = model.backbone.point_features(pos, batch)
+    whole = torch.stack([x[batch == cloud].amax(0) for cloud in range(2)])
+    expected = model.head(torch.cat([x, whole[batch]], dim=1))
+    assert_close(model(pos, batch), expected, **CLOSE)
+
+
+def test_batch_of_clouds_equals_a_run_for_each():
+    model, (pos, batch) = small().eval(), clouds(12, 1, 9)
+    apart = torch.cat([model(pos[batch == cloud]) for cloud in range(3)])
+    assert_close(model(pos, batch), apart, **CLOSE)
+
+
+def test_the_head_of_the_classifier_is_gone():
+    backbone = create_model("pointnet", width=8)
+    model = PointCloudSegmenter(backbone, 5)
+    assert not list(backbone.head.parameters())
+    linears = [part for part in model.head.modules() if isinstance(part, nn.Linear)]
+    assert [part.weight.numel() for part in linears] == [2 * 8 * 8, 8 * 8, 8 * 5]
+
+
+def test_what_is_out_of_range_is_said():
+    with pytest.raises(ValueError, match="num_parts must be at least 1, got 0"):
+        create_segmenter("dgcnn", 0)
+    with pytest.raises(ValueError, match="no model 'dgcn'"):
+        create_segmenter("dgcn", 3)
+    with pytest.raises(ValueError, match="split must be one of train, test, test-hard"):
+        Shapes10Parts("val")
+    with pytest.raises(ValueError, match="got 0, 60, 0 and 0"):
+        Shapes10Parts(num_points=0)
+
+
+def test_all_parts_of_the_generator_have_a_label():
+    found = {
+        part
+        for name in CLASSES
+        for number in range(1, 40)
+        for part in make_split_shape(name, "train", 0, number).part_names
+    }
+    assert found == set(PARTS)
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_a_point_has_the_part_of_the_face_it_lies_on(split):
+    data = Shapes10Parts(split, num_points=200, num_shapes=2)
+    item = data[5]
+    shape = make_split_shape(CLASSES[2], split, 0, 2)
+    generator = np.random.default_rng([0, 0, 5])
+    points, faces = sample_faces(shape.vertices, shape.faces, 200, generator)
+    assert_close(item.pos, torch.from_numpy(normalize(points)))
+    names = [shape.part_names[part] for part in shape.part_of_face[faces]]
+    expected = [PARTS.index(name) if name != "stray" else IGNORED for name in names]
+    assert item.part.tolist() == expected
+    # and the point does lie on it
+    corner, *others = shape.vertices[shape.faces[faces]].swapaxes(0, 1)
+    normal = np.cross(*(other - corner for other in others))
+    normal /= np.linalg.norm(normal, axis=1, keepdims=True)
+    assert np.abs(((points - corner) * normal).sum(axis=1)).max() < 1e-6
+
+
+def test_specks_of_a_damaged_scan_do_not_count():
+    data = Shapes10Parts("test-hard", num_points=2000, num_shapes=1)
+    shares = [(item.part == IGNORED).float().mean().item() for item in data]
+    assert 0 < np.mean(shares) < 0.02
+
+
+def test_points_are_drawn_anew_in_every_epoch_of_training_only():
+    train, test = (Shapes10Parts(split, num_points=50, num_shapes=1) for split in SPLITS[:2])
+    assert (train[0, 3].pos != train[1, 3].pos).any()
+    assert_close(train[1, 3].pos, train[1, 3].pos)
+    assert_close(test[0, 3].part, test[1, 3].part)
+
+
+def test_shapes_are_made_once(monkeypatch):
+    Shapes10Parts("train", num_points=5, num_shapes=1)
+    monkeypatch.setattr(shapes10_parts, "make_split_shape", None)
+    assert len(Shapes10Parts("train", num_points=9, num_shapes=1)) == 10
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory) -> Path:
+    """The folder of a small run; its output is in ``log``."""
+    folder = tmp_path_factory.mktemp("whole")
+    config = ["--config", "scripts/configs/parts_results.yaml", "--model.name", "pointnet"]
+    few = ["--trainer.max_epochs", 1, "--data.shapes_per_class", "[3, 1, 1]"]
+    command = ["fit", *config, *few, "--run_dir", folder, "--threads", 1]
+    done = run(folder / "log", *command, script="scripts.train_parts")
+    assert done.code == 0, done.output
+    return folder
+
+
+def test_a_run_ends_with_miou_and_pictures(whole):
+    result = json.loads((whole / "test.json").read_text())
+    assert f"test: mIoU {result['miou']:.4f}, point accuracy" in (whole / "log").read_text()
+    assert len(result["iou"]) == len(result["classes"]) == len(PARTS)
+    assert result["num_samples"] == 10
+    assert result["num_points"] == 10 * 256
+    hard = json.loads((whole / "test-hard.json").read_text())
+    assert hard["num_points"] < 10 * 256  # specks do not count
+    with np.load(whole / "predictions.npz", allow_pickle=False) as file:
+        assert file["confusion"].sum() == 10 * 256
+        assert file["parts"].shape == file["truths"].shape == (10, 256)
+    report = (whole / "report.html").read_text()
+    assert "Intersection over union by part" in report
+    assert "<td>1: highest validation mIoU" in report  # counted from 1, as everywhere
+    assert report.count("of 10 clouds, evenly spaced") == 2 * 2  # caption and alt
+
+
+def test_page_of_results_is_written_from_the_runs_that_are_there(whole, tmp_path):
+    for contender in parts_results.CONTENDERS:
+        for seed in range(2):
+            (tmp_path / f"{contender.model}-{seed}").symlink_to(whole)
+    args = ["--page-only", "--seeds", "2", "--runs", str(tmp_path), "--docs", str(tmp_path)]
+    assert parts_results.main(args) == 0
+    page = (tmp_path / "parts.md").read_text()
+    for split in ("test", "test-hard"):
+        miou = 100 * json.loads((whole / f"{split}.json").read_text())["miou"]
+        assert f"| {miou:.1f} ± 0.0 ({miou:.1f} to {miou:.1f}) |" in page
+    assert page.count("yes |") == 2 * len(parts_results.QUESTIONS)
+    assert (tmp_path / "parts.png").exists()
+    (tmp_path / "dgcnn-1").unlink()
+    assert parts_results.main(args) == 1

@@ -14,6 +14,9 @@ from mgic_vision.layers import GhostModule as GhostModule
 from mgic_vision.layers import GroupedConv2d as GroupedConv2d
 from mgic_vision.layers import SqueezeExcite as SqueezeExcite
 from mgic_vision.lraspp import LRASPP as LRASPP
+from mgic_vision.registration import register_at_import as _register_at_import
+from mgic_vision.registration import register_with_timm as register_with_timm
+from mgic_vision.registration import register_with_torchvision as register_with_torchvision
 from mgic_vision.registry import create_model as create_model
 from mgic_vision.registry import list_models as list_models
 from mgic_vision.registry import list_options as list_options
@@ -23,3 +26,5 @@ from mgic_vision.transfers import TransferConv2d as TransferConv2d
 from mgic_vision.units import depthwise_change as depthwise_change
 from mgic_vision.units import mgic_unit as mgic_unit
 from mgic_vision.units import pointwise_change as pointwise_change
+
+_register_at_import()

@@ -1,20 +1,29 @@
 """What the paper claims, what was found here, and where: the page that a reader opens first."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from scripts.paper_tables import section34
+from scripts.paper_tables import open_questions
 from scripts.paper_tables.pages import headline, read_rows, to_markdown
 from scripts.paper_tables.registry import ITEMS
+from scripts.paper_tables.verdicts import (
+    NOT_RUN,
+    NOT_TESTABLE,
+    VERDICTS,
+    Judge,
+    as_fast_as_ghostnet,
+    coding_degrades_slowly,
+    compare_accuracy,
+    counts_agree,
+    difference_is_better,
+    function_errors,
+    grows_linearly,
+    larger_groups_help,
+    lead_is_not_speed,
+    memory_is,
+)
 from scripts.training.files import write_whole
-
-HOLDS, IN_PART, NOT_HERE = "holds", "holds in part", "does not hold here"
-NOT_TESTABLE, NOT_RUN = "not testable here", "not run yet"
-
-Row = dict[str, str]
-# from the rows of a file to verdict and reason; only asked where there are rows
-Judge = Callable[[list[Row]], tuple[str, str]]
 
 
 @dataclass(frozen=True)
@@ -32,122 +41,6 @@ class Claim:
     place: str
     evidence: str
     judge: Judge
-
-
-def ranges_differ(low: Row, high: Row, key: str) -> bool:
-    """Tell whether all seeds of one row are below all seeds of the other.
-
-    Example:
-        >>> ranges_differ({"test_max": "90"}, {"test_min": "91"}, "test")
-        True
-    """
-    return float(low[f"{key}_max"]) < float(high[f"{key}_min"])
-
-
-def compare_accuracy(one: str, other: str, key: str, **where: str) -> Judge:
-    """Judge a claim that one network is as good as another with fewer weights."""
-
-    def judge(rows: list[Row]) -> tuple[str, str]:
-        rows = [row for row in rows if all(row.get(k) == v for k, v in where.items())]
-        found = {row["model"]: row for row in rows}
-        if not {one, other} <= found.keys():
-            return NOT_RUN, f"no rows of {one} and {other}"
-        a, b = found[one], found[other]
-        share = float(a["weights"]) / float(b["weights"])
-        means = f"{float(a[f'{key}_mean']):.1f} against {float(b[f'{key}_mean']):.1f} %"
-        words = f"{one} with {share:.0%} of the weights of {other}: {means}"
-        if share >= 1 or ranges_differ(a, b, key):
-            return NOT_HERE, words
-        if ranges_differ(b, a, key):
-            return HOLDS, words
-        return HOLDS, f"{words}; the ranges over the seeds overlap"
-
-    return judge
-
-
-def counts_agree(rows: list[Row]) -> tuple[str, str]:
-    """Judge a table of counts: which of our networks come close to the paper's weights."""
-    mgic = [r for r in rows if r["difference of weights, %"] and "(ours)" not in r["model"]]
-    mgic = [row for row in mgic if _is_ours(row["model"])]
-    off = {row["model"]: float(row["difference of weights, %"]) for row in mgic}
-    rounded = {row["model"] for row in mgic if "weights: within the" in row["why they differ"]}
-    close = [name for name, value in off.items() if abs(value) <= 2 or name in rounded]
-    worst = max(off.values(), key=abs)
-    words = f"{len(close)} of {len(off)} MGIC rows within 2 %, or the rounding, of the paper's"
-    words += f", the farthest {worst:+.1f} %" if len(close) < len(off) else ""
-    return (HOLDS if len(close) == len(off) else IN_PART if close else NOT_HERE), words
-
-
-def coding_degrades_slowly(rows: list[Row]) -> tuple[str, str]:
-    """Judge Table 1: near the bound at s_g = 32, and about twice its error at s_g = 4."""
-    words, verdicts = [], []
-    for source in dict.fromkeys(row["features"] for row in rows):
-        own = {row["coder"]: row for row in rows if row["features"] == source}
-        close = float(own["s_g = 32"]["ours, times PCA"])
-        growth = float(own["s_g = 4"]["ours, times s_g = 32"])
-        verdicts.append(growth <= 2.5)
-        words.append(f"{source.split(', ')[0]}: {growth:.1f} times, at s_g = 32 {close:.2f} of PCA")
-    verdict = HOLDS if all(verdicts) else IN_PART if any(verdicts) else NOT_HERE
-    return verdict, "; ".join(words)
-
-
-def function_errors(rows: list[Row]) -> tuple[str, str]:
-    """Judge Figure 4: how many rivals an MGIC net beats in error with fewer weights.
-
-    Of trainings in which no network came to half of a constant's error, nothing can be told.
-    """
-    rows = [row for row in rows if row["ours test MSE"]]
-    moved = {
-        (row["optimizer"], row["c"])
-        for row in rows
-        if float(row["ours test MSE"]) < float(row["variance"]) / 2
-    }
-    rows = [row for row in rows if (row["optimizer"], row["c"]) in moved]
-    mgic = [row for row in rows if row["network"].startswith("MGIC")]
-    rivals = [row for row in rows if row not in mgic]
-    folds = min((int(row["folds"]) for row in rows), default=0)
-    if not mgic or not rivals:
-        return NOT_RUN, "no finished runs that learned"
-    beaten = sum(
-        any(
-            (row["optimizer"], row["c"]) == (rival["optimizer"], rival["c"])
-            and float(row["ours weights"]) < float(rival["ours weights"])
-            and float(row["ours test MSE"]) < float(rival["ours test MSE"])
-            for row in mgic
-        )
-        for rival in rivals
-    )
-    words = f"an MGIC net has fewer weights and a lower error than {beaten} of {len(rivals)} rivals"
-    verdict = HOLDS if beaten == len(rivals) else IN_PART if beaten else NOT_HERE
-    ranges = " and ".join(sorted({row["c"] for row in rows}))
-    return verdict, f"{words} for c from {ranges}; at least {folds} folds each"
-
-
-def grows_linearly(rows: list[Row]) -> tuple[str, str]:
-    """Judge section 3.4's weights and multiply-adds."""
-    found = {key: section34.exponents(rows, key) for key in ("weights", "multiply-adds")}
-    mgic = [v for fits in found.values() for kind, v in fits.items() if kind != "dense"]
-    if not mgic:
-        return NOT_RUN, "fewer than two widths"
-    low, high = min(mgic), max(mgic)
-    words = f"exponents {low:.2f} to {high:.2f}, dense {found['weights']['dense']:.2f}"
-    return (HOLDS if high < 1.15 else IN_PART), words
-
-
-def memory_is(key: str, low: float, high: float) -> Judge:
-    """Judge a ratio of memory to the dense block's, in any network of the section."""
-
-    def judge(rows: list[Row]) -> tuple[str, str]:
-        ratios = [float(row[key]) for row in rows if row["block"] != "dense"]
-        inside = [low <= ratio <= high for ratio in ratios]
-        verdict = HOLDS if all(inside) else IN_PART if any(inside) else NOT_HERE
-        return verdict, f"{min(ratios):.1f} to {max(ratios):.1f} times, tensors only"
-
-    return judge
-
-
-def _is_ours(name: str) -> bool:
-    return "MGIC" in name or name.startswith("s_c")
 
 
 def _counts(table: str, network: str) -> Claim:
@@ -195,6 +88,12 @@ CLAIMS: tuple[Claim, ...] = (
     ),
     _counts("table5", "MGIC-ResNet-50"),
     _counts("table7", "MGIC-MobileNetV3"),
+    Claim(
+        "MGIC-MobileNetV3 takes about as long as GhostNet for one image",
+        "Table 8",
+        "table8.csv",
+        as_fast_as_ghostnet,
+    ),
     _counts("table9", "LR-ASPP on MGIC"),
     Claim(
         "MGIC-Large segments as well as MobileNetV3-Large",
@@ -210,7 +109,25 @@ CLAIMS: tuple[Claim, ...] = (
         compare_accuracy("mgic_diffgcn", "diffgcn", "test-hard"),
     ),
     _counts("table12", "MGIC-ResNet-56 over s_c and s_g"),
+    Claim(
+        "larger groups give a higher accuracy at the same s_c",
+        "Table 12",
+        "levels_study.csv",
+        larger_groups_help,
+    ),
     _counts("table13", "MGIC-MobileNetV3 over s_c and s_g"),
+    Claim(
+        "MGIC's lead is not easier training: more epochs do not close it",
+        "Figure 6",
+        "figure6.csv",
+        lead_is_not_speed,
+    ),
+    Claim(
+        "P should carry up what changed on the coarse level, not its features",
+        "Section 3.3",
+        "open_questions.csv",
+        difference_is_better(open_questions.WHOLE),
+    ),
 )
 UNTESTABLE = (
     ("accuracies on CIFAR-10", "Tables 3, 12", "CIFAR-10 is not on this machine"),
@@ -219,6 +136,13 @@ UNTESTABLE = (
     ("accuracies on ModelNet10", "Table 11", "ModelNet10 is not on this machine"),
     ("runtimes on a phone and a GPU", "Table 8", "neither is on this machine"),
 )
+
+# pages of the scripts that train, which make themselves
+TRAININGS = {
+    "points": "Point clouds: every model on shapes10",
+    "images": "Images: few real digits",
+    "segmentation": "Segmentation: scenes of real digits",
+}
 
 
 def write_index(docs: Path, claims: Sequence[Claim] = CLAIMS) -> Path:
@@ -239,6 +163,11 @@ def write_index(docs: Path, claims: Sequence[Claim] = CLAIMS) -> Path:
         }
         for name, item in ITEMS.items()
     ]
+    pages += [
+        {"page": f"[{title}]({name}.md)", "made by": f"`python -m scripts.{name}_results`"}
+        for name, title in TRAININGS.items()
+        if _made(docs, name)
+    ]
     text = f"""# Does the paper hold?
 
 Written by `python -m scripts.paper index` from the results in this folder; a claim has a verdict
@@ -248,7 +177,7 @@ column. Every page says by which command, with which seeds, cores and minutes it
 
 {to_markdown(rows)}
 
-Verdicts are `{HOLDS}`, `{IN_PART}`, `{NOT_HERE}`, `{NOT_TESTABLE}` and `{NOT_RUN}`.
+{to_markdown([{"verdict": verdict, "means": meaning} for verdict, meaning in VERDICTS.items()])}
 
 ## Pages
 

@@ -168,7 +168,7 @@ def _row(
 def find_measured(docs: Path, measured: Measured, results: Sequence[tuple[str, str]]) -> str | None:
     """Mean and deviation over the seeds, as a script here has measured them, if it has."""
     for row in read_rows(docs / measured.file) if results else ():
-        if all(row.get(column) == value for column, value in results):
+        if row[measured.column] and all(row.get(key) == value for key, value in results):
             mean = float(row[measured.column])
             deviation = row.get(measured.column.replace("_mean", "_std"))
             return f"{mean:.1f} ± {float(deviation):.1f}" if deviation else f"{mean:.1f}"

@@ -31,6 +31,8 @@ from scripts.paper_tables.published import number, published
 GROUP_SIZES, COARSE = (32, 16, 8, 4), 8
 SEEDS = (0, 1, 2)
 SHOWN = 16  # feature maps in the picture
+DENSE = "dense autoencoder"
+COLORS = ("#0072b2", "#d55e00")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -95,7 +97,7 @@ def make_rows(
     dense = dense_coder(CHANNELS, COARSE)
     error = train_coder(dense, moment, steps)
     none = (None, None)
-    rows.append(_row(features, "dense autoencoder", dense, [error], bound, scale, none))
+    rows.append(_row(features, DENSE, dense, [error], bound, scale, none))
     rows.append(_row(features, "PCA, the bound", None, [bound], bound, scale, none))
     for row in rows:
         row["ours, times s_g = 32"] = (
@@ -159,22 +161,34 @@ def _seeds() -> str:
 
 
 def draw_errors(rows: Sequence[dict[str, Any]]) -> bytes:
-    """Draw the error by group size, the paper's and ours, over that at s_g = 32."""
-    figure = Figure(figsize=(5.5, 3.8), layout="constrained")
-    axes = figure.add_subplot()
-    for source in dict.fromkeys(row["features"] for row in rows):
-        lines = [r for r in rows if r["features"] == source and r["coder"].startswith("s_g")]
-        axes.plot(
-            GROUP_SIZES,
-            [r["ours, times PCA"] for r in lines],
-            "o-",
-            label=f"ours: {source.split(', ')[0]}",
-        )
-    axes.axhline(1, color="#8d96a0", linestyle=":", label="PCA, the bound of linear codes")
-    axes.set(xscale="log", xlabel="group size s_g", ylabel="error over the bound")
-    axes.set_xticks(GROUP_SIZES, map(str, GROUP_SIZES))
-    axes.minorticks_off()
-    axes.legend(frameon=False, fontsize=8)
+    """Draw the error by group size: over that at s_g = 32, as the paper's, and over the bound."""
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    growth, bound = figure.subplots(1, 2)
+    for source, color in zip(dict.fromkeys(row["features"] for row in rows), COLORS, strict=False):
+        own = [row for row in rows if row["features"] == source]
+        lines = [row for row in own if row["coder"].startswith("s_g")]
+        label = f"ours: {source.split(', ')[0]}"
+        times = [row["ours, times s_g = 32"] for row in lines]
+        growth.plot(GROUP_SIZES, times, "o-", color=color, label=label)
+        # errors and their range over the seeds, in units of the bound
+        unit = [row["ours, times PCA"] / row["ours MSE / mean square"] for row in lines]
+        mean = [row["ours, times PCA"] for row in lines]
+        low = [row["ours, lowest seed"] * u for row, u in zip(lines, unit, strict=True)]
+        high = [row["ours, highest seed"] * u for row, u in zip(lines, unit, strict=True)]
+        bound.plot(GROUP_SIZES, mean, "o-", color=color, label=label)
+        bound.fill_between(GROUP_SIZES, low, high, color=color, alpha=0.2, linewidth=0)
+        (full,) = (row["ours, times PCA"] for row in own if row["coder"] == DENSE)
+        bound.axhline(full, color=color, linestyle="--", linewidth=1, label=f"{label}, {DENSE}")
+    paper = [row["paper, times s_g = 32"] for row in rows[: len(GROUP_SIZES)]]
+    growth.plot(GROUP_SIZES, paper, "s-", color="#8d96a0", label="paper: 1,024 images of ImageNet")
+    bound.axhline(1, color="black", linestyle=":", label="PCA, the bound of linear codes")
+    for axes, label in ((growth, "error over that at s_g = 32"), (bound, "error over the bound")):
+        axes.set(xscale="log", yscale="log", xlabel="group size s_g", ylabel=label)
+        axes.set_xticks(GROUP_SIZES, map(str, GROUP_SIZES))
+        axes.minorticks_off()
+        axes.set_yticks([1, 2, 5, 10, 20], map(str, [1, 2, 5, 10, 20]))
+        axes.grid(alpha=0.3)
+        axes.legend(frameon=False, fontsize=8)
     return as_png(figure)
 
 

@@ -6,17 +6,24 @@ from scripts.paper_tables.counts import Ours, compare
 from scripts.paper_tables.item import Item, Page
 
 BLOCKS = (
-    "weights: head, last convolution and squeeze-excites of Table 6 alone have {floor} M of these "
-    "(see Table 13), the rest are 16 cycles. Multiply-adds: {without} M without R and P; the rest "
-    "of the gap are the coarser levels, which every one of the 16 rows has here, also where the "
-    "width is below s_c = 64"
+    "weights: of the printed {printed} M, Table 6's head, last convolution and squeeze-excites "
+    "({floor} M) leave {left} M for stem and cycles, which have {ours} M here; multiply-adds: "
+    "{without} M without R and P, {bare} M also without coarser levels at widths up to s_c: "
+    "{verdict}"
 )
-NAMES = {"0.6x": (0.6, "1.82", "99"), "1.0x": (1.0, "4.17", "179"), "1.2x": (1.2, "5.69", "246")}
+UNEXPLAINED = "the rest is not explained"
+BETWEEN = "the printed figure lies between"
+SCALES = {
+    "0.6x": (0.6, ("2.3", "1.82", "0.48", "0.77", "99", "84", UNEXPLAINED)),
+    "1.0x": (1.0, ("5.2", "4.17", "1.03", "1.33", "179", "166", UNEXPLAINED)),
+    "1.2x": (1.2, ("7.1", "5.69", "1.41", "1.92", "246", "227", BETWEEN)),
+}
+PARTS = ("printed", "floor", "left", "ours", "without", "bare", "verdict")
 
 
 def _ours(scale: str, h_swish: bool) -> Ours:
-    width, floor, without = NAMES[scale]
-    reason = BLOCKS.format(floor=floor, without=without)
+    width, numbers = SCALES[scale]
+    reason = BLOCKS.format(**dict(zip(PARTS, numbers, strict=True)))
     if not h_swish:
         reason += "; h-swish itself costs no multiply-adds by this count"
     return Ours("mgic_mobilenetv3", {"width": width, "h_swish": h_swish}, reason)

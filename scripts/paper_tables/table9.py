@@ -15,7 +15,7 @@ LEVELS = (
 )
 SMALLER_GROUPS = (
     "halving s_g halves weights and work of the grouped maps (1.70 M and 9.70 G to 1.50 M and "
-    "7.74 G); in the paper it takes 21 % off the weights, but only 8 % off the work"
+    "7.74 G); in the paper it takes 21 % off the weights, but only 8 % off the work: not explained"
 )
 OURS = {
     "MobileNetV3-Small": Ours(

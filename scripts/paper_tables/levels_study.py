@@ -132,6 +132,9 @@ def draw(rows: Sequence[dict[str, Any]]) -> bytes:
                 place = (row["weights"], row["test_mean"])
                 axes.annotate(f"s_g {row['s_g']}", place, (6, -12), textcoords="offset points")
     axes.set(xscale="log", xlabel="weights", ylabel=DIGITS.unit)
+    ticks = [row["weights"] for row in rows if row["s_c"] == 16 and row["seeds"]]
+    axes.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
+    axes.minorticks_off()
     axes.margins(x=0.15)
     axes.grid(alpha=0.3)
     axes.legend(frameon=False)

@@ -41,8 +41,12 @@ def headline(item: Item) -> str:
     Example:
         >>> headline(Item("table5", "ResNet-50", "nothing", "seconds", "all", Page))
         'Table 5: ResNet-50'
+        >>> headline(Item("open_questions", "what is open", "nothing", "minutes", "all", Page))
+        'Open questions: what is open'
     """
     name = item.name
+    if "_" in name:
+        return f"{name.replace('_', ' ').capitalize()}: {item.title}"
     for kind in ("table", "figure", "section"):
         name = name.replace(kind, f"{kind.capitalize()} ")
     return f"{name.replace('34', '3.4')}: {item.title}"

@@ -9,6 +9,7 @@
 #include "pieces.h"
 
 #define BLOCK 32 /* rows whose second derivatives are held together */
+#define VECTORS (LANES < 16 ? 2 : 4) /* whose sums along three axes are in registers */
 #define PARTS 7  /* the features, three first and three second derivatives */
 
 typedef struct {
@@ -21,7 +22,7 @@ typedef struct {
 INLINE void derive(const float *x, int64_t step, int64_t across, const graph *edges, int64_t node,
                    float *y, int64_t y_stride, const int vectors, int64_t lanes)
 {
-    vec sums[3][4] = {};
+    vec sums[3][VECTORS] = {};
     for (int64_t e = edges->ptr[node]; e < edges->ptr[node + 1]; e++) {
         const float *row = x + edges->index[e] * step;
         for (int a = 0; a < 3; a++)
@@ -35,16 +36,25 @@ INLINE void derive(const float *x, int64_t step, int64_t across, const graph *ed
             store_lanes(y + a * y_stride + LANES * v, sums[a][v], lanes);
 }
 
-INLINE void derive_node(const float *x, int64_t channels, int64_t step, int64_t across,
-                        const graph *edges, int64_t node, float *y)
+/* The same at `rows` nodes and for all channels: y is (rows, 3, channels). A few channels of all
+ * rows before the next ones: nodes that are near in space and in number then find each other's
+ * neighbors in the first cache. */
+INLINE void derive_rows(const float *x, int64_t channels, int64_t step, int64_t across,
+                        const graph *edges, int64_t first, int64_t rows, float *y)
 {
+    const int64_t stride = 3 * channels;
     int64_t c = 0;
-    for (; c + 4 * LANES <= channels; c += 4 * LANES)
-        derive(x + c, step, across, edges, node, y + c, channels, 4, LANES);
+    for (; c + VECTORS * LANES <= channels; c += VECTORS * LANES)
+        for (int64_t r = 0; r < rows; r++)
+            derive(x + c, step, across, edges, first + r, y + r * stride + c, channels, VECTORS,
+                   LANES);
     for (; c + LANES <= channels; c += LANES)
-        derive(x + c, step, across, edges, node, y + c, channels, 1, LANES);
+        for (int64_t r = 0; r < rows; r++)
+            derive(x + c, step, across, edges, first + r, y + r * stride + c, channels, 1, LANES);
     if (c < channels)
-        derive(x + c, step, across, edges, node, y + c, channels, 1, channels - c);
+        for (int64_t r = 0; r < rows; r++)
+            derive(x + c, step, across, edges, first + r, y + r * stride + c, channels, 1,
+                   channels - c);
 }
 
 /* x: (nodes, channels); first: (nodes, 3, channels) */
@@ -53,8 +63,9 @@ void mgic_derive(const float *x, int64_t channels, int64_t nodes, const int64_t 
 {
     const graph edges = {ptr, index, value};
 #pragma omp parallel for schedule(static) num_threads(threads)
-    for (int64_t node = 0; node < nodes; node++)
-        derive_node(x, channels, channels, 0, &edges, node, first + node * 3 * channels);
+    for (int64_t node = 0; node < nodes; node += BLOCK)
+        derive_rows(x, channels, channels, 0, &edges, node,
+                    nodes - node < BLOCK ? nodes - node : BLOCK, first + node * 3 * channels);
 }
 
 /* x: (nodes, channels); first: (nodes, 3, channels), its derivatives; weight: packed for PARTS
@@ -85,9 +96,7 @@ int64_t mgic_mix_derivatives(const float *x, const float *first, int64_t channel
         }
         for (int64_t start = from; second && start < to; start += BLOCK) {
             const int64_t rows = to - start < BLOCK ? to - start : BLOCK;
-            for (int64_t r = 0; r < rows; r++)
-                derive_node(first, channels, 3 * channels, channels, &edges, start + r,
-                            second + r * 3 * channels);
+            derive_rows(first, channels, 3 * channels, channels, &edges, start, rows, second);
             const float *parts[PARTS] = {x + start * channels};
             int64_t strides[PARTS] = {channels};
             for (int a = 0; a < 3; a++) {

@@ -60,7 +60,10 @@ INLINE void multiply_rows(const float *const *parts, const int64_t *strides, int
         const int64_t count = lanes_of(plan, piece), begin = plan->begins[piece];
         const vec start = bias ? LOAD(bias + piece * LANES) : (vec){};
         float *to = y + piece * LANES;
-        if (rows == ROWS)
+        if (rows == ROWS && plan->inputs == 8) /* a constant: the loop over inputs is unrolled */
+            multiply_piece(parts, strides, num_parts, first, begin, 8, w, start, count, to, stride,
+                           ROWS);
+        else if (rows == ROWS)
             multiply_piece(parts, strides, num_parts, first, begin, plan->inputs, w, start, count,
                            to, stride, ROWS);
         else

@@ -1,0 +1,70 @@
+"""Every model is one graph to ``torch.compile``, forward and backward, with the eager values."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+from torch.testing import assert_close
+
+import mgic_geo
+import mgic_vision
+
+QUICK_POINTS = "mgic_diffgcn"
+QUICK_IMAGES = "mgic_resnet56"
+WIDE = {"width": 16, "k": 4}
+
+
+def slow_but(quick: str, names: list[str]) -> list:
+    return [pytest.param(n, marks=[] if n == quick else pytest.mark.slow) for n in names]
+
+
+def agree(model: nn.Module, inputs: tuple, *, backend: str) -> None:
+    """Values, gradients and statistics of the compiled model are those of the eager one."""
+    torch.compiler.reset()
+    twin = copy.deepcopy(model)
+    compiled = torch.compile(twin, backend=backend, fullgraph=True, dynamic=False)
+    with torch.random.fork_rng():
+        expected = model(*inputs)
+    with torch.random.fork_rng():
+        found = compiled(*inputs)
+    assert_close(found, expected, rtol=1e-4, atol=1e-4)
+    for y in (expected, found):
+        parts = y.values() if isinstance(y, dict) else [y]
+        sum(part.square().mean() for part in parts).backward()
+    state = zip(model.named_parameters(), twin.parameters(), strict=True)
+    for (name, eager), other in state:
+        assert (eager.grad is None) == (other.grad is None), name
+        if eager.grad is not None:
+            scale = eager.grad.abs().max().clamp_min(1e-3)
+            assert_close(other.grad / scale, eager.grad / scale, rtol=0, atol=1e-3, msg=name)
+    for (name, eager), other in zip(model.named_buffers(), twin.buffers(), strict=True):
+        assert_close(other, eager, rtol=1e-4, atol=1e-4, msg=name)
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
+@pytest.mark.parametrize("name", slow_but(QUICK_POINTS, mgic_geo.list_models()))
+def test_point_cloud_model_is_one_graph(name):
+    torch.manual_seed(0)
+    model = mgic_geo.create_model(name, 4, **WIDE).train()
+    batch = torch.arange(3).repeat_interleave(12)
+    agree(model, (torch.rand(36, 3), batch, 3), backend="aot_eager")
+
+
+@pytest.mark.parametrize("name", slow_but(QUICK_IMAGES, mgic_vision.list_models()))
+def test_image_model_is_one_graph(name):
+    torch.manual_seed(0)
+    if name.startswith("function"):
+        pytest.skip("not a network for images")
+    options = {"depth": 8} if "depth" in mgic_vision.list_options(name) else {}
+    model = mgic_vision.create_model(name, 4, **options).train()
+    agree(model, (torch.rand(2, 3, 64, 64),), backend="aot_eager")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["dgcnn", "mgic_diffgcn"])
+def test_point_cloud_model_compiles_with_inductor(name):
+    torch.manual_seed(0)
+    model = mgic_geo.create_model(name, 4, **WIDE).train()
+    batch = torch.arange(3).repeat_interleave(12)
+    agree(model, (torch.rand(36, 3), batch, 3), backend="inductor")

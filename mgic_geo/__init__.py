@@ -3,6 +3,7 @@
 from mgic_geo.cost import multiply_adds as multiply_adds
 from mgic_geo.cost import num_weights as num_weights
 from mgic_geo.dense import DensePointCloud as DensePointCloud
+from mgic_geo.deployment import fuse as fuse
 from mgic_geo.derivatives import EdgeGradients as EdgeGradients
 from mgic_geo.derivatives import edge_gradients as edge_gradients
 from mgic_geo.diff_conv import DiffGCNConv as DiffGCNConv

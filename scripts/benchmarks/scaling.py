@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor, nn
 
-from mgic_geo import DiffGCNConv, MGICMessagePassing, create_model
+from mgic_geo import DiffGCNConv, MGICMessagePassing, create_model, fuse
 from mgic_geo.derivatives import DerivativeOperators, derivative_operators, edge_gradients
 from mgic_geo.neighbors import knn_indices
 from mgic_geo.sparse import from_neighbors
@@ -56,9 +56,9 @@ def _conv_suite(widths: list[int], nodes: int) -> Suite:
         for width, name in curves[kind].items():
             torch.manual_seed(0)
             x = torch.randn(nodes, width)
-            contenders.append(Contender(name, inference(make_conv(width), (x, operators))))
+            contenders.append(Contender(name, inference(fuse(make_conv(width)), (x, operators))))
     return Suite(
-        f"inference, one differential G-conv, {nodes} points, s_g = s_c = {GROUP_SIZE}",
+        f"inference, one differential G-conv, fused, {nodes} points, s_g = s_c = {GROUP_SIZE}",
         contenders,
         [Pair(dense, curves["MGIC"][width]) for width, dense in curves["dense"].items()],
         curves=curves,
@@ -70,10 +70,10 @@ def _network_suite(width: int, clouds: int, points: int) -> Suite:
     contenders = []
     for name in ("diffgcn", "mgic_diffgcn"):
         torch.manual_seed(0)
-        model = create_model(name, NUM_CLASSES, width=width)
+        model = fuse(create_model(name, NUM_CLASSES, width=width))
         contenders.append(Contender(f"{name}, {width}", inference(model, (pos, batch, clouds))))
     return Suite(
-        f"inference, networks of width {width}, {clouds} clouds of {points} points",
+        f"inference, networks of width {width}, fused, {clouds} clouds of {points} points",
         contenders,
         [Pair(contenders[0].name, contenders[1].name)],
     )

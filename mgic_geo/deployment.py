@@ -1,0 +1,99 @@
+"""The form of a graph network, or of one on vectors, that is deployed."""
+
+from __future__ import annotations
+
+import copy
+from itertools import pairwise
+from typing import TypeVar
+
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch_geometric.nn import BatchNorm
+
+from mgic_geo.correction_norm import CorrectionNorm
+from mgic_geo.diff_conv import DiffGCNConv
+from mgic_geo.grouped_linear import GroupedLinear
+from mgic_geo.levels import MGICBlock, Residual
+from mgic_geo.linear import MGICLinear
+from mgic_geo.message_passing import ConvNormAct, MGICMessagePassing
+
+Model = TypeVar("Model", bound=nn.Module)
+
+
+def fuse(model: Model) -> Model:
+    r"""An equal network for inference alone, with less to compute.
+
+    A batch norm with fixed statistics is a scale :math:`a` and a shift :math:`b` of every channel,
+    and :math:`a (W x + c) + b = (a W) x + (a c + b)`. So every norm goes into the map in front of
+    it: linear and grouped maps, differential convolutions, and a cycle's prolongations
+    :math:`N_j P_j`. The norm behind a whole cycle goes into its finest layer. Norms behind edge
+    convolutions stay: a point without neighbors gets 0 from those, not a shift.
+
+    Args:
+        model: A network of this package, trained. It is left as it is.
+
+    Returns:
+        A network in evaluation mode whose parameters need no gradients; its values are those of
+        ``model.eval()`` up to rounding.
+
+    Example:
+        >>> import torch
+        >>> from mgic_geo import create_model
+        >>> model = create_model("mgic_diffgcn", k=4).eval()
+        >>> pos = torch.rand(20, 3)
+        >>> torch.testing.assert_close(fuse(model)(pos), model(pos), rtol=1e-4, atol=1e-4)
+    """
+    fused = copy.deepcopy(model).eval().requires_grad_(False)
+    for module in list(fused.modules()):
+        if isinstance(module, ConvNormAct):
+            _fold_child(module, "norm", module.conv)
+        elif type(module).forward is nn.Sequential.forward:
+            for (_, before), (name, _) in pairwise(module.named_children()):
+                _fold_child(module, name, before)
+        elif isinstance(module, MGICBlock):
+            for index, prolong in enumerate(module.prolong):
+                _fold_child(module.norms, str(index), prolong)
+    return fused
+
+
+def _fold_child(parent: nn.Module, name: str, before: nn.Module) -> None:
+    """Put the norm ``parent.name`` into ``before``, if it is one and that can take it."""
+    linear, norm = _last_map(before), _plain_norm(parent.get_submodule(name))
+    if linear is None or norm is None or norm.running_mean is None or norm.running_var is None:
+        return
+    scale = (norm.running_var + norm.eps).rsqrt()
+    scale = scale if norm.weight is None else scale * norm.weight
+    shift = -scale * norm.running_mean
+    shift = shift if norm.bias is None else shift + norm.bias
+    _scale_and_shift(linear, scale, shift)
+    setattr(parent, name, nn.Identity())
+
+
+def _scale_and_shift(linear: nn.Linear | GroupedLinear, scale: Tensor, shift: Tensor) -> None:
+    rows = linear.weight.view(scale.numel(), -1)  # of an output each, in both kinds
+    weight = (rows * scale.unsqueeze(1)).view_as(linear.weight)
+    bias = shift if linear.bias is None else linear.bias * scale + shift
+    linear.weight = nn.Parameter(weight, requires_grad=False)
+    linear.bias = nn.Parameter(bias, requires_grad=False)
+
+
+def _last_map(module: nn.Module) -> nn.Linear | GroupedLinear | None:
+    """The linear map whose result is the module's, if there is one."""
+    if isinstance(module, nn.Linear | GroupedLinear):
+        return module
+    if isinstance(module, DiffGCNConv):
+        return module.lin
+    if isinstance(module, MGICMessagePassing | MGICLinear):
+        return _last_map(module.block)
+    if isinstance(module, MGICBlock) and not isinstance(module.layers[0], Residual):
+        return _last_map(module.layers[0])
+    return None
+
+
+def _plain_norm(module: nn.Module) -> _BatchNorm | None:
+    """Torch's batch norm inside the wrappers of PyG and of a cycle."""
+    if isinstance(module, CorrectionNorm):
+        return _plain_norm(module.norm)
+    if isinstance(module, BatchNorm):
+        return _plain_norm(module.module)
+    return module if isinstance(module, _BatchNorm) else None

@@ -1,0 +1,86 @@
+"""The deployed form of graph networks and of networks on vectors equals the trained one."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.testing import assert_close
+from torch_geometric.nn import GCNConv
+
+from mgic_geo import MGICGNN, MGICMLP, MGICMessagePassing, create_model, fuse, list_models
+
+BATCH = torch.arange(3).repeat_interleave(14)
+POINTS = torch.rand(42, 3, generator=torch.Generator().manual_seed(0)), BATCH
+
+
+def trained(model: nn.Module, *inputs) -> nn.Module:
+    """After a few steps, and with scales and shifts of both signs."""
+    generator = torch.Generator().manual_seed(0)
+    optimizer = torch.optim.SGD(model.train().parameters(), lr=0.05)
+    for _ in range(3):
+        optimizer.zero_grad()
+        model(*inputs).square().mean().backward()
+        optimizer.step()
+    for norm in norms(model):
+        norm.weight.data += 0.3 * torch.randn(norm.weight.shape, generator=generator)
+        norm.bias.data += 0.3 * torch.randn(norm.bias.shape, generator=generator)
+    return model
+
+
+def norms(model: nn.Module) -> list[_BatchNorm]:
+    return [module for module in model.modules() if isinstance(module, _BatchNorm)]
+
+
+def assert_fuses(model: nn.Module, *inputs) -> nn.Module:
+    before = copy.deepcopy(model.state_dict())
+    fused = fuse(model)
+    assert model.training
+    assert_close(model.state_dict(), before, rtol=0, atol=0)
+    assert not any(parameter.requires_grad for parameter in fused.parameters())
+    with torch.no_grad():
+        y, expected = fused(*inputs), copy.deepcopy(model).eval()(*inputs)
+    scale = expected.abs().max()
+    assert_close(y / scale, expected / scale, rtol=0, atol=1e-4)
+    return fused
+
+
+@pytest.mark.parametrize("name", list_models())
+def test_fused_point_cloud_network_equals_the_trained_one(name):
+    torch.manual_seed(0)
+    model = trained(create_model(name, 4, width=32, k=5), *POINTS)
+    fused = assert_fuses(model, *POINTS)
+    # what stays: a norm behind every edge convolution
+    kept = {"mgic_dgcnn": 6 * (1 + 2) + 1, "dgcnn": 6, "random_graph": 6}.get(name, 0)
+    assert len(norms(fused)) == kept
+
+
+def test_points_without_neighbors_are_fused_right():
+    torch.manual_seed(0)
+    model = trained(create_model("dgcnn", 4, width=8), torch.rand(20, 3), torch.arange(20) % 4)
+    assert_fuses(model, torch.rand(3, 3), torch.arange(3))
+
+
+def test_fused_perceptron_equals_the_trained_one_and_has_no_norms():
+    torch.manual_seed(0)
+    x = torch.randn(30, 12)
+    fused = assert_fuses(trained(MGICMLP(12, 64, 2, 3), x), x)
+    assert norms(fused) == []
+
+
+def test_convolutions_that_take_no_norm_keep_it():
+    torch.manual_seed(0)
+    inputs = torch.randn(6, 32), torch.tensor([[0, 1, 2, 3, 4], [1, 2, 3, 4, 5]])
+    fused = assert_fuses(trained(MGICMessagePassing(32, 32, GCNConv), *inputs), *inputs)
+    assert len(norms(fused)) == 2  # of the coarser levels; those of the prolongations are gone
+    options = {"num_layers": 2, "conv": GCNConv, "norm": "batch_norm"}
+    assert_fuses(trained(MGICGNN(32, 32, **options), *inputs), *inputs)
+
+
+@pytest.mark.slow
+def test_fused_network_is_one_graph():
+    torch.compiler.reset()
+    fused = fuse(create_model("mgic_diffgcn", 4, width=16, k=4, layers=1))
+    compiled = torch.compile(fused, backend="eager", fullgraph=True)
+    assert_close(compiled(*POINTS, 3), fused(*POINTS, 3))

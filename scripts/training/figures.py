@@ -76,7 +76,7 @@ def draw_curves(metrics: Mapping[str, NDArray], best: int | None, reason: str = 
         best: Row of the best epoch, marked by a line, or None.
         reason: What that epoch is best in, for the legend.
     """
-    figure = Figure(figsize=(10, 3.9), layout="constrained")
+    figure = Figure(figsize=(10, 4.9), layout="constrained")
     loss, accuracy = figure.subplots(1, 2)
     _plot_columns(loss, metrics, [c for c in ("train_loss", "val_loss") if c in metrics], best)
     _plot_columns(accuracy, metrics, [c for c in metrics if ACCURACY_LIKE.fullmatch(c)], best)
@@ -93,7 +93,7 @@ def draw_curves(metrics: Mapping[str, NDArray], best: int | None, reason: str = 
             text = f"epoch {metrics['epoch'][best]:.0f}: {reason}"
             axes.axvline(metrics["epoch"][best], color=INK, linestyle=":", linewidth=1, label=text)
         if axes.get_legend_handles_labels()[0]:
-            axes.legend(fontsize=8)
+            axes.legend(fontsize=8, loc="upper left", bbox_to_anchor=(0, -0.14))
     return figure
 
 
@@ -114,11 +114,16 @@ def _plot_columns(axes: Axes, metrics: Mapping[str, NDArray], names: list[str], 
             marker=marker,
             markersize=3.5,
             linewidth=1.6,
-            label=f"{'validation' if part == 'val' else 'training'} {quantity.replace('_', ' ')}",
+            label=f"{'validation' if part == 'val' else 'training'} {_spell(quantity)}",
         )
         if best is not None and part == "val":
             point = (metrics["epoch"][best], metrics[name][best])
             axes.plot(*point, "o", color=color, markersize=6, markeredgecolor="white")
+
+
+def _spell(quantity: str) -> str:
+    top = re.fullmatch(r"top(\d+)", quantity)
+    return f"top-{top[1]} accuracy" if top else quantity.replace("_", " ")
 
 
 @as_png

@@ -102,6 +102,7 @@ def torchvision_lraspp(
     reduced_tail: bool = True,
     in_chans: int = 3,
     features_only: bool = False,
+    global_pool: str = "",
 ) -> nn.Module:
     """:class:`LRASPP` on a MobileNetV3 of torchvision with output stride 16.
 
@@ -114,6 +115,7 @@ def torchvision_lraspp(
             ``lraspp_mobilenet_v3_large`` does not.
         in_chans: Channels of the images.
         features_only: Return the backbone alone.
+        global_pool: As :class:`LRASPP`.
 
     Raises:
         ImportError: If torchvision is missing.
@@ -131,7 +133,9 @@ def torchvision_lraspp(
     backbone = Backbone(stem, stages, final, num_features=final.out_channels, input_size=size)
     if features_only:
         return backbone
-    return LRASPP(backbone, num_classes, filters=filters, pool_window=pool_window)
+    return LRASPP(
+        backbone, num_classes, filters=filters, pool_window=pool_window, global_pool=global_pool
+    )
 
 
 def timm_ghostnet(
@@ -212,6 +216,7 @@ def _replace_first(source: nn.Module, in_chans: int) -> None:
         padding=cast(Any, conv.padding),
         bias=conv.bias is not None,
     )
+    nn.init.kaiming_normal_(fresh.weight, mode="fan_out")  # as torchvision does
     source.set_submodule(name, fresh)
 
 

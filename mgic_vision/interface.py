@@ -72,8 +72,8 @@ class Head(nn.Module):
         self.classifier: nn.Module = nn.Identity()
         self.reset(num_classes, global_pool)
 
-    def reset(self, num_classes: int, global_pool: str) -> None:
-        """Put a fresh classifier, on the device of the old one, and another pooling in place."""
+    def reset(self, num_classes: int, global_pool: str, like: Tensor | None = None) -> None:
+        """Put a fresh classifier, of the device and type of ``like``, and a pooling in place."""
         if global_pool not in POOLS:
             raise ValueError(f"global_pool must be one of {list(POOLS)}, got {global_pool!r}")
         if num_classes < 0:
@@ -82,8 +82,7 @@ class Head(nn.Module):
             raise ValueError(f"global_pool='' goes with num_classes=0, got {num_classes}")
         self.num_classes, self.global_pool = num_classes, global_pool
         self.pool = POOLS[global_pool]()
-        old = next(self.parameters(), None)
-        factory = {} if old is None else {"device": old.device, "dtype": old.dtype}
+        factory = {} if like is None else {"device": like.device, "dtype": like.dtype}
         self.classifier = (
             nn.Linear(self.num_features, num_classes, **factory) if num_classes else nn.Identity()
         )
@@ -166,8 +165,17 @@ class ImageModel(Backbone):
         return self.head.classifier
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """Put a fresh classifier in place, e.g. for another data set."""
-        self.head.reset(num_classes, self.global_pool if global_pool is None else global_pool)
+        """Put a fresh classifier in place, e.g. for another data set.
+
+        Args:
+            num_classes: Classes to tell apart; 0 for none.
+            global_pool: ``"avg"``, ``"max"`` or ``""``; ``None`` for what it was.
+
+        Raises:
+            ValueError: As :class:`Head`.
+        """
+        pool = self.global_pool if global_pool is None else global_pool
+        self.head.reset(num_classes, pool, next(self.parameters()))
 
     def forward(self, x: Tensor) -> Tensor:
         """Score the classes."""

@@ -58,6 +58,7 @@ class LRASPP(nn.Module):
         filters: Channels of the weighted features.
         pool_window: Side of the windows, in features; ``None`` for one window over the whole map,
             which also exports with a size that is not fixed.
+        global_pool: ``""``, the only choice: masks are not pooled.
 
     Shape:
         - ``x``: ``(B, in_chans, H, W)``, any height and width.
@@ -68,8 +69,8 @@ class LRASPP(nn.Module):
         (C_8 + filters + 2) * num_classes`` weights beside the backbone's.
 
     Raises:
-        ValueError: If ``backbone`` does not offer both strides, ``filters`` is below 1 or
-            ``num_classes`` below 0.
+        ValueError: If ``backbone`` does not offer both strides, ``filters`` is below 1,
+            ``num_classes`` below 0, or masks are to be pooled.
 
     References:
         Section 4.4; Howard et al., Searching for MobileNetV3 (2019), section 6.4.
@@ -89,6 +90,7 @@ class LRASPP(nn.Module):
         *,
         filters: int = 128,
         pool_window: int | None = 49,
+        global_pool: str = "",
     ) -> None:
         super().__init__()
         widths = {info["name"]: info["num_chs"] for info in backbone.feature_info}
@@ -107,7 +109,7 @@ class LRASPP(nn.Module):
                 act=nn.Sigmoid(),
             )
         )
-        self.reset_classifier(num_classes)
+        self.reset_classifier(num_classes, global_pool)
 
     @property
     def in_chans(self) -> int:

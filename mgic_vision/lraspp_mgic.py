@@ -38,6 +38,7 @@ def lraspp_mgic_large(
     filters: int = 128,
     pool_window: int | None = 49,
     features_only: bool = False,
+    global_pool: str = "",
     **network: Unpack[NetworkOptions],
 ) -> nn.Module:
     """LR-ASPP on MGIC-MobileNetV3-Large with half the channels in its last block.
@@ -47,6 +48,7 @@ def lraspp_mgic_large(
         filters: As :class:`LRASPP`.
         pool_window: As :class:`LRASPP`.
         features_only: Return the backbone alone.
+        global_pool: As :class:`LRASPP`.
         **network: As :class:`NetworkOptions`, but with ``output_stride=16``.
 
     Cost:
@@ -65,7 +67,9 @@ def lraspp_mgic_large(
     backbone = _backbone(LARGE, 960, **network)
     if features_only:
         return backbone
-    return LRASPP(backbone, num_classes, filters=filters, pool_window=pool_window)
+    return LRASPP(
+        backbone, num_classes, filters=filters, pool_window=pool_window, global_pool=global_pool
+    )
 
 
 def lraspp_mgic_small(
@@ -74,6 +78,7 @@ def lraspp_mgic_small(
     filters: int = 128,
     pool_window: int | None = 49,
     features_only: bool = False,
+    global_pool: str = "",
     **network: Unpack[NetworkOptions],
 ) -> nn.Module:
     """LR-ASPP on MGIC-MobileNetV3-Small with half the channels in its last block.
@@ -83,6 +88,7 @@ def lraspp_mgic_small(
         filters: As :class:`LRASPP`.
         pool_window: As :class:`LRASPP`.
         features_only: Return the backbone alone.
+        global_pool: As :class:`LRASPP`.
         **network: As :class:`NetworkOptions`, but with ``output_stride=16``.
 
     Cost:
@@ -101,7 +107,9 @@ def lraspp_mgic_small(
     backbone = _backbone(SMALL, 576, **network)
     if features_only:
         return backbone
-    return LRASPP(backbone, num_classes, filters=filters, pool_window=pool_window)
+    return LRASPP(
+        backbone, num_classes, filters=filters, pool_window=pool_window, global_pool=global_pool
+    )
 
 
 def halve_last_block(rows: Sequence[Row]) -> tuple[Row, ...]:

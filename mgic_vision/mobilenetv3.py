@@ -171,18 +171,8 @@ def mobile_parts(
 ) -> Parts:
     """Stem, stages and last convolution of an MGIC-MobileNetV3.
 
-    Args:
-        rows: One block each.
-        last: Channels of the last convolution.
-        width: This and all that follow: see :class:`NetworkOptions`.
-        h_swish: As there.
-        squeeze: As there.
-        output_stride: As there.
-        group_size: As there.
-        coarse_size: As there.
-        min_levels: As there.
-        change: As there.
-        in_chans: As there.
+    Every one of ``rows`` is a block, ``last`` are the channels of the last convolution; the other
+    arguments are those of :class:`NetworkOptions`.
 
     Raises:
         ValueError: If ``width`` is not positive, ``output_stride`` not a power of 2 from 2 on, or

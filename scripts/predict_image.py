@@ -25,6 +25,7 @@ from scripts.training.scenes import read_scene
 from scripts.training.weights import Weights, read_weights
 
 MOST_PROBABLE = 5
+SMALLEST_SHARE = 0.0005  # of the pixels, for a class to be named
 
 
 def main(args: Sequence[str] | None = None) -> int:
@@ -87,7 +88,9 @@ def predict(network: nn.Module, info: dict[str, Any], file: Path) -> str:
     mask = score(network, read_scene(file, info).image).argmax(dim=0).numpy().astype(np.uint8)
     write_mask(mask_path(file), mask, info["colors"])
     shares = np.bincount(mask.ravel(), minlength=len(info["classes"])) / mask.size
-    named = most_probable(torch.from_numpy(shares), info["classes"])
+    seen = shares >= SMALLEST_SHARE
+    names = [name for name, is_seen in zip(info["classes"], seen, strict=True) if is_seen]
+    named = most_probable(torch.from_numpy(shares[seen]), names)
     return "  ".join([str(mask_path(file)), *named])
 
 

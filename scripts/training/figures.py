@@ -123,7 +123,8 @@ def _plot_columns(axes: Axes, metrics: Mapping[str, NDArray], names: list[str], 
 
 def _spell(quantity: str) -> str:
     top = re.fullmatch(r"top(\d+)", quantity)
-    return f"top-{top[1]} accuracy" if top else quantity.replace("_", " ")
+    text = f"top-{top[1]} accuracy" if top else quantity.replace("_", " ")
+    return text.replace("miou", "mIoU")
 
 
 @as_png
@@ -142,7 +143,7 @@ def draw_confusion(counts: NDArray, classes: Sequence[str], title: str) -> Figur
     totals = counts.sum(axis=1, keepdims=True)
     shares = counts / np.maximum(totals, 1)
     image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    axes.set(title=title, xlabel="predicted", ylabel="true (samples)")
+    axes.set(title=title, xlabel="predicted", ylabel="true (count)")
     size = min(9.0, 72 * side / n / 1.5)
     if n <= 60:
         rows = [f"{label(c)} ({t:,})" for c, t in zip(classes, totals[:, 0], strict=True)]

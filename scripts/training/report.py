@@ -109,7 +109,8 @@ summary { cursor: pointer; }
 <tr><th scope="row">{{ name }}</th>
 {% for cell in cells %}
 <td>{% if cell %}<span class="bar"><i style="width: {{ cell.percent }}%"></i></span>
-<span class="share">{{ cell.percent }} %</span> ({{ cell.correct }} of {{ cell.count }})
+<span class="share">{{ cell.percent }} %</span>
+({{ "{:,} of {:,}".format(cell.correct, cell.count) }})
 {% else %}no samples{% endif %}</td>
 {% endfor %}
 </tr>

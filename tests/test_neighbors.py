@@ -6,91 +6,15 @@ from fractions import Fraction
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from neighbor_clouds import CLOUDS, PRODUCT, integers, normal, oracle, ragged_batch
 from torch import Tensor
 from torch.testing import assert_close
 from torch_geometric import EdgeIndex
 
 from mgic_geo import neighbors
-from mgic_geo.native import build
 from mgic_geo.neighbors import knn_graph, knn_indices
 
 pytestmark = pytest.mark.usefixtures("kernels")
-
-PRODUCT = 200  # points of a cloud that is large enough for the matrix product
-
-
-def all_distances(x: Tensor, batch: Tensor | None = None) -> Tensor:
-    """Squared distances by the rule, infinite for the point itself and for other clouds."""
-    x = x.double()
-    distances = torch.zeros(len(x), len(x), dtype=torch.float64)
-    for coord in x.unbind(1):
-        distances += (coord[:, None] - coord).square()
-    batch = torch.zeros(len(x), dtype=torch.int64) if batch is None else batch
-    distances[batch[:, None] != batch] = torch.inf
-    return distances.fill_diagonal_(torch.inf)
-
-
-def oracle(x: Tensor, k: int, batch: Tensor | None = None) -> Tensor:
-    """Sorts all points by (distance, index); where there is no k-th one, -1."""
-    distances, order = all_distances(x, batch).sort(stable=True)
-    order[distances.isinf()] = -1
-    return torch.nn.functional.pad(order, (0, k), value=-1)[:, :k]
-
-
-def normal(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
-
-
-def integers(high: int, *shape: int) -> Tensor:
-    return torch.randint(high, shape, generator=torch.Generator().manual_seed(0))
-
-
-def relu_features() -> Tensor:
-    return (normal(PRODUCT, 3) @ normal(3, 64, seed=1)).relu()
-
-
-def half_duplicated() -> Tensor:
-    return normal(PRODUCT // 2, 3).repeat(2, 1)
-
-
-def with_outlier(distance: float) -> Tensor:
-    x = normal(PRODUCT, 3)
-    x[17] = distance
-    return x
-
-
-CLOUDS: dict[str, Callable[[], Tensor]] = {
-    "dim 1": lambda: normal(PRODUCT, 1),
-    "dim 3": lambda: normal(PRODUCT, 3),
-    "dim 64": lambda: normal(PRODUCT, 64),
-    "float64": lambda: normal(PRODUCT, 3).double() + 1e-9 * normal(PRODUCT, 3, seed=1).double(),
-    "bfloat16": lambda: normal(PRODUCT, 3).bfloat16(),
-    "float16": lambda: normal(PRODUCT, 3).half(),
-    "relu features": relu_features,
-    "offset 10": lambda: normal(PRODUCT, 3) + 10,
-    "offset 100": lambda: normal(PRODUCT, 3) + 100,
-    "offset 1000": lambda: normal(PRODUCT, 3) + 1000,
-    "offset 1e6, mostly ties": lambda: normal(PRODUCT, 3) + 1e6,
-    "integer grid": lambda: integers(5, PRODUCT, 3).float(),
-    "integer line": lambda: torch.arange(float(PRODUCT))[:, None],
-    "binary features": lambda: integers(2, PRODUCT, 64).float(),
-    "half duplicated": half_duplicated,
-    "half duplicated in 64 dimensions": lambda: normal(PRODUCT // 2, 64).repeat(2, 1),
-    "identical points": lambda: torch.full((PRODUCT, 3), 0.1),
-    "identical points in the origin": lambda: torch.zeros(PRODUCT, 3),
-    "outlier 1e4": lambda: with_outlier(1e4),
-    "outlier 1e9": lambda: with_outlier(1e9),
-    "two far clusters": lambda: torch.cat([normal(PRODUCT, 3), normal(PRODUCT, 3, seed=1) + 1e7]),
-    "scaled by 1e-30": lambda: normal(PRODUCT, 3) * 1e-30,
-    "scaled by 1e25": lambda: normal(PRODUCT, 3) * 1e25,
-    "subnormal": lambda: normal(PRODUCT, 3) * 1e-41,
-    "near the largest float": lambda: normal(PRODUCT, 3) * 5e37,
-    "size not a multiple of the groups": lambda: normal(331, 5),
-    "just too small for the product": lambda: normal(neighbors._SMALL, 3),
-    "just large enough for the product": lambda: normal(neighbors._SMALL + 1, 3),
-}
 
 
 @pytest.mark.parametrize("k", [1, 10])
@@ -131,13 +55,6 @@ def test_clouds_of_one_batch_may_differ_in_scale() -> None:
     assert_close(knn_indices(x, 5, batch), oracle(x, 5, batch))
 
 
-def test_rows_of_a_large_cloud_are_searched_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
-    x = torch.cat([normal(PRODUCT, 3), integers(3, PRODUCT, 3).float()])
-    monkeypatch.setattr(neighbors, "_ROWS", 7)
-    monkeypatch.setattr(neighbors, "_BLOCK", 7 * len(x))
-    assert_close(knn_indices(x, 6), oracle(x, 6))
-
-
 @pytest.mark.parametrize("k", [20, 48, 49, 150, 199, 200, 300])
 def test_k_may_be_large(k: int) -> None:
     x = normal(PRODUCT, 3)
@@ -145,15 +62,6 @@ def test_k_may_be_large(k: int) -> None:
 
 
 # Batches
-
-
-def ragged_batch() -> tuple[Tensor, Tensor]:
-    """Clouds of one, two, few and many points, with ids left out and in no order."""
-    ids = torch.tensor([0, 2, 3, 7, 8, 9, 11])
-    sizes = torch.tensor([30, 1, PRODUCT, 2, 150, 5, 31])
-    batch = ids.repeat_interleave(sizes)
-    batch = batch[normal(len(batch)).argsort()]
-    return normal(len(batch), 3, seed=1), batch
 
 
 @pytest.mark.parametrize("backend", ["auto", "exact"])
@@ -227,69 +135,6 @@ def test_places_that_do_not_exist_hold_minus_one() -> None:
 
 def test_a_lone_point_has_no_neighbors() -> None:
     assert knn_graph(torch.zeros(1, 3), 2).shape == (2, 0)
-
-
-# Which rows the product may decide
-
-
-def test_distinct_points_need_no_differences(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(build, "library", lambda: None)
-
-    def refuse(*_: object) -> Tensor:
-        raise AssertionError("a row fell back")
-
-    monkeypatch.setattr(neighbors, "_rank", refuse)
-    monkeypatch.setattr(neighbors, "_search_differences", refuse)
-    for x in (normal(PRODUCT, 3) + 1000, relu_features()):
-        assert_close(knn_indices(x, 10), oracle(x, 10))
-
-
-def test_duplicates_are_decided_among_candidates(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(build, "library", lambda: None)
-
-    def refuse(*_: object) -> Tensor:
-        raise AssertionError("a row fell back to its whole cloud")
-
-    monkeypatch.setattr(neighbors, "_search_differences", refuse)
-    x = half_duplicated()
-    assert_close(knn_indices(x, 10), oracle(x, 10))
-
-
-@pytest.mark.parametrize("name", ["outlier 1e9", "two far clusters"])
-def test_without_its_bound_the_product_would_err(
-    name: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(build, "library", lambda: None)
-    monkeypatch.setattr(neighbors, "_rounding", lambda dim: 0.0)
-    x = CLOUDS[name]()
-    assert (knn_indices(x, 10) != oracle(x, 10)).any()
-
-
-@pytest.mark.parametrize("name", ["dim 64", "offset 1000", "outlier 1e9", "two far clusters"])
-def test_the_product_errs_by_less_than_its_bound(name: str) -> None:
-    x = CLOUDS[name]().double()
-    coords = x.T.contiguous()
-    centered = coords - coords.mean(1, keepdim=True)
-    norms = centered.square().sum(0)
-    candidates, approximate = neighbors._propose(centered, norms, len(x) // 4)
-    exact = all_distances(x).gather(1, candidates)
-    bound = neighbors._rounding(x.size(1)) * (norms[:, None] + exact)
-    assert ((approximate - exact).abs() <= bound).all()
-
-
-@settings(max_examples=60, deadline=None, derandomize=True)
-@given(data=st.data(), k=st.integers(1, 5), dim=st.integers(1, 3))
-def test_any_grid_cloud_is_searched_exactly(data: st.DataObject, k: int, dim: int) -> None:
-    size = data.draw(st.integers(1, 40))
-    span, num_clouds = data.draw(st.integers(1, 6)), data.draw(st.integers(1, 3))
-    generator = torch.Generator().manual_seed(data.draw(st.integers(0, 2**16)))
-    x = torch.randint(span, (size, dim), generator=generator) * data.draw(
-        st.sampled_from([1.0, 0.1, 1e-30, 1e25])
-    )
-    batch = torch.randint(num_clouds, (size,), generator=generator)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(neighbors, "_SMALL", 0)
-        assert_close(knn_indices(x, k, batch), oracle(x, k, batch))
 
 
 # Inside PyTorch

@@ -16,6 +16,7 @@ from torch_geometric.nn.inits import reset
 from torch_geometric.utils import is_sparse
 
 ATTENTION = (pyg.GATConv, pyg.GATv2Conv, pyg.SuperGATConv, pyg.TransformerConv)
+BATCH_NORMS = (nn.BatchNorm1d, nn.SyncBatchNorm)
 
 
 class GroupedConv(nn.Module):
@@ -111,9 +112,9 @@ class VmapConv(GroupedConv):
 
     ``conv`` is the first copy with a leading axis of groups on every parameter and buffer, so
     training mode, device, dtype and running statistics are handled as in any module. Dropout is
-    drawn for each group. Where vmap has no rule (sparse adjacency, ``EdgeIndex``, ``torch.export``)
-    the groups run one by one. Arguments and shapes are those of :class:`GroupedConv`; ``convs`` are
-    copied.
+    drawn for each group. Where vmap has no rule (sparse adjacency, ``EdgeIndex``, ``torch.export``,
+    batch norm under autocast) the groups run one by one. Arguments and shapes are those of
+    :class:`GroupedConv`; ``convs`` are copied.
 
     Example:
         >>> conv = VmapConv(4, 8, [pyg.GATConv(2, 4), pyg.GATConv(2, 4)])
@@ -154,14 +155,20 @@ class VmapConv(GroupedConv):
             return self._checked(out, self.out_channels // self.groups)
 
         state, inputs = state_of(self.conv), self._split(x)
-        compressed = is_sparse(edge_index) or isinstance(edge_index, EdgeIndex)
-        if compressed or torch.compiler.is_exporting():
+        if torch.compiler.is_exporting() or self._lacks_rule(edge_index):
             slices = [{k: tensor[i] for k, tensor in state.items()} for i in range(self.groups)]
             outputs = [run(s, each_side(itemgetter(i), inputs)) for i, s in enumerate(slices)]
             return torch.cat(outputs, -1)
         in_dims = (0, each_side(lambda _: 0, inputs))
         grouped = vmap(run, in_dims, out_dims=-2, randomness="different")(state, inputs)
         return grouped.flatten(-2)  # (N, g, out / g) -> (N, out)
+
+    def _lacks_rule(self, edge_index: Any) -> bool:
+        compressed = is_sparse(edge_index) or isinstance(edge_index, EdgeIndex)
+        if compressed or not torch.is_autocast_enabled(edge_index.device.type):
+            return compressed
+        # vmap hands batch norm features in half precision beside statistics in float32
+        return any(isinstance(module, BATCH_NORMS) for module in self.conv.modules())
 
 
 def is_stackable(conv: nn.Module) -> bool:

@@ -347,6 +347,20 @@ def test_modules_among_the_keyword_arguments_are_not_shared_by_the_copies():
     assert len(ids | {id(aggregation.t)}) == 3
 
 
+@pytest.mark.parametrize("name", [name for name, case in CASES.items() if case[2] is VmapConv])
+def test_autocast_of_stacked_copies_gives_finite_gradients(name):
+    conv, kwargs, _ = CASES[name]
+    grouped = make_grouped_conv(conv, CHANNELS, OUT, GROUPS)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        out = grouped(
+            draw(NODES, CHANNELS).float(), EDGES, **{key: v.float() for key, v in kwargs.items()}
+        )
+    out.float().square().sum().backward()
+    grads = [p.grad for p in grouped.parameters() if p.grad is not None]
+    assert all(grad.isfinite().all() for grad in grads)
+    assert any((grad != 0).any() for grad in grads)
+
+
 @pytest.mark.parametrize("strategy", ["wide", "vmap", "loop"])
 @pytest.mark.parametrize("name", ["gcn", "sage", "graph", "gat", "transformer"])
 def test_autocast_stays_near_full_precision(name, strategy):

@@ -12,7 +12,7 @@ from torch_geometric.data import Data
 from torch_geometric.loader import NeighborLoader
 from torch_geometric.utils import k_hop_subgraph
 
-from mgic_geo import DiffGCNConv, GroupedEdgeConv, MGICGNN, edge_gradients
+from mgic_geo import MGICGNN, DiffGCNConv, GroupedEdgeConv, edge_gradients
 
 NODES = 30
 pytestmark = pytest.mark.filterwarnings("ignore:Using 'NeighborSampler' without a 'pyg-lib'")

@@ -1,5 +1,7 @@
 """Multigrid-in-channels layers and networks for graphs and point clouds."""
 
+from mgic_geo.conversion import Report as Report
+from mgic_geo.convert import convert as convert
 from mgic_geo.cost import multiply_adds as multiply_adds
 from mgic_geo.cost import num_weights as num_weights
 from mgic_geo.dense import DensePointCloud as DensePointCloud

@@ -7,6 +7,7 @@ from mgic_vision.blocks import bottleneck as bottleneck
 from mgic_vision.blocks import dense_level as dense_level
 from mgic_vision.blocks import ghost_bottleneck as ghost_bottleneck
 from mgic_vision.blocks import inverted_residual as inverted_residual
+from mgic_vision.convert import convert as convert
 from mgic_vision.deployment import fuse as fuse
 from mgic_vision.interface import Head as Head
 from mgic_vision.interface import ImageModel as ImageModel

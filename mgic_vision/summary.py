@@ -203,7 +203,7 @@ def _dense(layer: nn.Module, name: str, layers: Counter[str]) -> Cost:
 
 def _multiply_adds(model: nn.Module, input_size: tuple[int, ...]) -> Counter[str]:
     """Multiply-adds of every convolution and linear map, by its name, for one input."""
-    shadow = _without_values(model).eval()
+    shadow = without_values(model).eval()
     counts: Counter[str] = Counter()
 
     def count(layer: Any, _: Any, output: Tensor, *, name: str) -> None:
@@ -220,7 +220,7 @@ def _multiply_adds(model: nn.Module, input_size: tuple[int, ...]) -> Counter[str
     return counts
 
 
-def _without_values(model: nn.Module) -> nn.Module:
+def without_values(model: nn.Module) -> nn.Module:
     """A copy of ``model`` on the meta device; no tensor is copied."""
     memo: dict[int, Any] = {}
     for parameter in model.parameters():

@@ -18,8 +18,9 @@ import torch
 from mgic_geo import num_weights
 from scripts.rivalry import page
 from scripts.rivalry.tasks import TASKS
-from scripts.rivalry.training import read_or_make, train
+from scripts.rivalry.training import train
 from scripts.rivalry.units import Unit, inference_seconds, match, read_units, step_seconds
+from scripts.training.files import read_or_make
 
 STEPS = 200
 

@@ -10,7 +10,7 @@ README = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
 
 
-@pytest.mark.parametrize("block", BLOCKS, ids=["gnn", "point_clouds"])
+@pytest.mark.parametrize("block", BLOCKS, ids=["gnn", "point_clouds", "convert"])
 def test_a_python_block_runs(block):
     names: dict = {}
     exec(compile(block, "README.md", "exec"), names)

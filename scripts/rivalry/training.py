@@ -1,10 +1,8 @@
 """One run of the comparison: short enough to be done again when it is interrupted."""
 
-import json
 import math
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,7 +11,6 @@ from torch import nn
 from mgic_geo import num_weights
 from scripts.rivalry.tasks import Task
 from scripts.training.errors import NonFiniteError
-from scripts.training.files import write_whole
 from scripts.training.optimizer import OptimizerSettings
 from scripts.training.seeds import derive_seed
 
@@ -68,10 +65,3 @@ def evaluate(network: nn.Module, task: Task) -> float:
     network.eval()
     errors = [task.error(network(*inputs), target).item() for *inputs, target in task.test()]
     return sum(errors) / len(errors)
-
-
-def read_or_make(path: Path, make: Callable[[], Any]) -> Any:
-    """Read a result, or compute and keep it."""
-    if not path.exists():
-        write_whole(path, (json.dumps(make(), indent=1) + "\n").encode())
-    return json.loads(path.read_text())

@@ -1,7 +1,10 @@
 """Files that are written whole or not at all."""
 
+import json
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 PART = ".part"
 
@@ -30,6 +33,20 @@ def write_whole(path: Path, content: bytes) -> None:
         os.fsync(folder)
     finally:
         os.close(folder)
+
+
+def read_or_make(path: Path, make: Callable[[], Any]) -> Any:
+    """Read plain values from a JSON file, or make them and keep them there.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     [read_or_make(Path(folder, "x.json"), lambda: {"made": n}) for n in range(2)]
+        [{'made': 0}, {'made': 0}]
+    """
+    if not path.exists():
+        write_whole(path, (json.dumps(make(), indent=1) + "\n").encode())
+    return json.loads(path.read_text())
 
 
 def remove_parts(folder: Path) -> None:

@@ -1,0 +1,248 @@
+"""Somebody's graph network with cycles in place of its convolutions."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+import torch_geometric.nn as pyg
+from torch import Tensor, nn
+from torch_geometric.nn.inits import reset
+
+from mgic_geo.conversion import (
+    NotConvertible,
+    Report,
+    Row,
+    check_chosen,
+    check_patterns,
+    outermost,
+    replace_module,
+    require,
+)
+from mgic_geo.cost import num_weights
+from mgic_geo.levels import level_plan
+from mgic_geo.message_passing import MGICMessagePassing
+
+Factory = Callable[[int, int], nn.Module]
+PLAIN = (bool, int, float, str, tuple, type(None))
+
+
+def convert(
+    model: nn.Module,
+    *,
+    group_size: int,
+    coarse_size: int | None = None,
+    include: Sequence[str] | None = None,
+    exclude: Sequence[str] | None = None,
+    min_width: int = 32,
+    factories: Mapping[type[nn.Module], Factory] | None = None,
+    norm: str | Callable | None = "batch_norm",
+    act: str | Callable | None = "relu",
+) -> tuple[nn.Module, Report]:
+    """Rewrite a graph network: :class:`MGICMessagePassing` where a convolution keeps its width.
+
+    Inside the cycle stands the same convolution with the same options, built anew at the widths of
+    the levels. Its options are read from its attributes, where its constructor's arguments are
+    kept under their own names, as in PyG; what is built is compared with what was there, and a
+    convolution that cannot be built alike is left. Give ``factories`` for those.
+
+    A cycle reaches several hops (:attr:`MGICMessagePassing.num_hops`), which sampled neighborhoods
+    have to have. Everything that is new has to be trained.
+
+    Args:
+        model: The network, such as PyG's ``GCN``, ``GraphSAGE``, ``GIN`` or ``GAT``, or your own;
+            it is left as it is, and a copy returned.
+        group_size: Channels per group, :math:`s_g`.
+        coarse_size: Width of the coarsest level, :math:`s_c`; ``None`` means ``group_size``.
+        include: Patterns of convolution names, such as ``"convs.1"``; others are left.
+        exclude: Patterns of convolution names that are left.
+        min_width: Convolutions with fewer channels are left.
+        factories: ``(in_channels, out_channels) -> convolution`` by class, for modules that are no
+            ``MessagePassing`` or cannot be read. They have to have ``in_channels`` and
+            ``out_channels``.
+        norm: As :class:`MGICMessagePassing`.
+        act: As :class:`MGICMessagePassing`.
+
+    Returns:
+        The network and a report that prints as a table.
+
+    Raises:
+        ValueError: If a size is below 1, a pattern fits no convolution, or there is none at all.
+
+    References:
+        Section 5 ("a universal approach suitable for different kinds of CNNs, GCNs").
+
+    Example:
+        >>> model = pyg.GraphSAGE(16, 64, num_layers=3, out_channels=4)
+        >>> new, report = convert(model, group_size=16)
+        >>> print(report)
+        left     convs.0 (SAGEConv, 2,112 weights): changes the width from 16 to 64
+        changed  convs.1 (SAGEConv): 8,256 to 5,216 weights, channels:inner/groups \
+64:64/4 > 32:32/2 > 16:16/1
+        left     convs.2 (SAGEConv, 516 weights): changes the width from 64 to 4
+        not in a block that is known: 0 weights
+        weights: 10,884 to 7,844 (72.1%)
+        >>> new(torch.rand(3, 16), torch.tensor([[0, 1], [1, 2]])).shape
+        torch.Size([3, 4])
+    """
+    if min_width < 1:
+        raise ValueError(f"min_width must be at least 1, got {min_width}")
+    level_plan(1, group_size=group_size, coarse_size=coarse_size or group_size)  # checks the sizes
+    factories = factories or {}
+    names = outermost(model, lambda module: is_convolution(module, factories))
+    check_patterns(names, (*(include or ()), *(exclude or ())), model)
+    new: nn.Module = copy.deepcopy(model)
+    rows = []
+    for name in names:
+        conv: Any = new.get_submodule(name)
+        kind, before = type(conv).__name__, num_weights(conv)
+        try:
+            check_chosen(name, include, exclude)
+            channels = _width(conv)
+            require(channels >= min_width, f"{channels} channels, below min_width {min_width}")
+            make_conv = factories.get(type(conv)) or read_factory(conv, channels)
+            made = MGICMessagePassing(
+                channels,
+                channels,
+                make_conv,
+                group_size=group_size,
+                coarse_size=coarse_size,
+                norm=norm,
+                act=act,
+            )
+        except NotConvertible as reason:
+            rows.append(Row(name, kind, before, reason=str(reason)))
+            continue
+        made.to(next(conv.parameters())).train(conv.training)
+        rows.append(Row(name, kind, before, num_weights(made), made.block.levels))
+        new = replace_module(new, name, made)
+    return new, Report(tuple(rows), num_weights(model), num_weights(new))
+
+
+def is_convolution(module: nn.Module, factories: Mapping[type[nn.Module], Factory]) -> bool:
+    """Whether this is a convolution with weights that is not a cycle already."""
+    if type(module) in factories:
+        return True
+    known = isinstance(module, pyg.MessagePassing) and not isinstance(module, MGICMessagePassing)
+    return known and any(True for _ in module.parameters())
+
+
+def read_factory(conv: Any, channels: int) -> Factory:
+    """How to build a convolution like ``conv`` at other widths.
+
+    Args:
+        conv: With ``channels`` channels in and out.
+        channels: Its width.
+
+    Raises:
+        NotConvertible: If what is built at its own width differs from it.
+    """
+    options = _read_options(conv)
+
+    def make_conv(in_channels: int, out_channels: int) -> nn.Module:
+        def scale(option: Any) -> Any:
+            is_network = isinstance(option, nn.Module)
+            return narrow_network(option, in_channels, channels) if is_network else option
+
+        chosen = {name: scale(option) for name, option in options.items()}
+        takes = inspect.signature(type(conv)).parameters
+        if "in_channels" in takes:
+            heads = conv.heads if getattr(conv, "concat", False) else 1
+            require(
+                out_channels % heads == 0,
+                f"{out_channels} channels of a group cannot be shared by {heads} heads",
+            )
+            chosen |= {"in_channels": in_channels, "out_channels": out_channels // heads}
+        return type(conv)(**chosen)
+
+    try:
+        alike = _describe(make_conv(channels, channels)) == _describe(conv)
+    except (TypeError, ValueError) as error:
+        raise NotConvertible(f"cannot be built anew ({error}); give `factories`") from error
+    require(alike, "its options cannot be read from its attributes; give `factories`")
+    return make_conv
+
+
+def narrow_network(network: nn.Module, new: int, old: int) -> nn.Module:
+    """A copy of an inner network with all widths scaled from ``old`` to ``new``, drawn anew.
+
+    Raises:
+        NotConvertible: If it has more than linear maps and what has one number a channel.
+    """
+
+    def scale(width: int) -> int:
+        require(width * new % old == 0, f"its width {width} cannot be scaled by {new}/{old}")
+        return width * new // old
+
+    narrow = copy.deepcopy(network)
+    for module in narrow.modules():
+        for name, tensor in module.named_parameters(recurse=False):
+            require(
+                tensor.dim() < 2 or isinstance(module, nn.Linear | pyg.Linear),
+                f"does not understand {type(module).__name__} in its network",
+            )
+            shape = [scale(size) for size in tensor.shape]
+            setattr(module, name, nn.Parameter(tensor.new_ones(shape), tensor.requires_grad))
+        for name, tensor in module.named_buffers(recurse=False):
+            if tensor.dim() == 1:
+                setattr(module, name, tensor.new_zeros(scale(tensor.numel())))
+        noted = vars(module)
+        widths = {"in_features", "out_features", "in_channels", "out_channels", "num_features"}
+        for name in widths & noted.keys():
+            noted[name] = scale(noted[name])
+        if "channel_list" in noted:
+            noted["channel_list"] = [scale(width) for width in noted["channel_list"]]
+    reset(narrow)
+    return narrow
+
+
+def _width(conv: Any) -> int:
+    """Channels in and out, where they are the same.
+
+    Raises:
+        NotConvertible: Otherwise.
+    """
+    network = getattr(conv, "nn", None)
+    if isinstance(network, nn.Module):
+        linear = [m for m in network.modules() if isinstance(m, nn.Linear | pyg.Linear)]
+        require(linear, f"does not understand {type(network).__name__}")
+        widths = linear[0].weight.size(1), linear[-1].weight.size(0)
+    else:
+        widths = getattr(conv, "in_channels", None), getattr(conv, "out_channels", None)
+        require(all(isinstance(width, int) for width in widths), f"has the widths {widths}")
+        if getattr(conv, "concat", False):
+            widths = widths[0], widths[1] * conv.heads
+    require(widths[0] != -1, "takes its width from the first input: run the model once before")
+    require(widths[0] == widths[1], f"changes the width from {widths[0]} to {widths[1]}")
+    return int(widths[0])  # type: ignore[arg-type]
+
+
+def _read_options(conv: Any) -> dict[str, Any]:
+    """The constructor's arguments but for the widths, as far as attributes tell them."""
+    options: dict[str, Any] = {}
+    for name, parameter in inspect.signature(type(conv)).parameters.items():
+        if name in ("in_channels", "out_channels") or parameter.kind is parameter.VAR_KEYWORD:
+            continue
+        if name == "bias":
+            options[name] = any(part.endswith("bias") for part, _ in conv.named_parameters())
+        elif name == "eps" and hasattr(conv, "initial_eps"):
+            options[name] = conv.initial_eps
+        elif name == "train_eps":
+            options[name] = isinstance(conv.eps, nn.Parameter)
+        elif hasattr(conv, name) and not isinstance(getattr(conv, name), Tensor):
+            options[name] = getattr(conv, name)
+    return options
+
+
+def _describe(conv: nn.Module) -> tuple[dict[str, torch.Size], dict[str, Any]]:
+    """Shapes of the state, and the plain attributes."""
+    shapes = {name: tensor.shape for name, tensor in conv.state_dict().items()}
+    plain = {
+        name: value
+        for name, value in vars(conv).items()
+        if isinstance(value, PLAIN) and not name.startswith("_") and name != "training"
+    }
+    return shapes, plain

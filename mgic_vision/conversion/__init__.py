@@ -1,0 +1,1 @@
+"""What :func:`mgic_vision.convert` is made of: the blocks it knows, and their narrow copies."""

@@ -1,0 +1,189 @@
+"""Copies of a block's branch at the widths and with the groups of a level."""
+
+from __future__ import annotations
+
+import copy
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mgic_geo.conversion import NotConvertible, require
+from mgic_geo.grouped_linear import GroupedLinear
+from mgic_geo.levels import Level, group_count, reset_parameters
+
+#: Names of attention over channels, which is kept on the finest level only.
+SQUEEZES = ("SqueezeExcite", "SqueezeExcitation", "SEModule", "EffectiveSEModule")
+MIXING_NORMS = (nn.GroupNorm, nn.InstanceNorm2d)
+Widths = dict[int, int]
+
+
+def branch_widths(branch: nn.Module) -> tuple[int, int]:
+    """Outer and inner width of a branch.
+
+    Raises:
+        NotConvertible: If it changes the width, has more than two widths or modules that are not
+            understood.
+    """
+    ends: list[tuple[int, int]] = []
+    for _, leaf in leaves(branch):
+        if isinstance(leaf, nn.Conv2d):
+            require(set(leaf.stride) == {1}, "changes the resolution")
+            ends.append((leaf.in_channels, leaf.out_channels))
+        elif isinstance(leaf, nn.Linear):
+            ends.append((leaf.in_features, leaf.out_features))
+        elif not is_squeeze(leaf):
+            _check_vectors(leaf)
+    require(ends, "has no convolution or linear map")
+    outer = ends[0][0]
+    require(ends[-1][1] == outer, f"changes the width from {outer} to {ends[-1][1]}")
+    inner = {width for pair in ends for width in pair} - {outer}
+    require(len(inner) < 2, f"has more than two widths: {outer}, {sorted(inner)}")
+    return outer, inner.pop() if inner else outer
+
+
+def leaves(branch: nn.Module) -> list[tuple[str, nn.Module]]:
+    """Modules that are copied as one: squeeze-excite, and what has no weights in modules inside it.
+
+    Raises:
+        NotConvertible: If a module has weights of its own and others in modules inside it.
+    """
+    found: list[tuple[str, nn.Module]] = []
+    done: list[str] = []
+    for name, module in branch.named_modules():
+        if any(not outer or name.startswith(f"{outer}.") for outer in done):
+            continue
+        children = list(module.children())
+        own = any(True for _ in module.parameters(recurse=False))
+        inside = any(True for child in children for _ in child.parameters())
+        if is_squeeze(module) or not children or (own and not inside):  # a norm with its activation
+            found.append((name, module))
+            done.append(name)
+        elif own:
+            raise NotConvertible(f"does not understand {type(module).__name__}")
+    return found
+
+
+def is_squeeze(module: nn.Module) -> bool:
+    """Whether this is attention over channels."""
+    return type(module).__name__ in SQUEEZES
+
+
+def _check_vectors(leaf: nn.Module) -> None:
+    known = all(tensor.dim() < 2 for tensor in leaf.state_dict().values())
+    if not known or isinstance(leaf, MIXING_NORMS):
+        raise NotConvertible(f"does not understand {type(leaf).__name__}")
+
+
+def narrow(branch: nn.Module, level: Level, finest: Level, *, project: bool) -> nn.Module:
+    """Copy a branch for one level.
+
+    Convolutions and linear maps get the level's groups, a depthwise convolution stays depthwise,
+    and one that has groups already keeps their width where they are the narrower ones. Norms are
+    made as wide as the level, squeeze-excite is on the finest level only, the rest is copied.
+
+    Args:
+        branch: As the block had it.
+        level: Its widths and groups are those of the copy.
+        finest: Level 0, whose widths are those of ``branch``.
+        project: Whether the finest level starts from the branch's own weights, of which the groups
+            keep what is within a group, and its norms; otherwise all starts anew.
+    """
+    widths = {finest.outer: level.outer, finest.inner: level.inner}
+    keep = project and level.finest
+    made: dict[int, nn.Module] = {}
+    found = leaves(branch)
+    for _, leaf in found:
+        if id(leaf) not in made:
+            made[id(leaf)] = _narrow_leaf(leaf, widths, level, keep=keep)
+    if found[0][0] == "":
+        return made[id(branch)]
+    # what is replaced is not copied on the way
+    memo: dict[int, Any] = {id(leaf): made[id(leaf)] for _, leaf in found}
+    return copy.deepcopy(branch, memo)
+
+
+def _narrow_leaf(leaf: nn.Module, widths: Widths, level: Level, *, keep: bool) -> nn.Module:
+    if is_squeeze(leaf):
+        if not level.finest:
+            return nn.Identity().train(leaf.training)
+        squeeze = copy.deepcopy(leaf)
+        if not keep:
+            reset_parameters(squeeze)
+        return squeeze
+    if isinstance(leaf, nn.Conv2d):
+        return _narrow_conv(leaf, widths, level, keep=keep)
+    if isinstance(leaf, nn.Linear):
+        return _narrow_linear(leaf, widths, level, keep=keep)
+    return _narrow_vectors(leaf, widths, keep=keep)
+
+
+def _narrow_conv(conv: nn.Conv2d, widths: Widths, level: Level, *, keep: bool) -> nn.Conv2d:
+    new = copy.copy(conv)  # of its own class, with its padding
+    new._parameters = dict(conv._parameters)
+    new.in_channels, new.out_channels = widths[conv.in_channels], widths[conv.out_channels]
+    new.groups = level.groups
+    if conv.groups > 1:
+        own = group_count(
+            new.in_channels, new.out_channels, group_size=conv.in_channels // conv.groups
+        )
+        new.groups = max(own, level.groups)
+    shape = (new.out_channels, new.in_channels // new.groups, *conv.kernel_size)
+    fan_out = math.prod(conv.kernel_size) * new.out_channels // new.groups
+    weight = conv.weight.new_empty(shape).normal_(std=math.sqrt(2 / fan_out))
+    if keep:
+        weight.copy_(_blocks(conv.weight, conv.groups, new.groups))
+    new.weight = nn.Parameter(weight)
+    new.bias = _bias(conv.bias, new.out_channels, keep=keep)
+    return new
+
+
+def _blocks(weight: Tensor, old: int, new: int) -> Tensor:
+    """What is within the new groups of a weight ``(out, in / old, ...)`` with old groups."""
+    out, columns = weight.size(0), weight.size(1)
+    step = new // old if new % old == 0 else 0
+    if not step:
+        raise NotConvertible(f"its {old} groups are no union of {new} groups")
+    kept = columns // step
+    rows = weight.detach().unflatten(0, (old, step, out // new))
+    parts = [rows[:, i, :, i * kept : (i + 1) * kept] for i in range(step)]
+    return torch.stack(parts, 1).flatten(0, 2)
+
+
+def _narrow_linear(linear: nn.Linear, widths: Widths, level: Level, *, keep: bool) -> nn.Module:
+    new = GroupedLinear(
+        widths[linear.in_features],
+        widths[linear.out_features],
+        groups=level.groups,
+        bias=linear.bias is not None,
+    ).to(linear.weight)
+    if keep:
+        blocks = _blocks(linear.weight, 1, level.groups)
+        new.weight.data.copy_(blocks.view_as(new.weight))
+    new.bias = _bias(linear.bias, new.out_channels, keep=keep)
+    return new.train(linear.training)
+
+
+def _bias(bias: Tensor | None, width: int, *, keep: bool) -> nn.Parameter | None:
+    if bias is None:
+        return None
+    return nn.Parameter(bias.detach().clone() if keep else bias.new_zeros(width))
+
+
+def _narrow_vectors(leaf: nn.Module, widths: Widths, *, keep: bool) -> nn.Module:
+    """Norms and activations: what they hold a channel, and the widths they note."""
+    new = copy.deepcopy(leaf)
+    for name, tensor in (*leaf.named_parameters(), *leaf.named_buffers()):
+        if tensor.dim() == 1 and tensor.numel() in widths:
+            part = tensor.detach()[: widths[tensor.numel()]].clone()
+            is_parameter = isinstance(tensor, nn.Parameter)
+            setattr(new, name, nn.Parameter(part, tensor.requires_grad) if is_parameter else part)
+    noted = vars(new)
+    for name in {"num_features", "num_channels"} & noted.keys():
+        noted[name] = widths.get(noted[name], noted[name])
+    if "normalized_shape" in noted:
+        noted["normalized_shape"] = tuple(widths.get(n, n) for n in noted["normalized_shape"])
+    if not keep and list(new.parameters()) and hasattr(new, "reset_parameters"):
+        new.reset_parameters()  # type: ignore[operator]
+    return new

@@ -1,0 +1,138 @@
+"""A residual block taken apart, and the blocks that can be: a registry by the name of the class."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor, nn
+
+from mgic_geo.levels import MGICBlock
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What ``act(x + after(branch(x)))`` is made of.
+
+    Args:
+        branch: The map :math:`F`, of the block's own modules in their order.
+        after: What scales or drops the branch's output.
+        act: What follows the sum.
+        is_image: Whether features are ``(B, C, H, W)``; otherwise the channels are last.
+        is_residual: Whether the block adds ``x`` itself; otherwise it is the branch of a residual
+            connection that stays as it is.
+    """
+
+    branch: nn.Module
+    after: nn.Module = field(default_factory=nn.Identity)
+    act: nn.Module = field(default_factory=nn.Identity)
+    is_image: bool = True
+    is_residual: bool = True
+
+
+#: ``{"module.Class": block -> Parts}``; a name, so that nobody's library is imported for it.
+ADAPTERS: dict[str, Callable[[Any], Parts]] = {}
+
+
+def adapter(*names: str) -> Callable[[Callable[[Any], Parts]], Callable[[Any], Parts]]:
+    """Register how blocks of these classes are taken apart.
+
+    The function gets the block and returns its :class:`Parts`, or raises
+    :class:`~mgic_geo.conversion.NotConvertible`.
+    """
+
+    def register(function: Callable[[Any], Parts]) -> Callable[[Any], Parts]:
+        ADAPTERS.update(dict.fromkeys(names, function))
+        return function
+
+    return register
+
+
+def find_adapter(module: nn.Module) -> Callable[[Any], Parts] | None:
+    """How ``module`` is taken apart; by its very class, since a subclass may do something else."""
+    kind = type(module)
+    return ADAPTERS.get(f"{kind.__module__}.{kind.__qualname__}")
+
+
+def sequence(*modules: nn.Module | None) -> nn.Sequential:
+    """The modules that are there and do something, in order."""
+    return nn.Sequential(
+        *(module for module in modules if module is not None and type(module) is not nn.Identity)
+    )
+
+
+class CycleResidual(nn.Module):
+    """A cycle in place of a residual block: ``act(x + after(what the cycle adds))``.
+
+    Args:
+        cycle: Of residual layers.
+        after: What scales or drops that.
+        act: What follows the sum.
+
+    Shape:
+        - ``x``: what the cycle takes. Returns the same shape.
+    """
+
+    def __init__(self, cycle: MGICBlock, after: nn.Module, act: nn.Module) -> None:
+        super().__init__()
+        self.cycle, self.after, self.act = cycle, after, act
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Run the cycle on ``x``."""
+        return self.act(x + self.after(self.cycle.change(x)))
+
+
+class CycleBranch(nn.Module):
+    """What a cycle adds to ``x``, in place of the branch of somebody's residual connection.
+
+    Args:
+        cycle: Of residual layers.
+
+    Shape:
+        - ``x``: what the cycle takes. Returns the same shape.
+    """
+
+    def __init__(self, cycle: MGICBlock) -> None:
+        super().__init__()
+        self.cycle = cycle
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Run the cycle on ``x``."""
+        return self.cycle.change(x)
+
+
+class ChannelScale(nn.Module):
+    """One learned number a channel, as layer scale has it.
+
+    Args:
+        scale: The numbers, in a shape that spreads over the features.
+    """
+
+    def __init__(self, scale: nn.Parameter) -> None:
+        super().__init__()
+        self.scale = scale
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Scale the channels of ``x``."""
+        return x * self.scale
+
+
+class Permute(nn.Module):
+    """Axes in another order.
+
+    Args:
+        *order: Of the axes.
+    """
+
+    def __init__(self, *order: int) -> None:
+        super().__init__()
+        self.order = order
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Permute the axes of ``x``."""
+        return x.permute(self.order)
+
+    def extra_repr(self) -> str:
+        """The order."""
+        return ", ".join(map(str, self.order))

@@ -1,0 +1,244 @@
+import ast
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+import torchvision
+from torch import nn
+from torch.testing import assert_close
+
+import mgic_vision
+from mgic_geo import GroupedLinear, MGICBlock, num_weights
+from mgic_vision import convert
+from mgic_vision.conversion.narrow import narrow
+from mgic_vision.conversion.parts import ADAPTERS, find_adapter
+from scripts.convert_results import BARS, NETWORKS, make
+
+SIZES = {"group_size": 8, "coarse_size": 16, "min_width": 16}
+TINY = {"num_classes": 10}
+
+
+def tiny_blocks():
+    """One small block of every kind that is known, and the class that it has."""
+    from timm.layers import Mlp, SqueezeExcite
+    from timm.models import _efficientnet_blocks as timm_blocks
+    from timm.models.convnext import ConvNeXtBlock
+    from timm.models.resnet import BasicBlock, Bottleneck
+    from torchvision.models import convnext, efficientnet, mobilenetv2, mobilenetv3, resnet
+
+    config = mobilenetv3.InvertedResidualConfig(32, 3, 64, 32, True, "HS", 1, 1, 1.0)
+    mb = efficientnet.MBConvConfig(4, 3, 1, 32, 32, 1)
+    fused = efficientnet.FusedMBConvConfig(4, 3, 1, 32, 32, 1)
+    yield resnet.BasicBlock(32, 32)
+    yield resnet.Bottleneck(128, 32)
+    yield resnet.Bottleneck(64, 16, groups=8, base_width=32)
+    yield BasicBlock(32, 32)
+    yield Bottleneck(128, 32, attn_layer="se")
+    yield mobilenetv2.InvertedResidual(32, 32, 1, 4)
+    yield mobilenetv3.InvertedResidual(config, norm_layer=nn.BatchNorm2d)
+    yield efficientnet.MBConv(mb, 0.0, nn.BatchNorm2d)
+    yield efficientnet.FusedMBConv(fused, 0.0, nn.BatchNorm2d)
+    yield timm_blocks.InvertedResidual(32, 32, exp_ratio=4, se_layer=SqueezeExcite)
+    yield timm_blocks.DepthwiseSeparableConv(32, 32)
+    yield timm_blocks.EdgeResidual(32, 32, exp_ratio=4)
+    yield timm_blocks.ConvBnAct(32, 32, kernel_size=3, skip=True)
+    yield convnext.CNBlock(32, 1.0, 0.0)
+    yield ConvNeXtBlock(32, ls_init_value=1.0)
+    yield ConvNeXtBlock(32, conv_mlp=True, use_grn=True, ls_init_value=None)
+    yield torchvision.models.vision_transformer.MLPBlock(32, 128, 0.0)
+    yield Mlp(32, 128)
+
+
+BLOCKS = {f"{i}-{type(b).__module__}.{type(b).__name__}": b for i, b in enumerate(tiny_blocks())}
+
+
+def features(block):
+    return torch.randn(2, 5, 32) if "lp" in type(block).__name__.lower() else image_of(block)
+
+
+def image_of(block):
+    first = next(m for m in block.modules() if isinstance(m, nn.Conv2d))
+    return torch.randn(2, first.in_channels, 6, 6)
+
+
+def test_every_adapter_has_a_block_here():
+    known = {name for name in ADAPTERS if name != "torchvision.ops.misc.MLP"}
+    assert known == {f"{type(b).__module__}.{type(b).__qualname__}" for b in BLOCKS.values()}
+
+
+@pytest.mark.parametrize("name", BLOCKS)
+def test_block_becomes_a_cycle_of_its_shapes_with_fewer_weights(name):
+    block = BLOCKS[name].train()
+    x = features(block)
+    new, report = convert(block, **SIZES, input_size=x.shape[1:])
+    assert len(report.changed) == 1
+    assert new(x).shape == block(x).shape
+    new(x).square().sum().backward()
+    assert all(parameter.grad is not None for parameter in new.parameters())
+    assert report.weights_after == num_weights(new)
+    assert report.changed[0].levels[-1].groups == 1
+    if "ConvBnAct" not in name and "Depthwise" not in name:  # little that could be saved
+        assert num_weights(new) < num_weights(block)
+
+
+@pytest.mark.parametrize("name", BLOCKS)
+def test_one_level_is_the_block_itself(name):
+    """With one group and all else silent, the projected cycle gives what the block gave."""
+    block = BLOCKS[name].eval()
+    new, _ = convert(block, group_size=512, coarse_size=16, min_width=1, project=True)
+    with torch.no_grad():
+        for norm in new.eval().cycle.norms:
+            norm.norm.weight.zero_()
+    x = features(block)
+    assert_close(new(x), block(x), rtol=1e-5, atol=1e-5)
+
+
+def test_projection_keeps_what_is_within_a_group():
+    linear = nn.Linear(6, 4)
+    level = make_level(4, 6, groups=2)
+    new = narrow(nn.Sequential(linear), level, level, project=True)[0]
+    assert isinstance(new, GroupedLinear)
+    assert_close(new.weight, torch.stack([linear.weight[:2, :3], linear.weight[2:, 3:]]))
+    assert_close(new.bias, linear.bias)
+
+
+def test_projection_of_a_convolution_that_has_groups_keeps_what_is_within_both():
+    conv = nn.Conv2d(8, 8, 1, groups=2, bias=False)
+    level = make_level(8, 8, groups=4)
+    new = narrow(nn.Sequential(conv), level, level, project=True)[0]
+    assert new.groups == 4
+    dense, kept = (torch.block_diag(*c.weight[..., 0, 0].chunk(c.groups)) for c in (conv, new))
+    mask = torch.block_diag(*torch.ones(4, 2, 2)).bool()
+    assert_close(kept, dense.where(mask, 0))
+
+
+def make_level(outer, inner, groups):
+    from mgic_geo import Level
+
+    return Level(0, outer, inner, groups, finest=True, coarsest=False)
+
+
+def test_original_is_left_as_it_is_and_nothing_is_shared():
+    model = torchvision.models.resnet18(num_classes=10)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    new, _ = convert(model, group_size=32, coarse_size=64, min_width=128)
+    with torch.no_grad():
+        for parameter in new.parameters():
+            parameter.add_(1)
+    assert_close(model.state_dict(), before, rtol=0, atol=0)
+
+
+def test_precision_mode_and_frozen_norms_are_kept():
+    model = torchvision.models.resnet18(num_classes=10).double().eval()
+    new, _ = convert(model, group_size=32, coarse_size=64, min_width=512)
+    assert {tensor.dtype for tensor in new.parameters()} == {torch.float64}
+    assert not any(module.training for module in new.modules())
+    model.train()
+    model.layer4[1].bn1.eval()
+    new, _ = convert(model, group_size=32, coarse_size=64, min_width=512)
+    frozen = new.layer4[1].cycle.layers[0].branch[1]
+    assert isinstance(frozen, nn.BatchNorm2d)
+    assert not frozen.training
+    assert new.layer4[1].cycle.layers[0].branch[4].training
+    on_meta, _ = convert(model.to("meta"), group_size=32, coarse_size=64, min_width=512)
+    assert {tensor.device.type for tensor in on_meta.parameters()} == {"meta"}
+
+
+def test_squeeze_excite_is_on_the_finest_level_only_and_depthwise_stays_depthwise():
+    model = timm.create_model("mobilenetv3_large_100", num_classes=10)
+    new, _ = convert(model, group_size=32, coarse_size=64, exclude=["blocks.3.*", "blocks.6.*"])
+    cycle = next(module for module in new.modules() if isinstance(module, MGICBlock))
+    names = [[type(m).__name__ for m in layer.branch.modules()] for layer in cycle.layers]
+    assert "SqueezeExcite" in names[0]
+    assert not any("SqueezeExcite" in level for level in names[1:])
+    depthwise = [layer.branch[2] for layer in cycle.layers]
+    assert all(conv.groups == conv.in_channels == conv.out_channels for conv in depthwise)
+
+
+def test_layer_scale_and_stochastic_depth_act_once_on_the_sum():
+    model = timm.create_model("convnext_atto", num_classes=10, drop_path_rate=0.2, conv_mlp=False)
+    new, _ = convert(model, group_size=16, coarse_size=32, include=["stages.3.*"])
+    block, old = new.stages[3].blocks[1], model.stages[3].blocks[1]
+    assert_close(block.after[0].scale.flatten(), old.gamma)
+    assert type(block.after[1]) is type(old.drop_path)
+    assert not any("scale" in name for name, _ in block.cycle.named_parameters())
+
+
+def test_report_says_what_was_left_and_why():
+    model = torchvision.models.resnet18(num_classes=10)
+    _, report = convert(
+        model,
+        group_size=32,
+        coarse_size=64,
+        include=["layer[34].*"],
+        min_width=512,
+        input_size=(3, 64, 64),
+    )
+    reasons = {row.name: row.reason for row in report.left}
+    assert reasons["layer1.0"] == "not in `include`"
+    assert reasons["layer3.0"] == "changes width or resolution"
+    assert reasons["layer3.1"] == "256 channels, below min_width 512"
+    assert [row.name for row in report.changed] == ["layer4.1"]
+    changed = report.changed[0]
+    assert report.weights_before - report.weights_after == changed.before - changed.after
+    assert report.multiply_adds_before > report.multiply_adds_after
+    text = str(report)
+    assert "left     layer3.1 (BasicBlock, 1,180,672 weights): 256 channels" in text
+    assert "changed  layer4.1 (BasicBlock)" in text
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"include": ["layer5.*"]}, r"no known block fits 'layer5\.\*'; there are layer1\.0, "),
+        ({"exclude": ["conv1"]}, "no known block fits 'conv1'"),
+        ({"group_size": 0}, "group_size must be at least 1, got 0"),
+        ({"min_width": 0}, "min_width must be at least 1, got 0"),
+    ],
+)
+def test_what_cannot_be_done_is_said(options, message):
+    with pytest.raises(ValueError, match=message):
+        convert(torchvision.models.resnet18(), **({"group_size": 32, "coarse_size": 64} | options))
+
+
+def test_network_without_known_blocks_is_refused():
+    with pytest.raises(ValueError, match="Sequential has no block that is known here"):
+        convert(nn.Sequential(nn.Linear(3, 3)), group_size=32, coarse_size=64)
+
+
+def test_subclass_of_a_known_block_is_not_taken_for_it():
+    class Other(torchvision.models.resnet.BasicBlock):
+        def forward(self, x):
+            return 2 * super().forward(x)
+
+    assert find_adapter(Other(64, 64)) is None
+
+
+def test_norm_that_mixes_groups_of_channels_is_left():
+    model = torchvision.models.resnet18(norm_layer=lambda width: nn.GroupNorm(8, width))
+    _, report = convert(model, group_size=32, coarse_size=64)
+    assert not report.changed
+    assert {row.reason for row in report.left} == {
+        "does not understand GroupNorm",
+        "changes width or resolution",
+    }
+
+
+@pytest.mark.parametrize("bar", BARS, ids=str)
+def test_bar(bar):
+    library, name = NETWORKS[bar]
+    with torch.device("meta"):
+        model = make(library, name)
+    new, report = convert(model, group_size=32, coarse_size=64)
+    assert report.weights_after <= BARS[bar] * report.weights_before
+    x = torch.empty(2, 3, 224, 224, device="meta")
+    assert new(x).shape == model(x).shape == (2, 1000)
+
+
+def test_timm_and_torchvision_are_not_imported_with_mgic_vision():
+    for path in Path(mgic_vision.__file__).parent.rglob("*.py"):
+        for node in ast.parse(path.read_text()).body:  # not inside functions
+            names = [alias.name for alias in getattr(node, "names", [])]
+            modules = [node.module or ""] if isinstance(node, ast.ImportFrom) else names
+            assert not any(module.split(".")[0] in ("timm", "torchvision") for module in modules)

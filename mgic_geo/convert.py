@@ -10,6 +10,7 @@ from typing import Any
 import torch
 import torch_geometric.nn as pyg
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 from torch_geometric.nn.inits import reset
 
 from mgic_geo.conversion import (
@@ -70,7 +71,8 @@ def convert(
         The network and a report that prints as a table.
 
     Raises:
-        ValueError: If a size is below 1, a pattern fits no convolution, or there is none at all.
+        ValueError: If a size is below 1, a pattern fits no convolution, there is none at all, or
+            the model still waits for its first input.
 
     References:
         Section 5 ("a universal approach suitable for different kinds of CNNs, GCNs").
@@ -80,17 +82,19 @@ def convert(
         >>> new, report = convert(model, group_size=16)
         >>> print(report)
         left     convs.0 (SAGEConv, 2,112 weights): changes the width from 16 to 64
-        changed  convs.1 (SAGEConv): 8,256 to 5,216 weights, channels:inner/groups \
+        changed  convs.1 (SAGEConv): 8,256 to 5,520 weights, channels:inner/groups \
 64:64/4 > 32:32/2 > 16:16/1
         left     convs.2 (SAGEConv, 516 weights): changes the width from 64 to 4
         not in a block that is known: 0 weights
-        weights: 10,884 to 7,844 (72.1%)
+        weights: 10,884 to 8,148 (74.9%)
         >>> new(torch.rand(3, 16), torch.tensor([[0, 1], [1, 2]])).shape
         torch.Size([3, 4])
     """
     if min_width < 1:
         raise ValueError(f"min_width must be at least 1, got {min_width}")
     level_plan(1, group_size=group_size, coarse_size=coarse_size or group_size)  # checks the sizes
+    if any(is_lazy(parameter) for parameter in model.parameters()):
+        raise ValueError("the model takes widths from its first input: run it once before")
     factories = factories or {}
     names = outermost(model, lambda module: is_convolution(module, factories))
     check_patterns(names, (*(include or ()), *(exclude or ())), model)
@@ -215,7 +219,7 @@ def _width(conv: Any) -> int:
         require(all(isinstance(width, int) for width in widths), f"has the widths {widths}")
         if getattr(conv, "concat", False):
             widths = widths[0], widths[1] * conv.heads
-    require(widths[0] != -1, "takes its width from the first input: run the model once before")
+    require(widths[0] != -1, "was made without a width, which its class does not note later")
     require(widths[0] == widths[1], f"changes the width from {widths[0]} to {widths[1]}")
     return int(widths[0])  # type: ignore[arg-type]
 

@@ -7,13 +7,14 @@ where it stopped; about 15 minutes on one core. ``--page-only`` writes the page 
 """
 
 import argparse
+import functools
 import io
 import json
 import math
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -129,6 +130,8 @@ def main(args: Sequence[str] | None = None) -> int:
             for arm in ARMS:
                 path = result_path(options.runs, arm, seed)
                 run = read_or_make(path, lambda a=arm, s=seed: run_arm(a, course, s, options.runs))
+                if run["course"] != asdict(course):
+                    parser.error(f"{path} is of another course, {run['course']}: choose --runs")
                 print(f"{path.stem}: {run['accuracy']:.1f} %, {run['seconds']:.0f} s", flush=True)
     rows = make_rows(options.runs, options.seeds)
     comparison.write_csv(options.docs / "convert-finetune.csv", rows)
@@ -142,7 +145,7 @@ def result_path(runs: Path, arm: Arm, seed: int) -> Path:
     return runs / f"{arm.name}-{seed}.json"
 
 
-def run_arm(arm: Arm, course: Course, seed: int, runs: Path) -> dict[str, float]:
+def run_arm(arm: Arm, course: Course, seed: int, runs: Path) -> dict[str, Any]:
     """Train one network to its end."""
     torch.manual_seed(derive_seed(seed, "weights"))
     model = resnet()
@@ -155,7 +158,8 @@ def run_arm(arm: Arm, course: Course, seed: int, runs: Path) -> dict[str, float]
     if not arm.from_scratch:
         start = accuracy(model)
     seconds = train(model, course, epochs, seed)
-    return {"start": start, "accuracy": accuracy(model), "seconds": seconds, "epochs": epochs}
+    run = {"start": start, "accuracy": accuracy(model), "seconds": seconds, "epochs": epochs}
+    return run | {"course": asdict(course)}
 
 
 def original(course: Course, seed: int, runs: Path) -> dict[str, Tensor]:
@@ -166,11 +170,12 @@ def original(course: Course, seed: int, runs: Path) -> dict[str, Tensor]:
         model = resnet()
         train(model, course, course.first, seed)
         content = io.BytesIO()
-        torch.save(model.state_dict(), content)
+        torch.save({"run": asdict(course), "state_dict": model.state_dict()}, content)
         write_whole(path, seal(content.getvalue()))
-    return read_checkpoint(path)
+    return read_checkpoint(path)["state_dict"]
 
 
+@functools.cache
 def digits(split: str) -> tuple[Tensor, Tensor]:
     """Images and classes of mnist5k."""
     data = mnist5k(split)

@@ -36,6 +36,12 @@ def test_every_arm_is_trained_once_and_the_page_has_it(folder):
     assert before == {path: path.stat().st_mtime_ns for path in folder.glob("*.json")}
 
 
+def test_results_of_another_course_are_not_taken(folder, capsys):
+    with pytest.raises(SystemExit):
+        script.main([*options(folder, 1), "--more", "2"])
+    assert "is of another course" in capsys.readouterr().err
+
+
 def test_page_says_what_is_missing(folder):
     assert script.main([*options(folder, 3), "--page-only"]) == 0
     assert "**10 runs are not done yet**" in (folder / "convert-finetune.md").read_text()

@@ -58,7 +58,7 @@ def test_one_level_has_the_value_of_the_convolution():
     finest.load_state_dict(model.convs[1].state_dict())
     with torch.no_grad():
         for norm in new.eval().convs[1].block.norms:
-            norm.norm.weight.zero_()
+            norm.norm.module.weight.zero_()
     x = torch.randn(5, 8)
     assert_close(new(x, EDGES), model(x, EDGES))
 
@@ -106,8 +106,12 @@ def test_reasons_are_said():
     assert report.left[0].reason == "32 channels, below min_width 64"
     _, report = convert(model, group_size=8, exclude=["convs.0"])
     assert report.left[0].reason == "in `exclude`"
-    _, report = convert(pyg.GCN(-1, 32, 1), group_size=8)
-    assert report.left[0].reason.startswith("takes its width from the first input")
+    lazy = pyg.GCN(-1, 32, 1)
+    with pytest.raises(ValueError, match="run it once before"):
+        convert(lazy, group_size=8)
+    lazy(torch.randn(5, 32), EDGES)
+    _, report = convert(lazy, group_size=8)
+    assert report.left[0].reason.startswith("was made without a width")
     _, report = convert(pyg.GATConv(32, 4, heads=8), group_size=4)
     assert report.left[0].reason == "4 channels of a group cannot be shared by 8 heads"
 

@@ -511,6 +511,23 @@ def test_memory_of_a_training_step_grows_with_the_batch():
     assert 1.9 < two / one < 2.1
 
 
+@pytest.mark.parametrize(
+    ("ratios", "verdict"),
+    [((2.0, 2.2), "holds"), ((2.0, 3.0), "holds in part"), ((2.0, 3.0, 3.1), "does not hold here")],
+)
+def test_a_claim_on_memory_needs_half_of_the_blocks(ratios, verdict):
+    rows = [{"block": "s_g = 8", "training MB / dense": str(ratio)} for ratio in ratios]
+    rows.append({"block": "dense", "training MB / dense": "1"})
+    assert verdicts.memory_is("training MB / dense", 1.5, 2.5)(rows)[0] == verdict
+
+
+def test_section_3_4_times_blocks_up_to_a_width(tmp_path):
+    command = ["section34", "--docs", str(tmp_path), "--size", "4", "--repeats", "1"]
+    assert paper.main([*command, "--widths", "64", "128", "--timed-up-to", "64"]) == 0
+    rows = read_rows(tmp_path / "section34.csv")
+    assert [bool(row["ms"]) for row in rows] == [True] * 4 + [False] * 4
+
+
 @pytest.mark.parametrize(("ratio", "verdict"), [("1.02", "holds"), ("1.64", "does not hold here")])
 def test_the_verdict_on_table_8_follows_the_ratio(ratio, verdict):
     keys = ("ours CPU / GhostNet 1.0x", "ours ratio, lower quartile", "ours ratio, upper quartile")

@@ -133,12 +133,12 @@ def grows_linearly(rows: list[Row]) -> tuple[str, str]:
 
 
 def memory_is(key: str, low: float, high: float) -> Judge:
-    """Judge a ratio of memory to the dense block's, in any network of the section."""
+    """Judge a ratio of memory to the dense block's: over all blocks, or over half of them."""
 
     def judge(rows: list[Row]) -> tuple[str, str]:
         ratios = [float(row[key]) for row in rows if row["block"] != "dense"]
         inside = [low <= ratio <= high for ratio in ratios]
-        verdict = HOLDS if all(inside) else IN_PART if any(inside) else NOT_HERE
+        verdict = HOLDS if all(inside) else IN_PART if 2 * sum(inside) >= len(inside) else NOT_HERE
         return verdict, f"{min(ratios):.1f} to {max(ratios):.1f} times, tensors only"
 
     return judge

@@ -10,8 +10,8 @@ from torch.testing import assert_close
 
 from scripts import paper
 from scripts.paper_tables import counts, cycles, levels_study, open_questions, trials
-from scripts.paper_tables.open_questions import QUESTIONS, TASKS, VARIANTS
 from scripts.paper_tables.pages import read_rows
+from scripts.paper_tables.questions import QUESTIONS, TASKS, VARIANTS
 from scripts.paper_tables.registry import ITEMS
 from scripts.paper_tables.trials import Data, Trial, run_until
 from scripts.training.errors import NonFiniteError, RunFolderError
@@ -127,6 +127,17 @@ def test_only_the_changed_thing_differs_between_narrow_and_odd_networks():
 def test_the_verdict_on_a_question_follows_the_ranges(tried, against, lower, higher):
     assert open_questions.judge(tried, against, FUNCTION) == lower
     assert open_questions.judge(tried, against, DIGITS) == higher
+
+
+def test_seeds_are_compared_one_by_one():
+    def trials(*scores: float) -> dict[int, dict[str, float]]:
+        return {seed: {"score": score, "weights": 7} for seed, score in enumerate(scores)}
+
+    results = {("digits", "zero scale"): trials(81, 83, 95), ("digits", "default"): trials(80, 84)}
+    question = next(question for question in QUESTIONS if question.tried == "zero scale")
+    row = open_questions.make_row(question, DIGITS, results)
+    assert (row["seeds"], row["seeds better"], row["verdict"]) == (2, 1, "no difference seen")
+    assert (row["ours against"], row["lowest"], row["highest"]) == (82, 81, 95)
 
 
 def test_open_questions_are_tabulated_as_far_as_they_are_run(tiny, tmp_path, capsys):

@@ -253,7 +253,7 @@ def test_a_function_that_no_network_has_learned_decides_nothing():
 )
 def test_an_advice_holds_where_its_opposite_is_worse(found, verdict):
     rows = [
-        {"question": "q", "task": task, "seeds": "3", "verdict": one}
+        {"question": "q", "task": task, "seeds": "3", "seeds better": "1", "verdict": one}
         for task, one in zip(("function", "digits"), found, strict=True)
     ]
     assert verdicts.difference_is_better("q")(rows)[0] == verdict

@@ -12,7 +12,7 @@ VERDICTS = {
     HOLDS: "the figures here agree with it; of accuracies, the mean is not lower",
     IN_PART: "some of them do",
     NOT_HERE: "they do not; of accuracies, every seed is below every seed of the other",
-    UNDECIDED: "the mean is on the wrong side, but the seeds of both lie among each other",
+    UNDECIDED: "the means do not agree with it, but the seeds of both lie among each other",
     NOT_TESTABLE: "data or device are missing",
     NOT_RUN: "there are no results in this folder",
 }
@@ -196,7 +196,12 @@ def difference_is_better(question: str) -> Judge:
         own = [row for row in rows if row["question"] == question and row["seeds"] not in ("", "0")]
         if not own:
             return NOT_RUN, f"nothing on: {question}"
-        words = "the other way is " + ", ".join(f"{r['verdict']} on {r['task']}" for r in own)
+        found = [
+            f"{row['verdict']} on {row['task']}, ahead with {row['seeds better']} of "
+            f"{row['seeds']} seeds"
+            for row in own
+        ]
+        words = f"the other way: {'; '.join(found)}"
         verdicts = {row["verdict"] for row in own}
         if open_questions.BETTER in verdicts:
             return NOT_HERE, words

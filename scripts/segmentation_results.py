@@ -7,7 +7,6 @@ what was interrupted), several runs side by side with one thread each, and then 
 
 import argparse
 import json
-import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -131,6 +130,7 @@ def page(rows: list[dict[str, Any]], config: dict[str, Any], options: argparse.N
     data, optimizer = config["data"], config["model"]["optimizer"]
     train, val, test = data["scenes"]
     size = data["scene_size"]
+    hours = options.seeds * sum(row["epochs"] * row["epoch_seconds"] for row in rows) / 3600
     head = f"""# Segmentation: scenes of digits
 
 Made by `python -m scripts.segmentation_results` on digit_scenes: real digits of MNIST, composed by
@@ -138,12 +138,12 @@ a generator onto textured canvases of {size}x{size} pixels, {train} scenes for t
 choose the epoch and {test} for the test, made of digits of their own. All networks are LR-ASPP with
 128 filters, the reduced last block and output stride 16, and start from random weights:
 {rows[0]["epochs"]} epochs, batches of {data["batch_size"]}, {optimizer["kind"]}, learning rate
-{optimizer["lr"]} falling by poly. Scenes are small, few and seen for a short time so that the whole
-table takes about half an hour on two cores: no network has converged as far as it could, and
-nothing here says what they do on Cityscapes. Rate and scenes were chosen by trials of
-`lraspp_mgic_small` alone, which favors the MGIC networks if anything.
-Seeds 0 to {options.seeds - 1}, one thread a run, {options.jobs} runs side by side on
-{os.cpu_count()} cores, torch {torch.__version__}.
+{optimizer["lr"]} falling by poly. Scenes are small, few and seen for a short time, for two
+cores (the training steps of the whole table come to {hours:.1f} hours of one core): no network has
+converged as far as it could, and nothing here says what they do on Cityscapes.
+Rate and scenes were chosen by trials of `lraspp_mgic_small` alone, which favors the MGIC networks
+if anything.
+Seeds 0 to {options.seeds - 1}, one thread a run, torch {torch.__version__}.
 Intersection over union in percent, counted over the whole test split, mean ± standard deviation
 over the seeds, and the range: of all 11 classes, of the digits, of the background. Seconds per
 epoch are those of the training steps alone on one thread, timed side by side when the page was

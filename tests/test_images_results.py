@@ -29,20 +29,22 @@ def page_only(runs):
 
 
 def test_page_tells_differences_overlap_and_times_of_the_steps(runs, page_only, monkeypatch):
-    times = {contender.name: 0.004 for contender in CONTENDERS}
+    times = {contender.name: 0.9 for contender in CONTENDERS}
     monkeypatch.setattr(images_results, "image_seconds", lambda depth: times)
     assert images_results.main(page_only) == 0
     page = (runs / "images.md").read_text()
     assert "the dense network: `mgic_resnet56` - `resnet56` | 1,000 |" in page
+    # 4 networks, 2 seeds, 2 epochs of 1,000 images
+    assert "come to 4.0 hours of one core" in page
     assert page.count("| +1.0 | yes |") == 1
     assert page.count("| +10.0 | no |") == 1
     assert page.count("| no |") == len(QUESTIONS) - 1
-    assert "| 91.0 ± 1.4 (90.0 to 92.0) | 4.0 |" in page
+    assert "| 91.0 ± 1.4 (90.0 to 92.0) | 900.0 |" in page
     assert (runs / "images.png").read_bytes().startswith(b"\x89PNG")
     with (runs / "images.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [row["model"] for row in rows] == [contender.name for contender in CONTENDERS]
-    assert {row["seconds_per_1000"] for row in rows} == {"4.0000"}
+    assert {row["seconds_per_1000"] for row in rows} == {"900.0000"}
 
 
 def test_page_names_the_runs_that_are_missing(runs, page_only, capsys):

@@ -146,8 +146,9 @@ def test_costs_are_those_of_the_table_and_of_torchs_counter(name):
     report = summary(model)
     counted = (weights(model), report.total.multiply_adds, report.transfers.multiply_adds)
     assert counted == COSTS[name]
-    x = torch.empty(1, *model.input_size, device="meta")
-    assert multiply_adds(model.to("meta"), x) == report.total.multiply_adds
+    if len(model.input_size) > 1:  # torch's does not count the products of vectors
+        x = torch.empty(1, *model.input_size, device="meta")
+        assert multiply_adds(model.to("meta"), x) == report.total.multiply_adds
 
 
 @pytest.mark.parametrize("size", [(64, 64), (33, 65)])

@@ -4,6 +4,7 @@ import argparse
 import csv
 import io
 import json
+import math
 import os
 import subprocess
 import sys
@@ -140,18 +141,28 @@ def summarize(runs: Sequence[dict[str, Any]], keys: Sequence[str]) -> dict[str, 
     for key in keys:
         values = [run[key] for run in runs]
         row[f"{key}_mean"] = float(np.mean(values))
-        row[f"{key}_std"] = float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
+        row[f"{key}_std"] = float(np.std(values, ddof=1)) if len(values) > 1 else math.nan
         row |= {f"{key}_min": min(values), f"{key}_max": max(values)}
     return row
 
 
 def spread(row: dict[str, Any], key: str) -> str:
-    """Write mean and standard deviation."""
-    return f"{row[f'{key}_mean']:.1f} ± {row[f'{key}_std']:.1f}"
+    """Write mean and standard deviation; one seed has none."""
+    mean, std = row[f"{key}_mean"], row[f"{key}_std"]
+    return f"{mean:.1f}" if math.isnan(std) else f"{mean:.1f} ± {std:.1f}"
 
 
 def spread_and_range(row: dict[str, Any], key: str) -> str:
-    """Write mean, standard deviation and range."""
+    """Write mean, standard deviation and range.
+
+    Example:
+        >>> spread_and_range(summarize([{"test": 90.0}, {"test": 92.0}], ["test"]), "test")
+        '91.0 ± 1.4 (90.0 to 92.0)'
+        >>> spread_and_range(summarize([{"test": 90.0}], ["test"]), "test")
+        '90.0 (one seed)'
+    """
+    if math.isnan(row[f"{key}_std"]):
+        return f"{spread(row, key)} (one seed)"
     return f"{spread(row, key)} ({row[f'{key}_min']:.1f} to {row[f'{key}_max']:.1f})"
 
 

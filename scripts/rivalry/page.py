@@ -9,7 +9,7 @@ import torch
 from matplotlib.figure import Figure
 
 from mgic_geo import num_weights
-from scripts.rivalry.tasks import POINTS, SLOWER, TASKS
+from scripts.rivalry.tasks import POINTS, TASKS
 from scripts.rivalry.training import OPTIMIZER
 from scripts.rivalry.units import COARSE_SIZE, EXPANSION, GROUP_SIZE, ROWS, WIDTH, Unit
 from scripts.training import comparison
@@ -76,13 +76,13 @@ their definitions, on the same grouped kernels as MGIC; a butterfly is multiplie
 meets more rows than channels.
 
 The networks differ in the unit alone, two or three of them behind a norm on a residual path:
-`function`, plain vectors, a cos(bx) sin(cy / {SLOWER}) of the paper's section 4.2, slower so that
-it can be learned in so few steps; `text`, a transformer of two blocks on the characters of the help
-that comes with Python (`pydoc_data.topics`, the last tenth is the test); `image`, depthwise 3x3
-convolutions around it, on mnist5k; `graph`, means over neighbors around it, on shapes10 with
-{POINTS} points. Each is trained for {steps} steps of {ROWS:,} rows with AdamW, learning rate
-{OPTIMIZER.lr:g} with warm-up and cosine, the same for all and chosen for none, seeds 0 to
-{seeds - 1}. Errors are {units}; the lower the better.
+`function`, plain vectors, a cos(bx) sin(cy) of the paper's section 4.2 with x and y up to pi and c
+from 1 to 2, so that it can be learned in so few steps; `text`, a transformer of two blocks on the
+characters of the help that comes with Python (`pydoc_data.topics`, the last tenth is the test);
+`image`, depthwise 3x3 convolutions around it, on mnist5k; `graph`, means over neighbors around it,
+on shapes10 with {POINTS} points. Each is trained for {steps} steps of {ROWS:,} rows with AdamW,
+learning rate {OPTIMIZER.lr:g} with warm-up and cosine, the same for all and chosen for none, seeds
+0 to {seeds - 1}. Errors are {units}; the lower the better.
 Milliseconds are of one unit and {ROWS:,} rows."""
 
 

@@ -14,7 +14,7 @@ from torch.nn import functional
 from datasets.mnist5k import mnist5k
 from datasets.shapes10 import CLASSES, Shapes10
 from mgic_geo import knn_indices
-from scripts.paper_tables.function_task import HIGH, LOW
+from scripts.paper_tables.function_task import function
 from scripts.rivalry.units import ROWS, WIDTH
 
 MakeUnit = Callable[[], nn.Module]
@@ -22,7 +22,8 @@ Batch = tuple[Tensor, ...]
 CONTEXT, HEADS = 64, 4  # characters of a text, and heads of its attention
 PATCH = 4  # pixels: 32x32 images have 8x8 places
 POINTS, NEIGHBORS = 64, 8
-SLOWER = 10  # the function of the paper, with frequencies c divided by this
+# x, y, a, b, c of the function: fewer periods than in the paper, to be learned in few steps
+LOW, HIGH = (0.0, 0.0, 0.0, 1.0, 1.0), (math.pi, math.pi, 1.0, 2.0, 2.0)
 
 
 @dataclass(frozen=True)
@@ -90,9 +91,7 @@ def function_batch(generator: torch.Generator) -> Batch:
     """Fresh points, their variables scaled to [-1, 1]."""
     u = torch.rand(ROWS, 5, generator=generator)
     low, high = torch.tensor(LOW), torch.tensor(HIGH)
-    x, y, a, b, c = (low + u * (high - low)).unbind(1)
-    target = a * torch.cos(b * x) * torch.sin(c / SLOWER * y)
-    return 2 * u - 1, target.unsqueeze(1)
+    return 2 * u - 1, function(low + u * (high - low))
 
 
 @functools.cache

@@ -20,6 +20,7 @@ from scripts.benchmarks.timing import (
     WARM_UP,
     Bytes,
     Suite,
+    count_bytes,
     count_flops,
     exponents,
     race,
@@ -103,6 +104,7 @@ def run_suite(suite: Suite, arguments: argparse.Namespace) -> dict[str, Any]:
     try:
         peak = machine.gemm_gflops()
         flops = {contender.name: count_flops(contender.run) for contender in suite.contenders}
+        traffic = {contender.name: count_bytes(contender.run) for contender in suite.contenders}
         samples = race(suite.contenders, repeats=arguments.repeats, on_round=_progress(arguments))
     finally:
         torch.set_num_threads(before)
@@ -123,6 +125,7 @@ def run_suite(suite: Suite, arguments: argparse.Namespace) -> dict[str, Any]:
         "gemm_gflops": peak,
         "warm_up": WARM_UP,
         "flops": flops,
+        "bytes_moved": traffic,
         "seconds": samples,
         "ratios": comparisons,
         "exponents": growth,

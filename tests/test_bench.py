@@ -9,7 +9,7 @@ from torch.testing import assert_close
 
 from mgic_geo import DiffGCNConv, create_model, edge_gradients
 from mgic_vision import create_model as create_image_model
-from scripts import bench
+from scripts import bench, draw_roofline
 from scripts.benchmarks import images, machine, memory, points, pyg_baselines, scaling, timing
 from scripts.benchmarks.timing import Contender, Pair, exponents, race, ratios, spread
 
@@ -67,6 +67,11 @@ def test_spread_of_one_sample_is_that_sample():
 
 def test_flops_of_a_product_are_two_a_multiply_add():
     assert timing.count_flops(lambda: torch.ones(3, 4) @ torch.ones(4, 5)) == 2 * 3 * 4 * 5
+
+
+def test_bytes_of_a_product_are_those_of_its_three_tensors_and_a_view_has_none():
+    a, b = torch.ones(3, 4), torch.ones(5, 4)
+    assert timing.count_bytes(lambda: a @ b.t()) == 4 * (12 + 20 + 15)
 
 
 def test_machine_has_a_name_cores_versions_and_speed():
@@ -159,6 +164,20 @@ def test_onnx_runtime_gives_what_the_network_gives():
     x = torch.rand(2, 3, 32, 32)
     (y,) = images.onnx_run(model, x, threads=1)()
     assert_close(torch.from_numpy(y), model(x), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.usefixtures("quick_machine")
+def test_roofline_has_a_point_for_every_contender_below_what_the_machine_reaches(tmp_path):
+    path, picture = tmp_path / "points.json", tmp_path / "roofline.png"
+    assert bench.main([*TINY, "--json", str(path)]) == 0
+    points_of = draw_roofline.read_points(json.loads(path.read_text())["results"][0])
+    assert list(points_of) == list(points.MODELS)
+    report = json.loads(path.read_text())["results"][0]
+    for name, (intensity, gflops) in points_of.items():
+        assert_close(intensity, report["flops"][name] / report["bytes_moved"][name])
+        assert_close(gflops, report["flops"][name] / spread(report["seconds"][name]).median / 1e9)
+    assert draw_roofline.main([str(path), str(picture)]) == 0
+    assert picture.read_bytes().startswith(b"\x89PNG")
 
 
 def test_growth_of_a_cubic_contender_is_3():

@@ -17,6 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_iter
 from torch.utils.flop_counter import FlopCounterMode
 
 WARM_UP = 2  # rounds that do not count
@@ -204,3 +206,27 @@ def count_flops(run: Callable[[], object]) -> int:
     with FlopCounterMode(display=False) as counter:
         run()
     return counter.get_total_flops()
+
+
+def count_bytes(run: Callable[[], object]) -> int:
+    """Bytes that the operations of one run read and write at least: each tensor once an operation.
+
+    Views move nothing. What an operation reads twice from the memory is counted once, and what
+    caches keep between two operations is counted all the same.
+    """
+    with _Traffic() as traffic:
+        run()
+    return traffic.bytes
+
+
+class _Traffic(TorchDispatchMode):
+    def __init__(self) -> None:
+        super().__init__()
+        self.bytes = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if not getattr(func, "is_view", False):
+            moved = {id(x): x for x in tree_iter((args, kwargs, result)) if isinstance(x, Tensor)}
+            self.bytes += sum(x.numel() * x.element_size() for x in moved.values())
+        return result

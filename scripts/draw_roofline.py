@@ -1,0 +1,68 @@
+"""Draw the roofline of a benchmark: ``python -m scripts.draw_roofline BENCH.json PICTURE.png``.
+
+The roof is what the bench measured on the spot: a copy's bandwidth times the operations a byte, and
+at most the speed of a matrix product. A point is a contender: operations a byte that its operators
+read or write at least, and operations a second. Points near the sloping part would gain from moving
+less, points near the level part from computing less; points far below both from neither.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from scripts.benchmarks.timing import spread
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Draw every race of a file, one panel each."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("bench", type=Path, help="what scripts.bench wrote with --json")
+    parser.add_argument("picture", type=Path)
+    arguments = parser.parse_args(args)
+    report = json.loads(arguments.bench.read_text(encoding="utf-8"))
+    races = [result for result in report["results"] if "seconds" in result]
+    if not races:
+        parser.error(f"{arguments.bench} has no timed benchmark")
+    figure = Figure(figsize=(8, 4.5 * len(races)), layout="constrained")
+    panels = figure.subplots(len(races), squeeze=False)[:, 0]
+    for panel, race in zip(panels, races, strict=True):
+        draw(panel, race, report["machine"]["copy_gigabytes_per_second"])
+    figure.savefig(arguments.picture, dpi=110)
+    return 0
+
+
+def read_points(race: Mapping[str, Any]) -> dict[str, tuple[float, float]]:
+    """Operations a byte and billions of operations a second, of contenders that were counted."""
+    return {
+        name: (
+            flops / race["bytes_moved"][name],
+            flops / spread(race["seconds"][name]).median / 1e9,
+        )
+        for name, flops in race["flops"].items()
+        if flops
+    }
+
+
+def draw(panel: Any, race: Mapping[str, Any], bandwidth: float) -> None:
+    """The roof and the contenders below it, both axes logarithmic."""
+    peak, points = race["gemm_gflops"], read_points(race)
+    edge = peak / bandwidth
+    ends = [x for x, _ in points.values()] + [edge]
+    xs = [min(ends) / 2, edge, max(ends) * 2]
+    panel.loglog(xs, [min(peak, bandwidth * x) for x in xs], color="black")
+    for name, (intensity, gflops) in points.items():
+        panel.plot(intensity, gflops, "o", label=name)
+    panel.set_title(race["title"], fontsize="medium")
+    panel.set_xlabel("operations a byte")
+    panel.set_ylabel("GFLOP/s")
+    panel.grid(which="both", alpha=0.2)
+    panel.legend(fontsize="small", loc="lower right")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

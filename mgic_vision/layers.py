@@ -231,7 +231,7 @@ def convolve(x: Tensor, conv: nn.Conv2d) -> Tensor:
 
     Args:
         x: Images, or vectors as images of one pixel.
-        conv: A convolution without bias.
+        conv: A convolution, with a bias where a norm was folded into it.
 
     Shape:
         - ``x``: ``(B, C, H, W)``. Returns ``(B, C', H', W')``.
@@ -243,7 +243,7 @@ def convolve(x: Tensor, conv: nn.Conv2d) -> Tensor:
     """
     if conv.kernel_size != (1, 1) or x.shape[-2:] != (1, 1):
         return functional.conv2d(
-            x, conv.weight, None, conv.stride, conv.padding, conv.dilation, conv.groups
+            x, conv.weight, conv.bias, conv.stride, conv.padding, conv.dilation, conv.groups
         )
     vectors, groups, weight = x.flatten(1), conv.groups, conv.weight.flatten(1)
     if groups == 1:
@@ -254,7 +254,7 @@ def convolve(x: Tensor, conv: nn.Conv2d) -> Tensor:
         parts = vectors.unflatten(1, (groups, -1)).transpose(0, 1)  # (groups, B, in / groups)
         y = parts @ weight.unflatten(0, (groups, -1)).transpose(1, 2)
         y = y.transpose(0, 1).flatten(1)
-    return y[:, :, None, None]
+    return (y if conv.bias is None else y + conv.bias)[:, :, None, None]
 
 
 def conv_norm_act(

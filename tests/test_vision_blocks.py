@@ -441,3 +441,12 @@ def test_wrong_arguments_are_named(make, match):
 def test_every_block_is_residual(kind):
     make, expansion = kind
     assert isinstance(make(dense_level(16, int(16 * expansion))), Residual)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (3, 2)])
+@pytest.mark.parametrize("groups", [1, 2, 8])
+def test_a_map_keeps_its_bias(groups, size):
+    conv = GroupedConv2d(8, 8, groups=groups)
+    conv.bias = nn.Parameter(torch.randn(8))
+    x = torch.randn(5, 8, *size)
+    assert_close(conv(x), nn.Conv2d.forward(conv, x))

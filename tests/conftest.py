@@ -15,7 +15,7 @@ def kernels(request: pytest.FixtureRequest) -> Iterator[None]:
         yield
         return
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(build, "library", lambda: None)
+        patch.setattr(build, "library", lambda *_: None)
         yield
 
 

@@ -11,25 +11,13 @@ import shlex
 import shutil
 import subprocess
 import tempfile
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
 import torch
 
-SOURCES = ("derivatives.c", "grouped_linear.c", "knn.c", "neighbor_max.c")
-HEADERS = ("kernels.h", "pieces.h")
 FLAGS = ("-O3", "-march=native", "-fno-math-errno", "-std=gnu11", "-fPIC", "-shared", "-w")
-# p: address or array, n: number; the number of threads follows as an int
-ARGUMENTS = {
-    "mgic_derive": "pnnpppp",
-    "mgic_grouped_linear": "pnnpnnnppp",
-    "mgic_grouped_linear_weight": "pnnpnnnppn",
-    "mgic_knn": "ppnnnpp",
-    "mgic_mix_derivatives": "ppnnppppnnnppppnpnnpn",
-    "mgic_neighbor_max": "pnnppnpp",
-    "mgic_neighbor_max_backward": "ppnnnp",
-}
-STATUS = ("mgic_knn", "mgic_mix_derivatives")  # they return one
 OPENMP = "-fopenmp"
 SWITCH = "MGIC_NATIVE"
 
@@ -37,8 +25,47 @@ _log = logging.getLogger(__name__)
 _here = Path(__file__).parent
 
 
+@dataclass(frozen=True)
+class Kernels:
+    """What makes one library of kernels.
+
+    Args:
+        package: Whose they are.
+        sources: C files.
+        headers: What these include of the project.
+        arguments: Functions by name; ``p`` is an address or array, ``n`` a number, and the number
+            of threads follows as an int.
+        status: Functions that return a number.
+    """
+
+    package: str
+    sources: tuple[Path, ...]
+    headers: tuple[Path, ...]
+    arguments: dict[str, str] = field(hash=False)
+    status: tuple[str, ...] = ()
+
+
+GRAPHS = Kernels(
+    "mgic_geo",
+    tuple(
+        _here / name for name in ("derivatives.c", "grouped_linear.c", "knn.c", "neighbor_max.c")
+    ),
+    (_here / "kernels.h", _here / "pieces.h"),
+    {
+        "mgic_derive": "pnnpppp",
+        "mgic_grouped_linear": "pnnpnnnppp",
+        "mgic_grouped_linear_weight": "pnnpnnnppn",
+        "mgic_knn": "ppnnnpp",
+        "mgic_mix_derivatives": "ppnnppppnnnppppnpnnpn",
+        "mgic_neighbor_max": "pnnppnpp",
+        "mgic_neighbor_max_backward": "ppnnnp",
+    },
+    ("mgic_knn", "mgic_mix_derivatives"),
+)
+
+
 @cache
-def library() -> ctypes.CDLL | None:
+def library(kernels: Kernels = GRAPHS) -> ctypes.CDLL | None:
     """The compiled kernels, or ``None`` where they are switched off or cannot be compiled.
 
     They are compiled with ``$CC``, ``cc``, ``gcc`` or ``clang``, in a few seconds, into the user's
@@ -49,11 +76,12 @@ def library() -> ctypes.CDLL | None:
     if os.environ.get(SWITCH, "1") == "0":
         return None
     try:
-        return _declared(ctypes.CDLL(str(_compiled())))
+        return _declared(ctypes.CDLL(str(_compiled(kernels))), kernels)
     except (OSError, subprocess.SubprocessError) as error:
         detail = (getattr(error, "stderr", "") or "").strip()
         _log.warning(
-            "mgic_geo runs without its compiled kernels, slower: %s%s (%s=0 silences this)",
+            "%s runs without its compiled kernels, slower: %s%s (%s=0 silences this)",
+            kernels.package,
             error,
             f"\n{detail}" if detail else "",
             SWITCH,
@@ -80,17 +108,17 @@ def lanes() -> int:
     return ctypes.c_int64.in_dll(loaded(), "mgic_lanes").value
 
 
-def _declared(found: ctypes.CDLL) -> ctypes.CDLL:
+def _declared(found: ctypes.CDLL, kernels: Kernels) -> ctypes.CDLL:
     """Say what the functions take and return."""
     kinds = {"p": ctypes.c_void_p, "n": ctypes.c_int64}
-    for name, arguments in ARGUMENTS.items():
+    for name, arguments in kernels.arguments.items():
         function = getattr(found, name)
         function.argtypes = [*(kinds[kind] for kind in arguments), ctypes.c_int]
-        function.restype = ctypes.c_int64 if name in STATUS else None
+        function.restype = ctypes.c_int64 if name in kernels.status else None
     return found
 
 
-def _compiled() -> Path:
+def _compiled(kernels: Kernels) -> Path:
     """Path of the shared library, compiled if it is not there."""
     compiler = _compiler()
     version = subprocess.run(
@@ -99,14 +127,14 @@ def _compiled() -> Path:
     digest = hashlib.sha256()
     for part in (*compiler, version, *FLAGS, platform.machine(), _processor()):
         digest.update(part.encode() + b"\0")
-    for name in (*SOURCES, *HEADERS):
-        digest.update((_here / name).read_bytes())
+    for file in (*kernels.sources, *kernels.headers):
+        digest.update(file.read_bytes())
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mgic"
     path = folder / f"kernels-{digest.hexdigest()[:16]}.so"
     if not path.exists():
         folder.mkdir(parents=True, exist_ok=True)
-        _log.info("compiling the kernels of mgic_geo (once, a few seconds): %s", path)
-        _compile(compiler, path)
+        _log.info("compiling kernels of %s (once, a few seconds): %s", kernels.package, path)
+        _compile(compiler, kernels, path)
     return path
 
 
@@ -129,11 +157,11 @@ def _processor() -> str:
     return "\n".join(sorted({line for line in lines if line.startswith(wanted)}))
 
 
-def _compile(compiler: list[str], path: Path) -> None:
+def _compile(compiler: list[str], kernels: Kernels, path: Path) -> None:
     """Write the library whole or not at all; several processes may do so at once."""
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=path.stem, suffix=".part")
     os.close(handle)
-    sources = [str(_here / source) for source in SOURCES]
+    sources = [f"-I{_here}", *map(str, kernels.sources)]
     try:
         for openmp in ([OPENMP], []):  # Apple's clang has none
             command = [*compiler, *FLAGS, *openmp, *sources, "-o", name, "-lm"]

@@ -1,0 +1,74 @@
+"""A cycle in one call."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mgic_geo.levels import MGICBlock
+from mgic_geo.native import build
+from mgic_vision.native import IMAGES, available, usable
+from mgic_vision.native.plan import plan_cycle
+
+
+@torch.library.custom_op("mgic_vision::cycle", mutates_args=(), device_types="cpu")
+def run_cycle(x: Tensor, plan: Tensor, weights: Tensor) -> Tensor:
+    """Run a cycle as :func:`plan_cycle` describes it.
+
+    Shape:
+        - ``x``: ``(B, C, H, W)``, channels innermost. Returns the same.
+    """
+    x = x.contiguous(memory_format=torch.channels_last)
+    y = torch.empty_like(x)
+    batch, _, height, width = x.shape
+    library = build.library(IMAGES)
+    assert library is not None
+    status = library.mgic_cycle(
+        *(x.data_ptr(), y.data_ptr(), batch, height, width),
+        *(plan.data_ptr(), plan.size(0), weights.data_ptr(), torch.get_num_threads()),
+    )
+    if status:
+        raise MemoryError(f"no memory for a cycle on {tuple(x.shape)}")
+    return y
+
+
+@run_cycle.register_fake
+def _(x: Tensor, plan: Tensor, weights: Tensor) -> Tensor:
+    return torch.empty_like(x, memory_format=torch.channels_last)
+
+
+class NativeCycle(nn.Module):
+    """A cycle that runs in the compiled kernel where that can be, and else as it was.
+
+    Args:
+        cycle: The cycle, its norms folded.
+
+    Shape:
+        - ``x``: ``(B, C, H, W)``. Returns the same shape.
+    """
+
+    def __init__(self, cycle: MGICBlock) -> None:
+        super().__init__()
+        self.cycle = cycle
+        self.plan: Tensor | None
+        self.weights: Tensor | None
+        self._pack()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Run the cycle."""
+        vectors = x.shape[-2:] == (1, 1)  # faster as products of matrices
+        if self.plan is None or self.weights is None or vectors or not usable(x):
+            return self.cycle(x)
+        return run_cycle(x, self.plan, self.weights)
+
+    def _pack(self) -> None:
+        plan, weights = (available() and plan_cycle(self.cycle)) or (None, None)
+        self.register_buffer("plan", plan, persistent=False)
+        self.register_buffer("weights", weights, persistent=False)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Pack again: another processor may have longer vectors, or no kernels."""
+        super().__setstate__(state)
+        self._pack()

@@ -1,0 +1,269 @@
+/* One level of a cycle, group by group in strips of rows.
+ *
+ *     z = x + P e,    e' = P e + F(z)  (on the finest level x + P e + F(z), the result)
+ *
+ * with F a bottleneck (1x1, 3x3, 1x1) or an inverted residual (1x1, depthwise, 1x1). Groups do not
+ * see each other, so that one strip of one group runs through all of F while it is in cache. Only
+ * squeeze-excite, which averages over the whole map, takes F apart. */
+
+#ifndef MGIC_LEVEL_H
+#define MGIC_LEVEL_H
+
+#include "team.h"
+#include "tiles.h"
+
+#define STRIP_NUMBERS (48 * 1024) /* hidden numbers of a strip: they and weights fit a 512 KB cache */
+#define ABSENT -1
+
+/* A level as Python lays it out (cycles.py, LevelPlan): sizes, then where weights begin. */
+typedef struct {
+    int64_t channels, inner, groups;
+    int64_t kernel, dilation, depthwise, activation;
+    int64_t pre; /* whether scale, shift and activation stand in front of the first map */
+    int64_t squeezed; /* width inside squeeze-excite, 0 for none */
+    int64_t coarse, restrict_groups, prolong_groups, restrict_activation;
+    int64_t restrict_weight, restrict_bias, prolong_weight, prolong_bias, scale, shift;
+    int64_t first_weight, first_bias, spatial_weight, spatial_bias, last_weight, last_bias;
+    int64_t reduce_weight, reduce_bias, gate_weight, gate_bias;
+} level;
+
+/* What a level reads and writes of one image. */
+typedef struct {
+    const level *l;
+    const float *weights;
+    int64_t height, width;
+    const float *x, *coarse; /* coarse: e of the next level, null on the coarsest */
+    int64_t finest;
+    float *out;
+    float *hidden, *pooled, *gates; /* for squeeze-excite: (groups, H * W, m), (strips, m), (m) */
+    float *scratch;                 /* of this thread */
+} job;
+
+INLINE int64_t margin_of(const level *l) { return l->kernel / 2 * l->dilation; }
+INLINE int64_t width_in(const level *l) { return l->channels / l->groups; }
+INLINE int64_t width_inside(const level *l) { return l->inner / l->groups; }
+
+/* Numbers from row to row of a hidden strip, which has a margin on both sides */
+INLINE int64_t hidden_row(const level *l, int64_t width)
+{
+    return (width + 2 * margin_of(l)) * padded(width_inside(l));
+}
+
+static int64_t strip_rows(const level *l, int64_t height, int64_t width, int64_t threads)
+{
+    int64_t rows = STRIP_NUMBERS / hidden_row(l, width) - 2 * margin_of(l);
+    if (rows < 4)
+        rows = 4;
+    const int64_t shares = l->groups % threads ? threads : 1;
+    const int64_t strips = (height + rows - 1) / rows;
+    const int64_t even = (strips + shares - 1) / shares * shares; /* no thread has one more */
+    return (height + even - 1) / even;
+}
+
+static int64_t scratch_of(const level *l, int64_t height, int64_t width, int64_t threads)
+{
+    const int64_t rows = strip_rows(l, height, width, threads) + 2 * margin_of(l);
+    return rows * hidden_row(l, width) + ROWS * (padded(width_in(l)) + padded(width_inside(l)));
+}
+
+INLINE map map_of(const float *weights, int64_t weight, int64_t bias, int64_t group,
+                  int64_t outputs, int64_t inputs, int64_t num_taps, const int64_t *taps,
+                  int64_t activation)
+{
+    const int64_t size = padded(outputs);
+    return (map){weights + weight + group * size * inputs * num_taps,
+                 weights + bias + group * size,
+                 size / LANES, inputs, num_taps, activation, taps};
+}
+
+static const int64_t at_once[1] = {0};
+
+/* z of up to ROWS pixels from number `pixel` on, activated where the level says so, into `into`;
+ * where `keep`, what the branch will be added to goes into the result */
+static void enter(const job *j, int64_t group, int64_t pixel, int64_t rows, int64_t keep,
+                  float *into)
+{
+    const level *l = j->l;
+    const int64_t count = width_in(l), pitch = padded(count), begin = group * count;
+    if (j->coarse) {
+        const int64_t inputs = l->coarse / l->prolong_groups;
+        const map prolong = map_of(j->weights, l->prolong_weight, l->prolong_bias, group, count,
+                                   inputs, 1, at_once, NONE);
+        const int64_t begin_coarse = group * l->prolong_groups / l->groups * inputs;
+        const float *from = j->coarse + pixel * l->coarse + begin_coarse;
+        foresee(from, l->coarse, inputs, rows);
+        multiply(&prolong, from, l->coarse, into, pitch, rows);
+    }
+    foresee(j->x + pixel * l->channels + begin, l->channels, count, rows);
+    foresee(j->out + pixel * l->channels + begin, l->channels, count, rows);
+    for (int64_t c = 0; c < count; c += LANES) {
+        const int64_t lanes = least(LANES, count - c);
+        const vec scale = l->pre ? load_lanes(j->weights + l->scale + begin + c, lanes) : (vec){};
+        const vec shift = l->pre ? load_lanes(j->weights + l->shift + begin + c, lanes) : (vec){};
+        for (int64_t r = 0; r < rows; r++) {
+            const int64_t at = (pixel + r) * l->channels + begin + c;
+            const vec correction = j->coarse ? LOAD(into + r * pitch + c) : (vec){};
+            const vec z = load_lanes(j->x + at, lanes) + correction;
+            if (keep)
+                store_lanes(j->out + at, j->finest ? z : correction, lanes);
+            STORE(into + r * pitch + c,
+                  l->pre ? activated(scale * z + shift, l->activation) : z);
+        }
+    }
+}
+
+/* A strip of the first map, with `margin` pixels around it that are zero outside the image */
+static void fill_hidden(const job *j, int64_t group, int64_t top, int64_t bottom, float *hidden,
+                        float *chunk)
+{
+    const level *l = j->l;
+    const int64_t margin = margin_of(l), row_size = hidden_row(l, j->width);
+    const int64_t pitch = padded(width_in(l)), inside = padded(width_inside(l));
+    const map first = map_of(j->weights, l->first_weight, l->first_bias, group, width_inside(l),
+                             width_in(l), 1, at_once, l->activation);
+    for (int64_t row = top - margin; row < bottom + margin; row++, hidden += row_size) {
+        if (row < 0 || row >= j->height) {
+            memset(hidden, 0, row_size * sizeof(float));
+            continue;
+        }
+        memset(hidden, 0, margin * inside * sizeof(float));
+        memset(hidden + row_size - margin * inside, 0, margin * inside * sizeof(float));
+        const int64_t own = row >= top && row < bottom;
+        for (int64_t column = 0, rows; column < j->width; column += rows) {
+            rows = next_rows(j->width - column);
+            float *to = hidden + (margin + column) * inside;
+            if (l->first_weight == ABSENT) {
+                enter(j, group, row * j->width + column, rows, own, to);
+                continue;
+            }
+            enter(j, group, row * j->width + column, rows, own, chunk);
+            multiply(&first, chunk, pitch, to, inside, rows);
+        }
+    }
+}
+
+/* Adds the last map of a few hidden pixels to the result. */
+static void leave(const job *j, int64_t group, int64_t pixel, int64_t rows, const float *hidden,
+                  float *chunk)
+{
+    const level *l = j->l;
+    const int64_t count = width_in(l), pitch = padded(count);
+    const map last = map_of(j->weights, l->last_weight, l->last_bias, group, count,
+                            width_inside(l), 1, at_once, NONE);
+    multiply(&last, hidden, padded(width_inside(l)), chunk, pitch, rows);
+    for (int64_t r = 0; r < rows; r++)
+        for (int64_t c = 0; c < count; c += LANES) {
+            const int64_t lanes = least(LANES, count - c);
+            float *to = j->out + (pixel + r) * l->channels + group * count + c;
+            store_lanes(to, load_lanes(to, lanes) + LOAD(chunk + r * pitch + c), lanes);
+        }
+}
+
+/* Adds up a few pixels. */
+INLINE void pool(const float *hidden, int64_t inside, int64_t rows, float *sums)
+{
+    for (int64_t c = 0; c < inside; c += LANES) {
+        vec sum = LOAD(sums + c);
+        for (int64_t r = 0; r < rows; r++)
+            sum += LOAD(hidden + r * inside + c);
+        STORE(sums + c, sum);
+    }
+}
+
+/* One strip of one group: all of F, or, with squeeze-excite, up to the hidden map and its sums */
+static void run_strip(const job *j, int64_t group, int64_t strip, int64_t rows_of_strip)
+{
+    const level *l = j->l;
+    const int64_t top = strip * rows_of_strip, bottom = least(top + rows_of_strip, j->height);
+    const int64_t inside = padded(width_inside(l)), row_size = hidden_row(l, j->width);
+    float *chunk = j->scratch, *filtered = chunk + ROWS * padded(width_in(l));
+    float *hidden = filtered + ROWS * inside;
+    float *sums = j->pooled + strip * l->groups * inside + group * inside;
+    int64_t taps[MAX_TAPS], num_taps = 0;
+    for (int64_t y = 0; y < l->kernel; y++)
+        for (int64_t x = 0; x < l->kernel; x++)
+            taps[num_taps++] = l->dilation * (y * row_size + x * inside);
+    const map spatial = map_of(j->weights, l->spatial_weight, l->spatial_bias, group,
+                               width_inside(l), l->depthwise ? 1 : width_inside(l), num_taps,
+                               taps, l->activation);
+
+    fill_hidden(j, group, top, bottom, hidden, chunk);
+    if (l->squeezed)
+        memset(sums, 0, inside * sizeof(float));
+    for (int64_t row = top; row < bottom; row++)
+        for (int64_t column = 0, rows; column < j->width; column += rows) {
+            rows = next_rows(j->width - column);
+            const int64_t pixel = row * j->width + column;
+            const float *from = hidden + (row - top) * row_size + column * inside;
+            float *to = filtered;
+            if (l->squeezed)
+                to = j->hidden + (group * j->height * j->width + pixel) * inside;
+            if (l->depthwise)
+                filter(&spatial, from, inside, to, inside, rows);
+            else
+                multiply(&spatial, from, inside, to, inside, rows);
+            if (l->squeezed)
+                pool(to, inside, rows, sums);
+            else
+                leave(j, group, pixel, rows, to, chunk);
+        }
+}
+
+/* What the hidden channels are multiplied with, from their means; by one thread. */
+static void squeeze(const job *j, int64_t strips)
+{
+    const level *l = j->l;
+    const int64_t all = l->groups * padded(width_inside(l)), squeezed = padded(l->squeezed);
+    float *means = j->gates, *inner = means + all;
+    for (int64_t c = 0; c < all; c++) {
+        float sum = 0;
+        for (int64_t strip = 0; strip < strips; strip++)
+            sum += j->pooled[strip * all + c];
+        means[c] = sum / (float)(j->height * j->width);
+    }
+    const map reduce = map_of(j->weights, l->reduce_weight, l->reduce_bias, 0, l->squeezed, all, 1,
+                              at_once, RELU);
+    multiply(&reduce, means, all, inner, squeezed, 1);
+    const map gate = map_of(j->weights, l->gate_weight, l->gate_bias, 0, all, l->squeezed, 1,
+                            at_once, NONE);
+    multiply(&gate, inner, squeezed, means, all, 1);
+    for (int64_t c = 0; c < all; c += LANES)
+        STORE(means + c, hard_sigmoid(LOAD(means + c)));
+}
+
+static void scale_and_leave(const job *j, int64_t group, int64_t begin, int64_t end)
+{
+    const level *l = j->l;
+    const int64_t inside = padded(width_inside(l)), pixels = j->height * j->width;
+    float *chunk = j->scratch, *scaled = chunk + ROWS * padded(width_in(l));
+    for (int64_t pixel = begin, rows; pixel < end; pixel += rows) {
+        rows = next_rows(end - pixel);
+        const float *from = j->hidden + (group * pixels + pixel) * inside;
+        for (int64_t r = 0; r < rows; r++)
+            for (int64_t c = 0; c < inside; c += LANES)
+                STORE(scaled + r * inside + c,
+                      LOAD(from + r * inside + c) * LOAD(j->gates + group * inside + c));
+        leave(j, group, pixel, rows, scaled, chunk);
+    }
+}
+
+/* The whole level; the result is complete when all threads of the team have met. */
+static void run_level(const job *j, team t)
+{
+    const level *l = j->l;
+    const int64_t rows = strip_rows(l, j->height, j->width, t.size);
+    const int64_t strips = (j->height + rows - 1) / rows, units = strips * l->groups;
+    for (int64_t unit = share_begin(t, units); unit < share_end(t, units); unit++)
+        run_strip(j, unit / strips, unit % strips, rows);
+    if (!l->squeezed)
+        return;
+    meet(t);
+    if (t.rank == 0)
+        squeeze(j, strips);
+    meet(t);
+    const int64_t pixels = j->height * j->width;
+    for (int64_t group = 0; group < l->groups; group++)
+        scale_and_leave(j, group, share_begin(t, pixels), share_end(t, pixels));
+}
+
+#endif

@@ -1,0 +1,217 @@
+"""The compiled cycles of images equal the plain ones, whatever the sizes and kinds of layers."""
+
+import copy
+import io
+import logging
+from functools import partial
+
+import pytest
+import torch
+from test_deployment import assert_equal, shift_norms
+from torch import nn
+from torch.testing import assert_close
+
+from mgic_geo import MGICBlock
+from mgic_geo.native import build
+from mgic_vision import (
+    basic_block,
+    bottleneck,
+    create_model,
+    depthwise_change,
+    fuse,
+    inverted_residual,
+    mgic_unit,
+)
+from mgic_vision.folding import fold_norms_
+from mgic_vision.layers import HARDSWISH
+from mgic_vision.native import IMAGES
+from mgic_vision.native.branch import read_branch
+from mgic_vision.native.cycle import NativeCycle, run_cycle
+from mgic_vision.native.grouped_conv import NativeConv, plan_conv, run_grouped_conv
+from mgic_vision.native.plan import plan_cycle
+
+needs_compiler = pytest.mark.skipif(build.library(IMAGES) is None, reason="no C compiler")
+
+# outer and inner width, s_g, s_c, levels at least, layer: groups narrower and wider than a vector
+# and no multiple of it, a width that does not halve, no level at all, no expansion, dilation,
+# squeeze-excite nowhere, on the finest level, on every one
+LAYERS = {
+    "bottleneck": (64, 32, 8, 8, 1, bottleneck),
+    "bottleneck-wide-groups": (80, 40, 40, 20, 1, bottleneck),
+    "bottleneck-odd": (24, 10, 5, 5, 1, bottleneck),
+    "bottleneck-dense": (24, 16, 16, 16, 0, bottleneck),
+    "inverted": (40, 120, 20, 10, 1, partial(inverted_residual, activation=HARDSWISH)),
+    "inverted-no-expansion": (16, 16, 4, 4, 1, inverted_residual),
+    "inverted-5x5": (12, 36, 6, 6, 1, partial(inverted_residual, kernel=5, dilation=2)),
+    "squeeze-finest": (
+        *(40, 72, 10, 10, 1),
+        partial(inverted_residual, kernel=5, squeeze="finest", activation=HARDSWISH),
+    ),
+    "squeeze-every": (24, 72, 12, 6, 1, partial(inverted_residual, squeeze="every")),
+}
+
+
+def make_cycle(outer, inner, group_size, coarse_size, min_levels, layer) -> MGICBlock:
+    torch.manual_seed(0)
+    unit = mgic_unit(
+        *(outer, outer, layer),
+        inner=inner,
+        group_size=group_size,
+        coarse_size=coarse_size,
+        min_levels=min_levels,
+    )
+    return shift_norms(unit).eval().requires_grad_(False).cycle
+
+
+@needs_compiler
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("kind", LAYERS)
+def test_compiled_cycle_equals_the_definition(kind, threads):
+    cycle = make_cycle(*LAYERS[kind])
+    native = NativeCycle(fold_norms_(copy.deepcopy(cycle)))
+    assert native.plan is not None
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        # one image together, one each, and both; rows in several strips and less than a kernel
+        for shape in [(1, 7, 7), (3, 13, 11), (5, 1, 2), (1, 150, 40)]:
+            x = torch.randn(shape[0], LAYERS[kind][0], *shape[1:])
+            y = run_cycle(x, native.plan, native.weights)
+            assert_equal(y, cycle.double()(x.double()).float())
+    finally:
+        torch.set_num_threads(before)
+
+
+@needs_compiler
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize(
+    ("widths", "kernel", "stride"),
+    [((8, 32), 3, 1), ((20, 40), 3, 2), ((24, 40), 5, 2), ((80, 112), 3, 1), ((6, 9), 3, 2)],
+)
+def test_compiled_change_of_width_equals_the_convolution(widths, kernel, stride, threads):
+    torch.manual_seed(0)
+    change = shift_norms(depthwise_change(*widths, kernel=kernel, stride=stride)).eval()
+    folded = fold_norms_(copy.deepcopy(change).requires_grad_(False))
+    native = NativeConv(folded.conv, folded.act)
+    assert native.sizes
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        with torch.no_grad():
+            for shape in [(1, 7, 7), (3, 12, 10), (2, 1, 2), (1, 61, 130)]:
+                x = torch.randn(shape[0], widths[0], *shape[1:])
+                assert_equal(native(x), change(x))
+    finally:
+        torch.set_num_threads(before)
+
+
+@needs_compiler
+def test_convolutions_that_would_be_mostly_zeros_stay_with_torch():
+    assert plan_conv(nn.Conv2d(64, 64, 3, padding=1, groups=64), nn.ReLU()) is None
+    assert plan_conv(nn.Conv2d(64, 64, 3, padding=1, groups=2), nn.ReLU()) is None
+    assert plan_conv(nn.Conv2d(8, 32, 3, padding=1, groups=8), nn.SiLU()) is None
+    assert plan_conv(nn.Conv2d(8, 32, 3, groups=8), nn.ReLU()) is None
+
+
+@needs_compiler
+def test_images_do_not_depend_on_their_batch():
+    native = NativeCycle(fold_norms_(make_cycle(*LAYERS["squeeze-finest"])))
+    x = torch.randn(4, 40, 9, 9)
+    for n in range(4):
+        assert_close(native(x)[n : n + 1], native(x[n : n + 1]), rtol=1e-5, atol=1e-5)
+
+
+@needs_compiler
+def test_any_layout_is_taken():
+    native = NativeCycle(fold_norms_(make_cycle(*LAYERS["bottleneck"])))
+    x = torch.randn(2, 64, 6, 5)
+    y = native(x)
+    assert y.is_contiguous(memory_format=torch.channels_last)
+    assert_close(native(x.contiguous(memory_format=torch.channels_last)), y, rtol=0, atol=0)
+    wide = torch.randn(2, 64, 6, 10)
+    assert_close(native(wide[..., ::2]), native(wide[..., ::2].contiguous()), rtol=0, atol=0)
+
+
+@needs_compiler
+def test_the_operator_is_sound():
+    native = NativeCycle(fold_norms_(make_cycle(*LAYERS["bottleneck"])))
+    x = torch.randn(2, 64, 6, 5).contiguous(memory_format=torch.channels_last)
+    torch.library.opcheck(run_cycle, (x, native.plan, native.weights))
+    conv = NativeConv(nn.Conv2d(64, 128, 3, stride=2, padding=1, groups=64), nn.ReLU())
+    arguments = (x, conv.begins, conv.weight, conv.bias, conv.sizes)
+    torch.library.opcheck(run_grouped_conv, arguments)
+
+
+@needs_compiler
+@pytest.mark.parametrize("name", ["mgic_mobilenetv3", "mgic_resnet50", "function_mgic"])
+def test_every_cycle_of_a_network_is_compiled(name):
+    options = {"repeats": (1, 1, 1, 1)} if name == "mgic_resnet50" else {}
+    model = create_model(name, **options)
+    cycles = [module for module in model.modules() if isinstance(module, MGICBlock)]
+    native = [module for module in fuse(model).modules() if isinstance(module, NativeCycle)]
+    assert len(native) == len(cycles) > 0
+    assert not any(isinstance(m, NativeCycle) for m in fuse(model, native="never").modules())
+
+
+@needs_compiler
+def test_compiled_cycles_leave_no_graph_breaks():
+    model = fuse(create_model("mgic_resnet50", repeats=(1, 1, 1, 1)))
+    x = torch.rand(1, 3, 64, 64)
+    with torch.no_grad():
+        y = torch.compile(model, fullgraph=True, backend="aot_eager")(x)
+        assert_close(y, model(x))
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [basic_block, partial(bottleneck, activation=nn.SiLU)],
+    ids=["basic", "silu"],
+)
+def test_other_layers_stay_plain(layer):
+    cycle = fold_norms_(make_cycle(16, 16, 8, 8, 1, layer))
+    assert read_branch(cycle.layers[0], cycle.levels[0]) is None
+    assert plan_cycle(cycle) is None
+
+
+@needs_compiler
+def test_doubles_autocast_and_gradients_go_the_plain_way(monkeypatch):
+    monkeypatch.setattr("mgic_vision.native.cycle.run_cycle", None)
+    native = NativeCycle(fold_norms_(make_cycle(*LAYERS["bottleneck"])))
+    x = torch.randn(2, 64, 6, 5)
+    assert_close(native.double()(x.double()), native.cycle(x.double()), rtol=0, atol=0)
+    native.float()
+    with torch.autocast("cpu", torch.bfloat16):
+        assert native(x).isfinite().all()
+    x.requires_grad_()
+    native(x).sum().backward()
+    assert x.grad is not None
+    with pytest.raises(TypeError):  # what this test would miss, if it could not fail
+        native(x.detach())
+
+
+@needs_compiler
+def test_a_saved_network_packs_its_weights_again(monkeypatch):
+    model = fuse(create_model("mgic_mobilenetv3_small"))
+    file = io.BytesIO()
+    torch.save(model, file)
+    x = torch.rand(1, 3, 32, 32)
+    with torch.no_grad():
+        y = model(x)
+        for lanes in (build.lanes(), None):
+            if lanes is None:  # a machine without a compiler
+                monkeypatch.setattr(build, "library", lambda *_: None)
+            file.seek(0)
+            assert_equal(torch.load(file, weights_only=False)(x), y)
+
+
+def test_without_a_compiler_a_warning_says_so(tmp_path, monkeypatch, caplog):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("CC", "false")
+    with caplog.at_level(logging.WARNING):
+        assert build.library.__wrapped__(IMAGES) is None
+    assert "mgic_vision runs without its compiled kernels, slower" in caplog.text
+
+
+def test_an_unknown_choice_is_named():
+    with pytest.raises(ValueError, match="native must be one of auto, never, got 'always'"):
+        fuse(nn.Identity(), native="always")

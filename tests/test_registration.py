@@ -17,6 +17,7 @@ def timm():
     return timm
 
 
+@pytest.mark.slow  # a process that imports everything anew
 def test_networks_are_registered_when_the_libraries_are_imported_later():
     code = """import sys
 import mgic_vision

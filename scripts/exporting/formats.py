@@ -1,0 +1,149 @@
+"""Formats to export to: how each is written, and how it is run to be compared."""
+
+import io
+import json
+import logging
+import warnings
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import torch
+from torch import Tensor
+
+from scripts.exporting.subject import Subject, make_subject
+from scripts.training.errors import TrainingError
+from scripts.training.networks import load_network
+from scripts.training.weights import Weights, export_weights, read_weights
+
+Files = dict[str, bytes]  # content by suffix
+SIDECAR = "model.json"
+
+
+class Format(ABC):
+    """One format.
+
+    Args:
+        suffix: Of its file.
+    """
+
+    def __init__(self, suffix: str):
+        self.suffix = suffix
+
+    def file_name(self, name: str) -> str:
+        """Return the name of the file for a network."""
+        return name + self.suffix
+
+    @abstractmethod
+    def write(self, subject: Subject, weights: Weights) -> Files:
+        """Return the content of the file, and of what goes beside it."""
+
+    @abstractmethod
+    def read(self, content: Files, weights: Weights) -> Callable[[Tensor], Tensor]:
+        """Return a function that runs what was written."""
+
+
+class Pt2(Format):
+    """``torch.export``: ``torch.export.load(path).module()`` runs it, with torch alone."""
+
+    def write(self, subject: Subject, weights: Weights) -> Files:
+        """Trace the network."""
+        content = io.BytesIO()
+        with _quiet():
+            extra = {SIDECAR: json.dumps(weights.info)}
+            torch.export.save(trace(subject), content, extra_files=extra)
+        return {self.suffix: content.getvalue()}
+
+    def read(self, content: Files, weights: Weights) -> Callable[[Tensor], Tensor]:
+        """Load the program."""
+        with _quiet():
+            module = torch.export.load(io.BytesIO(content[self.suffix])).module()
+        return torch.no_grad()(module)
+
+
+class Onnx(Format):
+    """ONNX, with the input ``x`` and the output ``scores``; its metadata have ``model.json``."""
+
+    def write(self, subject: Subject, weights: Weights) -> Files:
+        """Trace the network and translate it."""
+        _require("onnxscript")
+        with _quiet():
+            program = torch.onnx.export(
+                trace(subject),
+                dynamo=True,
+                verbose=False,
+                input_names=["x"],
+                output_names=["scores"],
+            )
+            assert program is not None
+            program.model.metadata_props[SIDECAR] = json.dumps(weights.info)
+            return {self.suffix: program.model_proto.SerializeToString()}
+
+    def read(self, content: Files, weights: Weights) -> Callable[[Tensor], Tensor]:
+        """Open a session of ONNX Runtime, on as many threads as torch has."""
+        onnxruntime = _require("onnxruntime")
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = torch.get_num_threads()
+        session = onnxruntime.InferenceSession(
+            content[self.suffix], options, providers=["CPUExecutionProvider"]
+        )
+        return lambda x: torch.from_numpy(session.run(None, {"x": x.numpy()})[0])
+
+
+class Safetensors(Format):
+    """The weights alone, with a JSON file that says of what: for ``create_model`` of a package."""
+
+    def write(self, subject: Subject, weights: Weights) -> Files:
+        """Write both files."""
+        with TemporaryDirectory() as folder:
+            export_weights(weights, Path(folder))
+            return {path.suffix: path.read_bytes() for path in sorted(Path(folder).iterdir())}
+
+    def read(self, content: Files, weights: Weights) -> Callable[[Tensor], Tensor]:
+        """Build the network again from the two files."""
+        with TemporaryDirectory() as folder:
+            for suffix, part in content.items():
+                Path(folder, "model").with_suffix(suffix).write_bytes(part)
+            again = read_weights(Path(folder, "model.safetensors"))
+        return make_subject(load_network(again), again.info).reference
+
+
+FORMATS = {
+    "onnx": Onnx(".onnx"),
+    "pt2": Pt2(".pt2"),
+    "safetensors": Safetensors(".safetensors"),
+}
+
+
+def trace(subject: Subject) -> torch.export.ExportedProgram:
+    """Trace a network with sizes that vary."""
+    shapes = subject.dynamic_shapes()
+    return torch.export.export(subject.module, (subject.example(),), dynamic_shapes=shapes)
+
+
+def _require(name: str):
+    """Import an optional package.
+
+    Raises:
+        TrainingError: It is not installed.
+    """
+    try:
+        return __import__(name)
+    except ImportError as error:
+        raise TrainingError(f"{name} is missing: pip install 'mgic[onnx]'") from error
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep back what torch and its translator say about themselves."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)
+            warnings.simplefilter("ignore", FutureWarning)
+            yield
+    finally:
+        logging.disable(before)

@@ -1,0 +1,137 @@
+import io
+import json
+
+import onnx
+import pytest
+import torch
+from torch import nn
+from torch.testing import assert_close
+
+from mgic_geo import create_model
+from scripts import export
+from scripts.exporting.subject import make_subject
+from scripts.training.errors import TrainingError
+from scripts.training.networks import make_network
+from scripts.training.weights import Weights, export_weights, read_weights
+
+OPTIONS = {"k": 4, "width": 8}
+SMALL = ["--options", json.dumps(OPTIONS), "--num_classes", "3"]
+
+
+@pytest.fixture(autouse=True)
+def few_points(monkeypatch):
+    monkeypatch.setattr("scripts.exporting.subject.POINTS", 40)
+
+
+def trained(name: str, folder, **options) -> Weights:
+    """Weights of a network whose norms hold statistics, as a run leaves them."""
+    torch.manual_seed(0)
+    network = create_model(name, 3, **OPTIONS, **options)
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm1d):
+            nn.init.uniform_(module.running_var, 0.5, 2)
+    info = {"name": name, "options": OPTIONS | options, "classes": list("abc"), "num_points": 20}
+    weights = Weights(folder, network.state_dict(), info)
+    export_weights(weights, folder)
+    return weights
+
+
+@pytest.mark.slow
+def test_a_checkpoint_becomes_every_format(tmp_path, capsys):
+    weights = trained("diffgcn", tmp_path)
+    args = ["diffgcn", "--checkpoint", str(tmp_path), "--folder", str(tmp_path / "out")]
+    assert export.main(args) == 0
+    assert capsys.readouterr().out.count(" on batches of 1, 3, 8") == 3
+    found = sorted(path.name for path in (tmp_path / "out").iterdir())
+    assert found == ["diffgcn.json", "diffgcn.onnx", "diffgcn.pt2", "diffgcn.safetensors"]
+
+    info = {
+        entry.key: entry.value for entry in onnx.load(tmp_path / "out/diffgcn.onnx").metadata_props
+    }
+    assert json.loads(info["model.json"])["classes"] == ["a", "b", "c"]
+    extra = {"model.json": ""}
+    torch.export.load(str(tmp_path / "out/diffgcn.pt2"), extra_files=extra)
+    assert json.loads(extra["model.json"])["num_points"] == 20
+    again = read_weights(tmp_path / "out/diffgcn.safetensors")
+    assert_close(again.tensors, dict(weights.tensors))
+
+
+def test_what_differs_from_the_network_is_not_written(tmp_path, capsys, monkeypatch):
+    class Wrong(nn.Module):
+        def __init__(self, dense):
+            super().__init__()
+            self.dense, self.min_points = dense, dense.min_points
+
+        def forward(self, pos):
+            return self.dense(pos) + 2e-4
+
+    subject = make_subject(make_network("pointnet", 3, {"width": 8}), {"name": "pointnet"})
+    subject.module = Wrong(subject.module)
+    monkeypatch.setattr(export, "make_subject", lambda *args, **kwargs: subject)
+    args = ["pointnet", "--options", "{width: 8}", "--num_classes", "3", "--to", "pt2"]
+    assert export.main([*args, "--folder", str(tmp_path)]) == 1
+    assert "differ by 2.00e-04 from the network: not written" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+    assert export.main([*args, "--folder", str(tmp_path), "--tolerance", "1e-3"]) == 0
+
+
+def test_files_that_are_there_stay(tmp_path, capsys):
+    args = ["pointnet", *SMALL[2:], "--to", "safetensors", "--folder", str(tmp_path)]
+    assert export.main(args) == 0
+    before = (tmp_path / "pointnet.safetensors").read_bytes()
+    assert export.main([*args, "--seed", "1"]) == 1
+    assert "is there already: use --overwrite" in capsys.readouterr().err
+    assert (tmp_path / "pointnet.safetensors").read_bytes() == before
+    assert export.main([*args, "--seed", "1", "--overwrite"]) == 0
+    assert (tmp_path / "pointnet.safetensors").read_bytes() != before
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["pointnett"], "no model 'pointnett'; there are dgcnn"),
+        (["random_graph"], "cannot export random_graph: graph='random' has no dense form"),
+        (["pointnet", "--options", "{k: 0}"], "cannot build pointnet: k must be at least 1"),
+        (["dgcnn", "--checkpoint", "."], "holds diffgcn, not dgcnn"),
+        (["diffgcn", "--checkpoint", ".", "--num_classes", "4"], "come from the checkpoint"),
+    ],
+)
+def test_what_cannot_be_exported_is_said(args, message, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    trained("diffgcn", tmp_path)
+    assert export.main(args) == 1
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "exported").exists()
+
+
+def test_an_unknown_format_is_named(capsys):
+    with pytest.raises(SystemExit):
+        export.main(["pointnet", "--to", "onnx,tflite"])
+    assert "no format tflite; there are onnx, pt2, safetensors" in capsys.readouterr().err
+
+
+def test_weights_that_do_not_fit_are_refused(tmp_path):
+    weights = trained("diffgcn", tmp_path)
+    del weights.tensors["head.4.bias"]
+    with pytest.raises(TrainingError, match=r"(?s)cannot use weights .*head\.4\.bias"):
+        export.load_network(weights)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["mgic_diffgcn", "mgic_dgcnn", "mgic_mobilenetv3"])
+def test_whole_networks_become_onnx_and_pt2(name, tmp_path, monkeypatch):
+    monkeypatch.setattr("scripts.exporting.subject.POINTS", 512)
+    torch.manual_seed(0)
+    network = make_network(name, 10, {}).train()
+    images = name == "mgic_mobilenetv3"
+    inputs = torch.randn(8, 3, 96, 96) if images else torch.randn(8 * 128, 3)
+    batch = () if images else (torch.arange(8).repeat_interleave(128),)
+    with torch.no_grad():
+        for _ in range(30):  # norms hold statistics, as after training
+            network(inputs, *batch)
+    info = {"name": name, "options": {}, "classes": list("abcdefghij")}
+    export_weights(Weights(tmp_path, network.state_dict(), info), tmp_path)
+    args = [name, "--checkpoint", str(tmp_path), "--to", "onnx,pt2", "--tolerance", "1e-4"]
+    assert export.main([*args, "--folder", str(tmp_path)]) == 0
+    program = torch.export.load(io.BytesIO((tmp_path / f"{name}.pt2").read_bytes()))
+    assert not [node for node in program.graph.nodes if str(node.target).startswith("mgic")]

@@ -6,7 +6,7 @@ INSTALL := $(BIN)/python -m pip install --quiet --no-compile --constraint constr
 # the paper's tables and figures that need no training of their own
 PAPER := section34 table1 figure3 table3 table5 table7 table8 figure5 table9 table11 table12 table13 figure6
 
-.PHONY: demo test lint bench paper cluster clean
+.PHONY: demo test lint bench paper docs cluster clean
 
 demo: .venv/.train ## train an MGIC classifier on meshes and write its report
 	$(BIN)/python -m scripts.train_modelnet10 fit --config scripts/configs/demo.yaml --overwrite
@@ -25,6 +25,10 @@ bench: .venv/.train ## training steps beside what PyG users write (needs `make c
 paper: .venv/.train ## the paper's tables and figures beside ours, into docs/results; minutes
 	@for name in $(PAPER); do $(BIN)/python -m scripts.paper $$name || exit 1; done
 
+docs: .venv/.docs ## pages from the docstrings and tutorials into build/docs; no network
+	$(BIN)/sphinx-build --fail-on-warning --keep-going --quiet docs build/docs
+	@echo "docs: build/docs/index.html"
+
 cluster: .venv/.cluster ## the optional torch-cluster backend; compiles for about nine minutes
 
 .venv/.python:
@@ -40,6 +44,10 @@ cluster: .venv/.cluster ## the optional torch-cluster backend; compiles for abou
 
 .venv/.test: .venv/.train
 	$(INSTALL) --editable '.[train,test]'
+	@touch $@
+
+.venv/.docs: .venv/.train
+	$(INSTALL) --editable '.[train,docs]'
 	@touch $@
 
 # an sdist that imports torch while it builds, hence no isolation; setuptools compiles in parallel

@@ -1,13 +1,16 @@
-"""The README's Python runs, and its commands exist."""
+"""The Python of README and tutorials runs, and their commands exist."""
 
 import re
+import warnings
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
-BLOCKS = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+PYTHON = re.compile(r"```python\n(.*?)```", flags=re.DOTALL)
+BLOCKS = PYTHON.findall(README)
+PAGES = {page.name: page.read_text() for page in sorted((ROOT / "docs/tutorials").glob("*.md"))}
 
 
 @pytest.mark.parametrize("block", BLOCKS, ids=["gnn", "point_clouds", "convert"])
@@ -20,6 +23,26 @@ def test_a_python_block_runs(block):
         assert (predicted == data.y)[data.train_mask].all()
 
 
+@pytest.mark.parametrize("page", PAGES)
+def test_the_blocks_of_a_tutorial_run_one_after_another(page, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    blocks = PYTHON.findall(PAGES[page])
+    assert len(blocks) >= 4
+    names: dict = {}
+    with warnings.catch_warnings():  # timm decorates functions for TorchScript
+        warnings.simplefilter("ignore", FutureWarning)
+        for block in blocks:
+            exec(compile(block, page, "exec"), names)
+
+
+@pytest.mark.parametrize("page", ["README.md", *PAGES])
+def test_every_script_that_is_named_exists(page):
+    text = README if page == "README.md" else PAGES[page]
+    commands = re.findall(r"python -m scripts\.(\w+)", text)
+    missing = [name for name in commands if not (ROOT / f"scripts/{name}.py").exists()]
+    assert not missing
+
+
 def test_every_make_command_is_a_target():
     targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE))
     commands = set(re.findall(r"(?:`|\$ )make ([a-z]+)", README))
@@ -28,7 +51,7 @@ def test_every_make_command_is_a_target():
 
 
 def test_every_file_that_is_named_exists():
-    names = re.findall(r"(?:scripts/configs|docs)/[\w/]+\.\w+", README)
+    names = re.findall(r"(?:scripts/configs|docs)/[\w/]+\.\w+", "".join([README, *PAGES.values()]))
     assert names
     missing = [name for name in names if not (ROOT / name).exists()]
     assert not missing

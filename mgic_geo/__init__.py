@@ -31,3 +31,5 @@ from mgic_geo.registry import create_model as create_model
 from mgic_geo.registry import list_models as list_models
 from mgic_geo.segmentation import PointCloudSegmenter as PointCloudSegmenter
 from mgic_geo.segmentation import create_segmenter as create_segmenter
+from mgic_geo.weights import WeightsError as WeightsError
+from mgic_geo.weights import read_weights as read_weights

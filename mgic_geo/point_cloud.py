@@ -106,6 +106,16 @@ class PointCloudClassifier(nn.Module):
             nn.Linear(width, num_classes),
         )
 
+    def reset_classifier(self, num_classes: int) -> None:
+        """Put a fresh classifier in place, e.g. for another data set."""
+        if num_classes < 1:
+            raise ValueError(f"num_classes must be at least 1, got {num_classes}")
+        old = self.head[-1]
+        assert isinstance(old, nn.Linear)
+        self.head[-1] = nn.Linear(
+            old.in_features, num_classes, device=old.weight.device, dtype=old.weight.dtype
+        )
+
     @property
     def num_hops(self) -> int:
         """Hops from which a point's last features draw; 0 without a graph."""

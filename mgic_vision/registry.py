@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import inspect
+import os
 from collections.abc import Callable
 from functools import partial
 from typing import get_args, get_type_hints
 
 from torch import nn
 
+from mgic_geo.weights import build_with_weights
 from mgic_vision import (
     baselines,
     function,
@@ -74,8 +76,15 @@ def list_options(name: str) -> list[str]:
     return sorted(options)
 
 
-def create_model(name: str, num_classes: int | None = None, **options) -> nn.Module:
-    """Build a network.
+def create_model(
+    name: str,
+    num_classes: int | None = None,
+    *,
+    checkpoint: str | os.PathLike[str] | None = None,
+    strict: bool = True,
+    **options,
+) -> nn.Module:
+    """Build a network, with the weights of a file if one is given.
 
     All of them offer timm's interface (``forward_features``, ``forward_head``, ``get_classifier``,
     ``reset_classifier``, ``set_grad_checkpointing``, ``feature_info``), take ``in_chans`` and
@@ -83,12 +92,20 @@ def create_model(name: str, num_classes: int | None = None, **options) -> nn.Mod
 
     Args:
         name: One of :func:`list_models`.
-        num_classes: Classes to tell apart, 0 for features; ``None`` for as many as in the paper.
+        num_classes: Classes to tell apart, 0 for features; ``None`` for those of the checkpoint, or
+            as many as in the paper. Where it is not that of the checkpoint, the classifier is a
+            fresh one.
+        checkpoint: ``model.safetensors`` of a run, with ``model.json`` beside it, whose options
+            hold as far as they are not given here.
+        strict: Whether every weight of the checkpoint must have its place and every place its
+            weight; ``False`` warns about the others.
         **options: See :func:`list_options` and the function called ``name``.
 
     Raises:
-        ImportError: If the network is timm's or torchvision's, and that is missing.
+        ImportError: If the network is timm's or torchvision's, and that is missing; or if the
+            checkpoint cannot be read because safetensors is.
         ValueError: If there is no such model, or it does not take such an option.
+        WeightsError: If the checkpoint is damaged or does not fit, with names and shapes.
 
     References:
         Tables 2, 4, 6 and 9, and what Tables 3, 5, 7, 8 and 9 compare with.
@@ -99,6 +116,10 @@ def create_model(name: str, num_classes: int | None = None, **options) -> nn.Mod
         498810
     """
     make = _find(name)
+    if checkpoint is not None:
+        return build_with_weights(
+            create_model, name, checkpoint, num_classes, options, strict=strict
+        )
     known = list_options(name)
     unknown = sorted(set(options) - set(known))
     if unknown:

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import safetensors.torch
-from safetensors import SafetensorError
 from torch import Tensor
 
+from mgic_geo.weights import SUFFIX, WeightsError
+from mgic_geo.weights import read_weights as read_exported
 from scripts.training.checkpoint import BEST, newest_checkpoint, read_checkpoint
 from scripts.training.errors import CheckpointError
 from scripts.training.files import write_whole
@@ -64,8 +65,13 @@ def read_weights(path: Path) -> Weights:
         CheckpointError: It is missing, damaged or something else.
     """
     path = find_weights(path)
-    if path.suffix == ".safetensors":
-        return _read_exported(path)
+    if path.suffix == SUFFIX:
+        try:
+            tensors, info = read_exported(path)
+        except WeightsError as error:
+            raise CheckpointError(str(error)) from error
+        del info["num_classes"]
+        return Weights(path, tensors, info)
     checkpoint = read_checkpoint(path)
     tensors = {
         key.removeprefix(PREFIX): value
@@ -90,15 +96,3 @@ def export_weights(weights: Weights, folder: Path) -> None:
     }
     write_whole(folder / "model.safetensors", content)
     write_whole(folder / "model.json", (json.dumps(sidecar, indent=2) + "\n").encode())
-
-
-def _read_exported(path: Path) -> Weights:
-    sidecar = path.with_suffix(".json")
-    try:
-        content, info = path.read_bytes(), json.loads(sidecar.read_text(encoding="utf-8"))
-        if hashlib.sha256(content).hexdigest() != info.pop("sha256"):
-            raise ValueError(f"its SHA-256 is not the one in {sidecar.name}")
-        info = {key: value for key, value in info.items() if key != "num_classes"}
-        return Weights(path, safetensors.torch.load(content), info)
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
-        raise CheckpointError(f"cannot use weights {path}: {error}") from error

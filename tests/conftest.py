@@ -1,9 +1,17 @@
 from collections.abc import Iterator
 
+import no_network
 import pytest
 from meshes import fill
 
 from mgic_geo.native import build
+
+no_network.refuse_network()
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Let only tests that are marked so use the network."""
+    no_network.allowed = item.get_closest_marker("network") is not None
 
 
 @pytest.fixture(scope="module", params=["compiled", "plain"])
@@ -24,3 +32,9 @@ def root(tmp_path):
     """A folder with few meshes in ModelNet10's layout."""
     fill(tmp_path / "ModelNet10")
     return tmp_path
+
+
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Let the results say which faults a test is about, for `python -m scripts.faults`."""
+    for mark in item.iter_markers("fault"):
+        item.user_properties += [("fault", number) for number in mark.args]

@@ -6,7 +6,7 @@ INSTALL := $(BIN)/python -m pip install --quiet --no-compile --constraint constr
 # the paper's tables and figures that need no training of their own
 PAPER := section34 table1 figure3 table3 table5 table7 table8 figure5 table9 table11 table12 table13 figure6
 
-.PHONY: demo test lint bench paper docs cluster clean
+.PHONY: demo test lint bench paper docs faults cluster clean
 
 demo: .venv/.train ## train an MGIC classifier on meshes and write its report
 	$(BIN)/python -m scripts.train_modelnet10 fit --config scripts/configs/demo.yaml --overwrite
@@ -28,6 +28,9 @@ paper: .venv/.train ## the paper's tables and figures beside ours, into docs/res
 docs: .venv/.docs ## pages from the docstrings and tutorials into build/docs; no network
 	$(BIN)/sphinx-build --fail-on-warning --keep-going --quiet docs build/docs
 	@echo "docs: build/docs/index.html"
+
+faults: .venv/.test ## inject every fault of the list, also those that take minutes, and write docs/reliability.md
+	$(BIN)/python -m scripts.faults --page docs/reliability.md
 
 cluster: .venv/.cluster ## the optional torch-cluster backend; compiles for about nine minutes
 

@@ -84,6 +84,7 @@ def test_missing_file_is_named_and_counted(root, folder, kind):
     assert str(missing) in str(error.value)
 
 
+@pytest.mark.fault(28)
 def test_empty_split_is_an_error(root):
     for folder in ("leftImg8bit", "gtFine"):
         (root / folder / "val").mkdir()
@@ -96,6 +97,7 @@ def test_unknown_split_is_an_error(root):
         Cityscapes(root, "tset")
 
 
+@pytest.mark.fault(38, 39)
 def test_number_that_is_no_label_is_an_error_with_its_file(root):
     mask = write_scene(root, "train", "ulm", 9, np.array([[ROAD, 77]]))
     with pytest.raises(ImageFileError, match="77 is no label; labels are 0, 1, 2") as error:
@@ -110,6 +112,7 @@ def test_mask_of_another_size_is_an_error(root):
         open_train(root)[0]
 
 
+@pytest.mark.fault(39)
 @pytest.mark.parametrize("damage", ["cut", "text", "color"])
 def test_damaged_mask_is_named(root, damage):
     mask = next((root / "gtFine/train/aachen").iterdir())
@@ -124,6 +127,7 @@ def test_damaged_mask_is_named(root, damage):
     assert str(mask) in str(error.value)
 
 
+@pytest.mark.fault(29)
 def test_other_number_of_images_than_published_is_warned_about(root):
     with pytest.warns(CountsWarning, match="train has 4 images, not 2975"):
         Cityscapes(root, "train")

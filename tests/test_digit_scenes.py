@@ -113,6 +113,7 @@ def test_lost_file_is_noticed(tmp_path):
         write_digit_scenes(tmp_path, **FEW)
 
 
+@pytest.mark.fault(25)
 def test_failure_half_way_leaves_nothing(tmp_path, monkeypatch):
     def fail(*_):
         raise OSError("disk full")

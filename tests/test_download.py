@@ -59,6 +59,7 @@ def test_a_download_is_whole_and_leaves_no_part(server, tmp_path):
     assert not list(tmp_path.rglob("*.part"))
 
 
+@pytest.mark.fault(24)
 def test_a_cut_download_is_continued(server, tmp_path):
     path = tmp_path / "file.zip"
     with pytest.raises(DownloadError, match="100000 of 200000 bytes"):
@@ -76,6 +77,7 @@ def test_a_server_that_cannot_continue_is_asked_for_all(server, tmp_path):
     assert path.read_bytes() == CONTENT
 
 
+@pytest.mark.fault(24)
 @pytest.mark.parametrize(
     ("place", "message"),
     [
@@ -91,6 +93,7 @@ def test_a_wrong_download_is_removed(server, tmp_path, place, message):
     assert not list(tmp_path.glob("file*"))
 
 
+@pytest.mark.fault(24)
 def test_a_part_of_another_file_is_noticed(server, tmp_path):
     (tmp_path / "file.zip.part").write_bytes(b"x" * 1000)
     with pytest.raises(DownloadError, match="SHA-256"):
@@ -114,6 +117,7 @@ def test_a_file_that_is_there_is_not_fetched_again(server, tmp_path):
     assert Handler.requests == ["/good 0"]
 
 
+@pytest.mark.fault(24)
 @pytest.mark.parametrize(
     ("content", "message"),
     [(CONTENT[:-1], "199999 bytes instead of 200000"), (CONTENT[::-1], "its SHA-256 is")],
@@ -124,6 +128,7 @@ def test_a_wrong_file_that_is_there_is_not_used(server, tmp_path, content, messa
         download(f"{server}/good", tmp_path / "file.zip", **EXPECTED)
 
 
+@pytest.mark.fault(24)
 def test_a_verified_file_that_changed_is_hashed_again(server, tmp_path):
     path = download(f"{server}/good", tmp_path / "file.zip", **EXPECTED)
     flip(path)

@@ -215,6 +215,7 @@ def test_a_folder_of_class_folders_is_a_data_set(folder):
     assert sample.image.mean(dim=(1, 2)).argmax() == 1
 
 
+@pytest.mark.fault(39)
 @pytest.mark.parametrize("mode", ["L", "CMYK", "P", "I;16", "RGBA", "1", "LA"])
 def test_images_of_every_kind_become_rgb(mode, folder, tmp_path):
     write_images(tmp_path, "train", 1)
@@ -235,6 +236,7 @@ def test_images_of_every_kind_become_rgb(mode, folder, tmp_path):
         assert_close(pixels, torch.full_like(pixels, 128), atol=1, rtol=0)
 
 
+@pytest.mark.fault(39)
 @pytest.mark.parametrize("damage", ["cut", "empty", "text"])
 def test_a_file_that_is_no_image_is_named(damage, tmp_path):
     write_images(tmp_path, "train", 1)
@@ -245,6 +247,7 @@ def test_a_file_that_is_no_image_is_named(damage, tmp_path):
         image_folder(tmp_path, "train", size=8)[2]
 
 
+@pytest.mark.fault(28)
 def test_missing_extra_and_empty_class_folders_are_named(tmp_path):
     write_images(tmp_path, "train", 1)
     with pytest.raises(ValueError, match="no such folder"):

@@ -173,6 +173,7 @@ def test_odd_widths_pay_for_transfers_with_fewer_groups(channels):
     assert sum(p.numel() for p in block.parameters()) == expected
 
 
+@pytest.mark.fault(37)
 @settings(deadline=None, max_examples=40, database=None, derandomize=True)
 @given(
     st.integers(1, 96),

@@ -62,6 +62,7 @@ def hostile_zip(path, folder, name, *, content=b"x", **attributes):
 LINK = {"create_system": 3, "external_attr": (stat.S_IFLNK | 0o777) << 16}
 
 
+@pytest.mark.fault(23)
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
@@ -88,6 +89,7 @@ def test_a_hostile_archive_is_refused_and_writes_nothing(root, tmp_path, name, o
     assert not list(tmp_path.rglob("evil*"))
 
 
+@pytest.mark.fault(23)
 def test_a_name_twice_in_an_archive_is_refused(root, tmp_path):
     name = "ModelNet10/bed/train/bed_0001.off"
     with pytest.warns(UserWarning, match="Duplicate name"):
@@ -96,6 +98,7 @@ def test_a_name_twice_in_an_archive_is_refused(root, tmp_path):
         load(tmp_path, source=path)
 
 
+@pytest.mark.fault(23)
 def test_many_large_entries_are_refused(root, tmp_path, monkeypatch):
     path = zipped(tmp_path / "m.zip", root / "ModelNet10")
     monkeypatch.setattr(source, "MAX_TOTAL_BYTES", 1000)
@@ -103,6 +106,7 @@ def test_many_large_entries_are_refused(root, tmp_path, monkeypatch):
         load(tmp_path, source=path)
 
 
+@pytest.mark.fault(23)
 def test_an_entry_longer_than_it_claims_is_refused(root, tmp_path):
     name = "ModelNet10/bed/train/bed_0009.off"
     options = {"content": mesh_text("bed", 1) + bytes(10_000), "file_size": 50}
@@ -111,12 +115,14 @@ def test_an_entry_longer_than_it_claims_is_refused(root, tmp_path):
         load(tmp_path, source=path, expected_counts=None)
 
 
+@pytest.mark.fault(23)
 def test_what_mac_os_adds_to_an_archive_is_ignored(root, tmp_path):
     name = "__MACOSX/ModelNet10/bed/train/._bed_0001.off"
     path = hostile_zip(tmp_path / "m.zip", root / "ModelNet10", name)
     assert len(load(tmp_path, source=path)) == 20
 
 
+@pytest.mark.fault(44)
 def test_backslashes_in_an_archive_are_slashes(root, tmp_path):
     path = tmp_path / "m.zip"
     with zipfile.ZipFile(path, "w") as archive:

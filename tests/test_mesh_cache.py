@@ -38,6 +38,7 @@ def test_what_only_changes_the_points_keeps_the_cache(root, monkeypatch):
     assert load(root, num_points=7, seed=5)[0].pos.shape == (7, 3)
 
 
+@pytest.mark.fault(26)
 def test_a_changed_file_builds_the_cache_again(root):
     before = load(root)[0].pos
     path = root / "ModelNet10/bathtub/train/bathtub_0001.off"
@@ -55,6 +56,7 @@ def clip(path):
     path.write_bytes(path.read_bytes()[:-4])
 
 
+@pytest.mark.fault(26)
 @pytest.mark.parametrize("name", ARRAYS)
 @pytest.mark.parametrize("harm", [flip, clip, Path.unlink])
 def test_a_damaged_array_is_noticed_and_built_again(tmp_path, name, harm):
@@ -66,6 +68,7 @@ def test_a_damaged_array_is_noticed_and_built_again(tmp_path, name, harm):
     assert [[a.tobytes() for a in mesh] for mesh in mended] == good
 
 
+@pytest.mark.fault(26)
 @pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"key": 3, "files": 4}', "\0"])
 def test_a_damaged_manifest_is_noticed(tmp_path, text):
     folder = tmp_path / "cache"
@@ -75,6 +78,7 @@ def test_a_damaged_manifest_is_noticed(tmp_path, text):
         open_cache(folder, {}, mesh_list)
 
 
+@pytest.mark.fault(26)
 def test_a_cache_of_another_format_is_built_again(tmp_path, monkeypatch):
     open_cache(tmp_path / "cache", {}, mesh_list)
     monkeypatch.setattr("datasets.mesh_cache.FORMAT", 999)
@@ -82,6 +86,7 @@ def test_a_cache_of_another_format_is_built_again(tmp_path, monkeypatch):
         open_cache(tmp_path / "cache", {}, mesh_list)
 
 
+@pytest.mark.fault(26)
 def test_a_cache_for_other_parameters_is_built_again(tmp_path):
     open_cache(tmp_path / "cache", {"lenient": False, "a": 1}, mesh_list)
     with pytest.warns(CacheWarning, match="made with other b, lenient"):
@@ -99,6 +104,7 @@ def test_without_hashes_sizes_are_still_compared(tmp_path):
         open_cache(folder, {}, mesh_list, verify=False)
 
 
+@pytest.mark.fault(4)
 def test_a_cache_is_never_unpickled(tmp_path):
     folder = tmp_path / "cache"
     open_cache(folder, {}, mesh_list)
@@ -115,6 +121,7 @@ def test_a_cache_is_never_unpickled(tmp_path):
     assert not canary.exists()
 
 
+@pytest.mark.fault(25)
 def test_a_failed_build_leaves_nothing_and_keeps_the_old_cache(tmp_path):
     def fail():
         yield mesh_list()[0]
@@ -133,6 +140,7 @@ def run(script, *arguments):
     return subprocess.Popen(command, cwd=CHECKOUT, stdout=subprocess.PIPE, text=True)
 
 
+@pytest.mark.fault(25)
 def test_a_killed_build_is_done_again(tmp_path):
     script = """
         import os, signal, sys
@@ -153,6 +161,7 @@ def test_a_killed_build_is_done_again(tmp_path):
     assert {p.name for p in tmp_path.iterdir()} == {"cache", ".cache.lock"}
 
 
+@pytest.mark.fault(27)
 def test_of_two_processes_one_builds_and_both_read_the_same(tmp_path):
     script = """
         import hashlib, sys, time

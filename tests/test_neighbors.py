@@ -64,6 +64,7 @@ def test_k_may_be_large(k: int) -> None:
 # Batches
 
 
+@pytest.mark.fault(33)
 @pytest.mark.parametrize("backend", ["auto", "exact"])
 def test_a_ragged_unsorted_batch_with_empty_clouds_is_searched_exactly(backend: str) -> None:
     x, batch = ragged_batch()
@@ -95,6 +96,7 @@ def test_cloud_ids_may_be_huge() -> None:
     assert_close(found, torch.tensor([[2], [3], [0], [1]]))
 
 
+@pytest.mark.fault(33)
 def test_no_edge_leaves_its_cloud() -> None:
     x, batch = ragged_batch()
     source, target = knn_graph(x, 40, batch).as_tensor()
@@ -108,20 +110,31 @@ def test_permuting_points_permutes_neighbors() -> None:
     assert_close(knn_indices(x[order], 6, batch[order]), rank[knn_indices(x, 6, batch)[order]])
 
 
+@pytest.mark.fault(32)
+@pytest.mark.parametrize("offset", [10.0, 1000.0, 2.0**20])
+def test_a_cloud_far_from_the_origin_has_the_neighbors_it_has_there(offset: float) -> None:
+    x = (normal(PRODUCT, 3) * 8).round() / 8  # what float32 holds exactly at every offset
+    assert_close(x + offset - offset, x, rtol=0, atol=0)
+    assert_close(knn_indices(x + offset, 10), knn_indices(x, 10))
+
+
 # How many
 
 
+@pytest.mark.fault(31)
 @pytest.mark.parametrize("name", ["half duplicated", "identical points", "dim 3"])
 def test_no_point_is_its_own_neighbor(name: str) -> None:
     found = knn_indices(CLOUDS[name](), 10)
     assert not (found == torch.arange(PRODUCT)[:, None]).any()
 
 
+@pytest.mark.fault(31)
 def test_identical_points_have_the_first_others_as_neighbors() -> None:
     expected = torch.tensor([[1, 2], [0, 2], [0, 1], [0, 1]])
     assert_close(knn_indices(torch.ones(4, 3), 2), expected)
 
 
+@pytest.mark.fault(30)
 @pytest.mark.parametrize("size", [1, 2, 5, 6, 7])
 def test_a_cloud_gives_every_point_k_or_all_others(size: int) -> None:
     degree = knn_graph(normal(size, 3), 6).as_tensor()[1].bincount(minlength=size)
@@ -133,6 +146,7 @@ def test_places_that_do_not_exist_hold_minus_one() -> None:
     assert_close(found, torch.tensor([[1, -1, -1], [0, -1, -1]]))
 
 
+@pytest.mark.fault(30)
 def test_a_lone_point_has_no_neighbors() -> None:
     assert knn_graph(torch.zeros(1, 3), 2).shape == (2, 0)
 
@@ -220,6 +234,7 @@ def bad(value: float) -> Tensor:
     return x
 
 
+@pytest.mark.fault(30, 36)
 @pytest.mark.parametrize("search", [knn_indices, knn_graph])
 @pytest.mark.parametrize(
     ("arguments", "message"),

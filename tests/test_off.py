@@ -38,6 +38,7 @@ def assert_tetrahedron(mesh):
 # what is found in the wild
 
 
+@pytest.mark.fault(15)
 @pytest.mark.parametrize(
     "content",
     [
@@ -64,12 +65,14 @@ def test_dialects_are_read_alike(write, content):
     assert_tetrahedron(read_off(write(content)))
 
 
+@pytest.mark.fault(15)
 def test_normals_are_skipped(write):
     lines = [f"{x} {y} {z} 0 0 1" for x, y, z in VERTICES]
     text = "NOFF\n4 4 0\n" + "\n".join(lines) + TETRAHEDRON.decode()[33:]
     assert_tetrahedron(read_off(write(text)))
 
 
+@pytest.mark.fault(15)
 def test_polygons_become_fans_in_the_order_of_the_file(write):
     path = write("OFF\n4 3 0\n" + SQUARE + "3 1 2 3\n4 0 1 2 3\n3 3 2 0\n")
     assert read_off(path)[1].tolist() == [[1, 2, 3], [0, 1, 2], [0, 2, 3], [3, 2, 0]]
@@ -80,11 +83,13 @@ def test_a_pentagon_has_three_triangles(write):
     assert read_off(path)[1].tolist() == [[0, 1, 2], [0, 2, 3], [0, 3, 4]]
 
 
+@pytest.mark.fault(44)
 @pytest.mark.parametrize("name", ["a b.off", "Möbel-家具.off", "x" * 200 + ".off", "a\\b.off"])
 def test_any_file_name_works(write, name):
     assert_tetrahedron(read_off(write(TETRAHEDRON, name)))
 
 
+@pytest.mark.fault(44)
 def test_a_file_name_that_is_not_utf8_works(tmp_path):
     path = tmp_path / "caf\udce9.off"  # how Python spells the byte E9
     path.write_bytes(TETRAHEDRON[:-4])
@@ -96,6 +101,7 @@ def test_a_file_name_that_is_not_utf8_works(tmp_path):
 # what is refused
 
 
+@pytest.mark.fault(21)
 @pytest.mark.parametrize(
     ("content", "message"),
     [
@@ -122,6 +128,7 @@ def test_what_is_not_off_is_refused(write, content, message):
         read_off(write(content))
 
 
+@pytest.mark.fault(16)
 @pytest.mark.parametrize("kept", [1, 3, 4, 7])
 def test_a_file_cut_after_a_line_is_refused(write, kept):
     content = b"".join(TETRAHEDRON.splitlines(keepends=True)[: 2 + kept])
@@ -129,16 +136,19 @@ def test_a_file_cut_after_a_line_is_refused(write, kept):
         read_off(write(content))
 
 
+@pytest.mark.fault(16)
 def test_a_vertex_cut_short_is_refused(write):
     with pytest.raises(OFFError, match="line 4: a vertex cannot have 2 numbers"):
         read_off(write(TETRAHEDRON.replace(b"1 0 0\n", b"1 0\n")))
 
 
+@pytest.mark.fault(16)
 def test_a_face_cut_short_is_refused(write):
     with pytest.raises(OFFError, match="line 10: a face of 3 corners cannot have 2 further"):
         read_off(write(TETRAHEDRON[:-3]))
 
 
+@pytest.mark.fault(17)
 @pytest.mark.parametrize("index", ["-1", "4", "99999999999999999999", "1.5"])
 def test_an_index_that_names_no_vertex_is_refused(write, index):
     content = TETRAHEDRON.replace(b"3 0 3 2", f"3 0 {index} 2".encode())
@@ -146,6 +156,7 @@ def test_an_index_that_names_no_vertex_is_refused(write, index):
         read_off(write(content))
 
 
+@pytest.mark.fault(18)
 @pytest.mark.parametrize("value", ["nan", "inf", "-inf", "1e999", "NaN"])
 def test_a_vertex_that_is_not_finite_is_refused(write, value):
     with pytest.raises(OFFError, match="line 4: a vertex is"):
@@ -158,6 +169,7 @@ def test_a_word_among_the_numbers_is_refused(write, word):
         read_off(write(TETRAHEDRON.replace(b"0 1 0", f"0 {word} 0".encode())))
 
 
+@pytest.mark.fault(20)
 @pytest.mark.parametrize("counts", ["999999999 4 0", "4 999999999 0", "400000000000000000 1 0"])
 def test_absurd_counts_are_refused_before_anything_is_allocated(write, counts):
     content = TETRAHEDRON.replace(b"4 4 6", counts.encode())
@@ -165,11 +177,13 @@ def test_absurd_counts_are_refused_before_anything_is_allocated(write, counts):
         read_off(write(content))
 
 
+@pytest.mark.fault(20)
 def test_an_absurd_polygon_is_refused(write):
     with pytest.raises(OFFError, match="line 10: a face of 1e\\+09 corners"):
         read_off(write(TETRAHEDRON.replace(b"3 1 2 3", b"1000000000 1 2 3")))
 
 
+@pytest.mark.fault(20)
 def test_a_huge_file_is_refused_unread(tmp_path):
     path = tmp_path / "huge.off"
     with open(path, "wb") as file:
@@ -190,6 +204,7 @@ def test_lines_after_the_last_face_are_refused(write):
         read_off(write(TETRAHEDRON + b"3 0 1 2\n"))
 
 
+@pytest.mark.fault(19)
 @pytest.mark.parametrize(
     "mesh",
     [
@@ -209,6 +224,7 @@ def test_a_mesh_without_area_is_refused_or_sampled_at_its_vertices(write, mesh):
     assert {tuple(p) for p in points} <= {tuple(v) for v in vertices.astype(np.float32)}
 
 
+@pytest.mark.fault(18)
 def test_lenient_drops_vertices_that_are_not_finite_with_their_faces(write):
     path = write(TETRAHEDRON.replace(b"1 0 0", b"nan 0 0"))
     with pytest.warns(OFFWarning, match="1 vertices, in 3 triangles"):
@@ -224,6 +240,7 @@ def test_lenient_drops_faces_of_two_corners(write):
     assert faces.tolist() == [FACES[0], FACES[1], FACES[3]]
 
 
+@pytest.mark.fault(18)
 def test_lenient_stops_where_nothing_is_left(write):
     with (
         pytest.warns(OFFWarning, match="a vertex is"),
@@ -256,12 +273,14 @@ BOX = b"OFF\n8 6 12\n" + b"".join(
 BOX += b"4 0 1 3 2\n4 4 6 7 5\n4 0 4 5 1\n4 2 3 7 6\n4 0 2 6 4\n4 1 5 7 3\n"
 
 
+@pytest.mark.fault(16)
 def test_no_cut_is_accepted():
     for cut in range(1, len(BOX) - len(b"3\n")):
         with pytest.raises(OFFError):
             parse_off(BOX[:cut], "box.off")
 
 
+@pytest.mark.fault(16)
 @settings(max_examples=200, deadline=None, database=None)
 @given(data=st.data())
 def test_a_mutated_file_is_refused_or_whole(data):
@@ -351,6 +370,7 @@ def test_given_areas_change_no_point():
     assert a.tobytes() == b.tobytes()
 
 
+@pytest.mark.fault(22)
 @pytest.mark.parametrize("scale", [1e-300, 1e-30, 1.0, 1e11, 1e300])
 @pytest.mark.parametrize("offset", [0.0, 3.0])
 def test_any_unit_gives_the_same_finite_cloud(scale, offset):
@@ -361,6 +381,7 @@ def test_any_unit_gives_the_same_finite_cloud(scale, offset):
     np.testing.assert_allclose(cloud, plain, atol=1e-6)
 
 
+@pytest.mark.fault(22)
 def test_the_largest_numbers_there_are_do_not_overflow():
     extreme = np.array([[-1.7e308, 0, 0], [1.7e308, 0, 0]])
     assert normalize(extreme).tolist() == [[-1, 0, 0], [1, 0, 0]]

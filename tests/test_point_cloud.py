@@ -41,6 +41,7 @@ def clouds(*sizes: int) -> tuple[Tensor, Tensor]:
     return pos, torch.arange(len(sizes)).repeat_interleave(torch.tensor(sizes))
 
 
+@pytest.mark.fault(30, 33)
 @pytest.mark.parametrize("name", MODELS)
 @pytest.mark.parametrize("sizes", [(8, 8), (20, 20, 20), SIZES])
 def test_model_gives_logits_and_every_parameter_a_finite_gradient(name, sizes):
@@ -61,6 +62,7 @@ def test_batch_of_clouds_equals_a_run_for_each_in_evaluation(name):
     assert_close(model(pos, batch, len(SIZES)), apart, **CLOSE)
 
 
+@pytest.mark.fault(33)
 @pytest.mark.parametrize("name", MODELS)
 def test_clouds_of_a_batch_may_be_interleaved(name):
     model, (pos, batch) = small(name).eval(), clouds(*SIZES)
@@ -112,6 +114,7 @@ DEGENERATE = {
 }
 
 
+@pytest.mark.fault(30, 31)
 @pytest.mark.parametrize("name", MODELS)
 @pytest.mark.parametrize("kind", DEGENERATE)
 def test_degenerate_clouds_give_finite_logits_and_gradients(name, kind):
@@ -161,6 +164,7 @@ def test_state_dict_pickle_and_deep_copy_keep_the_values(name):
         assert_close(twin(pos), model(pos), rtol=0, atol=0)
 
 
+@pytest.mark.fault(34)
 @pytest.mark.parametrize("name", MODELS)
 def test_training_with_one_cloud_is_refused(name):
     with pytest.raises(ValueError, match=r"at least 2 clouds in a batch .* got 1"):
@@ -186,6 +190,7 @@ def test_neighbors_are_searched_in_space_once_or_in_the_features_of_every_gconv(
     assert searched == widths
 
 
+@pytest.mark.fault(30, 35, 36)
 @pytest.mark.parametrize(
     ("pos", "batch", "message"),
     [
@@ -201,6 +206,7 @@ def test_input_that_is_no_batch_of_clouds_is_refused(pos, batch, message):
         small("pointnet").eval()(pos, batch)
 
 
+@pytest.mark.fault(35)
 def test_pooling_takes_the_maximum_of_every_cloud_and_0_where_there_are_no_points():
     x = torch.tensor([[-1.0, 5.0], [-2.0, 6.0], [-3.0, 7.0]])
     expected = torch.tensor([[-3.0, 7.0], [0.0, 0.0], [-1.0, 6.0]])
@@ -236,6 +242,7 @@ def test_more_clouds_than_batch_size_are_refused():
         small("pointnet")(pos, batch, batch_size=2)
 
 
+@pytest.mark.fault(33, 35)
 def test_cloud_without_points_is_one_of_zeros():
     model, (pos, batch) = small("pointnet").eval(), clouds(5, 5)
     assert_close(model(pos, batch, batch_size=3)[:2], model(pos, batch), **CLOSE)

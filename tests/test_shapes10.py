@@ -336,6 +336,7 @@ def test_another_generator_writes_anew(root, monkeypatch):
         write_shapes10(root, **FEW)
 
 
+@pytest.mark.fault(25)
 def test_a_lost_or_cut_file_is_written_again(root):
     before = digest(root / "shapes10")
     (root / "shapes10/bed/test/bed_0001.off").unlink()
@@ -355,6 +356,7 @@ def test_a_folder_of_someone_else_is_left_alone(tmp_path, manifest):
     assert (tmp_path / "shapes10/thesis.txt").read_text() == "dear"
 
 
+@pytest.mark.fault(25)
 def test_a_write_that_fails_leaves_nothing(tmp_path, monkeypatch):
     def fail(vertices, faces):
         raise OSError(28, "No space left on device")
@@ -365,6 +367,7 @@ def test_a_write_that_fails_leaves_nothing(tmp_path, monkeypatch):
     assert [p.name for p in tmp_path.iterdir()] == [".shapes10.lock"]
 
 
+@pytest.mark.fault(25)
 def test_what_a_killed_process_left_is_removed(tmp_path, boxes):
     (tmp_path / ".shapes10-writing-abc/bed").mkdir(parents=True)
     write_shapes10(tmp_path, num_train=1, num_test=1, num_hard=1)

@@ -58,6 +58,7 @@ def whole(tiny, tmp_path_factory) -> Path:
     return folder
 
 
+@pytest.mark.fault(7)
 def test_killed_run_with_average_and_mixup_resumes_bit_for_bit(tiny, whole, tmp_path):
     command = ["fit", *tiny, *NO_TEST, "--run_dir", tmp_path]
     fault = SignalAt(CLASSIFIER, "training_step", 9)
@@ -68,6 +69,7 @@ def test_killed_run_with_average_and_mixup_resumes_bit_for_bit(tiny, whole, tmp_
     assert_same_run(whole, tmp_path)
 
 
+@pytest.mark.fault(7, 10)
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("fault", "options"),
@@ -154,6 +156,7 @@ def test_prediction_of_a_file_is_that_of_the_test(whole, images, tmp_path):
         assert words[2] == f"{probabilities.max():.1%}"
 
 
+@pytest.mark.fault(39)
 def test_damaged_training_image_ends_the_run_with_its_name(tiny, tmp_path):
     root = write_images(tmp_path / "images", "train", 4)
     write_images(root, "val", 1)
@@ -244,6 +247,7 @@ def test_mixup_mixes_images_and_targets_by_the_same_shares():
     assert classifier().mix(before, before.targets)[1] is before.targets
 
 
+@pytest.mark.fault(13)
 def test_the_sample_that_is_not_finite_is_named():
     bad = batch()
     bad.images[4, 1, 2, 3] = torch.nan
@@ -278,6 +282,7 @@ def test_fewer_training_images_and_validation_do_not_overlap(images):
     assert parts(9, 0)[0] < parts(24, 0)[0]
 
 
+@pytest.mark.fault(28)
 def test_test_folder_with_other_classes_is_told_before_training(tmp_path):
     root = write_images(tmp_path, "train", 2)
     write_images(root, "test", 1)

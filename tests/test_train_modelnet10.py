@@ -69,6 +69,7 @@ def assert_resumes_exactly(command, folder, whole, *options) -> str:
     return resumed.output
 
 
+@pytest.mark.fault(7, 10)
 @pytest.mark.parametrize(
     ("fault", "options"),
     [
@@ -84,6 +85,7 @@ def test_killed_and_resumed_run_is_bit_identical(fault, options, tiny, whole, tm
     assert_resumes_exactly(command, tmp_path, whole, *options)
 
 
+@pytest.mark.fault(5, 7)
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "fault",
@@ -141,6 +143,7 @@ def test_resumes_exactly_with_other_options(options, tiny, tmp_path):
     assert_same_run(one, other, newest)
 
 
+@pytest.mark.fault(7, 10)
 @pytest.mark.slow
 def test_resumes_exactly_from_ten_kills_at_random_moments(tiny, whole, tmp_path):
     command = ["fit", *tiny, *NO_TEST, "--run_dir", tmp_path]
@@ -166,6 +169,7 @@ def test_resumes_exactly_from_ten_kills_at_random_moments(tiny, whole, tmp_path)
 # signals, numbers, disk
 
 
+@pytest.mark.fault(8)
 def test_sigterm_saves_at_the_end_of_the_batch_and_the_run_continues(tiny, whole, tmp_path):
     command = ["fit", *tiny, *NO_TEST, "--run_dir", tmp_path]
     stopped = run(
@@ -177,6 +181,7 @@ def test_sigterm_saves_at_the_end_of_the_batch_and_the_run_continues(tiny, whole
     assert_resumes_exactly(command, tmp_path, whole)
 
 
+@pytest.mark.fault(8)
 @pytest.mark.parametrize(("signals", "step"), [(1, 10), (2, 5)])
 def test_one_ctrl_c_finishes_the_epoch_after_its_last_batch_and_two_do_not(
     signals, step, tiny, tmp_path
@@ -189,6 +194,7 @@ def test_one_ctrl_c_finishes_the_epoch_after_its_last_batch_and_two_do_not(
     assert newest == f"step-{step:09d}.ckpt"
 
 
+@pytest.mark.fault(12)
 def test_loss_that_is_not_finite_names_step_samples_and_learning_rate(tiny, tmp_path):
     command = ["fit", *tiny, *NO_TEST, "--run_dir", tmp_path]
     stopped = run(tmp_path / "log", *command, fault=NotFinite("loss", 2))
@@ -200,6 +206,7 @@ def test_loss_that_is_not_finite_names_step_samples_and_learning_rate(tiny, tmp_
     assert "Traceback" not in stopped.output
 
 
+@pytest.mark.fault(13)
 def test_sample_that_is_not_finite_is_named_before_the_forward(tiny, tmp_path):
     command = ["fit", *tiny, *NO_TEST, "--run_dir", tmp_path]
     stopped = run(tmp_path / "log", *command, fault=NotFinite("input", 7))
@@ -207,6 +214,7 @@ def test_sample_that_is_not_finite_is_named_before_the_forward(tiny, tmp_path):
     assert "the input holds values that are not finite: bed/train/bed_0002.off" in stopped.output
 
 
+@pytest.mark.fault(6)
 def test_full_disk_does_not_end_training_but_is_told(tiny, tmp_path):
     command = ["fit", *tiny, *NO_TEST, "--run_dir", tmp_path]
     result = run(tmp_path / "log", *command, fault=DiskFullAfter(4))
@@ -218,6 +226,7 @@ def test_full_disk_does_not_end_training_but_is_told(tiny, tmp_path):
     read_checkpoint(tmp_path / "checkpoints" / "step-000000007.ckpt")
 
 
+@pytest.mark.fault(2)
 def test_damaged_newest_checkpoint_costs_a_warning_and_nothing_else(tiny, whole, tmp_path):
     folder = shutil.copytree(whole, tmp_path / "copy")
     newest = folder / "checkpoints" / "step-000000015.ckpt"
@@ -229,6 +238,7 @@ def test_damaged_newest_checkpoint_costs_a_warning_and_nothing_else(tiny, whole,
     assert "falling back to step-000000014.ckpt" in output
 
 
+@pytest.mark.fault(42)
 def test_other_number_of_threads_is_warned_about(tiny, whole, tmp_path):
     folder = shutil.copytree(whole, tmp_path / "copy")
     command = ["fit", *tiny, *NO_TEST, "--run_dir", folder, "--resume", "--threads", "2"]
@@ -237,6 +247,7 @@ def test_other_number_of_threads_is_warned_about(tiny, whole, tmp_path):
     assert "warning: the run had 1 threads and continues with 2" in result.output
 
 
+@pytest.mark.fault(11)
 def test_weights_of_another_shape_are_listed(tiny, whole, tmp_path):
     folder = shutil.copytree(whole, tmp_path / "copy")
     other = ["--resume", "--force-config", "--model.options.width", "8"]
@@ -290,6 +301,7 @@ def test_exported_weights_are_those_of_the_best_epoch(whole):
     assert len(info["classes"]) == 10
 
 
+@pytest.mark.fault(9, 43)
 def test_second_start_in_the_same_folder_is_an_error(whole, tiny):
     result = run(whole / "log2", "fit", *tiny, "--run_dir", whole)
     assert result.code == 1
@@ -318,6 +330,7 @@ def test_prediction_prints_a_table_and_names_a_file_it_cannot_read(whole, tiny, 
     assert f"cannot read {stl}" in result.output
 
 
+@pytest.mark.fault(10)
 def test_two_processes_evaluate_to_the_same_metrics_as_one(whole, tmp_path):
     checkpoint = whole / "checkpoints" / "best.ckpt"
     args = ["test", "--checkpoint", checkpoint, "--run_dir", tmp_path]
@@ -342,6 +355,7 @@ def whole_of_two(tiny, tmp_path_factory) -> Path:
     return folder
 
 
+@pytest.mark.fault(8, 40)
 @pytest.mark.slow
 def test_stopped_run_of_two_processes_continues_exactly(whole_of_two, tiny, tmp_path):
     command = ["fit", *tiny, *NO_TEST, "--run_dir", tmp_path]
@@ -353,6 +367,7 @@ def test_stopped_run_of_two_processes_continues_exactly(whole_of_two, tiny, tmp_
     assert_same_run(whole_of_two, tmp_path, newest="step-000000009.ckpt")
 
 
+@pytest.mark.fault(40)
 @pytest.mark.slow
 def test_death_of_one_process_ends_the_other_with_a_message(tiny, tmp_path):
     command = ["fit", *tiny, *NO_TEST, "--run_dir", tmp_path]
@@ -365,6 +380,7 @@ def test_death_of_one_process_ends_the_other_with_a_message(tiny, tmp_path):
     assert time.monotonic() - begin < 60
 
 
+@pytest.mark.fault(40)
 @pytest.mark.slow
 def test_processes_with_different_settings_refuse_to_train_together(tiny, tmp_path):
     command = ["fit", *tiny, *NO_TEST, "--run_dir", tmp_path]
@@ -374,6 +390,7 @@ def test_processes_with_different_settings_refuse_to_train_together(tiny, tmp_pa
     assert "error: the configuration of ranks [1] is not that of rank 0" in results[0].output
 
 
+@pytest.mark.fault(40)
 @pytest.mark.slow
 def test_torchrun_restarts_a_run_that_lost_a_process(whole_of_two, tiny, tmp_path):
     env = os.environ | {"GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"}

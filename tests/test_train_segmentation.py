@@ -63,6 +63,7 @@ def whole(tiny, tmp_path_factory) -> Path:
 # runs
 
 
+@pytest.mark.fault(7)
 def test_killed_and_resumed_run_is_bit_identical(tiny, whole, tmp_path):
     command = ["fit", *tiny, *NO_TEST, "--run_dir", tmp_path]
     fault = SignalAt(SEGMENTER, "training_step", 4)
@@ -127,6 +128,7 @@ def test_prediction_prints_the_shares_of_the_largest_classes(whole, digits, tmp_
     assert all(line.count("%") == 3 for line in lines)
 
 
+@pytest.mark.fault(38)
 def test_cityscapes_trains_also_on_images_where_everything_is_ignored(tmp_path):
     for split, count in (("train", 4), ("val", 2)):
         for number in range(count):
@@ -177,6 +179,7 @@ def test_configurations_build_what_they_say(name):
 # evaluation
 
 
+@pytest.mark.fault(38)
 def test_miou_is_counted_over_the_whole_set_and_not_averaged_over_batches():
     generator = torch.Generator().manual_seed(0)
     truth = torch.randint(0, 3, (3, 8, 8), generator=generator)
@@ -201,6 +204,7 @@ def test_miou_is_counted_over_the_whole_set_and_not_averaged_over_batches():
     assert metrics["num_pixels"] == 3 * 64 - 32
 
 
+@pytest.mark.fault(38)
 def test_split_without_a_single_label_is_an_error():
     evaluation = MaskEvaluation(2)
     evaluation.update(torch.randn(1, 2, 4, 4), torch.full((1, 4, 4), IGNORED))

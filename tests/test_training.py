@@ -58,6 +58,7 @@ def save(path: Path, **content) -> Path:
 # batches
 
 
+@pytest.mark.fault(34)
 @pytest.mark.parametrize("world_size", [1, 2, 3])
 @pytest.mark.parametrize("count", [6, 7, 8, 23, 24, 25])
 def test_every_sample_is_trained_on_once_and_no_rank_gets_less_than_two(count, world_size):
@@ -70,6 +71,7 @@ def test_every_sample_is_trained_on_once_and_no_rank_gets_less_than_two(count, w
     assert sorted(index for batch in chain(*ranks) for _, index in batch) == list(range(count))
 
 
+@pytest.mark.fault(7)
 def test_order_depends_on_seed_and_epoch_only():
     def order(seed, epoch):
         batches = ShuffledBatches(range(30), 4, seed=seed)
@@ -84,6 +86,7 @@ def test_order_depends_on_seed_and_epoch_only():
     assert {epoch for epoch, _ in chain(*order(0, 3))} == {3}
 
 
+@pytest.mark.fault(34)
 @pytest.mark.parametrize(
     ("count", "batch_size", "match"),
     [(1, 4, "at least 2 samples"), (8, 1, "at least 2 in training"), (3, 2, "at least 4 samples")],
@@ -108,6 +111,7 @@ def loader(num_workers=0, dataset=None) -> ResumableLoader:
     return ResumableLoader(dataset or Squares(), batches, list, num_workers=num_workers)
 
 
+@pytest.mark.fault(7, 10)
 @pytest.mark.parametrize("num_workers", [0, 2])
 @pytest.mark.parametrize("delivered", [0, 1, 4])
 def test_loader_continues_after_the_batches_it_delivered(delivered, num_workers):
@@ -143,6 +147,7 @@ def test_loading_does_not_draw_from_the_global_generator():
     assert torch.equal(before, torch.get_rng_state())
 
 
+@pytest.mark.fault(41)
 def test_dead_worker_is_an_error_that_says_what_to_do():
     with pytest.raises(LoaderError, match=r"process died.*--resume"):
         list(loader(num_workers=1, dataset=Crash()))
@@ -190,6 +195,7 @@ def test_sealed_checkpoint_is_still_a_torch_file(tmp_path):
     assert torch.load(path, weights_only=True)["step"] == read_checkpoint(path)["step"] == 3
 
 
+@pytest.mark.fault(1, 2)
 def test_every_flipped_bit_and_every_cut_is_noticed():
     sealed = seal(b"some weights")
     for place in range(len(sealed)):
@@ -220,6 +226,7 @@ def _folder(path):
     path.mkdir()
 
 
+@pytest.mark.fault(1, 2, 3)
 @pytest.mark.parametrize("damage", [_flip, _cut, _empty, _folder])
 def test_damaged_newest_checkpoint_falls_back_to_the_one_before(damage, tmp_path):
     before = save(tmp_path / "step-000000009.ckpt")
@@ -228,6 +235,7 @@ def test_damaged_newest_checkpoint_falls_back_to_the_one_before(damage, tmp_path
         assert newest_checkpoint(tmp_path) == before
 
 
+@pytest.mark.fault(3)
 @pytest.mark.parametrize("damage", [_flip, _cut, _empty, _folder])
 def test_damaged_checkpoint_without_another_is_an_error_with_its_name(damage, tmp_path):
     path = save(tmp_path / "step-000000010.ckpt")
@@ -246,6 +254,7 @@ class Canary:
         return (Path.touch, (self.path,))
 
 
+@pytest.mark.fault(4)
 @pytest.mark.parametrize("sealed", [True, False])
 @pytest.mark.parametrize("zipped", [True, False])
 def test_pickle_that_runs_code_is_refused_and_not_run(sealed, zipped, tmp_path):
@@ -262,6 +271,7 @@ def test_pickle_that_runs_code_is_refused_and_not_run(sealed, zipped, tmp_path):
     assert not canary.exists()
 
 
+@pytest.mark.fault(6)
 def test_write_that_fails_warns_and_leaves_the_old_file(tmp_path, monkeypatch):
     path = save(tmp_path / "a.ckpt", step=1)
     io = SealedCheckpointIO()
@@ -277,6 +287,7 @@ def test_write_that_fails_warns_and_leaves_the_old_file(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == [path]
 
 
+@pytest.mark.fault(2)
 def test_exported_weights_read_back_and_damage_is_noticed(tmp_path):
     info = {"name": "net", "options": {"k": 3}, "classes": ["a", "b"], "num_points": 8}
     tensors = {"w": torch.arange(6.0).reshape(2, 3).T, "n": torch.tensor(4)}
@@ -298,6 +309,7 @@ def test_folder_without_weights_is_an_error(tmp_path):
 # evaluation
 
 
+@pytest.mark.fault(38)
 def test_metrics_are_those_of_scikit_learn_and_leave_out_classes_that_do_not_occur():
     logits = torch.randn(50, 4, generator=torch.Generator().manual_seed(0))
     targets = torch.arange(50) % 3  # the fourth class is predicted, but never right
@@ -316,6 +328,7 @@ def test_metrics_are_those_of_scikit_learn_and_leave_out_classes_that_do_not_occ
     torch.testing.assert_close(evaluation.compute(), expected, rtol=1e-6, atol=0)
 
 
+@pytest.mark.fault(35)
 def test_evaluation_of_nothing_is_an_error():
     evaluation = Evaluation(2)
     evaluation.update(torch.zeros(0, 2), torch.zeros(0, dtype=torch.long))
@@ -323,6 +336,7 @@ def test_evaluation_of_nothing_is_an_error():
         evaluation.compute()
 
 
+@pytest.mark.fault(14, 40)
 @pytest.mark.parametrize(
     ("error", "match"),
     [
@@ -340,6 +354,7 @@ def test_errors_of_torch_are_turned_into_advice(error, match):
 # run folder
 
 
+@pytest.mark.fault(43)
 def test_run_folder_with_a_run_is_refused_unless_resumed_or_overwritten(tmp_path):
     config = {"seed": 0, "data": {"root": "a"}}
     assert open_run(tmp_path, config, "new", force=False) is None
@@ -353,6 +368,7 @@ def test_run_folder_with_a_run_is_refused_unless_resumed_or_overwritten(tmp_path
     assert sorted(p.name for p in tmp_path.iterdir()) == ["config.yaml", "notes.txt"]
 
 
+@pytest.mark.fault(9)
 def test_resume_with_another_configuration_lists_what_differs(tmp_path):
     before = {"seed": 0, "model": {"options": {"group_size": 8}}, "data": {"root": "a"}}
     after = {"seed": 1, "model": {"options": {"group_size": 4}}, "data": {"root": "b"}}
@@ -364,12 +380,14 @@ def test_resume_with_another_configuration_lists_what_differs(tmp_path):
     assert (tmp_path / "config-1.yaml").exists()
 
 
+@pytest.mark.fault(9)
 def test_what_does_not_change_the_numbers_may_differ():
     before = {"data": {"num_workers": 0, "root": "a"}, "trainer": {"devices": 1, "precision": None}}
     after = {"data": {"num_workers": 2, "root": "b"}, "trainer": {"devices": 2, "precision": "16"}}
     assert compare_configs(before, after) == ["trainer.precision: not set -> 16"]
 
 
+@pytest.mark.fault(5)
 def test_parts_of_a_killed_write_are_removed(tmp_path):
     part = tmp_path / "checkpoints" / ".step-000000001.ckpt.part"
     part.parent.mkdir()

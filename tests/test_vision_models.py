@@ -571,12 +571,14 @@ def test_wrong_arguments_are_named(name, options, match):
         create_model(name, **options)
 
 
+@pytest.mark.fault(36)
 @pytest.mark.parametrize("shape", [(3, 32, 32), (2, 32, 32, 3), (2, 3, 32)])
 def test_an_input_of_another_shape_is_refused(shape):
     with pytest.raises(ValueError, match=r"input must be \(B, 3, H, W\), got"):
         build(R56)(torch.rand(shape))
 
 
+@pytest.mark.fault(36)
 def test_an_input_of_integers_is_refused():
     with pytest.raises(ValueError, match=r"floating point, got torch.uint8"):
         build(R56)(torch.zeros(2, 3, 8, 8, dtype=torch.uint8))

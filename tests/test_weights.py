@@ -56,6 +56,7 @@ def test_network_of_a_checkpoint_has_its_options_classes_and_weights(network, ex
     assert_close(read.state_dict(), model.state_dict(), rtol=0, atol=0)
 
 
+@pytest.mark.fault(11)
 def test_other_number_of_classes_keeps_the_body_and_gets_a_fresh_classifier(network, exported):
     package, name, _ = network
     path, model = exported
@@ -68,12 +69,14 @@ def test_other_number_of_classes_keeps_the_body_and_gets_a_fresh_classifier(netw
         assert_close(after[key], before[key], rtol=0, atol=0)
 
 
+@pytest.mark.fault(11)
 def test_weights_of_another_shape_are_listed(network, exported):
     package, name, _ = network
     with pytest.raises(WeightsError, match=r"do not fit[\s\S]*size mismatch for"):
         package.create_model(name, checkpoint=exported[0], width=32)
 
 
+@pytest.mark.fault(11)
 def test_missing_and_unknown_weights_are_listed_unless_strict_is_false(network, exported, tmp_path):
     package, name, options = network
     path, model = exported
@@ -95,6 +98,7 @@ def test_weights_of_another_network_are_refused(network, exported):
         package.create_model(other, checkpoint=exported[0])
 
 
+@pytest.mark.fault(2)
 def test_flipped_bit_is_noticed(network, exported):
     path, _ = exported
     flip(path, path.stat().st_size - 3)
@@ -102,6 +106,7 @@ def test_flipped_bit_is_noticed(network, exported):
         network[0].create_model(network[1], checkpoint=path)
 
 
+@pytest.mark.fault(1, 3)
 @pytest.mark.parametrize(
     ("damage", "match"),
     [
@@ -132,6 +137,7 @@ class Canary:
         return (Path.touch, (self.path,))
 
 
+@pytest.mark.fault(4)
 def test_pickle_under_the_name_of_weights_is_not_run(exported, tmp_path):
     path, _ = exported
     path.write_bytes(pickle.dumps(Canary(tmp_path / "canary")))
@@ -141,6 +147,7 @@ def test_pickle_under_the_name_of_weights_is_not_run(exported, tmp_path):
     assert not (tmp_path / "canary").exists()
 
 
+@pytest.mark.fault(4)
 def test_files_of_other_kinds_are_not_opened(tmp_path):
     torch.save({"state_dict": Canary(tmp_path / "canary")}, tmp_path / "best.ckpt")
     with pytest.raises(WeightsError, match=r"best\.ckpt: expected a \.safetensors file"):

@@ -163,7 +163,7 @@ class ImageDataset(Dataset[ImageSample]):
         names: The name of each image.
 
     Raises:
-        ValueError: A negative seed.
+        ValueError: A negative seed, or a target that is the number of no class.
 
     Example:
         >>> format = ImageFormat(4, 4, mean=(0, 0, 0), std=(1, 1, 1))
@@ -188,6 +188,8 @@ class ImageDataset(Dataset[ImageSample]):
             raise ValueError(f"seed must be 0 or more, got {seed}")
         self.images, self.names, self.classes = images, names, list(classes)
         self.targets = list(map(int, targets))
+        if unknown := sorted(set(self.targets) - set(range(len(self.classes)))):
+            raise ValueError(f"targets must be 0 to {len(self.classes) - 1}, got {unknown[:5]}")
         self.format, self.seed = format, seed
         self.augment = augment.make_transform(format) if augment else None
 

@@ -202,6 +202,14 @@ def test_cifar10_that_is_missing_or_damaged_is_an_error_with_its_folder(little_c
         cifar10(little_cifar, "test")
 
 
+@pytest.mark.fault(38)
+def test_target_that_is_no_class_is_refused():
+    format = ImageFormat(4, 4, mean=(0, 0, 0), std=(1, 1, 1))
+    images = torch.zeros(3, 3, 4, 4, dtype=torch.uint8)
+    with pytest.raises(ValueError, match=r"targets must be 0 to 1, got \[-1, 2\]"):
+        ImageDataset(images, [0, 2, -1], "abc", ["cat", "dog"], format=format)
+
+
 # folders
 
 

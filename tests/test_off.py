@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from datasets.furniture import make_shape
 from datasets.off import MAX_BYTES, OFFError, OFFWarning, format_off, parse_off, read_off, write_off
 from datasets.surface import cumulative_areas, normalize, sample_surface, unit_scale
 
@@ -300,11 +301,61 @@ def test_a_mutated_file_is_refused_or_whole(data):
         vertices, faces = parse_off(bytes(content), "box.off")
     except OFFError:
         return
-    claimed = re.sub(rb"#[^\n]*", b"", bytes(content)).replace(b"OFF", b"").split()
+    assert_whole(vertices, faces, bytes(content))
+
+
+def assert_whole(vertices, faces, content):
+    """Check a mesh against the counts in its file, read in another way."""
+    claimed = re.sub(rb"#[^\n]*", b"", content).replace(b"OFF", b"").split()
     assert len(vertices) == int(claimed[0])
     assert len(faces) >= int(claimed[1])  # every polygon gives a triangle at least
     assert np.isfinite(vertices).all()
     assert 0 <= faces.min() <= faces.max() < len(vertices)
+
+
+def furniture(name):
+    shape = make_shape(name, np.random.default_rng(5))
+    return format_off(np.round(shape.vertices, 5) + 0.0, shape.faces)
+
+
+FURNITURE = {name: furniture(name) for name in ("table", "chair", "toilet")}
+
+
+@pytest.mark.fault(16)
+@settings(max_examples=100, deadline=5000, database=None)
+@given(name=st.sampled_from(sorted(FURNITURE)), share=st.floats(0, 1))
+def test_a_piece_of_furniture_cut_anywhere_is_refused(name, share):
+    content = FURNITURE[name]
+    cut = int(share * content.rstrip().rindex(b" "))
+    with pytest.raises(OFFError):
+        parse_off(content[:cut], "cut.off")
+
+
+@pytest.mark.fault(16, 17, 21)
+@settings(max_examples=200, deadline=5000, database=None)
+@given(name=st.sampled_from(sorted(FURNITURE)), data=st.data())
+def test_mutated_furniture_is_refused_or_whole(name, data):
+    content = FURNITURE[name]
+    for _ in range(data.draw(st.integers(1, 5))):
+        begin = data.draw(st.integers(0, len(content)))
+        end = min(len(content), begin + data.draw(st.integers(0, 200)))
+        kind = data.draw(st.sampled_from(["replace", "repeat", "drop", "move"]))
+        part = content[begin:end]
+        if kind == "replace":
+            part = data.draw(st.binary(max_size=8))
+        elif kind == "repeat":
+            part = part * data.draw(st.integers(2, 50))
+        elif kind == "drop":
+            part = b""
+        content = content[:begin] + part + content[end:]
+        if kind == "move":
+            place = data.draw(st.integers(0, len(content)))
+            content = content[:place] + part + content[place:]
+    try:
+        vertices, faces = parse_off(content, "mutated.off")
+    except OFFError:
+        return
+    assert_whole(vertices, faces, content.replace(b"\r", b"\n"))
 
 
 def test_writing_leaves_one_file_and_replaces_the_old(tmp_path):

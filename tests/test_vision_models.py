@@ -578,6 +578,18 @@ def test_an_input_of_another_shape_is_refused(shape):
         build(R56)(torch.rand(shape))
 
 
+@pytest.mark.fault(35)
+def test_batch_of_no_images_gives_no_scores_and_leaves_the_statistics_alone():
+    model = build(R56).train()
+    model(torch.rand(2, 3, 8, 8))
+    before = {k: b.clone() for k, b in model.named_buffers() if b.is_floating_point()}
+    scores = model(torch.empty(0, 3, 8, 8))
+    assert len(scores) == 0
+    after = dict(model.named_buffers())
+    for key, buffer in before.items():
+        assert_close(after[key], buffer, rtol=0, atol=0)
+
+
 @pytest.mark.fault(36)
 def test_an_input_of_integers_is_refused():
     with pytest.raises(ValueError, match=r"floating point, got torch.uint8"):

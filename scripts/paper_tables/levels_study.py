@@ -1,59 +1,40 @@
 """Table 12's settings really trained: s_c and s_g of a shallow MGIC-ResNet on real digits."""
 
 import argparse
-import time
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
-from torch.nn import functional
 
 from mgic_geo import MGICBlock
-from mgic_vision import basic_block, summary
+from mgic_vision import summary
+from scripts.paper_tables import questions
 from scripts.paper_tables.item import Item, Page
 from scripts.paper_tables.pages import as_png
 from scripts.paper_tables.published import published
-from scripts.paper_tables.trials import Task, Trial, accuracy, digits, run_until
+from scripts.paper_tables.trials import (
+    Trial,
+    add_trial_arguments,
+    deadline_of,
+    digits,
+    run_until,
+)
 from scripts.training.comparison import summarize
-from scripts.training.optimizer import OptimizerSettings
 
 VARYING_S_C, VARYING_S_G = "#d55e00", "#0072b2"
-DIGITS = Task(
-    "digits",
-    model="mgic_resnet56",
-    options={"depth": 8},
-    make_layer=basic_block,
-    make_data=partial(digits, 1_000, 16),
-    loss=functional.cross_entropy,
-    score=accuracy,
-    unit="test accuracy, %",
-    higher_is_better=True,
-    optimizer=OptimizerSettings(lr=0.005, weight_decay=0.01, warmup_epochs=0.5),
-    batch_size=25,
-    epochs=6,
-)
+DIGITS = replace(questions.DIGITS, options={"depth": 8}, make_data=partial(digits, 1_000, 16))
 SETTINGS = tuple(dict.fromkeys((row["s_c"], row["s_g"]) for row in published("table12")["rows"]))
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add where the trials are, how many, and for how long."""
-    parser.add_argument("--runs", type=Path, default=Path("runs/levels_study"))
-    parser.add_argument("--minutes", type=float, default=30, help="stop training after these")
-    parser.add_argument("--seeds", type=int, default=3, help="seeds 0, 1, ... of every network")
 
 
 def make(arguments: argparse.Namespace) -> Page:
     """Run what is missing, as far as the time goes, and tabulate what is there."""
-    if arguments.seeds < 1:
-        raise ValueError(f"seeds must be at least 1, got {arguments.seeds}")
-    deadline = time.monotonic() + 60 * arguments.minutes
     trials = make_trials(arguments.seeds)
     once = list(
         {trial.place: trial for row in zip(*trials.values(), strict=True) for trial in row}.values()
     )
-    found = run_until(deadline, once, arguments.runs)
+    found = run_until(deadline_of(arguments), once, arguments.runs)
     rows = [
         make_row(setting, own, [found[trial.place] for trial in own if trial.place in found])
         for setting, own in trials.items()
@@ -148,5 +129,5 @@ ITEM = Item(
     cost="15 minutes at most on one core, in pieces of --minutes",
     offline="all",
     make=make,
-    add_arguments=add_arguments,
+    add_arguments=partial(add_trial_arguments, folder="runs/levels_study", minutes=30),
 )

@@ -1,9 +1,8 @@
 """What the paper leaves open: each alternative tried on two small tasks, several seeds each."""
 
 import argparse
-import time
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 from matplotlib.figure import Figure
@@ -11,7 +10,13 @@ from matplotlib.figure import Figure
 from scripts.paper_tables.item import Item, Page
 from scripts.paper_tables.pages import as_png
 from scripts.paper_tables.questions import QUESTIONS, TASKS, VARIANTS, Question
-from scripts.paper_tables.trials import Task, Trial, run_until
+from scripts.paper_tables.trials import (
+    Task,
+    Trial,
+    add_trial_arguments,
+    deadline_of,
+    run_until,
+)
 
 BETTER, WORSE, SAME, OPEN = "better", "worse", "no difference seen", "not run yet"
 BLUE, RED, GRAY = "#0072b2", "#d55e00", "#8d96a0"
@@ -19,20 +24,10 @@ BLUE, RED, GRAY = "#0072b2", "#d55e00", "#8d96a0"
 Results = Mapping[tuple[str, str], Mapping[int, dict[str, Any]]]
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add where the trials are, how many, and for how long."""
-    parser.add_argument("--runs", type=Path, default=Path("runs/open_questions"))
-    parser.add_argument("--minutes", type=float, default=45, help="stop training after these")
-    parser.add_argument("--seeds", type=int, default=3, help="seeds 0, 1, ... of every network")
-
-
 def make(arguments: argparse.Namespace) -> Page:
     """Run what is missing, as far as the time goes, and tabulate what is there."""
-    if arguments.seeds < 1:
-        raise ValueError(f"seeds must be at least 1, got {arguments.seeds}")
-    deadline = time.monotonic() + 60 * arguments.minutes
     trials = make_trials(arguments.seeds)
-    found = run_until(deadline, trials, arguments.runs)
+    found = run_until(deadline_of(arguments), trials, arguments.runs)
     results = {
         (task.name, name): {
             trial.seed: found[trial.place]
@@ -165,5 +160,5 @@ ITEM = Item(
     cost="35 minutes at most on one core, in pieces of --minutes",
     offline="all",
     make=make,
-    add_arguments=add_arguments,
+    add_arguments=partial(add_trial_arguments, folder="runs/open_questions", minutes=45),
 )

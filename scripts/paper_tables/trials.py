@@ -3,6 +3,7 @@
 Every trial takes seconds and leaves a file, so that a table of many is made in pieces.
 """
 
+import argparse
 import functools
 import json
 import math
@@ -151,6 +152,24 @@ class Trial:
             "loss": loss.item(),
             "seconds": time.monotonic() - start,
         }
+
+
+def add_trial_arguments(parser: argparse.ArgumentParser, folder: str, minutes: float) -> None:
+    """Add where the trials are, how many seeds they have, and for how long to train."""
+    parser.add_argument("--runs", type=Path, default=Path(folder))
+    parser.add_argument("--minutes", type=float, default=minutes, help="stop training after these")
+    parser.add_argument("--seeds", type=int, default=3, help="seeds 0, 1, ... of every network")
+
+
+def deadline_of(arguments: argparse.Namespace) -> float:
+    """When to stop, of :func:`time.monotonic`.
+
+    Raises:
+        ValueError: No seeds are asked for.
+    """
+    if arguments.seeds < 1:
+        raise ValueError(f"seeds must be at least 1, got {arguments.seeds}")
+    return time.monotonic() + 60 * arguments.minutes
 
 
 def run_until(deadline: float, trials: Sequence[Trial], folder: Path) -> dict[str, Any]:

@@ -368,7 +368,10 @@ def test_dropout_stands_in_front_of_the_classifier():
     assert_close((dropped == 0).float().mean(), torch.tensor(0.9), rtol=0, atol=0.03)
 
 
-@pytest.mark.parametrize("checked", some(R56, "lraspp_mgic_small", "resnet56"))
+DEEP = (R56, "lraspp_mgic_small", "resnet56")
+
+
+@pytest.mark.parametrize("checked", some(*DEEP))
 def test_checkpointing_trains_the_same_and_keeps_less(checked):
     def train(enable):
         model = build(checked).train()
@@ -386,7 +389,7 @@ def test_checkpointing_trains_the_same_and_keeps_less(checked):
         return model, saved
 
     (plain, saved), (checkpointed, less) = train(False), train(True)
-    assert less < saved / 3
+    assert less < (saved / 3 if checked in DEEP else saved)  # how much, depends on the blocks
     gradients = zip(plain.parameters(), checkpointed.parameters(), strict=True)
     for one, other in gradients:
         assert_close(one.grad, other.grad)

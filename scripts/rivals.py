@@ -7,6 +7,7 @@ wants a quiet machine; it trains nothing.
 """
 
 import argparse
+import os
 import sys
 import time
 from collections.abc import Sequence
@@ -36,7 +37,8 @@ def main(args: Sequence[str] | None = None) -> int:
     elif not options.page_only:
         train_missing(units, options)
     rows = page.make_rows(units, options.runs, options.tasks, options.seeds)
-    page.write(rows, options.docs, options.tasks, options.steps, options.seeds)
+    load = page.read_times(options.runs).get("machine", {}).get("load")
+    page.write(rows, options.docs, options.tasks, options.steps, options.seeds, load)
     print(f"wrote {options.docs / 'rivals.md'}")
     return 0
 
@@ -74,8 +76,8 @@ def fit(unit: Unit, task: str, steps: int, seed: int) -> dict[str, Any]:
 
 
 def measure(units: Sequence[Unit]) -> dict[str, dict[str, float]]:
-    """Weights of every unit, and its milliseconds in training and inference."""
-    rows = {}
+    """Weights of every unit, its milliseconds in training and inference, and how busy it was."""
+    rows: dict[str, dict[str, float]] = {"machine": {"load": os.getloadavg()[0]}}
     for unit in units:
         module = unit.make()
         rows[unit.name] = {

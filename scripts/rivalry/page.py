@@ -1,6 +1,7 @@
 """The page of the comparison: table, plot, and a verdict that follows from the figures."""
 
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -23,8 +24,7 @@ def make_rows(
     units: Sequence[Unit], runs: Path, tasks: Sequence[str], seeds: int
 ) -> list[dict[str, Any]]:
     """One row a unit: its size, costs, and the errors of the runs that are there."""
-    times = json.loads((runs / "times.json").read_text()) if (runs / "times.json").exists() else {}
-    rows = []
+    times, rows = read_times(runs), []
     for unit in units:
         own = times.get(unit.name, {})
         row: dict[str, Any] = {"unit": unit.kind, "matched": unit.matched or "-"}
@@ -41,31 +41,43 @@ def make_rows(
     return rows
 
 
+def read_times(runs: Path) -> dict[str, dict[str, float]]:
+    """What was measured, by the name of the unit; nothing where that is still to be done."""
+    path = runs / "times.json"
+    return json.loads(path.read_text()) if path.exists() else {}
+
+
 def file_name(unit: Unit) -> str:
     """The part of a result's name that says whose it is."""
     return unit.name.replace(" ", "_")
 
 
 def write(
-    rows: list[dict[str, Any]], docs: Path, tasks: Sequence[str], steps: int, seeds: int
+    rows: list[dict[str, Any]],
+    docs: Path,
+    tasks: Sequence[str],
+    steps: int,
+    seeds: int,
+    load: float | None = None,
 ) -> None:
-    """Write page, table and plot."""
+    """Write page, table and plot; ``load`` is how many processes ran while times were taken."""
     missing = sum(seeds - row[f"{task}_runs"] for row in rows for task in tasks)
     keys = dict.fromkeys(key for row in rows for key in row)
     comparison.write_csv(docs / "rivals.csv", [{key: row.get(key) for key in keys} for row in rows])
-    parts = [head(tasks, steps, seeds), unfinished(missing, len(rows) * len(tasks) * seeds)]
+    parts = [head(tasks, steps, seeds, load), unfinished(missing, len(rows) * len(tasks) * seeds)]
     parts += [table(rows, tasks), "![error against weights](rivals.png)", verdict(rows, tasks)]
     write_whole(docs / "rivals.md", "\n\n".join(filter(None, parts)).encode() + b"\n")
     draw(rows, tasks, docs / "rivals.png")
 
 
-def head(tasks: Sequence[str], steps: int, seeds: int) -> str:
+def head(tasks: Sequence[str], steps: int, seeds: int, load: float | None) -> str:
     """How the figures were made."""
+    busy = "not taken yet" if load is None else f"at a load of {load:.1f} on {os.cpu_count()} cores"
     units = ", ".join(f"{task} in {TASKS[task].unit}" for task in tasks)
     return f"""# MGIC and its rivals
 
-Made by `python -m scripts.rivals`, times by `python -m scripts.rivals --time` on one thread of a
-machine without other work, torch {torch.__version__}.
+Made by `python -m scripts.rivals`, times by `python -m scripts.rivals --time`: processor time of
+one thread, {busy}, torch {torch.__version__}.
 
 The unit under test is a feed-forward map C -> m -> C with GELU, C = {WIDTH}. Dense it has
 m = {EXPANSION * WIDTH}. MGIC runs it through a cycle with s_g = {GROUP_SIZE} and

@@ -17,7 +17,8 @@ COLORS = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#99
 INK = "#333333"
 ROW = 3.2  # distance between levels, in slots
 SLOTS = 32  # most circles or bars in a row; a wider level shows several channels as one
-MIDDLE = 13.0  # slots between the features on their way down and up
+WIDTH = 10.0  # of a figure, in inches
+TITLE = 0.35
 
 
 def draw(module: nn.Module) -> Figure:
@@ -54,8 +55,8 @@ def draw(module: nn.Module) -> Figure:
     plans = Counter(block.levels for block in module.modules() if isinstance(block, MGICBlock))
     if not plans:
         raise ValueError(f"there is no MGICBlock in {type(module).__name__}: nothing to draw")
-    heights = [len(plan) * ROW + 0.9 for plan in plans]
-    figure = Figure(figsize=(10.0, 0.42 * sum(heights)), layout="constrained")
+    heights = [_height(plan) for plan in plans]
+    figure = Figure(figsize=(WIDTH, sum(heights)), layout="constrained")
     grid = figure.subplots(len(plans), 1, squeeze=False, height_ratios=heights)[:, 0]
     for axes, (plan, count) in zip(grid, plans.items(), strict=True):
         if len(plans) > 1 or count > 1:
@@ -66,15 +67,27 @@ def draw(module: nn.Module) -> Figure:
     return figure
 
 
+def _slots(plan: tuple[Level, ...]) -> tuple[int, float, float]:
+    """Channels of a circle, circles of the finest level, and slots between its two rows."""
+    per_slot = -(-plan[0].outer // SLOTS)
+    widest = plan[0].outer / per_slot
+    return per_slot, widest, 13.0 * max(1.0, widest / 20)  # a label is longer than many circles
+
+
+def _height(plan: tuple[Level, ...]) -> float:
+    """Inches that a block needs at the width of the figure."""
+    _, widest, middle = _slots(plan)
+    return WIDTH * (len(plan) * ROW) / (2 * widest + middle + 1.5) + TITLE
+
+
 def _draw_plan(axes: Axes, plan: tuple[Level, ...]) -> None:
     """One block: a row a level."""
-    per_slot = -(-plan[0].outer // SLOTS)  # channels of a circle
-    widest = plan[0].outer / per_slot
+    per_slot, widest, middle = _slots(plan)
     depth = len(plan) - 1
-    limits = {"xlim": (-1.2, 2 * widest + MIDDLE + 0.3), "ylim": (-depth * ROW - 1.3, 1.6)}
+    limits = {"xlim": (-1.2, 2 * widest + middle + 0.3), "ylim": (-depth * ROW - 1.3, 1.6)}
     axes.set(**limits, aspect="equal")
     axes.axis("off")
-    right = widest + MIDDLE  # where the features on their way up start
+    right = widest + middle  # where the features on their way up start
     for level in plan:
         y, width = -level.index * ROW, level.outer / per_slot
         left = (widest - width) / 2

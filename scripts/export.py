@@ -22,7 +22,7 @@ from scripts.exporting.subject import Subject, make_subject
 from scripts.training.errors import TrainingError
 from scripts.training.files import write_whole
 from scripts.training.networks import load_network, make_network
-from scripts.training.weights import Weights, read_weights
+from scripts.training.weights import Weights, fresh_weights, read_weights
 
 BATCHES = (1, 3, 8)
 TOLERANCE = 1e-4
@@ -95,10 +95,7 @@ def find_weights(options: argparse.Namespace) -> Weights:
         torch.manual_seed(options.seed)
         network = make_network(options.model, options.num_classes, options.options)
         print(f"fresh weights, seed {options.seed}: no --checkpoint was given")
-        num_classes = list(network.parameters())[-1].numel()  # the bias of the classifier
-        classes = [str(label) for label in range(num_classes)]
-        info = {"name": options.model, "options": options.options, "classes": classes}
-        return Weights(Path("fresh"), network.state_dict(), info)
+        return fresh_weights(options.model, network, options.options)
     weights = read_weights(options.checkpoint)
     if weights.info["name"] != options.model:
         raise TrainingError(f"{weights.path} holds {weights.info['name']}, not {options.model}")

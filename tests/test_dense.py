@@ -6,7 +6,14 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 from torch_geometric.nn import GCNConv
 
-from mgic_geo import DensePointCloud, PointCloudClassifier, create_model, knn_indices, list_models
+from mgic_geo import (
+    DensePointCloud,
+    PointCloudClassifier,
+    create_model,
+    fuse,
+    knn_indices,
+    list_models,
+)
 from mgic_geo.dense import dense_gradients, dense_knn
 from mgic_geo.derivatives import edge_gradients
 from mgic_geo.sparse import from_neighbors
@@ -36,6 +43,14 @@ def clouds(num: int, size: int) -> tuple[Tensor, Tensor]:
 def test_dense_form_gives_what_the_network_gives(name, size):
     model, (pos, batch) = small(name), clouds(3, size)
     assert_close(DensePointCloud(model)(pos), model(pos.flatten(0, 1), batch), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_dense_form_of_the_fused_network_gives_what_the_network_gives(name):
+    model, (pos, batch) = small(name), clouds(3, 40)
+    dense = DensePointCloud(fuse(model))
+    assert len(list(dense.buffers())) < len(list(model.buffers()))
+    assert_close(dense(pos), model(pos.flatten(0, 1), batch), rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("options", [{"graph": "dynamic"}, {"layers": 2}, {"softening": 0.0}])

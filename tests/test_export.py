@@ -1,5 +1,6 @@
 import io
 import json
+from types import SimpleNamespace
 
 import onnx
 import pytest
@@ -7,8 +8,10 @@ import torch
 from torch import nn
 from torch.testing import assert_close
 
-from mgic_geo import create_model
+from mgic_geo import DiffGCNConv, create_model, edge_gradients, knn_graph
+from mgic_geo.dense import DenseDerivatives, DenseDiffConv, dense_gradients, dense_knn
 from scripts import export
+from scripts.exporting.formats import FORMATS
 from scripts.exporting.subject import make_subject
 from scripts.training.errors import TrainingError
 from scripts.training.networks import make_network
@@ -38,22 +41,50 @@ def trained(name: str, folder, **options) -> Weights:
 
 @pytest.mark.slow
 def test_a_checkpoint_becomes_every_format(tmp_path, capsys):
-    weights = trained("diffgcn", tmp_path)
-    args = ["diffgcn", "--checkpoint", str(tmp_path), "--folder", str(tmp_path / "out")]
+    weights = trained("pointnet", tmp_path)
+    args = ["pointnet", "--checkpoint", str(tmp_path), "--folder", str(tmp_path / "out")]
     assert export.main(args) == 0
     assert capsys.readouterr().out.count(" on batches of 1, 3, 8") == 3
     found = sorted(path.name for path in (tmp_path / "out").iterdir())
-    assert found == ["diffgcn.json", "diffgcn.onnx", "diffgcn.pt2", "diffgcn.safetensors"]
+    assert found == ["pointnet.json", "pointnet.onnx", "pointnet.pt2", "pointnet.safetensors"]
 
     info = {
-        entry.key: entry.value for entry in onnx.load(tmp_path / "out/diffgcn.onnx").metadata_props
+        entry.key: entry.value for entry in onnx.load(tmp_path / "out/pointnet.onnx").metadata_props
     }
     assert json.loads(info["model.json"])["classes"] == ["a", "b", "c"]
     extra = {"model.json": ""}
-    torch.export.load(str(tmp_path / "out/diffgcn.pt2"), extra_files=extra)
+    torch.export.load(str(tmp_path / "out/pointnet.pt2"), extra_files=extra)
     assert json.loads(extra["model.json"])["num_points"] == 20
-    again = read_weights(tmp_path / "out/diffgcn.safetensors")
+    again = read_weights(tmp_path / "out/pointnet.safetensors")
     assert_close(again.tensors, dict(weights.tensors))
+
+
+def test_the_neighbor_search_and_a_convolution_become_onnx(tmp_path):
+    torch.manual_seed(0)
+    conv = DiffGCNConv(3, 4)
+
+    class Layer(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = DenseDiffConv(conv)
+
+        def forward(self, pos):
+            first = torch.arange(pos.size(0)) * pos.size(1)
+            neighbors = (dense_knn(pos, 4) + first[:, None, None]).flatten(0, 1)
+            weight = dense_gradients(pos, neighbors, softening=1.0)
+            return self.conv(pos.flatten(0, 1), DenseDerivatives(neighbors, weight))
+
+    sizes = ({0: torch.export.Dim("batch", min=1), 1: torch.export.Dim("points", min=5)},)
+    traced = torch.export.export(Layer(), (torch.rand(2, 9, 3),), dynamic_shapes=sizes)
+    subject = SimpleNamespace(trace=lambda: traced)
+    weights = Weights(tmp_path, {}, {})
+    run = FORMATS["onnx"].read(FORMATS["onnx"].write(subject, weights), weights)
+    for pos in (torch.rand(3, 20, 3), torch.rand(1, 5, 3)):
+        batch = torch.arange(pos.size(0)).repeat_interleave(pos.size(1))
+        flat = pos.flatten(0, 1)
+        graph = knn_graph(flat, 4, batch)
+        expected = conv(flat, graph, edge_gradients(flat, graph, batch, softening=1.0))
+        assert_close(run(pos), expected, rtol=0, atol=1e-5)
 
 
 def test_what_differs_from_the_network_is_not_written(tmp_path, capsys, monkeypatch):
@@ -102,6 +133,19 @@ def test_what_cannot_be_exported_is_said(args, message, tmp_path, capsys, monkey
     assert export.main(args) == 1
     assert message in capsys.readouterr().err
     assert not (tmp_path / "exported").exists()
+
+
+def test_the_fused_form_of_an_image_network_is_compared_with_the_network(tmp_path, capsys):
+    options = json.dumps({"depth": 8, "width": 8, "group_size": 4, "coarse_size": 8})
+    args = ["mgic_resnet56", "--options", options, "--folder", str(tmp_path), "--to", "pt2"]
+    assert export.main([*args, "--fuse"]) == 0
+    program = torch.export.load(str(tmp_path / "mgic_resnet56.pt2"))
+    norms = [node for node in program.graph.nodes if "norm" in str(node.target)]
+    assert export.main([*args, "--overwrite"]) == 0
+    program = torch.export.load(str(tmp_path / "mgic_resnet56.pt2"))
+    assert len(norms) < len([n for n in program.graph.nodes if "norm" in str(n.target)])
+    lines = capsys.readouterr().out.splitlines()
+    assert sum("from the network's scores" in line for line in lines) == 2
 
 
 def test_an_unknown_format_is_named(capsys):

@@ -1,3 +1,4 @@
+import importlib
 import subprocess
 import sys
 import warnings
@@ -74,6 +75,23 @@ def test_registering_twice_changes_nothing(timm):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         register_with_timm()
+
+
+def test_a_library_that_is_imported_later_is_registered_with_once(monkeypatch, tmp_path):
+    (tmp_path / "mgic_later_library.py").write_text("value = 3")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    calls = []
+
+    def register() -> None:
+        calls.append(sys.modules["mgic_later_library"].value)  # it is whole by now
+
+    finder = _AtImport({"mgic_later_library": register})
+    monkeypatch.setattr(sys, "meta_path", [finder, *sys.meta_path])
+    import mgic_later_library  # type: ignore[import-not-found]
+
+    importlib.reload(mgic_later_library)
+    assert calls == [3]
+    monkeypatch.delitem(sys.modules, "mgic_later_library")
 
 
 def test_a_registration_that_fails_leaves_the_import_alone(monkeypatch, tmp_path):

@@ -6,8 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+import mgic_geo
+import mgic_vision
 from mgic_geo import DensePointCloud, PointCloudClassifier, PointCloudSegmenter
-from mgic_vision import fuse
 from scripts.training.errors import TrainingError
 
 POINTS = 1024  # of a network that no run has told
@@ -37,6 +38,11 @@ class Subject:
     def dynamic_shapes(self) -> tuple[dict[int, Any], ...]:
         """Tell which sizes of the input vary."""
         return ({0: torch.export.Dim("batch", min=1)},)
+
+    def trace(self) -> torch.export.ExportedProgram:
+        """Trace the module with sizes that vary."""
+        shapes = self.dynamic_shapes()
+        return torch.export.export(self.module, (self.example(),), dynamic_shapes=shapes)
 
     @torch.no_grad()
     def reference(self, x: Tensor) -> Tensor:
@@ -90,10 +96,9 @@ def make_subject(network: nn.Module, info: dict[str, Any], *, fused: bool = Fals
     if isinstance(network, PointCloudSegmenter):
         raise TrainingError(f"cannot export {info['name']}: part segmentation has no dense form")
     if not isinstance(network, PointCloudClassifier):
-        return Subject(network, fuse(network) if fused else network, info)
-    if fused:
-        raise TrainingError(f"cannot export {info['name']}: only image networks have a fused form")
+        return Subject(network, mgic_vision.fuse(network) if fused else network, info)
     try:
-        return CloudSubject(network, DensePointCloud(network), info)
+        form = mgic_geo.fuse(network) if fused else network
+        return CloudSubject(network, DensePointCloud(form), info)
     except ValueError as error:
         raise TrainingError(f"cannot export {info['name']}: {error}") from error

@@ -107,7 +107,7 @@ function ticks(low, high) {
 
 /** An SVG with axes; returns it and the two scales. */
 function chart({ x, y, width, height, xLabel, yLabel, log = false, share = false }) {
-  const pad = { left: 62, right: 16, top: 12, bottom: 42 };
+  const pad = { left: 62, right: 16, top: 30, bottom: 42 };
   const scale = (values, from, to, logarithmic) => {
     const f = logarithmic ? Math.log10 : v => v;
     let [low, high] = [Math.min(...values), Math.max(...values)].map(f);
@@ -133,7 +133,7 @@ function chart({ x, y, width, height, xLabel, yLabel, log = false, share = false
       short(v)));
   }
   svg.append(el("text", { x: (pad.left + width) / 2, y: height - 6, "text-anchor": "middle" },
-    xLabel), el("text", { x: 4, y: pad.top }, yLabel));
+    xLabel), el("text", { x: 4, y: 12 }, yLabel));
   return { svg, across, up };
 }
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import safetensors.torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from mgic_geo.weights import SUFFIX, WeightsError
 from mgic_geo.weights import read_weights as read_exported
@@ -82,6 +82,14 @@ def read_weights(path: Path) -> Weights:
     info |= checkpoint["run"]["data"]
     info |= {"epoch": checkpoint["epoch"] + 1, "step": checkpoint["global_step"]}
     return Weights(path, tensors, info)
+
+
+def fresh_weights(name: str, network: nn.Module, options: dict[str, Any] | None = None) -> Weights:
+    """Return the weights that a network has, as if a run with numbered classes had left them."""
+    bias = list(network.parameters())[-1]  # of the classifier
+    classes = [str(label) for label in range(bias.numel())]
+    info = {"name": name, "options": options or {}, "classes": classes}
+    return Weights(Path("fresh"), network.state_dict(), info)
 
 
 def export_weights(weights: Weights, folder: Path) -> None:

@@ -1,0 +1,229 @@
+"""Put a trained network into a folder as the Hugging Face hub has it, with a card about it.
+
+``python -m scripts.share runs/points/mgic_diffgcn-* --folder shared/mgic_diffgcn`` takes runs of
+one network with several seeds. The weights are those of the best on validation; the card has the
+data, the seeds, and every metric with its spread. ``HubModel.from_pretrained(folder)`` of
+``mgic_geo.hub`` or ``mgic_vision.hub`` reads it. Nothing is sent anywhere: ``push_to_hub`` would.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+from huggingface_hub import EvalResult, ModelCardData
+
+import mgic_geo
+from scripts.report import read_splits
+from scripts.training.errors import TrainingError
+from scripts.training.files import write_whole
+from scripts.training.report import best_epoch, read_metrics
+from scripts.training.report_splits import Split
+from scripts.training.weights import Weights, export_weights, read_weights
+
+METRICS = {"miou": "mIoU", "accuracy": "accuracy", "class_accuracy": "mean over classes"}
+
+
+@dataclass(frozen=True)
+class Run:
+    """What the card says of a run.
+
+    Args:
+        folder: Where it is.
+        config: Its ``config.yaml``.
+        weights: Those of the best epoch.
+        splits: What was tested.
+        score: Of the best epoch in validation; nan without one.
+    """
+
+    folder: Path
+    config: dict[str, Any]
+    weights: Weights
+    splits: list[Split]
+    score: float
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Write the folder; 0: done, 1: an error, told in one message."""
+    parser = argparse.ArgumentParser(
+        prog="python -m scripts.share", description=(__doc__ or "").split("\n")[0]
+    )
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="folder of a run")
+    parser.add_argument("--folder", type=Path, required=True, help="what to write")
+    options = parser.parse_args(args)
+    try:
+        runs = [read_run(folder) for folder in options.runs]
+        check_alike(runs)
+        best = max(runs, key=lambda run: np.nan_to_num(run.score, nan=-np.inf))
+        texts = {"config.json": hub_config(best.weights), "README.md": make_card(runs, best)}
+        export_weights(best.weights, options.folder)
+        for name, text in texts.items():
+            write_whole(options.folder / name, text.encode())
+    except (TrainingError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    print(f"{options.folder}: {best.weights.info['name']}, weights of {best.folder}")
+    return 0
+
+
+def read_run(folder: Path) -> Run:
+    """Read a finished run.
+
+    Raises:
+        TrainingError: It is not one, or was not tested.
+    """
+    weights, splits = read_weights(folder), read_splits(folder)
+    if not splits:
+        raise TrainingError(f"{folder} has not been tested: run `test` first")
+    try:
+        config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError) as error:
+        raise TrainingError(f"cannot read {folder / 'config.yaml'}: {error}") from error
+    metrics = read_metrics(folder / "metrics.csv")
+    best, _ = best_epoch(metrics)
+    score = metrics.get("val_miou", metrics.get("val_accuracy"))
+    known = best is not None and score is not None
+    return Run(folder, config, weights, splits, float(score[best]) if known else np.nan)
+
+
+def check_alike(runs: Sequence[Run]) -> None:
+    """Raise where runs differ in more than their seed.
+
+    Raises:
+        TrainingError: With the first difference.
+    """
+    first = runs[0]
+    for run in runs[1:]:
+        for key in ("name", "options", "classes"):
+            one, other = (r.weights.info[key] for r in (first, run))
+            if one != other:
+                raise TrainingError(
+                    f"{run.folder} has {key} {other}, {first.folder} has {one}: a card is of one "
+                    "network"
+                )
+        for key in ("model", "data"):
+            one, other = ({**r.config[key], "seed": None} for r in (first, run))
+            changed = sorted(k for k in {*one, *other} if one.get(k) != other.get(k))
+            if changed:
+                raise TrainingError(
+                    f"{run.folder} and {first.folder} differ in {key}.{changed[0]}: a card is of "
+                    "runs that differ in their seed alone"
+                )
+
+
+def hub_config(weights: Weights) -> str:
+    """Return the arguments of ``HubModel`` as JSON."""
+    info = weights.info
+    if info.get("task") == "parts":
+        raise TrainingError(f"{weights.path} tells parts apart: HubModel has no such network")
+    arguments = {"name": info["name"], "num_classes": len(info["classes"]), **info["options"]}
+    return json.dumps(arguments, indent=2) + "\n"
+
+
+def make_card(runs: Sequence[Run], best: Run) -> str:
+    """Return the card: what the network is, how it was trained, and what it came to."""
+    info = best.weights.info
+    data = best.config["data"]["name"]
+    package = "mgic_geo" if info["name"] in mgic_geo.list_models() else "mgic_vision"
+    results = [
+        EvalResult(
+            task_type=info.get("task", "classification"),
+            dataset_type=data,
+            dataset_name=data,
+            dataset_split=split.name,
+            metric_type=key,
+            metric_name=label,
+            metric_value=split.summary[key],
+        )
+        for split in best.splits
+        for key, label in METRICS.items()
+        if key in split.summary
+    ]
+    header = ModelCardData(
+        library_name="mgic",
+        license="mit",
+        tags=["multigrid-in-channels"],
+        model_name=info["name"],
+        eval_results=results,
+    )
+    options = ", ".join(f"`{key}={value}`" for key, value in info["options"].items())
+    weights = best.splits[0].summary["parameters"]
+    return f"""---
+{header.to_yaml()}
+---
+
+# {info["name"]} on {data}
+
+A network of {package} with {weights:,} weights{options and f", options {options}"}.
+Classes: {", ".join(map(str, info["classes"]))}.
+
+```python
+from {package}.hub import HubModel
+
+model = HubModel.from_pretrained("FOLDER OR OWNER/NAME")
+```
+
+## What it came to
+
+{describe_seeds(runs, best)}
+
+{result_table(runs, best)}
+
+## How it was trained
+
+```yaml
+{yaml.safe_dump({key: best.config[key] for key in ("model", "data")}, sort_keys=False).strip()}
+```
+
+```console
+$ {best.config.get("command", "")}
+```
+"""
+
+
+def describe_seeds(runs: Sequence[Run], best: Run) -> str:
+    """Say which seeds there are, and whose weights were chosen why."""
+    seeds = ", ".join(str(run.config["seed"]) for run in runs)
+    text = f"{len(runs)} runs, seeds {seeds}: mean ± standard deviation over them, and the range."
+    if len(runs) == 1:
+        text = f"One run, seed {seeds}."
+    epoch = f"epoch {best.weights.info.get('epoch')} of {best.config['trainer']['max_epochs']}"
+    if np.isnan(best.score):
+        return f"{text} The weights are those of seed {best.config['seed']} after {epoch}."
+    return (
+        f"{text} The weights are those of seed {best.config['seed']} after {epoch}, the best on "
+        f"validation ({best.score:.4f})."
+    )
+
+
+def result_table(runs: Sequence[Run], best: Run) -> str:
+    """Tabulate every metric of every split, with its spread over the runs."""
+    lines = [
+        "| split | metric | mean | range | these weights |",
+        "| --- | --- | --- | --- | ---: |",
+    ]
+    for split in best.splits:
+        for key, label in METRICS.items():
+            values = [
+                100 * other.summary[key]
+                for run in runs
+                for other in run.splits
+                if other.name == split.name and key in other.summary
+            ]
+            if not values:
+                continue
+            deviation = f" ± {np.std(values, ddof=1):.1f}" if len(values) > 1 else ""
+            lines.append(
+                f"| {split.name} | {label}, % | {np.mean(values):.1f}{deviation} | "
+                f"{min(values):.1f} to {max(values):.1f} | {100 * split.summary[key]:.1f} |"
+            )
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

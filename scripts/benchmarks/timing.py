@@ -164,7 +164,7 @@ def exponents(samples: Mapping[str, Sequence[float]], curve: Mapping[int, str]) 
     """The power of its size with which the time of a contender grows, fitted round by round.
 
     Example:
-        >>> exponents({"a": [1.0, 2.0], "b": [4.0, 4.0]}, {10: "a", 20: "b"})
+        >>> exponents({"a": [1.0, 2.0], "b": [4.0, 4.0]}, {8: "a", 16: "b"})
         [2.0, 1.0]
     """
     sizes = [math.log2(size) for size in curve]

@@ -45,6 +45,12 @@ class MeshCache:
     def __len__(self) -> int:
         return len(self._starts) - 1
 
+    @property
+    def digest(self) -> str:
+        """SHA-256 of all meshes, whenever and wherever they were built."""
+        files = json.loads((self.folder / "manifest.json").read_text("ascii"))["files"]
+        return hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()
+
     def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return a mesh's vertices in [-1, 1], faces, and cumulative areas of these."""
         (v0, f0), (v1, f1) = self._starts[index], self._starts[index + 1]

@@ -98,6 +98,11 @@ class MeshDataset(Dataset[MeshCloud]):
             cache, key, lambda: _parse_all(source, self.names, lenient), verify=verify
         )
 
+    @property
+    def digest(self) -> str:
+        """SHA-256 of all meshes of the split."""
+        return self._meshes.digest
+
     def _check_files(self) -> None:
         """Look at ``names`` before meshes are read, which can take minutes."""
         empty = [c for i, c in enumerate(self.classes) if i not in set(self.targets)]

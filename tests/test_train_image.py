@@ -10,11 +10,12 @@ import yaml
 from image_folders import CLASSES, write_images
 from PIL import Image
 from torch.testing import assert_close
-from training_runs import ROOT, SignalAt, assert_same_run, metrics, run
+from training_runs import ROOT, SignalAt, assert_same_run, metrics, run, survive_kills
 
 from mgic_vision import create_model
 from scripts.training.averaging import average_weights
 from scripts.training.checkpoint import read_checkpoint
+from scripts.training.checks import check_labels
 from scripts.training.errors import TrainingError
 from scripts.training.evaluation import TopFive
 from scripts.training.images import ImageBatch, ImageClassifier, ImageData, read_sample
@@ -90,6 +91,19 @@ def test_resumes_bit_for_bit_from_a_kill_anywhere(fault, options, tiny, whole, t
     assert_same_run(whole, tmp_path)
 
 
+@pytest.mark.fault(7, 10)
+@pytest.mark.slow
+def test_resumes_bit_for_bit_from_ten_kills_at_random_moments(tiny, whole, tmp_path):
+    command = ["fit", *tiny, *NO_TEST, "--run_dir", tmp_path]
+
+    def check():
+        resumed = run(tmp_path / "log", *command, "--resume", **SCRIPT)
+        assert resumed.code == 0, resumed.output
+        assert_same_run(whole, tmp_path)
+
+    survive_kills(tmp_path, *command, check=check, **SCRIPT)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
@@ -129,10 +143,8 @@ def test_run_folder_holds_what_the_report_and_others_read(whole):
 
 def test_exported_weights_are_the_average_and_say_what_input_they_expect(whole):
     checkpoint = read_checkpoint(whole / "checkpoints" / "best.ckpt")
-    weights = read_weights(whole / "model.safetensors")
-    info = weights.info
-    model = create_model(info["name"], len(info["classes"]), **info["options"])
-    model.load_state_dict(weights.tensors)
+    info = read_weights(whole / "model.safetensors").info
+    model = create_model(info["name"], checkpoint=whole / "model.safetensors")
     moved = 0
     for key, value in model.state_dict().items():
         assert_close(value, checkpoint["state_dict"][f"network.{key}"], rtol=0, atol=0)
@@ -245,6 +257,20 @@ def test_mixup_mixes_images_and_targets_by_the_same_shares():
     weight = own[:, None, None, None]
     assert_close(mixed.images, weight * before.images + (1 - weight) * partners)
     assert classifier().mix(before, before.targets)[1] is before.targets
+
+
+@pytest.mark.fault(38)
+def test_label_out_of_range_is_told_with_the_sample_before_the_forward():
+    wrong = batch()
+    wrong.targets[2], wrong.targets[5] = 7, -3
+    model = classifier()
+    message = r"labels must be from 0 to 2, got -3, 7 in 2\.png, 5\.png"
+    with pytest.raises(TrainingError, match=message):
+        model.training_step(wrong, 0)
+    check_labels(batch().targets, batch().names, 3, ignored=-100)
+    check_labels(torch.tensor([[0, 255], [2, 1]]), "ab", 3, ignored=255)
+    with pytest.raises(TrainingError, match=r"got 3 in b$"):
+        check_labels(torch.tensor([[0, 255], [3, 1]]), "ab", 3, ignored=255)
 
 
 @pytest.mark.fault(13)

@@ -1,11 +1,12 @@
 import json
 import os
-import random
+import shlex
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,22 +14,25 @@ import psutil
 import pytest
 import trimesh
 import yaml
-from safetensors.torch import load_file
 from torch.testing import assert_close
 from training_runs import (
     ROOT,
+    CountBuilds,
     DiskFullAfter,
+    Hang,
     NotFinite,
+    ReadOnlyAfter,
     SignalAt,
+    WorkerKilled,
     assert_same_run,
     metrics,
     run,
     run_ranks,
-    start,
+    survive_kills,
 )
 
 from mgic_geo import create_model
-from scripts.training.checkpoint import read_checkpoint
+from scripts.training.checkpoint import SealedCheckpointIO, read_checkpoint
 
 CLASSIFIER = "scripts.training.points.PointClassifier"
 FILES = "scripts.training.files.os"
@@ -147,23 +151,25 @@ def test_resumes_exactly_with_other_options(options, tiny, tmp_path):
 @pytest.mark.slow
 def test_resumes_exactly_from_ten_kills_at_random_moments(tiny, whole, tmp_path):
     command = ["fit", *tiny, *NO_TEST, "--run_dir", tmp_path]
-    log, moments, kills = tmp_path / "log", random.Random(0), 0
-    begin = time.monotonic()
-    run(log, *command, "--overwrite")
-    seconds = time.monotonic() - begin
-    for _ in range(40):
-        mode = "--resume" if kills % 3 else "--overwrite"  # up to three kills of the same run
-        process = start(log, *command, mode, "--data.num_workers", moments.choice("012"))
-        process.join(moments.uniform(0.2, 1.0) * seconds)
-        if process.is_alive():
-            process.kill()
-            kills += 1
-        process.join()
-        if process.exitcode == 0 or kills % 3 == 0:
-            assert_resumes_exactly(command, tmp_path, whole)
-        if kills >= 10 and kills % 3 == 0:
-            return
-    raise AssertionError(f"only {kills} of 40 starts lived long enough to be killed")
+    check = partial(assert_resumes_exactly, command, tmp_path, whole)
+    survive_kills(tmp_path, *command, check=check, script="scripts.train_modelnet10")
+
+
+@pytest.mark.fault(25, 27)
+@pytest.mark.slow
+def test_run_killed_while_its_data_are_prepared_starts_again(tiny, whole, tmp_path):
+    data = ["--data.root", tmp_path / "data"]
+    command = ["fit", *tiny, *data, *NO_TEST, "--run_dir", tmp_path / "run"]
+    for fault in (
+        SignalAt("datasets.shapes10.Path", "write_bytes", 7),
+        SignalAt("datasets.mesh_cache.json", "dumps", 2),
+    ):
+        killed = run(tmp_path / "log", *command, fault=fault)
+        assert killed.code == -signal.SIGKILL, killed.output
+    done = run(tmp_path / "log", *command)
+    assert done.code == 0, done.output
+    assert_same_run(whole, tmp_path / "run")
+    assert not list((tmp_path / "data").rglob("*writing*"))
 
 
 # signals, numbers, disk
@@ -226,6 +232,43 @@ def test_full_disk_does_not_end_training_but_is_told(tiny, tmp_path):
     read_checkpoint(tmp_path / "checkpoints" / "step-000000007.ckpt")
 
 
+@pytest.mark.fault(6)
+def test_read_only_folder_does_not_end_training_but_is_told(tiny, tmp_path):
+    folder = tmp_path / "checkpoints"
+    command = ["fit", *tiny, *NO_TEST, "--run_dir", tmp_path]
+    result = run(tmp_path / "log", *command, fault=ReadOnlyAfter(folder, 4))
+    folder.chmod(0o755)
+    assert result.code == 3, result.output
+    assert "was not written: [Errno 13] Permission denied" in result.output
+    assert len(metrics(tmp_path)) == 4
+    kept = sorted(path.name for path in folder.iterdir())
+    assert kept == ["best.ckpt", "step-000000005.ckpt", "step-000000007.ckpt"]
+    read_checkpoint(folder / "step-000000007.ckpt")
+
+
+@pytest.mark.fault(6)
+@pytest.mark.slow
+def test_disk_without_room_does_not_end_training_but_is_told(tiny, whole, tmp_path):
+    """A small file system, mounted where nobody but this test sees it."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    size = sum(path.stat().st_size for path in (whole / "checkpoints").iterdir())
+    program = [sys.executable, "-m", "scripts.train_modelnet10", "fit", *tiny, *NO_TEST]
+    script = f'''
+        mount -t tmpfs -o size={int(1.2 * size)} none "{disk}" || exit 99
+        {shlex.join(program)} --run_dir "{disk}/run"
+        code=$?; cp -r "{disk}/run" "{tmp_path}/copy"; exit $code
+    '''
+    unshare = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", script]
+    result = subprocess.run(unshare, cwd=ROOT, capture_output=True, text=True)
+    assert result.returncode == 3, result.stderr
+    assert "No space left on device" in result.stderr
+    kept = sorted((tmp_path / "copy" / "checkpoints").glob("*"))
+    assert kept
+    for path in kept:
+        read_checkpoint(path)
+
+
 @pytest.mark.fault(2)
 def test_damaged_newest_checkpoint_costs_a_warning_and_nothing_else(tiny, whole, tmp_path):
     folder = shutil.copytree(whole, tmp_path / "copy")
@@ -245,6 +288,19 @@ def test_other_number_of_threads_is_warned_about(tiny, whole, tmp_path):
     result = run(tmp_path / "log", *command)
     assert result.code == 0, result.output
     assert "warning: the run had 1 threads and continues with 2" in result.output
+
+
+@pytest.mark.fault(9)
+def test_other_classes_than_those_of_the_run_are_told(whole, tmp_path):
+    folder = shutil.copytree(whole, tmp_path / "copy")
+    checkpoint = folder / "checkpoints" / "step-000000015.ckpt"
+    content = read_checkpoint(checkpoint)
+    content["run"]["classes"] = content["run"]["classes"][:-1]
+    SealedCheckpointIO().save_checkpoint(content, checkpoint)
+    result = run(tmp_path / "log", "fit", "--run_dir", folder, "--resume")
+    assert result.code == 1
+    assert "error: the run has classes ['bathtub', " in result.output
+    assert "Traceback" not in result.output
 
 
 @pytest.mark.fault(11)
@@ -292,8 +348,7 @@ def test_best_epoch_has_the_highest_validation_accuracy_and_then_the_lowest_loss
 
 def test_exported_weights_are_those_of_the_best_epoch(whole):
     info = json.loads((whole / "model.json").read_text())
-    model = create_model(info["name"], info["num_classes"], **info["options"])
-    model.load_state_dict(load_file(whole / "model.safetensors"))
+    model = create_model(info["name"], checkpoint=whole / "model.safetensors")
     state = read_checkpoint(whole / "checkpoints" / "best.ckpt")["state_dict"]
     for key, value in model.state_dict().items():
         assert_close(value, state[f"network.{key}"], rtol=0, atol=0)
@@ -409,6 +464,68 @@ def test_torchrun_restarts_a_run_that_lost_a_process(whole_of_two, tiny, tmp_pat
         agent.terminate()
         agent.wait()
     assert_same_run(whole_of_two, tmp_path, newest="step-000000009.ckpt")
+
+
+@pytest.mark.fault(40)
+@pytest.mark.slow
+def test_process_that_hangs_is_given_up(tiny, tmp_path):
+    command = ["fit", *tiny, *NO_TEST, "--run_dir", tmp_path, "--rank_timeout", "20"]
+    begin = time.monotonic()
+    survivor, hung = run_ranks(tmp_path, *command, faults=[None, Hang(CLASSIFIER, 5, 60)])
+    assert survivor.code == 1, survivor.output
+    assert "error: lost contact with another process" in survivor.output
+    assert hung.code == 9
+    assert time.monotonic() - begin < 120
+
+
+@pytest.mark.fault(40)
+@pytest.mark.slow
+def test_processes_with_different_data_refuse_to_train_together(tiny, tmp_path):
+    command = ["fit", *tiny, *NO_TEST, "--run_dir", tmp_path]
+    other = ["--data.root", tmp_path / "other", "--data.shapes_per_class", "[6, 2, 2]"]
+    shutil.copytree(tiny[1], tmp_path / "other")
+    shape = next((tmp_path / "other").rglob("train/chair_0003.off"))
+    lines = shape.read_bytes().split(b"\n")
+    lines[4] = lines[4][:-1] + (b"1" if lines[4][-1:] != b"1" else b"2")  # of the same size
+    shape.write_bytes(b"\n".join(lines))
+    results = run_ranks(tmp_path, *command, faults=[None, None], extra=[[], other])
+    assert [result.code for result in results] == [1, 1], results
+    assert "error: the data of ranks [1] is not that of rank 0" in results[0].output
+
+
+@pytest.mark.fault(10)
+@pytest.mark.slow
+def test_run_of_two_processes_continues_in_one_with_a_warning(tiny, tmp_path):
+    command = ["fit", *tiny, *NO_TEST, "--run_dir", tmp_path]
+    fault = SignalAt(CLASSIFIER, "training_step", 5, signal.SIGTERM)
+    stopped = run_ranks(tmp_path, *command, faults=[None, fault])
+    assert [result.code for result in stopped] == [75, 75], stopped
+    resumed = run(tmp_path / "log", *command, "--resume")
+    assert resumed.code == 0, resumed.output
+    assert "warning: the run had 2 world size and continues with 1" in resumed.output
+    assert len(metrics(tmp_path)) == 4
+
+
+@pytest.mark.fault(27)
+@pytest.mark.slow
+def test_two_processes_build_one_cache_and_train_as_on_a_finished_one(whole_of_two, tiny, tmp_path):
+    builds = tmp_path / "builds"
+    command = ["fit", *tiny, *NO_TEST, "--data.root", tmp_path / "data", "--run_dir", tmp_path]
+    results = run_ranks(tmp_path, *command, faults=[CountBuilds(builds)] * 2)
+    assert [result.code for result in results] == [0, 0], results
+    assert len(builds.read_text().split()) == 1
+    assert_same_run(whole_of_two, tmp_path, newest="step-000000009.ckpt")
+
+
+@pytest.mark.fault(41)
+def test_killed_loading_process_ends_the_run_which_then_resumes_exactly(tiny, whole, tmp_path):
+    command = ["fit", *tiny, *NO_TEST, "--run_dir", tmp_path]
+    fault = WorkerKilled(60)
+    stopped = run(tmp_path / "log", *command, "--data.num_workers", "1", fault=fault)
+    assert stopped.code == 1, stopped.output
+    assert "error: a data-loading process died" in stopped.output
+    assert "Traceback" not in stopped.output
+    assert_resumes_exactly(command, tmp_path, whole)
 
 
 @pytest.mark.parametrize(

@@ -5,17 +5,21 @@ most of its time on imports.
 """
 
 import csv
+import ctypes
 import importlib
 import multiprocessing
 import os
+import random
 import resource
 import signal
 import socket
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from no_network import refuse_network
 from torch.testing import assert_close
 
 Fault = Callable[[], None]
@@ -47,7 +51,7 @@ def start(
     return process
 
 
-def finish(process, log: Path, timeout: float = 120) -> Finished:
+def finish(process, log: Path, timeout: float = 600) -> Finished:
     """Wait for the program."""
     process.join(timeout)
     if process.is_alive():
@@ -97,6 +101,34 @@ def run_ranks(
     return [finish(process, log) for process, log in zip(processes, logs, strict=True)]
 
 
+def survive_kills(
+    folder: Path, *command: object, check: Callable[[], None], script: str, kills: int = 10
+) -> None:
+    """Kill a run at random moments and resume it with other workers, until it has ended.
+
+    A run is killed up to three times before it may end; ``check`` then looks at its result, and
+    another one is started in its place.
+    """
+    log, moments, count = folder / "log", random.Random(0), 0
+    begin = time.monotonic()
+    run(log, *command, "--overwrite", script=script)
+    seconds = time.monotonic() - begin
+    for _ in range(4 * kills):
+        mode = "--resume" if count % 3 else "--overwrite"
+        workers = ("--data.num_workers", moments.choice("012"))
+        process = start(log, *command, mode, *workers, script=script)
+        process.join(moments.uniform(0.2, 1.0) * seconds)
+        if process.is_alive():
+            process.kill()
+            count += 1
+        process.join()
+        if process.exitcode == 0 or count % 3 == 0 or count >= kills:
+            check()
+        if count >= kills:
+            return
+    raise AssertionError(f"only {count} of {4 * kills} starts lived long enough to be killed")
+
+
 def metrics(folder: Path) -> list[list[str]]:
     """The rows of ``metrics.csv`` without the seconds, header first."""
     with (folder / "metrics.csv").open() as file:
@@ -120,6 +152,7 @@ def _child(
     script: str, log: Path, args: list[str], fault: Fault | None, env: dict[str, str]
 ) -> None:
     os.environ.update(env)
+    refuse_network()
     main = importlib.import_module(script).main
 
     multiprocessing.set_start_method("fork", force=True)  # for processes that load data
@@ -160,6 +193,104 @@ class SignalAt:
             return original(*args, **kwargs)
 
         setattr(owner, self.method, wrapper)
+
+
+@dataclass(frozen=True)
+class Hang:
+    """Lets a process do nothing for so long when it trains on a batch for the ``count``-th time."""
+
+    owner: str
+    count: int
+    seconds: float
+
+    def __call__(self) -> None:
+        module, name = self.owner.rsplit(".", 1)
+        owner = getattr(sys.modules[module], name)
+        original, calls = owner.training_step, 0
+
+        def wrapper(*args):
+            nonlocal calls
+            calls += 1
+            if calls == self.count:
+                time.sleep(self.seconds)
+                os._exit(9)
+            return original(*args)
+
+        owner.training_step = wrapper
+
+
+@dataclass(frozen=True)
+class WorkerKilled:
+    """Kills the process that loads the ``count``-th sample, if it is not the main one."""
+
+    count: int
+
+    def __call__(self) -> None:
+        from torch.utils.data import get_worker_info
+
+        from datasets.mesh_dataset import MeshDataset
+
+        item, calls = MeshDataset.__getitem__, 0
+
+        def deadly(dataset, key):
+            nonlocal calls
+            calls += 1
+            if calls == self.count and get_worker_info() is not None:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return item(dataset, key)
+
+        MeshDataset.__getitem__ = deadly
+
+
+@dataclass(frozen=True)
+class CountBuilds:
+    """Notes in a file every cache that is built."""
+
+    path: Path
+
+    def __call__(self) -> None:
+        from datasets import mesh_cache
+
+        write = mesh_cache._write
+
+        def noted(folder, *args):
+            with self.path.open("a") as file:
+                file.write(f"{folder.name}\n")
+            time.sleep(0.5)  # so that the others have to wait
+            write(folder, *args)
+
+        mesh_cache._write = noted
+
+
+@dataclass(frozen=True)
+class ReadOnlyAfter:
+    """Takes the right to write to its checkpoints from the process once ``count`` are written."""
+
+    folder: Path
+    count: int
+
+    def __call__(self) -> None:
+        from scripts.training.run_checkpoint import RunCheckpoint
+
+        original, calls = RunCheckpoint._save_step, 0
+
+        def wrapper(*args):
+            nonlocal calls
+            if calls == self.count:
+                _give_up_privileges()
+                self.folder.chmod(0o555)
+            calls += 1
+            return original(*args)
+
+        RunCheckpoint._save_step = wrapper
+
+
+def _give_up_privileges() -> None:
+    """Let file modes count also for root, by dropping all of its capabilities."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    header = (ctypes.c_uint32 * 2)(0x20080522, 0)  # _LINUX_CAPABILITY_VERSION_3, this process
+    if libc.capset(header, (ctypes.c_uint32 * 6)()) != 0:
+        raise OSError(ctypes.get_errno(), "capset")
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,13 @@ FIT_OPTIONS = {
     "checkpoint_every": (100, "batches between two checkpoints within an epoch, 0 for none"),
     "test_after_fit": (True, "test the best epoch at the end"),
     "report": (True, "draw the report"),
+    "auto_batch": (False, "without memory, go on with smaller batches whose gradients add up"),
+    "rank_timeout": (1800.0, "seconds to wait for another process before it counts as lost"),
 }
-
+ON_NONFINITE = {
+    "stop": "end with an error that names step, learning rate and samples",
+    "rollback": "go back to the last checkpoint and leave the batch out",
+}
 
 ONLY = {
     "max_steps": (-1,),
@@ -37,7 +42,17 @@ def add_options(parser: LightningArgumentParser, stage: str) -> None:
     parser.add_argument("--command", type=str, help=argparse.SUPPRESS)
     for name, (default, help) in FIT_OPTIONS.items():
         help = help if stage == "fit" else argparse.SUPPRESS
-        parser.add_argument(f"--{name}", type=type(default), default=default, help=help)
+        spellings = sorted({f"--{name}", f"--{name.replace('_', '-')}"})
+        kind = type(default)
+        parser.add_argument(*spellings, dest=name, type=kind, default=default, help=help)
+    choices = "; ".join(f"{key}: {what}" for key, what in ON_NONFINITE.items())
+    parser.add_argument(
+        *("--on_nonfinite", "--on-nonfinite"),
+        dest="on_nonfinite",
+        choices=list(ON_NONFINITE),
+        default="stop",
+        help=f"what to do about a loss that is not finite. {choices}",
+    )
     if stage == "fit":
         _add_flag(parser, "resume", "continue the run in the folder, or start it")
         _add_flag(parser, "overwrite", "replace the run in the folder")

@@ -10,10 +10,12 @@ import torch.nn.functional as F
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
+from scripts.training.checks import check_labels, check_losses, check_weights
 from scripts.training.distributed import gather, sync_buffers
 from scripts.training.errors import NonFiniteError, TrainingError, TrainingWarning
 from scripts.training.evaluation import NOTHING, Evaluation
 from scripts.training.optimizer import DEFAULT_OPTIMIZER, OptimizerSettings
+from scripts.training.recovery import count_in_pieces
 from scripts.training.results import choose_rows, collect_predictions, show_rows
 from scripts.training.seeds import derive_seed
 from scripts.training.weights import Weights
@@ -40,6 +42,8 @@ class Classifier(LightningModule):
     """
 
     ignored = NOTHING  # a label that neither trains nor counts
+    pieces = 1  # of each batch, one after another
+    together = False  # whether all processes stop where one has a loss that is not finite
     ema_decay: float | None = None  # of the average of the weights that is evaluated, if any
 
     def __init__(
@@ -149,6 +153,7 @@ class Classifier(LightningModule):
         """Compute the loss, and stop at input or loss that is not finite."""
         self._check_input(batch)
         targets, _, names = self.sample_info(batch)
+        check_labels(targets, names, len(self.classes), self.ignored)
         count = (targets != self.ignored).sum()
         batch, targets = self.mix(batch, targets)
         logits = self(batch).float()
@@ -164,12 +169,8 @@ class Classifier(LightningModule):
         right = (logits.argmax(dim=1) == targets).sum()
         value, num_right, num = torch.stack([loss.detach(), right.float(), count.float()]).tolist()
         self.lr = self.optimizers().param_groups[0]["lr"]
-        if not torch.isfinite(torch.tensor(value)):
-            raise NonFiniteError(
-                f"the loss is {value} at step {self.global_step + 1} "
-                f"(epoch {self.current_epoch + 1}, batch {batch_idx + 1}), "
-                f"learning rate {self.lr:.3g}, samples {', '.join(names)}"
-            )
+        losses = gather((value, names)) if self.together else [(value, names)]
+        check_losses(losses, self.global_step + 1, (self.current_epoch, batch_idx), self.lr)
         for i, term in enumerate((value * num, num_right, num)):
             self.train_sums[i] += term
         self.log("train_loss", value, prog_bar=True, batch_size=len(names))
@@ -235,6 +236,7 @@ class Classifier(LightningModule):
             "data": self.trainer.datamodule.describe(),
             "threads": torch.get_num_threads(),
             "world_size": self.trainer.world_size,
+            "pieces": self.pieces,
             "train_sums": sums,
         }
 
@@ -254,6 +256,18 @@ class Classifier(LightningModule):
                 )
         if self.global_rank == 0:
             self.train_sums = list(run["train_sums"])
+        if self.pieces != run.get("pieces", 1):
+            count_in_pieces(checkpoint, self.pieces // run.get("pieces", 1))
+            run["pieces"] = self.pieces
+
+    def check_weights(self) -> None:
+        """Refuse to keep weights that are not finite.
+
+        Raises:
+            NonFiniteError: Some are not.
+        """
+        place = self.current_epoch, self.trainer.fit_loop.epoch_loop.batch_idx
+        check_weights(self.network, self.global_step, place, self.lr)
 
     def _seed(self, *place: int | str) -> None:
         torch.manual_seed(derive_seed(self.seed, *place))
@@ -276,6 +290,7 @@ class Classifier(LightningModule):
         # the number that the batch has in a single process
         self._seed("evaluation", batch_idx * self.trainer.world_size + self.global_rank)
         targets, indices, names = self.sample_info(batch)
+        check_labels(targets, names, len(self.classes), self.ignored)
         logits = self(batch).float()
         self.evaluation.update(logits, targets)
         return {"indices": indices, "names": names, **self.keep(logits, targets)}

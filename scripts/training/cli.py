@@ -1,5 +1,6 @@
 """The command line of every training script, on Lightning's."""
 
+import gc
 import logging
 import os
 import shlex
@@ -7,6 +8,8 @@ import signal
 import sys
 import warnings
 from collections.abc import Sequence
+from dataclasses import asdict
+from datetime import timedelta
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -15,6 +18,7 @@ import torch
 import yaml
 from lightning.pytorch import Trainer, seed_everything
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from scripts.training.arguments import CONTROL, add_options, refuse_inexact, with_saved_config
@@ -23,8 +27,15 @@ from scripts.training.checkpoint import SealedCheckpointIO, newest_checkpoint
 from scripts.training.classifier import Classifier
 from scripts.training.data import ClassificationData
 from scripts.training.distributed import SameEverywhere, launch_rank, rejoin
-from scripts.training.errors import Interrupted, RunFolderError, TrainingError, TrainingWarning
+from scripts.training.errors import (
+    Interrupted,
+    RunFolderError,
+    StartAgain,
+    TrainingError,
+    TrainingWarning,
+)
 from scripts.training.metrics_log import MetricsLog
+from scripts.training.recovery import Recovery
 from scripts.training.run_checkpoint import RunCheckpoint
 from scripts.training.run_folder import open_run
 from scripts.training.stages import Stages
@@ -152,6 +163,7 @@ class TrainingCLI(Stages, LightningCLI):
                 raise RunFolderError(f"cannot use run folder {self.run_dir}: {error}") from error
         elif mode == "resume":
             self.resume_from = newest_checkpoint(self.run_dir / "checkpoints")
+        self.recovery = Recovery.read(self.run_dir) if mode == "resume" else Recovery()
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Add what a run needs to the Trainer that was asked for."""
@@ -174,8 +186,21 @@ class TrainingCLI(Stages, LightningCLI):
             refuse_inexact(asked)
             self.settings = self._resolved_config()
             self._open_run()
+            kwargs |= self._recover(asked)
             kwargs |= self._training_parts(asked)
         return super().instantiate_trainer(**kwargs)
+
+    def _recover(self, asked: dict[str, Any]) -> dict[str, Any]:
+        """Do what the run has learned from what went wrong before."""
+        world_size = int(os.environ.get("WORLD_SIZE", "1"))
+        self.datamodule.recover(self.recovery)
+        self.model.pieces = self.recovery.pieces
+        self.model.together = world_size > 1 and self.option("on_nonfinite") == "rollback"
+        parts = {"accumulate_grad_batches": asked["accumulate_grad_batches"] * self.recovery.pieces}
+        if world_size > 1 and asked["strategy"] == "auto":
+            timeout = timedelta(seconds=self.option("rank_timeout"))
+            parts["strategy"] = DDPStrategy(timeout=timeout)
+        return parts
 
     def _training_parts(self, asked: dict[str, Any]) -> dict[str, Any]:
         every = self.option("checkpoint_every")
@@ -185,7 +210,7 @@ class TrainingCLI(Stages, LightningCLI):
         parts: dict[str, Any] = {
             "callbacks": [
                 *_as_list(asked["callbacks"]),
-                SameEverywhere(self.settings),
+                SameEverywhere(self.settings | asdict(self.recovery)),
                 *average_weights(self.model),  # before those that save them
                 self.metrics_log,
                 self.stop,
@@ -210,7 +235,7 @@ def main(
     """Run a training script and return its exit code.
 
     0: done. 1: an error, told in one message. 2: bad arguments. 3: done, but the disk refused some
-    files. 75: stopped by SIGTERM, to be continued. 130: stopped by Ctrl-C.
+    files. 75: to be continued, as after SIGTERM. 130: stopped by Ctrl-C.
     """
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
@@ -221,7 +246,7 @@ def main(
         with warnings.catch_warnings():
             # Lightning 2.6 flattens batches with it, torch 2.14 deprecates it
             warnings.filterwarnings("ignore", message=".*LeafSpec", category=FutureWarning)
-            return TrainingCLI(model_class, data_class, command, args).exit_code
+            return _run(model_class, data_class, command, list(args))
     except TrainingError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
@@ -230,6 +255,24 @@ def main(
     finally:
         signal.signal(signal.SIGTERM, previous)
         warnings.formatwarning = formatter
+
+
+def _run(
+    model_class: type[Classifier],
+    data_class: type[ClassificationData],
+    command: str,
+    args: list[str],
+) -> int:
+    """Run a stage, and again from the last checkpoint where something has been changed for that."""
+    while True:
+        try:
+            return TrainingCLI(model_class, data_class, command, args).exit_code
+        except StartAgain as error:
+            warnings.warn(str(error), TrainingWarning, stacklevel=2)
+        gc.collect()  # what the error had held
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        args = [*(arg for arg in args if arg not in ("--overwrite", "--resume")), "--resume"]
 
 
 def _terminated(number: int, frame: FrameType | None) -> None:

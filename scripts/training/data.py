@@ -14,6 +14,7 @@ from datasets.splits import stratified_split
 from scripts.training.distributed import world
 from scripts.training.errors import TrainingError
 from scripts.training.loader import OrderedBatches, ResumableLoader, ShuffledBatches
+from scripts.training.recovery import Recovery
 
 
 class ClassificationData(LightningDataModule):
@@ -53,8 +54,15 @@ class ClassificationData(LightningDataModule):
         self.eval_batch_size = batch_size
         self.val_fraction = val_fraction
         self.test_splits = list(test_splits)
+        self.replaced: list[tuple[int, int]] = []  # (epoch, batch) that are not trained on
         self.split = "test"  # the one that is being tested
         self.classes: list[str] = []
+
+    def recover(self, recovery: Recovery) -> None:
+        """Deal out smaller batches, and leave out those that have to be."""
+        self.batch_size //= recovery.pieces
+        self.eval_batch_size = max(1, self.eval_batch_size // recovery.pieces)
+        self.replaced = recovery.replaced
 
     @abstractmethod
     def open_split(self, split: str, *, training: bool = False) -> Dataset:
@@ -131,7 +139,12 @@ class ClassificationData(LightningDataModule):
         rank, size = world()
         try:
             return ShuffledBatches(
-                self.train_indices, self.batch_size, seed=self.seed, rank=rank, world_size=size
+                self.train_indices,
+                self.batch_size,
+                seed=self.seed,
+                rank=rank,
+                world_size=size,
+                replaced=self.replaced,
             )
         except ValueError as error:
             raise TrainingError(str(error)) from error

@@ -40,7 +40,8 @@ def rejoin(backend: str) -> None:
     env = os.environ
     attempt = int(env.get("TORCHELASTIC_RESTART_COUNT", "0"))
     kept = env.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
-    if attempt == 0 or not kept or env.get("GROUP_WORLD_SIZE") != "1":
+    met = dist.is_available() and dist.is_initialized()
+    if attempt == 0 or met or not kept or env.get("GROUP_WORLD_SIZE") != "1":
         return
     store = dist.TCPStore(env["MASTER_ADDR"], int(env["MASTER_PORT"]), is_master=False)
     dist.init_process_group(

@@ -20,7 +20,26 @@ class RunFolderError(TrainingError):
 
 
 class NonFiniteError(TrainingError):
-    """A number that is not finite, in the input or in the loss."""
+    """A number that is not finite, in the input, the loss or the weights.
+
+    Args:
+        message: What to tell.
+        place: Epoch and batch, from 0, that a run can do without; None where it is the input.
+    """
+
+    def __init__(self, message: str, place: tuple[int, int] | None = None):
+        super().__init__(message)
+        self.place = place
+
+
+class MemoryShortage(TrainingError):
+    """A batch that does not fit into memory."""
+
+
+class StartAgain(TrainingError):
+    """Something has been changed about the run, which is to continue from its last checkpoint."""
+
+    exit_code = 75
 
 
 class LoaderError(TrainingError):

@@ -1,7 +1,7 @@
 """Which samples make a batch, and a loader that can continue in the middle of an epoch."""
 
-from collections.abc import Callable, Iterator, Sequence
-from itertools import islice, pairwise
+from collections.abc import Callable, Collection, Iterator, Sequence
+from itertools import pairwise
 from signal import SIG_IGN, SIGINT, signal
 from typing import Any
 
@@ -29,6 +29,7 @@ class ShuffledBatches:
         seed: Together with the epoch, all that the order depends on.
         rank: This process.
         world_size: Number of processes.
+        replaced: Pairs of epoch and batch that are left out: the next batch stands in for each.
 
     Raises:
         ValueError: Not even one batch of two samples for each rank.
@@ -47,6 +48,7 @@ class ShuffledBatches:
         seed: int,
         rank: int = 0,
         world_size: int = 1,
+        replaced: Collection[tuple[int, int]] = (),
     ):
         if batch_size < SMALLEST:
             raise ValueError(
@@ -61,6 +63,7 @@ class ShuffledBatches:
             )
         self.indices = np.asarray(indices)
         self.seed, self.rank, self.world_size = seed, rank, world_size
+        self.replaced = frozenset(replaced)
         self.epoch = 0
         self.start = 0
         self.cuts = list(range(0, len(indices), batch_size * world_size))
@@ -78,10 +81,19 @@ class ShuffledBatches:
         """Yield the batches of this epoch from number ``start`` on."""
         generator = np.random.default_rng(derive_seed(self.seed, "order", self.epoch))
         order = generator.permutation(self.indices)
-        bounds = pairwise([*self.cuts, len(order)])
-        for begin, end in islice(bounds, self.start, None):
+        bounds = list(pairwise([*self.cuts, len(order)]))
+        for number in range(self.start, len(bounds)):
+            begin, end = bounds[self._stand_in(number)]
             share = order[begin:end][self.rank :: self.world_size]
             yield [(self.epoch, int(index)) for index in share]
+
+    def _stand_in(self, number: int) -> int:
+        """Return the batch itself, or else the next one of the epoch that is not left out."""
+        for ahead in range(len(self)):
+            other = (number + ahead) % len(self)
+            if (self.epoch, other) not in self.replaced:
+                return other
+        raise TrainingError(f"every batch of epoch {self.epoch + 1} has been left out")
 
 
 class OrderedBatches:

@@ -107,10 +107,9 @@ class PointClouds(ClassificationData):
         return {"num_points": self.num_points}
 
     def fingerprint(self) -> str:
-        """Return the names of the training shapes and the points of the first."""
-        digest = hashlib.sha256("\n".join(self.val_set.names).encode())
-        digest.update(self.val_set[0].pos.numpy().tobytes())
-        return digest.hexdigest()
+        """Return a hash of the names of the training shapes and of all their meshes."""
+        names = "\n".join([*self.val_set.names, self.val_set.digest])
+        return hashlib.sha256(names.encode()).hexdigest()
 
     def read_file(self, path: Path, info: dict[str, Any]) -> Data:
         """Draw points from a mesh file."""

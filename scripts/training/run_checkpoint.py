@@ -15,7 +15,8 @@ class RunCheckpoint(Checkpoint):
 
     Lightning's ``ModelCheckpoint`` keeps absolute paths in its state, overwrites its last file
     without keeping the one before, and also saves at an epoch's last batch, from where a run
-    cannot continue exactly: validation is yet to come.
+    cannot continue exactly: validation is yet to come. Weights that are not finite are never saved,
+    as no run could go back to them.
 
     The best epoch has the highest validation accuracy, or what else the task goes by, among equals
     the lowest validation loss. Without validation it is the last one.
@@ -49,11 +50,13 @@ class RunCheckpoint(Checkpoint):
         accumulating = progress.current.ready % trainer.accumulate_grad_batches != 0
         if progress.is_last_batch or accumulating:
             return False
+        trainer.lightning_module.check_weights()
         self._save_step(trainer)
         return True
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: Classifier) -> None:
         """Save the best and the newest; the best first, as the newest will claim it is there."""
+        pl_module.check_weights()
         validation, best = pl_module.val_metrics, f"val_{pl_module.evaluation.best}"
         score = [validation[best], -validation["val_loss"]] if validation else None
         if self.best_score is None or (score is not None and score > self.best_score):

@@ -10,11 +10,12 @@ import yaml
 from scripts.training.checkpoint import newest_checkpoint
 from scripts.training.errors import RunFolderError
 from scripts.training.files import remove_parts, write_whole
+from scripts.training.recovery import RECOVERY
 
 CONFIG = "config.yaml"
 RESULTS = ("checkpoints/*.ckpt", "model.safetensors", "predictions*.npz")  # worth keeping
 OWN_FILES = (
-    *("config.yaml", "config-*.yaml", "metrics.csv", "model.json", "model.safetensors"),
+    *("config.yaml", "config-*.yaml", "metrics.csv", "model.json", "model.safetensors", RECOVERY),
     *("test.json", "test-*.json", "val.json", "predictions*.npz", "report.html", "per_class.csv"),
     *("curves.png", "confusion*.png", "clouds*.png", "images*.png", "scenes*.png"),
 )
@@ -28,6 +29,9 @@ FREE = (
     "checkpoint_every",
     "test_after_fit",
     "report",
+    "auto_batch",
+    "rank_timeout",
+    "on_nonfinite",
     "data.root",
     "data.zip",
     "data.download",
@@ -66,6 +70,8 @@ def open_run(folder: Path, config: Mapping[str, Any], mode: str, *, force: bool)
             f"{folder} already holds a run: continue it with --resume, replace it with "
             "--overwrite, or choose another --run_dir"
         )
+    if mode == "new":
+        (folder / RECOVERY).unlink(missing_ok=True)  # of a run that never came to a checkpoint
     remove_parts(folder)
     remove_parts(checkpoints)
     checkpoint = newest_checkpoint(checkpoints)

@@ -14,7 +14,11 @@ from scripts.training.classifier import Classifier
 from scripts.training.data import ClassificationData
 from scripts.training.errors import (
     CheckpointError,
+    Interrupted,
     LoaderError,
+    MemoryShortage,
+    NonFiniteError,
+    StartAgain,
     TrainingError,
     TrainingWarning,
 )
@@ -33,13 +37,18 @@ class Stages:
             self.trainer.fit(
                 model, datamodule=datamodule, ckpt_path=self.resume_from, weights_only=True
             )
+        except NonFiniteError as error:
+            self._roll_back(error)
         except LoaderError:
             if not self.stop.received:  # or the signal has reached the data-loading processes too
                 raise
         except MisconfigurationException as error:
             raise TrainingError(str(error)) from error
         except (MemoryError, RuntimeError) as error:
-            explain(error, datamodule.batch_size)
+            try:
+                explain(error, datamodule.batch_size)
+            except MemoryShortage as shortage:
+                self._cut_batches(shortage, datamodule.batch_size)
             raise
         if self.stop.received:
             self.stop.stop(self.trainer)
@@ -79,6 +88,25 @@ class Stages:
         outputs = self.trainer.predict(model, dataloaders=datamodule.loader_of(samples))
         if self.trainer.is_global_zero:
             print("\n".join(prediction_table(files, outputs, model.classes)))
+
+    def _roll_back(self, error: NonFiniteError) -> None:
+        if self.option("on_nonfinite") != "rollback":
+            raise error
+        message = self.recovery.roll_back(error)
+        if self.trainer.is_global_zero:
+            self.recovery.write(self.run_dir)
+        self.trainer.strategy.barrier("recovery")
+        raise StartAgain(message) from error
+
+    def _cut_batches(self, error: MemoryShortage, batch_size: int) -> None:
+        if not self.option("auto_batch"):
+            raise error
+        message = self.recovery.cut_batches(batch_size, error)
+        self.recovery.write(self.run_dir)  # whichever process it is: the others wait in vain for it
+        if self.trainer.world_size > 1:
+            message += ". Start all processes again with --resume, as torchrun --max-restarts does"
+            raise Interrupted(message, StartAgain.exit_code) from error
+        raise StartAgain(message) from error
 
     def _weights(self) -> Weights:
         return read_weights(Path(self.option("checkpoint") or self.run_dir))
@@ -173,9 +201,9 @@ def explain(error: BaseException, batch_size: int) -> None:
     """
     text = str(error)
     if isinstance(error, MemoryError) or "out of memory" in text or "can't allocate" in text:
-        raise TrainingError(
+        raise MemoryShortage(
             f"out of memory with batches of {batch_size}: try a smaller --data.batch_size, with "
-            "--trainer.accumulate_grad_batches to make up for it"
+            "--trainer.accumulate_grad_batches to make up for it, or --auto_batch true"
         ) from error
     if isinstance(error, DistError) or "gloo" in text:
         raise TrainingError(

@@ -1,6 +1,7 @@
 import math
 import os
 import pickle
+import time
 from itertools import chain
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import torch
 from sklearn.metrics import accuracy_score, log_loss
 from torch.utils.data import Dataset
 
+from scripts.training.advice import explained
 from scripts.training.arguments import with_saved_config
 from scripts.training.checkpoint import (
     SealedCheckpointIO,
@@ -32,7 +34,6 @@ from scripts.training.optimizer import OptimizerSettings
 from scripts.training.results import choose_rows
 from scripts.training.run_folder import compare_configs, open_run
 from scripts.training.seeds import derive_seed
-from scripts.training.stages import explain
 from scripts.training.weights import Weights, export_weights, read_weights
 
 
@@ -46,8 +47,15 @@ class Squares(Dataset):
 
 
 class Crash(Squares):
+    def __init__(self, spared: int = 0):
+        self.spared = spared
+
     def __getitem__(self, key):
-        os._exit(1)
+        self.spared -= 1
+        if self.spared < 0:
+            time.sleep(0.3)  # so that the main process is somewhere else
+            os._exit(1)
+        return super().__getitem__(key)
 
 
 def save(path: Path, **content) -> Path:
@@ -149,8 +157,16 @@ def test_loading_does_not_draw_from_the_global_generator():
 
 @pytest.mark.fault(41)
 def test_dead_worker_is_an_error_that_says_what_to_do():
-    with pytest.raises(LoaderError, match=r"process died.*--resume"):
+    with pytest.raises(LoaderError, match=r"process died.*--resume"), explained(16):
         list(loader(num_workers=1, dataset=Crash()))
+
+
+@pytest.mark.fault(41)
+def test_worker_that_dies_while_the_main_process_computes_is_the_same_error():
+    batches = iter(loader(num_workers=1, dataset=Crash(spared=4)))
+    next(batches)  # which lets it go on after those that it has loaded ahead
+    with pytest.raises(LoaderError, match=r"process died.*--resume"), explained(16):
+        time.sleep(60)  # torch's handler of SIGCHLD raises in here
 
 
 # seeds, optimizer
@@ -347,8 +363,13 @@ def test_evaluation_of_nothing_is_an_error():
     ],
 )
 def test_errors_of_torch_are_turned_into_advice(error, match):
-    with pytest.raises(TrainingError, match=match):
-        explain(error, 16)
+    with pytest.raises(TrainingError, match=match), explained(16):
+        raise error
+
+
+def test_other_errors_pass_as_they_are():
+    with pytest.raises(RuntimeError, match="shapes"), explained(16):
+        raise RuntimeError("the shapes do not match")
 
 
 # run folder

@@ -10,7 +10,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from datasets.image_files import ImageFileError
-from scripts.training.errors import LoaderError, TrainingError
+from scripts.training.errors import TrainingError
 from scripts.training.seeds import derive_seed
 
 SMALLEST = 2  # batch norm needs two values to have a variance
@@ -186,13 +186,6 @@ class ResumableLoader:
                 # from another process it comes as a traceback, of which it is the last line
                 line = str(error).strip().splitlines()[-1]
                 raise TrainingError(line.rpartition(f"{ImageFileError.__name__}: ")[2]) from error
-            except RuntimeError as error:
-                if "DataLoader worker" not in str(error):
-                    raise
-                raise LoaderError(
-                    f"a data-loading process died: {error}. The checkpoints are kept: continue "
-                    "with --resume, and fewer --data.num_workers if memory was short"
-                ) from error
             self.delivered += 1
             yield batch
 

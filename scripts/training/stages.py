@@ -6,9 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
-from torch.distributed import DistError
-
+from scripts.training.advice import explained
 from scripts.training.checkpoint import BEST
 from scripts.training.classifier import Classifier
 from scripts.training.data import ClassificationData
@@ -19,7 +17,6 @@ from scripts.training.errors import (
     MemoryShortage,
     NonFiniteError,
     StartAgain,
-    TrainingError,
     TrainingWarning,
 )
 from scripts.training.results import write_results
@@ -34,22 +31,17 @@ class Stages:
     def fit(self, model: Classifier, datamodule: ClassificationData) -> None:
         """Train, keep the best epoch, test it, draw the report."""
         try:
-            self.trainer.fit(
-                model, datamodule=datamodule, ckpt_path=self.resume_from, weights_only=True
-            )
+            with explained(datamodule.batch_size):
+                self.trainer.fit(
+                    model, datamodule=datamodule, ckpt_path=self.resume_from, weights_only=True
+                )
         except NonFiniteError as error:
             self._roll_back(error)
         except LoaderError:
             if not self.stop.received:  # or the signal has reached the data-loading processes too
                 raise
-        except MisconfigurationException as error:
-            raise TrainingError(str(error)) from error
-        except (MemoryError, RuntimeError) as error:
-            try:
-                explain(error, datamodule.batch_size)
-            except MemoryShortage as shortage:
-                self._cut_batches(shortage, datamodule.batch_size)
-            raise
+        except MemoryShortage as error:
+            self._cut_batches(error, datamodule.batch_size)
         if self.stop.received:
             self.stop.stop(self.trainer)
         writers = (self.checkpoint_io, self.metrics_log, *self.trainer.loggers)
@@ -73,7 +65,8 @@ class Stages:
     def validate(self, model: Classifier, datamodule: ClassificationData) -> None:
         """Evaluate the held-out part of the training split."""
         model.adopt(self._weights())
-        self.trainer.validate(model, datamodule=datamodule, verbose=False)
+        with explained(datamodule.batch_size):
+            self.trainer.validate(model, datamodule=datamodule, verbose=False)
         metrics = {key.removeprefix("val_"): value for key, value in model.val_metrics.items()}
         if self.trainer.is_global_zero:
             metrics["num_samples"] = len(datamodule.val_indices)
@@ -85,7 +78,8 @@ class Stages:
         model.adopt(weights)
         files = self.option("files")
         samples = [datamodule.read_file(Path(file), weights.info) for file in files]
-        outputs = self.trainer.predict(model, dataloaders=datamodule.loader_of(samples))
+        with explained(datamodule.batch_size):
+            outputs = self.trainer.predict(model, dataloaders=datamodule.loader_of(samples))
         if self.trainer.is_global_zero:
             print("\n".join(prediction_table(files, outputs, model.classes)))
 
@@ -118,7 +112,8 @@ class Stages:
         lines = []
         for split in datamodule.test_splits:
             datamodule.split = split
-            self.trainer.test(model, datamodule=datamodule, verbose=False)
+            with explained(datamodule.batch_size):
+                self.trainer.test(model, datamodule=datamodule, verbose=False)
             summary = summarize(split, model, weights)
             self._write(write_results, self.run_dir, summary, model.test_arrays())
             lines.append(f"{split}: {model.evaluation.describe(model.test_metrics)}")
@@ -191,22 +186,3 @@ def prediction_table(files: list[str], outputs: list[Any], classes: list[str]) -
         ]
         lines.append("  ".join([f"{file:<{width}}", *cells]))
     return lines
-
-
-def explain(error: BaseException, batch_size: int) -> None:
-    """Turn what torch raises without memory, or without the other processes, into advice.
-
-    Raises:
-        TrainingError: It was one of these.
-    """
-    text = str(error)
-    if isinstance(error, MemoryError) or "out of memory" in text or "can't allocate" in text:
-        raise MemoryShortage(
-            f"out of memory with batches of {batch_size}: try a smaller --data.batch_size, with "
-            "--trainer.accumulate_grad_batches to make up for it, or --auto_batch true"
-        ) from error
-    if isinstance(error, DistError) or "gloo" in text:
-        raise TrainingError(
-            "lost contact with another process, which has died or hangs: continue from the last "
-            f"checkpoint with --resume ({text.splitlines()[0]})"
-        ) from error

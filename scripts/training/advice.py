@@ -1,0 +1,51 @@
+"""What torch and Lightning raise in the middle of a stage, turned into what a user can do."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from torch.distributed import DistError
+
+from scripts.training.errors import LoaderError, MemoryShortage, TrainingError
+
+
+@contextmanager
+def explained(batch_size: int) -> Iterator[None]:
+    """Turn errors of the stage that runs inside into advice, where there is some.
+
+    Args:
+        batch_size: Samples of a batch, for the advice.
+
+    Raises:
+        TrainingError: Memory was short, another process or a data-loading process died, or the
+            settings contradict each other.
+    """
+    try:
+        yield
+    except MisconfigurationException as error:
+        raise TrainingError(str(error)) from error
+    except (MemoryError, RuntimeError) as error:
+        if advice := _advice(error, batch_size):
+            raise advice from error
+        raise
+
+
+def _advice(error: BaseException, batch_size: int) -> TrainingError | None:
+    text = str(error)
+    if isinstance(error, MemoryError) or "out of memory" in text or "can't allocate" in text:
+        return MemoryShortage(
+            f"out of memory with batches of {batch_size}: try a smaller --data.batch_size, with "
+            "--trainer.accumulate_grad_batches to make up for it, or --auto_batch true"
+        )
+    if text.startswith("DataLoader worker"):
+        # from its loader, or from torch's handler of SIGCHLD, which raises in whatever line runs
+        return LoaderError(
+            f"a data-loading process died: {text}. The checkpoints are kept: continue "
+            "with --resume, and fewer --data.num_workers if memory was short"
+        )
+    if isinstance(error, DistError) or "gloo" in text:
+        return TrainingError(
+            "lost contact with another process, which has died or hangs: continue from the last "
+            f"checkpoint with --resume ({text.splitlines()[0]})"
+        )
+    return None

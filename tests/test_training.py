@@ -161,6 +161,28 @@ def test_dead_worker_is_an_error_that_says_what_to_do():
         list(loader(num_workers=1, dataset=Crash()))
 
 
+class Unsendable(Squares):
+    def __getitem__(self, key):
+        return lambda: key
+
+
+@pytest.mark.fault(41)
+def test_batch_that_cannot_leave_its_process_is_not_waited_for(capfd):
+    with pytest.raises(LoaderError, match=r"process died.*--resume"), explained(16):
+        list(loader(num_workers=1, dataset=Unsendable()))
+    assert "error: a batch cannot leave the process that loaded it: " in capfd.readouterr().err
+
+
+@pytest.mark.fault(41)
+def test_processes_that_cannot_be_started_are_told(monkeypatch):
+    def refuse(self):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("multiprocessing.process.BaseProcess.start", refuse)
+    with pytest.raises(LoaderError, match=r"cannot be started: .*No space left.*num_workers 0"):
+        list(loader(num_workers=1))
+
+
 @pytest.mark.fault(41)
 def test_worker_that_dies_while_the_main_process_computes_is_the_same_error():
     batches = iter(loader(num_workers=1, dataset=Crash(spared=4)))
@@ -359,6 +381,10 @@ def test_evaluation_of_nothing_is_an_error():
         (MemoryError(), r"batches of 16.*--data\.batch_size"),
         (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate"), "batches of 16"),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory"), "batches of 16"),
+        (
+            RuntimeError("Caught it\nunable to allocate shared memory(shm) for x"),
+            "room in /dev/shm",
+        ),
         (RuntimeError("[gloo/transport/tcp/pair.cc:534] Connection closed"), "lost contact"),
     ],
 )

@@ -43,6 +43,11 @@ def _advice(error: BaseException, batch_size: int) -> TrainingError | None:
             f"a data-loading process died: {text}. The checkpoints are kept: continue "
             "with --resume, and fewer --data.num_workers if memory was short"
         )
+    if "shared memory" in text:  # of a data-loading process, in which this was raised
+        return LoaderError(
+            f"a data-loading process has no room in /dev/shm: {text.strip().splitlines()[-1]}. "
+            "The checkpoints are kept: continue with --resume and fewer --data.num_workers, or 0"
+        )
     if isinstance(error, DistError) or "gloo" in text:
         return TrainingError(
             "lost contact with another process, which has died or hangs: continue from the last "

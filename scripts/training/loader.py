@@ -1,7 +1,10 @@
 """Which samples make a batch, and a loader that can continue in the middle of an epoch."""
 
+import os
+import sys
 from collections.abc import Callable, Collection, Iterator, Sequence
 from itertools import pairwise
+from multiprocessing.queues import Queue
 from signal import SIG_IGN, SIGINT, signal
 from typing import Any
 
@@ -10,7 +13,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from datasets.image_files import ImageFileError
-from scripts.training.errors import TrainingError
+from scripts.training.errors import LoaderError, TrainingError
 from scripts.training.seeds import derive_seed
 
 SMALLEST = 2  # batch norm needs two values to have a variance
@@ -124,9 +127,21 @@ class OrderedBatches:
         return iter(self.batches)
 
 
-def _leave_interrupt_to_parent(worker: int) -> None:
-    """Ctrl-C reaches the whole group; the parent stops at the end of a batch, which needs us."""
+def _start_worker(worker: int) -> None:
+    """Prepare a process that loads data.
+
+    Ctrl-C reaches the whole group; the parent stops at the end of a batch, which needs us. A batch
+    that cannot be handed over, as without room in ``/dev/shm``, is one it would wait for for ever.
+    """
     signal(SIGINT, SIG_IGN)
+    Queue._on_queue_feeder_error = staticmethod(_give_up)
+
+
+def _give_up(error: Exception, batch: Any) -> None:
+    """End this process, which the parent notices; called where a batch cannot be sent to it."""
+    print(f"error: a batch cannot leave the process that loaded it: {error}", file=sys.stderr)
+    sys.stderr.flush()
+    os._exit(1)
 
 
 class ResumableLoader:
@@ -162,7 +177,7 @@ class ResumableLoader:
             num_workers=num_workers,
             pin_memory=pin_memory,
             persistent_workers=num_workers > 0,
-            worker_init_fn=_leave_interrupt_to_parent,
+            worker_init_fn=_start_worker,
             generator=torch.Generator(),  # or it would draw from the global one
         )
 
@@ -176,7 +191,13 @@ class ResumableLoader:
         """
         self.delivered, self._skip = self._skip, 0
         self.sampler.start = self.delivered
-        batches = iter(self._loader)
+        try:
+            batches = iter(self._loader)
+        except OSError as error:
+            raise LoaderError(
+                f"the data-loading processes cannot be started: {error}; --data.num_workers 0 does "
+                "without them"
+            ) from error
         while True:
             try:
                 batch = next(batches)

@@ -83,8 +83,10 @@ class SameEverywhere(Callback):
     """
 
     def __init__(self, settings: dict[str, Any]):
-        own = ("command", "trainer")  # paths and devices may differ from machine to machine
+        own = ("command", "trainer")  # devices may differ from machine to machine, and paths
         self.settings = {key: value for key, value in settings.items() if key not in own}
+        data = settings["data"].items()
+        self.settings["data"] = {key: value for key, value in data if key not in ("root", "zip")}
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Compare configuration, data, code and the version of torch."""

@@ -34,6 +34,8 @@ class PointClouds(ClassificationData):
         download: Fetch ModelNet10 from its publisher if it is not there.
         check_counts: Whether ``modelnet10`` has to be complete; ``false`` for other meshes in the
             same layout.
+        lenient: Whether ``modelnet10`` warns of what is wrong with the numbers of a mesh, and
+            leaves it out, instead of stopping: vertices that are not finite, faces without area.
         shapes_per_class: How many shapes ``shapes10`` has of each class in ``train``, ``test`` and
             ``test-hard``.
         num_points: Points of a cloud.
@@ -52,6 +54,7 @@ class PointClouds(ClassificationData):
         zip: str | None = None,
         download: bool = False,
         check_counts: bool = True,
+        lenient: bool = False,
         shapes_per_class: list[int] | None = None,
         num_points: int = 1024,
         augment: Augment | None = None,
@@ -80,14 +83,16 @@ class PointClouds(ClassificationData):
         if name == "shapes10":
             if zip or download:
                 raise ValueError("data.zip and data.download are for modelnet10, not for shapes10")
+            if lenient:
+                raise ValueError("data.lenient is for modelnet10, not for shapes10")
             self._open = partial(shapes10.Shapes10, root, **_shape_counts(shapes_per_class))
         else:
             if shapes_per_class is not None:
                 raise ValueError("data.shapes_per_class is for shapes10, not for modelnet10")
-            counts = {} if check_counts else {"expected_counts": None}
-            self._open = partial(
-                modelnet10.ModelNet10, root, source=zip, download=download, **counts
-            )
+            options: dict[str, Any] = {"source": zip, "download": download, "lenient": lenient}
+            if not check_counts:
+                options["expected_counts"] = None
+            self._open = partial(modelnet10.ModelNet10, root, **options)
 
     def open_split(self, split: str, *, training: bool = False) -> MeshDataset:
         """Open a split; what is wrong with it is told without a traceback."""

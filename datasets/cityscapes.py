@@ -120,9 +120,8 @@ class Scenes(Dataset):
         """
         index = operator.index(key[1] if isinstance(key, (tuple, list)) else key)
         name = self.names[index]
-        image = read_image(self.root / "leftImg8bit" / self.split / f"{name}{IMAGE}")
-        path = self.root / "gtFine" / self.split / f"{name}{MASK}"
-        numbers = read_labels(path)
+        image_path, path = self.files(index)
+        image, numbers = read_image(image_path), read_labels(path)
         mask = self._table[numbers]
         if numbers.shape != image.size[::-1]:
             raise ImageFileError(
@@ -137,6 +136,14 @@ class Scenes(Dataset):
             )
         classes = tv_tensors.Mask(torch.from_numpy(mask.astype(np.int64)))
         return Scene(tv_tensors.Image(functional.pil_to_tensor(image)), classes, name, index)
+
+    def files(self, index: int) -> tuple[Path, Path]:
+        """Return the files of an image and of its mask."""
+        name = self.names[index]
+        return (
+            self.root / "leftImg8bit" / self.split / f"{name}{IMAGE}",
+            self.root / "gtFine" / self.split / f"{name}{MASK}",
+        )
 
     def __repr__(self) -> str:
         return (

@@ -13,7 +13,13 @@ from torch import Tensor, nn
 from torchvision.transforms import v2
 
 from datasets import cifar10, image_folder, mnist5k
-from datasets.image_dataset import ImageAugment, ImageDataset, ImageFormat, ImageSample
+from datasets.image_dataset import (
+    ImageAugment,
+    ImageDataset,
+    ImageFiles,
+    ImageFormat,
+    ImageSample,
+)
 from datasets.image_files import ImageFileError, read_image
 from datasets.splits import nested_subset, stratified_split
 from mgic_vision import create_model
@@ -21,6 +27,7 @@ from scripts.training.classifier import Classifier
 from scripts.training.data import ClassificationData
 from scripts.training.errors import TrainingError
 from scripts.training.evaluation import Evaluation, TopFive
+from scripts.training.files import hash_files
 from scripts.training.optimizer import DEFAULT_OPTIMIZER, OptimizerSettings
 
 
@@ -135,10 +142,14 @@ class ImageData(ClassificationData):
         return {"input": dataclasses.asdict(self.val_set.format)}
 
     def fingerprint(self) -> str:
-        """Return the names of the training images and the values of the first."""
-        digest = hashlib.sha256("\n".join(self.val_set.names).encode())
-        digest.update(self.val_set[0].image.numpy().tobytes())
-        return digest.hexdigest()
+        """Return a hash of names, classes and pixels of the training images, or of their files."""
+        images = self.val_set.images
+        if isinstance(images, ImageFiles):
+            pixels = hash_files(images.paths.tolist())
+        else:
+            pixels = hashlib.sha256(images.contiguous().numpy()).hexdigest()
+        facts = [pixels, self.val_set.targets, self.val_set.names]
+        return hashlib.sha256(str(facts).encode()).hexdigest()
 
     def read_file(self, path: Path, info: dict[str, Any]) -> ImageSample:
         """Read an image file for a network with this ``info``."""

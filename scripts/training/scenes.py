@@ -21,6 +21,7 @@ from datasets.image_dataset import ImageFormat, drawing_from
 from datasets.image_files import ImageFileError, read_image
 from scripts.training.data import ClassificationData
 from scripts.training.errors import TrainingError
+from scripts.training.files import hash_files
 from scripts.training.loader import ResumableLoader
 
 LARGEST_PICTURE = 256  # of those kept for the report
@@ -233,11 +234,11 @@ class SegmentationData(ClassificationData):
         return {"task": "segmentation", "input": asdict(self.format), "colors": self.colors}
 
     def fingerprint(self) -> str:
-        """Return the names of training and validation images, and the pixels of one."""
-        names = [*self.train_set.scenes.names, *self.val_set.scenes.names]
-        digest = hashlib.sha256("\n".join(names).encode())
-        digest.update(self.val_set[0].image.numpy().tobytes())
-        return digest.hexdigest()
+        """Return a hash of names and files of the images of training and validation."""
+        sets = (self.train_set.scenes, self.val_set.scenes)
+        files = [path for scenes in sets for i in range(len(scenes)) for path in scenes.files(i)]
+        names = [scenes.names for scenes in sets]
+        return hashlib.sha256(str([hash_files(files), names]).encode()).hexdigest()
 
     def read_file(self, path: Path, info: dict[str, Any]) -> Scene:
         """Make a sample of an image file, whose classes nobody knows."""

@@ -246,12 +246,17 @@ def test_images_of_every_kind_become_rgb(mode, folder, tmp_path):
 
 @pytest.mark.fault(39)
 @pytest.mark.parametrize("damage", ["cut", "empty", "text"])
-def test_a_file_that_is_no_image_is_named(damage, tmp_path):
+@pytest.mark.parametrize("kind", ["png", "jpg"])
+def test_a_file_that_is_no_image_is_named(damage, kind, tmp_path):
     write_images(tmp_path, "train", 1)
-    path = tmp_path / "train" / "red" / "00.png"
+    path = tmp_path / "train" / "red" / f"00.{kind}"
+    with Image.open(path.with_suffix(".png")) as image:
+        image.load()
+    path.with_suffix(".png").unlink()
+    image.save(path)
     content = {"cut": path.read_bytes()[:-60], "empty": b"", "text": b"<html>not found"}
     path.write_bytes(content[damage])
-    with pytest.raises(ImageFileError, match=r"red/00\.png"):
+    with pytest.raises(ImageFileError, match=rf"red/00\.{kind}"):
         image_folder(tmp_path, "train", size=8)[2]
 
 

@@ -1,4 +1,5 @@
 import json
+import shutil
 import signal
 import warnings
 from pathlib import Path
@@ -8,9 +9,18 @@ import pytest
 import torch
 import yaml
 from image_folders import CLASSES, write_images
+from meshes import flip
 from PIL import Image
 from torch.testing import assert_close
-from training_runs import ROOT, SignalAt, assert_same_run, metrics, run, survive_kills
+from training_runs import (
+    ROOT,
+    SignalAt,
+    assert_same_run,
+    metrics,
+    run,
+    run_on_disk,
+    survive_kills,
+)
 
 from mgic_vision import create_model
 from scripts.training.averaging import average_weights
@@ -179,6 +189,30 @@ def test_damaged_training_image_ends_the_run_with_its_name(tiny, tmp_path):
     assert result.code == 1
     assert f"error: {broken}: cannot be read as an image" in result.output
     assert "Traceback" not in result.output
+
+
+@pytest.mark.fault(41)
+@pytest.mark.slow
+def test_full_shared_memory_is_told(tiny, tmp_path):
+    options = ["--data.num_workers", "1", "--data.size", "64", "--run_dir", tmp_path]
+    result = run_on_disk("/dev/shm", 100_000, "fit", *tiny, *NO_TEST, *options, **SCRIPT)
+    assert result.returncode == 1, result.stderr
+    assert "error: a batch cannot leave the process that loaded it: unable to " in result.stderr
+    assert "error: a data-loading process died: DataLoader worker" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+@pytest.mark.fault(40)
+def test_no_image_of_two_processes_may_differ(images, tmp_path):
+    def fingerprint(root):
+        data = ImageData("folder", str(root), size=8)
+        data.setup("fit")
+        return data.fingerprint()
+
+    copy = shutil.copytree(images, tmp_path / "copy")
+    assert fingerprint(copy) == fingerprint(images)
+    flip(copy / "train" / "red" / "09.png", -1)  # behind the picture
+    assert fingerprint(copy) != fingerprint(images)
 
 
 def test_wrong_place_is_told_in_one_message(tiny, tmp_path):

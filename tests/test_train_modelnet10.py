@@ -1,6 +1,6 @@
 import json
 import os
-import shlex
+import re
 import shutil
 import signal
 import subprocess
@@ -17,23 +17,27 @@ import yaml
 from torch.testing import assert_close
 from training_runs import (
     ROOT,
+    CodeFrom,
     CountBuilds,
     DiskFullAfter,
     Hang,
     NotFinite,
     ReadOnlyAfter,
     SignalAt,
+    Unreadable,
     WorkerKilled,
     assert_same_run,
     metrics,
     run,
+    run_on_disk,
     run_ranks,
     survive_kills,
 )
 
 from mgic_geo import create_model
-from scripts.training.checkpoint import SealedCheckpointIO, read_checkpoint
+from scripts.training.checkpoint import SealedCheckpointIO, read_checkpoint, seal
 
+SCRIPT = "scripts.train_modelnet10"
 CLASSIFIER = "scripts.training.points.PointClassifier"
 FILES = "scripts.training.files.os"
 NO_TEST = ["--test_after_fit", "false", "--report", "false"]
@@ -152,7 +156,22 @@ def test_resumes_exactly_with_other_options(options, tiny, tmp_path):
 def test_resumes_exactly_from_ten_kills_at_random_moments(tiny, whole, tmp_path):
     command = ["fit", *tiny, *NO_TEST, "--run_dir", tmp_path]
     check = partial(assert_resumes_exactly, command, tmp_path, whole)
-    survive_kills(tmp_path, *command, check=check, script="scripts.train_modelnet10")
+    survive_kills(tmp_path, *command, check=check, script=SCRIPT)
+
+
+@pytest.mark.fault(5)
+@pytest.mark.slow
+def test_process_that_dies_in_the_middle_of_a_write_leaves_the_old_file_whole(
+    tiny, whole, tmp_path
+):
+    command = ["fit", *tiny, *NO_TEST, "--run_dir", tmp_path]
+    killed = run(tmp_path / "log", *command, fault=DiskFullAfter(4, deadly=True))
+    assert killed.code == -signal.SIGXFSZ, killed.output
+    (part,) = tmp_path.rglob("*.part")
+    assert part.stat().st_size == 4096
+    assert part.parent == tmp_path / "checkpoints"
+    assert not part.with_name(part.name[1:].removesuffix(".part")).exists()
+    assert_resumes_exactly(command, tmp_path, whole)
 
 
 @pytest.mark.fault(25, 27)
@@ -253,14 +272,9 @@ def test_disk_without_room_does_not_end_training_but_is_told(tiny, whole, tmp_pa
     disk = tmp_path / "disk"
     disk.mkdir()
     size = sum(path.stat().st_size for path in (whole / "checkpoints").iterdir())
-    program = [sys.executable, "-m", "scripts.train_modelnet10", "fit", *tiny, *NO_TEST]
-    script = f'''
-        mount -t tmpfs -o size={int(1.2 * size)} none "{disk}" || exit 99
-        {shlex.join(program)} --run_dir "{disk}/run"
-        code=$?; cp -r "{disk}/run" "{tmp_path}/copy"; exit $code
-    '''
-    unshare = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", script]
-    result = subprocess.run(unshare, cwd=ROOT, capture_output=True, text=True)
+    command = ["fit", *tiny, *NO_TEST, "--run_dir", disk / "run"]
+    copy = f'cp -r "{disk}/run" "{tmp_path}/copy"'
+    result = run_on_disk(disk, int(1.2 * size), *command, then=copy, script=SCRIPT)
     assert result.returncode == 3, result.stderr
     assert "No space left on device" in result.stderr
     kept = sorted((tmp_path / "copy" / "checkpoints").glob("*"))
@@ -279,6 +293,48 @@ def test_damaged_newest_checkpoint_costs_a_warning_and_nothing_else(tiny, whole,
     output = assert_resumes_exactly(["fit", *tiny, *NO_TEST, "--run_dir", folder], folder, whole)
     assert "step-000000015.ckpt" in output
     assert "falling back to step-000000014.ckpt" in output
+
+
+@pytest.mark.fault(1, 3)
+@pytest.mark.slow
+@pytest.mark.parametrize("damage", ["cut", "empty", "folder", "unreadable"])
+def test_newest_checkpoint_that_cannot_be_used_costs_a_warning(damage, tiny, whole, tmp_path):
+    folder = shutil.copytree(whole, tmp_path / "copy")
+    newest = folder / "checkpoints" / "step-000000015.ckpt"
+    if damage in ("cut", "empty"):
+        os.truncate(newest, newest.stat().st_size // 2 if damage == "cut" else 0)
+    elif damage == "folder":
+        newest.unlink()
+        newest.mkdir()
+    command = ["fit", *tiny, *NO_TEST, "--run_dir", folder, "--resume"]
+    fault = Unreadable(newest) if damage == "unreadable" else None
+    result = run(tmp_path / "log", *command, fault=fault)
+    assert "step-000000015.ckpt" in result.output
+    assert "falling back to step-000000014.ckpt" in result.output
+    if damage == "folder":  # nor can it be written there
+        assert result.code == 3, result.output
+    else:
+        assert result.code == 0, result.output
+        assert_same_run(whole, folder)
+
+
+@pytest.mark.fault(4)
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", ["fit", "test", "predict"])
+def test_checkpoint_that_runs_code_runs_none(stage, tiny, whole, tmp_path):
+    folder, canary = shutil.copytree(whole, tmp_path / "copy"), tmp_path / "canary"
+    for path in (folder / "checkpoints").iterdir():
+        path.write_bytes(seal(f"cos\nsystem\n(S'touch {canary}'\ntR.".encode()))
+    extra = {
+        "fit": [*tiny, "--resume"],
+        "test": [],
+        "predict": [next(Path(tiny[1]).rglob("*.off"))],
+    }
+    result = run(tmp_path / "log", stage, "--run_dir", folder, *extra[stage])
+    assert result.code == 1
+    assert "cannot use checkpoint" in result.output
+    assert "Traceback" not in result.output
+    assert not canary.exists()
 
 
 @pytest.mark.fault(42)
@@ -493,6 +549,20 @@ def test_processes_with_different_data_refuse_to_train_together(tiny, tmp_path):
     assert "error: the data of ranks [1] is not that of rank 0" in results[0].output
 
 
+@pytest.mark.fault(40)
+@pytest.mark.slow
+def test_processes_with_different_code_refuse_to_train_together(tiny, tmp_path):
+    folders = ("scripts", "datasets", "mgic_geo", "mgic_vision")
+    for folder in folders:
+        shutil.copytree(ROOT / folder, tmp_path / "other" / folder)
+    with (tmp_path / "other" / "mgic_geo" / "levels.py").open("a") as file:
+        file.write("\n")
+    command = ["fit", *tiny, *NO_TEST, "--run_dir", tmp_path]
+    results = run_ranks(tmp_path, *command, faults=[None, CodeFrom(tmp_path / "other")])
+    assert [result.code for result in results] == [1, 1], results
+    assert "error: the code of ranks [1] is not that of rank 0" in results[0].output
+
+
 @pytest.mark.fault(10)
 @pytest.mark.slow
 def test_run_of_two_processes_continues_in_one_with_a_warning(tiny, tmp_path):
@@ -528,6 +598,53 @@ def test_killed_loading_process_ends_the_run_which_then_resumes_exactly(tiny, wh
     assert_resumes_exactly(command, tmp_path, whole)
 
 
+@pytest.mark.fault(41)
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("size", "message"),
+    [
+        (20_000, "error: the data-loading processes cannot be started: [Errno 28] No space left"),
+        (100_000, "error: a data-loading process has no room in /dev/shm: RuntimeError: unable to"),
+    ],
+)
+def test_full_shared_memory_is_told(size, message, tiny, tmp_path):
+    options = ["--data.num_workers", "1", "--data.num_points", "1024", "--run_dir", tmp_path]
+    command = ["fit", *tiny, *NO_TEST, *options]
+    result = run_on_disk("/dev/shm", size, *command, script=SCRIPT)
+    assert result.returncode == 1, result.stderr
+    assert message in result.stderr
+
+
+# data
+
+
+@pytest.mark.fault(16, 18, 19)
+def test_broken_mesh_ends_the_run_with_its_name_unless_it_may_be_lenient(root, tmp_path):
+    train = root / "ModelNet10" / "bed" / "train"
+    data = ["--data.name", "modelnet10", "--data.root", root, "--data.check_counts", "false"]
+    options = ["--data.num_points", "32", "--data.val_fraction", "0", "--model.name", "pointnet"]
+    options += ["--model.options", '{"width": 8}', "--trainer.max_epochs", "1", "--threads", "1"]
+    command = ["fit", *data, *options, *NO_TEST, "--run_dir", tmp_path / "run"]
+    for number, vertex in ((1, "nan 0 0"), (2, "0 0 0")):  # the second leaves no area
+        text = f"OFF\n3 1 0\n0 0 0\n1 0 0\n{vertex}\n3 0 1 2\n"
+        (train / f"bed_000{number}.off").write_text(text)
+    stopped = run(tmp_path / "log", *command)
+    assert stopped.code == 1
+    assert (
+        f"error: cannot use the data: {train}/bed_0001.off, line 5: a vertex is" in stopped.output
+    )
+    lenient = run(tmp_path / "log", *command, "--data.lenient", "true")
+    assert lenient.code == 0, lenient.output
+    for number, what in ((1, "1 vertices, in 1 triangles"), (2, "no area")):
+        assert re.search(rf"warning: .*bed_000{number}\.off.*{what}", lenient.output)
+    cut = train / "bed_0002.off"
+    cut.write_bytes(cut.read_bytes()[:-6])  # what nobody wants to be lenient about
+    stopped = run(tmp_path / "log", *command, "--data.lenient", "true", "--overwrite")
+    assert stopped.code == 1
+    assert f"error: cannot use the data: {cut}" in stopped.output
+    assert "Traceback" not in stopped.output
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -535,6 +652,7 @@ def test_killed_loading_process_ends_the_run_which_then_resumes_exactly(tiny, wh
         (["--model.options.hops", "3"], "mgic_diffgcn does not take hops"),
         (["--model.name", "mgicnet"], "no model 'mgicnet'"),
         (["--data.zip", "a.zip"], "data.zip and data.download are for modelnet10"),
+        (["--data.lenient", "true"], "data.lenient is for modelnet10"),
         (["--trainer.max_steps", "3"], "trainer.max_steps must stay -1"),
         (["--model.optimizer.lr", "-1"], "lr must be above 0"),
         (["--model.optimizer.speed", "1"], "speed"),

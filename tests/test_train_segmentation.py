@@ -1,5 +1,6 @@
 import csv
 import json
+import shutil
 import signal
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from meshes import flip
 from sklearn.metrics import jaccard_score
 from test_cityscapes import CAR, ROAD, SKY, write_scene
 from torch.testing import assert_close
@@ -143,6 +145,42 @@ def test_cityscapes_trains_also_on_images_where_everything_is_ignored(tmp_path):
     assert result.code == 0, result.output
     assert "nan" not in (tmp_path / "metrics.csv").read_text()
     assert json.loads((tmp_path / "val.json").read_text())["num_pixels"] == 20 * 56 + 20 * 46
+
+
+@pytest.mark.fault(39)
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [("image", "cannot be read as an image"), ("mask", "77 is no label; labels are 0, 1, 2")],
+)
+def test_damaged_scene_ends_the_run_with_its_name(kind, message, tmp_path):
+    for split in ("train", "val"):
+        for number in range(4):
+            write_scene(tmp_path, split, "ulm", number, np.full((40, 56), ROAD))
+    broken = write_scene(tmp_path, "train", "ulm", 3, np.full((40, 56), 77))
+    if kind == "image":
+        broken = next(tmp_path.rglob("train/ulm/ulm_000003*_leftImg8bit.png"))
+        broken.write_bytes(broken.read_bytes()[:60])
+    args = ["fit", "--data.name", "cityscapes", "--data.root", tmp_path, "--run_dir", tmp_path]
+    args += ["--data.check_counts", "false", "--data.batch_size", "2", "--data.num_workers", "1"]
+    args += ["--model.name", "lraspp_mobilenet_v3_small", "--trainer.max_epochs", "1"]
+    result = run(tmp_path / "log", *args, "--threads", "1", script=SCRIPT)
+    assert result.code == 1
+    assert f"error: {broken}: {message}" in result.output
+    assert "Traceback" not in result.output
+
+
+@pytest.mark.fault(40)
+def test_no_scene_of_two_processes_may_differ(digits, tmp_path):
+    def fingerprint(root):
+        data = SegmentationData(root=str(root), scenes=[9, 3, 5], scene_size=48)
+        data.setup("fit")
+        return data.fingerprint()
+
+    copy = shutil.copytree(digits, tmp_path / "copy")
+    assert fingerprint(copy) == fingerprint(digits)
+    flip(sorted(copy.rglob("train/*/*_labelIds.png"))[7], -1)  # behind the picture
+    assert fingerprint(copy) != fingerprint(digits)
 
 
 @pytest.mark.parametrize(

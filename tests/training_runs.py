@@ -11,8 +11,10 @@ import multiprocessing
 import os
 import random
 import resource
+import shlex
 import signal
 import socket
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -68,6 +70,28 @@ def run(
 ) -> Finished:
     """Run the program to its end."""
     return finish(start(log, *args, fault=fault, script=script), log)
+
+
+def run_on_disk(
+    place: Path | str, size: int, *args: object, then: str = "", script: str
+) -> subprocess.CompletedProcess:
+    """Run the program with a small file system at ``place``, where nobody else sees it.
+
+    Args:
+        place: Where it is mounted.
+        size: Its bytes.
+        args: Arguments of the program.
+        then: Shell command that is run before the file system is gone.
+        script: The program.
+    """
+    program = shlex.join([sys.executable, "-m", script, *map(str, args)])
+    commands = f"""
+        mount -t tmpfs -o size={size} none {shlex.quote(str(place))} || exit 99
+        {program}
+        code=$?; {then or ":"}; exit $code
+    """
+    unshare = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", commands]
+    return subprocess.run(unshare, cwd=ROOT, capture_output=True, text=True, timeout=600)
 
 
 def run_ranks(
@@ -294,10 +318,37 @@ def _give_up_privileges() -> None:
 
 
 @dataclass(frozen=True)
+class Unreadable:
+    """Takes the right to read a file from the process."""
+
+    path: Path
+
+    def __call__(self) -> None:
+        self.path.chmod(0)
+        _give_up_privileges()
+
+
+@dataclass(frozen=True)
+class CodeFrom:
+    """Lets the process take the code of another checkout for its own."""
+
+    root: Path
+
+    def __call__(self) -> None:
+        from scripts.training import distributed
+
+        distributed.__file__ = str(self.root / "scripts/training/distributed.py")
+
+
+@dataclass(frozen=True)
 class DiskFullAfter:
-    """Lets no file grow beyond a few kilobytes once ``count`` checkpoints are written."""
+    """Lets no file grow beyond a few kilobytes once ``count`` checkpoints are written.
+
+    A ``deadly`` limit makes the kernel end the process in the middle of the write.
+    """
 
     count: int
+    deadly: bool = False
 
     def __call__(self) -> None:
         from scripts.training.run_checkpoint import RunCheckpoint
@@ -307,6 +358,9 @@ class DiskFullAfter:
         def wrapper(*args):
             nonlocal calls
             if calls == self.count:
+                if self.deadly:
+                    signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
+                    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
                 resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
             calls += 1
             return original(*args)

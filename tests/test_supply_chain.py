@@ -1,5 +1,6 @@
 """What is installed, and what it may do."""
 
+import json
 import re
 import socket
 import subprocess
@@ -16,6 +17,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[1]
+OWN = ("mgic_geo", "mgic_vision", "datasets", "scripts")
 # malicious uploads, and releases that run code from a file that they say they only load
 KNOWN_BAD = {
     "lightning": ("2.6.2", "2.6.3", "2.6.5"),
@@ -71,32 +73,39 @@ def watched(script: str) -> subprocess.CompletedProcess:
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
 
 
-def test_importing_everything_and_building_networks_opens_no_connection():
+@pytest.fixture(scope="module")
+def imports() -> tuple[list[str], list[str]]:
+    """Modules there are once the packages are imported, and once everything else is."""
     result = watched(
         """
-        import importlib, pkgutil
+        import importlib, json, pkgutil
+        import mgic_geo, mgic_vision
+        packages = sorted(sys.modules)
         for top in ("mgic_geo", "mgic_vision", "datasets", "scripts"):
             package = importlib.import_module(top)
             for module in pkgutil.walk_packages(package.__path__, f"{top}."):
                 importlib.import_module(module.name)
-        import mgic_geo, mgic_vision
         mgic_geo.create_model("mgic_diffgcn")
         mgic_vision.create_model("mobilenet_v3_small")
         mgic_vision.create_model("ghostnet_050")
-        print("done")
+        print(json.dumps([packages, sorted(sys.modules)]))
         """
     )
-    assert result.stdout == "done\n", result.stderr
+    assert result.returncode == 0, result.stderr
+    return json.loads(result.stdout)
 
 
-def test_importing_the_packages_runs_neither_datasets_nor_scripts():
-    result = watched(
-        """
-        import mgic_geo, mgic_vision
-        print([n for n in sys.modules if n.split(".")[0] in ("datasets", "scripts", "lightning")])
-        """
-    )
-    assert result.stdout == "[]\n", result.stderr
+def test_importing_everything_and_building_networks_opens_no_connection(imports):
+    _, everything = imports  # in a process that would have ended at a connection
+    own = [path.relative_to(ROOT) for top in OWN for path in (ROOT / top).rglob("[!_]*.py")]
+    assert {".".join(path.with_suffix("").parts) for path in own} <= set(everything)
+
+
+def test_importing_the_packages_runs_neither_datasets_nor_scripts(imports):
+    packages, _ = imports
+    assert "torch" in packages
+    strangers = {"datasets", "scripts", "lightning"}
+    assert not [name for name in packages if name.split(".")[0] in strangers]
 
 
 @pytest.mark.parametrize(

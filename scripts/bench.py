@@ -1,7 +1,7 @@
 """Time this project's networks beside what users would otherwise run.
 
-``python -m scripts.bench points|images|scaling|memory|all`` prints medians, interquartile ranges
-and ratios; ``--json`` keeps every sample. Contenders run interleaved in one process, see
+``python -m scripts.bench points|images|exported|scaling|memory|all`` prints medians, interquartile
+ranges and ratios; ``--json`` keeps every sample. Contenders run interleaved in one process, see
 :mod:`scripts.benchmarks.timing`.
 """
 
@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from scripts.benchmarks import images, machine, memory, points, scaling
+from scripts.benchmarks import exported, images, machine, memory, points, scaling
 from scripts.benchmarks.timing import (
     WARM_UP,
     Bytes,
@@ -30,7 +30,13 @@ from scripts.benchmarks.timing import (
 from scripts.training.files import write_whole
 
 # name -> module with SUMMARY, add_arguments(parser) and make_suites(arguments)
-BENCHMARKS = {"points": points, "images": images, "scaling": scaling, "memory": memory}
+BENCHMARKS = {
+    "points": points,
+    "images": images,
+    "exported": exported,
+    "scaling": scaling,
+    "memory": memory,
+}
 ALL = "all"
 FEW_REPEATS = 20
 

@@ -10,7 +10,16 @@ from torch.testing import assert_close
 from mgic_geo import DiffGCNConv, create_model, edge_gradients
 from mgic_vision import create_model as create_image_model
 from scripts import bench, draw_roofline
-from scripts.benchmarks import images, machine, memory, points, pyg_baselines, scaling, timing
+from scripts.benchmarks import (
+    exported,
+    images,
+    machine,
+    memory,
+    points,
+    pyg_baselines,
+    scaling,
+    timing,
+)
 from scripts.benchmarks.timing import Contender, Pair, exponents, race, ratios, spread
 
 TINY = ["points", "--clouds", "2", "--points", "16", "--threads", "1", "--repeats", "3"]
@@ -114,6 +123,7 @@ def line_of(printed: str, start: str) -> str:
 
 TINY_RUNS = {
     "images": ["--image", "32", "--images", "2", "--no-onnx"],
+    "exported": ["--models", "pointnet", "--batch", "2"],
     "scaling": ["--widths", "16", "32", "--nodes", "12", "--width", "16", "--wide-clouds", "2"],
     "memory": ["--blocks-images", "1"],
 }
@@ -135,6 +145,10 @@ def tiny_networks(monkeypatch):
     monkeypatch.setattr(images, "NETWORKS", small)
     block = (*memory.BLOCKS["inverted residual"][:1], 16, 32, 8)
     monkeypatch.setattr(memory, "BLOCKS", {"inverted residual": block})
+    monkeypatch.setattr(exported, "TOOLS", {"quick": "quick"})
+    quick = SimpleNamespace(write=lambda subject, _: subject, read=lambda made, _: made.reference)
+    monkeypatch.setitem(exported.FORMATS, "quick", quick)
+    monkeypatch.setattr("scripts.exporting.subject.POINTS", 16)
 
 
 @pytest.mark.usefixtures("quick_machine", "tiny_networks")
@@ -144,7 +158,7 @@ def test_all_benchmarks_run_one_after_another_and_compare_what_they_name(tmp_pat
     tiny += ["--clouds", "2", "--points", "16", "--threads", "1", "--repeats", "1"]
     assert bench.main(["all", *tiny, "--json", str(path)]) == 0
     results = json.loads(path.read_text())["results"]
-    assert len(results) == 1 + 4 + 2 + 2
+    assert len(results) == 1 + 4 + 1 + 2 + 2
     titles = [result["title"] for result in results]
     assert len(set(titles)) == len(titles)
     printed = capsys.readouterr().out
@@ -164,6 +178,20 @@ def test_onnx_runtime_gives_what_the_network_gives():
     x = torch.rand(2, 3, 32, 32)
     (y,) = images.onnx_run(model, x, threads=1)()
     assert_close(torch.from_numpy(y), model(x), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model", ["pointnet", "mgic_resnet56"])
+def test_exported_contenders_give_what_the_network_gives(model, monkeypatch):
+    monkeypatch.setattr("scripts.exporting.subject.POINTS", 12)
+    arguments = bench.make_parser().parse_args(["exported", "--models", model, "--batch", "3"])
+    (suite,) = exported.make_suites(arguments)
+    results = {contender.name: contender.run() for contender in suite.contenders}
+    assert len(results) == 2 * (1 + len(exported.TOOLS))
+    for result in results.values():
+        assert_close(result, results["plain, PyTorch"], rtol=1e-4, atol=1e-4)
+    for pair in suite.pairs:
+        assert {pair.slow, pair.fast} <= results.keys()
 
 
 @pytest.mark.usefixtures("quick_machine")
@@ -235,6 +263,8 @@ def test_training_step_moves_weights_and_statistics_and_inference_moves_none(
         ),
         (["scaling", "--widths", "64"], r"--widths must be at least two numbers of at least 8"),
         (["scaling", "--wide-clouds", "1"], "--wide-clouds must be at least 2, got 1"),
+        (["exported", "--batch", "0"], "--batch must be at least 1, got 0"),
+        (["exported", "--models", "stones"], "no model 'stones'"),
         (["memory", "--blocks-images", "0"], "--blocks-images must be at least 1, got 0"),
     ],
 )

@@ -2,11 +2,13 @@
 
 ``python -m scripts.rivals`` finds the sizes of the rivals, trains what is missing in
 ``runs/rivals``, seed by seed and until ``--minutes`` are over, and writes the page from what is
-there. The same command goes on where it stopped. ``--time`` measures the units for the page, which
-wants a quiet machine; it trains nothing.
+there. The same command goes on where it stopped, and does again what an earlier version ran with
+another network. ``--time`` measures the units for the page, which wants a quiet machine; it trains
+nothing. The sizes stay as ``sizes.json`` has them, until that file is removed.
 """
 
 import argparse
+import json
 import os
 import sys
 import time
@@ -18,10 +20,11 @@ import torch
 
 from mgic_geo import num_weights
 from scripts.rivalry import page
+from scripts.rivalry.matching import inference_seconds, match, step_seconds
 from scripts.rivalry.tasks import TASKS
-from scripts.rivalry.training import train
-from scripts.rivalry.units import Unit, inference_seconds, match, read_units, step_seconds
-from scripts.training.files import read_or_make
+from scripts.rivalry.training import read_run, train
+from scripts.rivalry.units import Unit, read_units
+from scripts.training.files import read_or_make, write_whole
 
 STEPS = 200
 
@@ -63,10 +66,11 @@ def train_missing(units: Sequence[Unit], options: argparse.Namespace) -> None:
     for seed in range(options.seeds):
         for task in options.tasks:
             for unit in units:
-                path = options.runs / f"{task}-{page.file_name(unit)}-{seed}.json"
-                if path.exists() or time.monotonic() > deadline:
+                path = options.runs / page.file_name(unit, task, seed)
+                if time.monotonic() > deadline or read_run(path, unit.make, TASKS[task]):
                     continue
-                run = read_or_make(path, lambda u=unit, t=task, s=seed: fit(u, t, options.steps, s))
+                run = fit(unit, task, options.steps, seed)
+                write_whole(path, (json.dumps(run, indent=1) + "\n").encode())
                 print(f"{path.stem}: {run['error']:.4g}, {run['seconds']:.1f} s", flush=True)
 
 

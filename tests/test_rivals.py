@@ -7,7 +7,7 @@ from torch.testing import assert_close
 
 from mgic_geo import num_weights
 from scripts import rivals
-from scripts.rivalry import maps, page, training, units
+from scripts.rivalry import maps, matching, page, training, units
 from scripts.rivalry.tasks import TASKS
 from scripts.rivalry.units import DENSE, MGIC, RIVALS, Unit
 
@@ -68,15 +68,15 @@ def test_half_of_ghosts_channels_are_scaled_copies():
 
 @pytest.mark.parametrize("kind", RIVALS)
 def test_rivals_of_equal_weights_have_them(kind):
-    unit = units.of_equal_weights(kind)
+    unit = matching.of_equal_weights(kind)
     assert abs(num_weights(unit.make()) / num_weights(MGIC.make()) - 1) < 0.03
     assert unit.make()(torch.randn(3, units.WIDTH)).shape == (3, units.WIDTH)
 
 
 @pytest.mark.parametrize("kind", RIVALS)
 def test_rivals_of_equal_time_are_the_nearest_by_the_clock(kind, monkeypatch):
-    monkeypatch.setattr(units, "step_seconds", lambda unit: num_weights(unit) * 1e-6)
-    unit = units.of_equal_time(kind, 0.05)
+    monkeypatch.setattr(matching, "step_seconds", lambda unit: num_weights(unit) * 1e-6)
+    unit = matching.of_equal_time(kind, 0.05)
     assert abs(num_weights(unit.make()) / 50_000 - 1) < 0.06
 
 
@@ -90,6 +90,34 @@ def test_a_run_repeats_bit_for_bit_and_learns(task, unit):
     assert more["loss"] < runs[0]["loss"]
 
 
+def steps(x, level):
+    """The block of one level as the page has it: ``x + F(LayerNorm(x))``."""
+    norm, layer = level.branch
+    return x + layer(torch.nn.functional.layer_norm(x, x.shape[-1:], norm.weight, norm.bias))
+
+
+def test_unit_of_mgic_is_the_cycle_around_the_block_of_its_rivals():
+    torch.manual_seed(0)
+    block = MGIC.make().double().block
+    x = torch.randn(5, units.WIDTH, dtype=torch.float64)
+    fine, middle, coarse = block.layers
+    x1 = block.restrict[0](x)
+    x2 = block.restrict[1](x1)
+    up = torch.nn.functional.layer_norm(block.prolong[1](steps(x2, coarse) - x2), (64,))
+    up = steps(x1 + up, middle) - x1
+    up = torch.nn.functional.layer_norm(block.prolong[0](up), (128,))
+    assert_close(block.change(x), steps(x + up, fine) - x)
+
+
+@pytest.mark.parametrize("kind", ["dense", *RIVALS])
+def test_unit_of_a_rival_sees_its_input_through_a_norm(kind):
+    torch.manual_seed(0)
+    unit = DENSE if kind == "dense" else matching.of_equal_weights(kind)
+    layer, x = unit.make().double(), torch.randn(3, units.WIDTH, dtype=torch.float64)
+    assert_close(layer(x), layer(7 * x + 2), rtol=1e-4, atol=1e-4)
+    assert not layer(x).isclose(layer(x.flip(-1))).all()
+
+
 def fake(folder, errors):
     """Results of two seeds for every unit and task, and the sizes that they belong to."""
     found = [DENSE, MGIC, Unit("narrow", "weights", {"inner": 144})]
@@ -98,8 +126,12 @@ def fake(folder, errors):
     for unit in found:
         for task in TASKS:
             for seed, shift in enumerate((0.0, 1.0)):
-                path = folder / f"{task}-{page.file_name(unit)}-{seed}.json"
-                path.write_text(json.dumps({"error": errors[unit.kind] + shift}))
+                run = {"error": errors[unit.kind] + shift, "weights": network_weights(unit, task)}
+                (folder / page.file_name(unit, task, seed)).write_text(json.dumps(run))
+
+
+def network_weights(unit, task):
+    return num_weights(TASKS[task].make_network(unit.make))
 
 
 def test_page_says_who_is_better_by_ranges_and_what_is_missing(tmp_path):
@@ -116,12 +148,28 @@ def test_page_says_who_is_better_by_ranges_and_what_is_missing(tmp_path):
     assert "**12 of 36 runs are not done yet**" in (tmp_path / "rivals.md").read_text()
 
 
-def test_what_is_there_is_not_trained_again(tmp_path, monkeypatch):
+def test_only_runs_that_are_missing_or_of_another_network_are_trained(tmp_path, monkeypatch):
     fake(tmp_path, {"dense": 1.0, "MGIC": 2.0, "narrow": 3.0})
     asked = []
-    monkeypatch.setattr(
-        rivals, "fit", lambda unit, task, *_: asked.append(task) or {"error": 1.0, "seconds": 0.0}
-    )
-    (tmp_path / "text-MGIC-1.json").unlink()
-    assert rivals.main(["--runs", str(tmp_path), "--docs", str(tmp_path), "--seeds", "2"]) == 0
-    assert asked == ["text"]
+
+    def fit(unit, task, steps, seed):
+        asked.append((unit.kind, seed))
+        return {"error": 1.0, "seconds": 0.0, "weights": network_weights(unit, task)}
+
+    monkeypatch.setattr(rivals, "fit", fit)
+    (tmp_path / "text-narrow-weights-0.json").unlink()
+    before = {"error": 2.0, "weights": network_weights(MGIC, "text") - 576}  # without inner norms
+    (tmp_path / "text-MGIC-1.json").write_text(json.dumps(before))
+    where = ["--runs", str(tmp_path), "--docs", str(tmp_path), "--seeds", "2", "--tasks", "text"]
+    for _ in range(2):
+        assert rivals.main(where) == 0
+        assert asked == [("narrow", 0), ("MGIC", 1)]
+
+
+def test_page_leaves_out_the_run_of_another_network(tmp_path):
+    fake(tmp_path, {"dense": 1.0, "MGIC": 2.0, "narrow": 3.0})
+    found = units.read_units(json.loads((tmp_path / "sizes.json").read_text()))
+    (tmp_path / "text-MGIC-1.json").write_text(json.dumps({"error": 9.0, "weights": 1}))
+    _, mgic, narrow = page.make_rows(found, tmp_path, ["text"], 2)
+    assert (mgic["text_runs"], mgic["text_max"]) == (1, 2.0)
+    assert (narrow["text_runs"], narrow["text_max"]) == (2, 4.0)

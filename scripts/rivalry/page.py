@@ -10,14 +10,12 @@ import torch
 from matplotlib.figure import Figure
 
 from mgic_geo import num_weights
-from scripts.rivalry.tasks import POINTS, TASKS
-from scripts.rivalry.training import OPTIMIZER
+from scripts.rivalry.tasks import TASKS
+from scripts.rivalry.training import OPTIMIZER, read_run
 from scripts.rivalry.units import COARSE_SIZE, EXPANSION, GROUP_SIZE, ROWS, WIDTH, Unit
 from scripts.training import comparison
 from scripts.training.comparison import BLUE, GRAY, RED
 from scripts.training.files import write_whole
-
-DIGITS = {"function": 3, "text": 3, "image": 1, "graph": 1}
 
 
 def make_rows(
@@ -32,8 +30,9 @@ def make_rows(
         row |= {"weights": num_weights(unit.make())}
         row |= {f"{key}_ms": own.get(key) for key in ("training", "inference")}
         for task in tasks:
-            paths = [runs / f"{task}-{file_name(unit)}-{seed}.json" for seed in range(seeds)]
-            errors = [json.loads(p.read_text())["error"] for p in paths if p.exists()]
+            paths = [runs / file_name(unit, task, seed) for seed in range(seeds)]
+            found = (read_run(path, unit.make, TASKS[task]) for path in paths)
+            errors = [run["error"] for run in found if run]
             row[f"{task}_runs"] = len(errors)
             if errors:
                 row |= comparison.summarize([{task: error} for error in errors], [task])
@@ -47,9 +46,9 @@ def read_times(runs: Path) -> dict[str, dict[str, float]]:
     return json.loads(path.read_text()) if path.exists() else {}
 
 
-def file_name(unit: Unit) -> str:
-    """The part of a result's name that says whose it is."""
-    return unit.name.replace(" ", "_")
+def file_name(unit: Unit, task: str, seed: int) -> str:
+    """Where the result of a run is."""
+    return f"{task}-{unit.name.replace(' ', '_')}-{seed}.json"
 
 
 def write(
@@ -74,28 +73,34 @@ def head(tasks: Sequence[str], steps: int, seeds: int, load: float | None) -> st
     """How the figures were made."""
     busy = "not taken yet" if load is None else f"at a load of {load:.1f} on {os.cpu_count()} cores"
     units = ", ".join(f"{task} in {TASKS[task].unit}" for task in tasks)
+    about = "\n".join(f"- `{task}`: {TASKS[task].about};" for task in tasks)[:-1] + "."
     return f"""# MGIC and its rivals
 
 Made by `python -m scripts.rivals`, times by `python -m scripts.rivals --time`: processor time of
 one thread, {busy}, torch {torch.__version__}.
 
-The unit under test is a feed-forward map C -> m -> C with GELU, C = {WIDTH}. Dense it has
-m = {EXPANSION * WIDTH}. MGIC runs it through a cycle with s_g = {GROUP_SIZE} and
-s_c = {COARSE_SIZE}. Every rival stands there twice: once with a size that gives it MGIC's weights
-(the nearest there is, see the column) and once with one whose training step takes as long as
-MGIC's, as it was measured when the sizes were chosen. Monarch and butterfly are the products of
-their definitions, on the same grouped kernels as MGIC; a butterfly is multiplied out before it
-meets more rows than channels.
+The block under test is x + F(LayerNorm(x)), F a feed-forward map C -> m -> C with GELU between two
+linear maps, C = {WIDTH}. Dense it has m = {EXPANSION * WIDTH}. A rival puts its own linear maps
+into F; norm, activation and residual are the same around each. MGIC runs that whole block through a
+cycle, s_g = {GROUP_SIZE} and s_c = {COARSE_SIZE}: on every level x + F(LayerNorm(x)) at the level's
+width, grouped on all but the coarsest one, and a plain LayerNorm after every prolongation. (The
+layers of `mgic_geo` start the scale of that one at 0.1, for networks of many cycles. In the few
+steps here that learned `function` less well, with each of three seeds; on the other tasks the seeds
+differed by more than the two forms.)
 
-The networks differ in the unit alone, two or three of them behind a norm on a residual path:
-`function`, plain vectors, a cos(bx) sin(cy) of the paper's section 4.2 with x and y up to pi and c
-from 1 to 2, so that it can be learned in so few steps; `text`, a transformer of two blocks on the
-characters of the help that comes with Python (`pydoc_data.topics`, the last tenth is the test);
-`image`, depthwise 3x3 convolutions around it, on mnist5k; `graph`, means over neighbors around it,
-on shapes10 with {POINTS} points. Each is trained for {steps} steps of {ROWS:,} rows with AdamW,
-learning rate {OPTIMIZER.lr:g} with warm-up and cosine, the same for all and chosen for none, seeds
-0 to {seeds - 1}. Errors are {units}; the lower the better.
-Milliseconds are of one unit and {ROWS:,} rows."""
+Every rival stands there twice: once with a size that gives it MGIC's weights (the nearest there is,
+see the column) and once with one whose training step takes as long as MGIC's, as it was measured
+when the sizes were chosen. Weights and times are of the block, its norms included. Monarch and
+butterfly are the products of their definitions, on the same grouped kernels as MGIC; a butterfly is
+multiplied out before it meets more rows than channels.
+
+The networks differ in that alone, two or three blocks of them:
+
+{about}
+
+Each is trained for {steps} steps of {ROWS:,} rows with AdamW, learning rate {OPTIMIZER.lr:g} with
+warm-up and cosine, the same for all and chosen for none, seeds 0 to {seeds - 1}. Errors are
+{units}; the lower the better. Milliseconds are of one block and {ROWS:,} rows."""
 
 
 def unfinished(missing: int, total: int) -> str:
@@ -129,7 +134,7 @@ def _number(value: float | None, digits: int) -> str:
 
 
 def _error(row: dict[str, Any], task: str, most: int) -> str:
-    count, digits = row[f"{task}_runs"], DIGITS[task]
+    count, digits = row[f"{task}_runs"], TASKS[task].digits
     if not count:
         return "not run yet"
     text = f"{row[f'{task}_mean']:.{digits}f}"
@@ -166,7 +171,7 @@ def judge(mgic: dict[str, Any], rival: dict[str, Any], task: str) -> str:
     """One cell of the verdict; errors, so that lower is better."""
     if min(mgic[f"{task}_runs"], rival[f"{task}_runs"]) < 2:
         return "open"
-    difference = f"{mgic[f'{task}_mean'] - rival[f'{task}_mean']:+.{DIGITS[task]}f}"
+    difference = f"{mgic[f'{task}_mean'] - rival[f'{task}_mean']:+.{TASKS[task].digits}f}"
     if comparison.overlap(mgic, rival, task):
         return f"same ({difference})"
     return f"{'better' if mgic[f'{task}_max'] < rival[f'{task}_min'] else 'worse'} ({difference})"

@@ -1,15 +1,17 @@
 """One run of the comparison: short enough to be done again when it is interrupted."""
 
+import json
 import math
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
 from mgic_geo import num_weights
-from scripts.rivalry.tasks import Task
+from scripts.rivalry.task import Task
 from scripts.training.errors import NonFiniteError
 from scripts.training.optimizer import OptimizerSettings
 from scripts.training.seeds import derive_seed
@@ -65,3 +67,14 @@ def evaluate(network: nn.Module, task: Task) -> float:
     network.eval()
     errors = [task.error(network(*inputs), target).item() for *inputs, target in task.test()]
     return sum(errors) / len(errors)
+
+
+def read_run(path: Path, make_unit: Callable[[], nn.Module], task: Task) -> dict[str, Any] | None:
+    """What :func:`train` gave, or nothing where it has not run with this very network.
+
+    A run from before a unit changed its size tells itself by the weights of its network.
+    """
+    if not path.exists():
+        return None
+    run = json.loads(path.read_text())
+    return run if run["weights"] == num_weights(task.make_network(make_unit)) else None

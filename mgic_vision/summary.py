@@ -11,7 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mgic_geo.grouped_linear import GroupedLinear
 from mgic_geo.levels import Level, MGICBlock
+from mgic_geo.width_change import WidthChange
 from mgic_vision.layers import DepthwiseConv2d, GroupedConv2d
 
 COLUMNS = (
@@ -130,7 +132,8 @@ def summary(model: nn.Module, input_size: tuple[int, ...] | None = None) -> Summ
     """Where multigrid-in-channels pays in a network and where it does not.
 
     Counts on a copy without values, so that neither the network nor memory is touched. Convolutions
-    and linear maps count, norms, activations, pooling and interpolation do not.
+    and linear maps count, grouped or not. Norms, activations, pooling and interpolation do not, nor
+    products that no module of their own makes, such as those of attention.
 
     Args:
         model: Any network; one without cycles gives an empty table.
@@ -194,24 +197,30 @@ def _dense(layer: nn.Module, name: str, layers: Counter[str]) -> Cost:
     """The cost of a layer with every grouped map replaced by a dense one."""
     cost = _cost(layer, name, layers)
     weights, work = cost.weights, cost.multiply_adds
-    for part, conv in layer.named_modules():
-        if isinstance(conv, GroupedConv2d) and not isinstance(conv, DepthwiseConv2d):
-            weights += (conv.groups - 1) * conv.weight.numel()
-            work += (conv.groups - 1) * layers[f"{name}.{part}".strip(".")]
+    for part, grouped in layer.named_modules():
+        if isinstance(grouped, GroupedConv2d | GroupedLinear) and not isinstance(
+            grouped, DepthwiseConv2d
+        ):
+            weights += (grouped.groups - 1) * grouped.weight.numel()
+            work += (grouped.groups - 1) * layers[f"{name}.{part}".strip(".")]
     return Cost(weights, work)
 
 
 def _multiply_adds(model: nn.Module, input_size: tuple[int, ...]) -> Counter[str]:
-    """Multiply-adds of every convolution and linear map, by its name, for one input."""
+    """Multiply-adds of every convolution and linear map, grouped or not, by name, for one input."""
     shadow = without_values(model).eval()
     counts: Counter[str] = Counter()
 
     def count(layer: Any, _: Any, output: Tensor, *, name: str) -> None:
+        if layer.weight is None:  # a change of width where there is none
+            return
+        groups_first = isinstance(layer, GroupedLinear | WidthChange)
+        rows = layer.out_channels if groups_first else layer.weight.size(0)
         # each of the outputs is a sum over one row of the weight
-        counts[name] += output.numel() * (layer.weight.numel() // layer.weight.size(0))
+        counts[name] += output.numel() * (layer.weight.numel() // rows)
 
     for name, module in list(shadow.named_modules()):
-        if isinstance(module, nn.Conv2d | nn.Linear):
+        if isinstance(module, nn.Conv2d | nn.Linear | GroupedLinear | WidthChange):
             module.register_forward_hook(partial(count, name=name))
         elif type(module) is nn.BatchNorm2d and name:  # most of the time without values
             shadow.set_submodule(name, nn.Identity())

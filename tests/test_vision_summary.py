@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torch.testing import assert_close
 
-from mgic_geo import MGICBlock, multiply_adds
+from mgic_geo import MGICMLP, MGICBlock, MGICLinear, feed_forward, level_plan, multiply_adds
 from mgic_vision import (
     basic_block,
     create_model,
@@ -46,6 +46,30 @@ def test_the_total_is_what_torchs_counter_says(name, options, size):
     assert report.total.multiply_adds == counted
     assert report.total.weights == weights(model)
     assert report.input_size == size
+
+
+@pytest.mark.parametrize(
+    ("model", "size"),
+    [
+        (MGICLinear(48, group_size=8, coarse_size=12), (48,)),
+        (MGICLinear(48, group_size=8, make_norm=nn.LayerNorm, make_act=nn.GELU), (7, 48)),
+        (MGICMLP(40, 40, 1, 3), (40,)),
+        (MGICMLP(5, 40, 2, 3, group_size=10), (5,)),
+        (feed_forward(level_plan(24, 96, group_size=8, coarse_size=8)[0]), (2, 9, 24)),
+    ],
+    ids=["linear", "rows", "mlp of one width", "mlp", "feed forward"],
+)
+def test_maps_of_vectors_count_as_in_torchs_counter(model, size):
+    report = summary(model, size)
+    assert report.total.multiply_adds == multiply_adds(model, torch.rand(1, *size)) > 0
+    assert report.total.weights == weights(model)
+    if isinstance(model, MGICLinear):
+        (block,) = report.blocks
+        assert block.dense.weights == weights(nn.Linear(48, 48))
+        assert block.dense.multiply_adds == multiply_adds(nn.Linear(48, 48), torch.rand(1, *size))
+        assert block.total.multiply_adds == report.total.multiply_adds
+        expected = sum(level.outer**2 // level.groups for level in block.levels[:-1])
+        assert block.transfers.multiply_adds == torch.Size(size[:-1]).numel() * expected
 
 
 def test_there_is_one_row_for_every_cycle(small):

@@ -12,16 +12,17 @@ from typing import Any
 from torch import nn
 
 from mgic_geo.registry import create_model
+from mgic_geo.weights import WeightsError, pack_weights, read_weights
 
 try:
-    from huggingface_hub import ModelCard, ModelCardData, PyTorchModelHubMixin
-    from safetensors.torch import load_file, save_file
+    import safetensors  # noqa: F401
+    from huggingface_hub import ModelCard, ModelCardData, PyTorchModelHubMixin, hf_hub_download
 except ImportError as error:
     raise ImportError(
         "mgic_geo.hub needs huggingface_hub and safetensors: pip install 'mgic[hub]'"
     ) from error
 
-WEIGHTS = "model.safetensors"
+WEIGHTS, SIDECAR = "model.safetensors", "model.json"
 LICENSE, TAGS = "mit", ["multigrid-in-channels"]
 
 
@@ -37,9 +38,11 @@ class HubModel(
 
     ``save_pretrained``, ``from_pretrained`` and ``push_to_hub`` are those of
     ``huggingface_hub.PyTorchModelHubMixin``. The folder holds ``config.json``, which has the
-    arguments of this class, and ``model.safetensors``, in which weights have the names that they
-    have in the network itself. With a folder, nothing asks the network. Every weight must have its
-    place and every place its weight, unless ``strict=False`` is given.
+    arguments of this class, ``model.safetensors``, in which weights have the names that they have
+    in the network itself, and ``model.json`` with the SHA-256 of the weights, so that
+    ``create_model(..., checkpoint=...)`` reads them too. With a folder, nothing asks the network.
+    Every weight must have its place and every place its weight, unless ``strict=False`` is given.
+    Pickled weights are not read.
 
     Args:
         name: One of ``list_models()``.
@@ -54,6 +57,8 @@ class HubModel(
 
     Raises:
         ValueError: As ``create_model``.
+        WeightsError: In ``from_pretrained``, if weights or their hash are missing, if they do not
+            belong together, or are of another network.
 
     Example:
         >>> import tempfile
@@ -70,7 +75,7 @@ class HubModel(
 
     def __init__(self, name: str, num_classes: int | None = None, **options: Any) -> None:
         super().__init__()
-        self.name, self.options = name, options
+        self.name, self.num_classes, self.options = name, num_classes, options
         arguments = () if num_classes is None else (num_classes,)
         self.network = self._create(name, *arguments, **options)
 
@@ -99,17 +104,30 @@ class HubModel(
         )
 
     def _save_pretrained(self, save_directory: Path) -> None:
-        state = {key: value.contiguous() for key, value in self.network.state_dict().items()}
-        save_file(state, save_directory / WEIGHTS)
+        info = {"name": self.name, "options": self.options, "num_classes": self.num_classes}
+        content, sidecar = pack_weights(self.network.state_dict(), info)
+        (save_directory / WEIGHTS).write_bytes(content)
+        (save_directory / SIDECAR).write_bytes(sidecar)
 
     @classmethod
-    def _from_pretrained(cls, *, strict: bool = True, **options: Any) -> HubModel:
+    def _from_pretrained(cls, *, model_id: str, strict: bool = True, **options: Any) -> HubModel:
         """Read weights strictly by default; arguments as those of the mixin."""
-        return super()._from_pretrained(strict=strict, **options)
+        if not Path(model_id).is_dir():  # beside the weights that the mixin asks for
+            where = ("revision", "cache_dir", "force_download", "token", "local_files_only")
+            found = {key: options[key] for key in where if key in options}
+            hf_hub_download(repo_id=model_id, filename=SIDECAR, **found)
+        return super()._from_pretrained(model_id=model_id, strict=strict, **options)
 
     @classmethod
     def _load_as_safetensor(
         cls, model: HubModel, model_file: str, map_location: str, strict: bool
     ) -> HubModel:
-        model.network.load_state_dict(load_file(model_file, map_location), strict=strict)
+        tensors, info = read_weights(model_file)
+        if info["name"] != model.name:
+            raise WeightsError(f"{model_file} holds weights of {info['name']}, not of {model.name}")
+        model.network.load_state_dict(tensors, strict=strict)
         return model.to(map_location).eval()
+
+    @classmethod
+    def _load_as_pickle(cls, model: HubModel, model_file: str, *_: Any) -> HubModel:
+        raise WeightsError(f"{model_file} is a pickle: {model.name} is read from {WEIGHTS} alone")

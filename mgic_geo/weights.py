@@ -1,7 +1,8 @@
 """Weights of a network in a file: safetensors, and beside it a JSON file that says whose they are.
 
-``model.json`` holds ``name``, ``options`` and ``num_classes`` for ``create_model``, and the SHA-256
-of ``model.safetensors``. Neither format can hold code, so that a file from anywhere can be opened.
+``model.json`` holds ``name``, ``options`` and ``num_classes`` for ``create_model`` (null for the
+network's own number), and the SHA-256 of ``model.safetensors``. Neither format can hold code, so
+that a file from anywhere can be opened.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import hashlib
 import json
 import os
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 
 Network = TypeVar("Network", bound=nn.Module)
 SUFFIX = ".safetensors"
-_NEEDED = {"name": str, "options": dict, "num_classes": int}
+_NEEDED = {"name": (str,), "options": (dict,), "num_classes": (int, type(None))}
 
 
 class WeightsError(ValueError):
@@ -47,13 +48,7 @@ def read_weights(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[
         Traceback (most recent call last):
         mgic_geo.weights.WeightsError: cannot use weights best.ckpt: expected a .safetensors file
     """
-    try:
-        import safetensors.torch as safetensors
-        from safetensors import SafetensorError
-    except ImportError as error:
-        raise ImportError(
-            "reading weights needs safetensors: pip install 'mgic[weights]'"
-        ) from error
+    safetensors = _import_safetensors()
     path = Path(path)
     try:
         if path.suffix != SUFFIX:
@@ -62,9 +57,33 @@ def read_weights(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[
         info = _read_sidecar(path.with_suffix(".json"))
         if hashlib.sha256(content).hexdigest() != info.pop("sha256", None):
             raise ValueError(f"its SHA-256 is not the one in {path.stem}.json")
-        return safetensors.load(content), info
-    except (OSError, ValueError, SafetensorError) as error:
+        return safetensors.torch.load(content), info
+    except (OSError, ValueError, safetensors.SafetensorError) as error:
         raise WeightsError(f"cannot use weights {path}: {error}") from error
+
+
+def pack_weights(tensors: Mapping[str, Tensor], info: dict[str, Any]) -> tuple[bytes, bytes]:
+    """What :func:`read_weights` reads: the contents of both files.
+
+    Args:
+        tensors: The state of a network.
+        info: What the JSON file says beside the hash: ``name``, ``options``, ``num_classes`` and
+            other plain values.
+
+    Raises:
+        ImportError: If safetensors is missing.
+
+    Example:
+        >>> import torch
+        >>> info = {"name": "pointnet", "options": {}, "num_classes": 4}
+        >>> content, sidecar = pack_weights({"x": torch.zeros(2)}, info)
+        >>> json.loads(sidecar)["sha256"] == hashlib.sha256(content).hexdigest()
+        True
+    """
+    tensors = {key: value.contiguous() for key, value in tensors.items()}
+    content = _import_safetensors().torch.save(tensors)
+    sidecar = {**info, "sha256": hashlib.sha256(content).hexdigest()}
+    return content, (json.dumps(sidecar, indent=2) + "\n").encode()
 
 
 def build_with_weights(
@@ -107,12 +126,20 @@ def build_with_weights(
     return model
 
 
+def _import_safetensors() -> Any:
+    try:
+        import safetensors.torch
+    except ImportError as error:
+        raise ImportError("weights need safetensors: pip install 'mgic[weights]'") from error
+    return safetensors
+
+
 def _read_sidecar(path: Path) -> dict[str, Any]:
     """Read what the weights belong to."""
     info = json.loads(path.read_text(encoding="utf-8"))
     if not isinstance(info, dict):
         raise ValueError(f"{path.name} does not hold an object")
-    for key, kind in _NEEDED.items():
-        if not isinstance(info.get(key), kind):
-            raise ValueError(f"{path.name} lacks {key!r}, or it is no {kind.__name__}")
+    for key, kinds in _NEEDED.items():
+        if key not in info or not isinstance(info[key], kinds):
+            raise ValueError(f"{path.name} lacks {key!r}, or it is no {kinds[0].__name__}")
     return info

@@ -4,15 +4,20 @@ import pytest
 import torch
 import yaml
 from huggingface_hub import ModelCard
-from safetensors.torch import load_file, save_file
+from huggingface_hub.errors import EntryNotFoundError
+from meshes import flip
+from safetensors.torch import load_file
 from test_report import CLASSES, make_run
 from torch.testing import assert_close
 
 from mgic_geo import create_model
 from mgic_geo.hub import HubModel
+from mgic_geo.weights import WeightsError, pack_weights
+from mgic_vision import create_model as create_image_model
 from mgic_vision.hub import HubModel as ImageHubModel
 from scripts import share
-from scripts.training.weights import Weights, export_weights
+from scripts.training.errors import CheckpointError
+from scripts.training.weights import Weights, export_weights, read_weights
 
 OPTIONS = {"width": 8, "k": 4}
 
@@ -88,22 +93,67 @@ def test_what_is_saved_is_read_again(tmp_path):
     model = ImageHubModel("mgic_resnet56", 5, depth=8, width=8, group_size=4, coarse_size=8)
     model.save_pretrained(tmp_path)
     names = {path.name for path in tmp_path.iterdir()}
-    assert names == {"model.safetensors", "README.md", "config.json"}
+    assert names == {"model.safetensors", "model.json", "README.md", "config.json"}
     again = ImageHubModel.from_pretrained(str(tmp_path))
     assert_close(again.state_dict(), model.state_dict())
     assert again.options == model.options
     assert_close(load_file(tmp_path / "model.safetensors"), dict(model.network.state_dict()))
     assert "from mgic_vision.hub import HubModel" in (tmp_path / "README.md").read_text()
+    network = create_image_model("mgic_resnet56", checkpoint=tmp_path / "model.safetensors")
+    assert_close(network.state_dict(), model.network.state_dict())
+    with pytest.raises(CheckpointError, match=r"model\.json does not name the classes"):
+        read_weights(tmp_path)  # it is no run
 
 
 def test_weights_that_are_missing_are_an_error_unless_that_is_asked_for(tmp_path):
-    HubModel("pointnet", 4, width=8).save_pretrained(tmp_path)
-    tensors = load_file(tmp_path / "model.safetensors")
+    model = HubModel("pointnet", 4, width=8)
+    model.save_pretrained(tmp_path)
+    tensors = dict(model.network.state_dict())
     del tensors["head.4.bias"]
-    save_file(tensors, tmp_path / "model.safetensors")
+    info = {"name": "pointnet", "options": {"width": 8}, "num_classes": 4}
+    content, sidecar = pack_weights(tensors, info)
+    (tmp_path / "model.safetensors").write_bytes(content)
+    (tmp_path / "model.json").write_bytes(sidecar)
     with pytest.raises(RuntimeError, match=r"head\.4\.bias"):
         HubModel.from_pretrained(str(tmp_path))
     assert HubModel.from_pretrained(str(tmp_path), strict=False).name == "pointnet"
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda folder: flip(folder / "model.safetensors", -3), "its SHA-256 is not the one in"),
+        (lambda folder: (folder / "model.json").unlink(), r"No such file .*model\.json"),
+        (
+            lambda folder: HubModel("dgcnn", 4, width=8)._save_pretrained(folder),
+            "holds weights of dgcnn, not of pointnet",
+        ),
+    ],
+)
+def test_weights_that_are_not_those_that_were_saved_are_refused(damage, message, tmp_path):
+    HubModel("pointnet", 4, width=8).save_pretrained(tmp_path)
+    damage(tmp_path)
+    with pytest.raises(WeightsError, match=message):
+        HubModel.from_pretrained(str(tmp_path))
+
+
+def test_a_hub_is_asked_for_the_hash_and_pickled_weights_are_refused(tmp_path, monkeypatch):
+    HubModel("pointnet", 4, width=8).save_pretrained(tmp_path)
+    asked = []
+
+    def download(repo_id, filename, **_):
+        asked.append(filename)
+        if not (tmp_path / filename).exists() and filename != "pytorch_model.bin":
+            raise EntryNotFoundError(filename)
+        return str(tmp_path / filename)
+
+    monkeypatch.setattr("mgic_geo.hub.hf_hub_download", download)
+    monkeypatch.setattr("huggingface_hub.hub_mixin.hf_hub_download", download)
+    assert HubModel.from_pretrained("somebody/pointnet").name == "pointnet"
+    assert asked == ["config.json", "model.json", "model.safetensors"]
+    (tmp_path / "model.safetensors").unlink()
+    with pytest.raises(WeightsError, match="is a pickle: pointnet is read from"):
+        HubModel.from_pretrained("somebody/pointnet")
 
 
 def test_networks_of_parts_are_not_shared(runs, tmp_path, capsys):

@@ -1,15 +1,12 @@
 """Weights of a network: found in a run, read with a look at their hash, exported."""
 
-import hashlib
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
 from torch import Tensor, nn
 
-from mgic_geo.weights import SUFFIX, WeightsError
+from mgic_geo.weights import SUFFIX, WeightsError, pack_weights
 from mgic_geo.weights import read_weights as read_exported
 from scripts.training.checkpoint import BEST, newest_checkpoint, read_checkpoint
 from scripts.training.errors import CheckpointError
@@ -70,6 +67,8 @@ def read_weights(path: Path) -> Weights:
             tensors, info = read_exported(path)
         except WeightsError as error:
             raise CheckpointError(str(error)) from error
+        if "classes" not in info:
+            raise CheckpointError(f"{path.with_suffix('.json')} does not name the classes")
         del info["num_classes"]
         return Weights(path, tensors, info)
     checkpoint = read_checkpoint(path)
@@ -94,13 +93,7 @@ def fresh_weights(name: str, network: nn.Module, options: dict[str, Any] | None 
 
 def export_weights(weights: Weights, folder: Path) -> None:
     """Write ``model.safetensors``, and ``model.json`` that says what they are and their SHA-256."""
-    content = safetensors.torch.save(
-        {key: value.contiguous() for key, value in weights.tensors.items()}
-    )
-    sidecar = {
-        **weights.info,
-        "num_classes": len(weights.info["classes"]),
-        "sha256": hashlib.sha256(content).hexdigest(),
-    }
+    info = {**weights.info, "num_classes": len(weights.info["classes"])}
+    content, sidecar = pack_weights(weights.tensors, info)
     write_whole(folder / "model.safetensors", content)
-    write_whole(folder / "model.json", (json.dumps(sidecar, indent=2) + "\n").encode())
+    write_whole(folder / "model.json", sidecar)

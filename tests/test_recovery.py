@@ -164,6 +164,27 @@ def test_processes_roll_back_together(tiny, tmp_path):
     assert all("the loss is nan" in event["why"] for event in recovery["events"])
 
 
+@pytest.mark.fault(12)
+@pytest.mark.slow
+def test_steps_that_half_precision_skips_are_no_fault_and_resume_bit_for_bit(tiny, tmp_path):
+    """Losses are scaled so much that gradients overflow, until the scaler has learned better."""
+    scaler = {"class_path": "torch.amp.GradScaler", "init_args": {"device": "cpu"}}
+    scaler["init_args"]["init_scale"] = 1e9
+    precision = {"precision": "16-mixed", "device": "cpu", "scaler": scaler}
+    plugin = {"class_path": "lightning.pytorch.plugins.MixedPrecision", "init_args": precision}
+    one, other = tmp_path / "one", tmp_path / "other"
+    command = ["fit", *tiny, "--trainer.plugins", json.dumps(plugin), "--run_dir"]
+    done = run(tmp_path / "log", *command, one)
+    assert done.code == 0, done.output
+    newest = "step-000000009.ckpt"
+    assert 1 < read_checkpoint(one / "checkpoints" / newest)["MixedPrecision"]["scale"] < 1e9
+    fault = SignalAt(CLASSIFIER, "training_step", 3)
+    assert run(tmp_path / "log", *command, other, fault=fault).code == -signal.SIGKILL
+    resumed = run(tmp_path / "log", *command, other, "--resume")
+    assert resumed.code == 0, resumed.output
+    assert_same_run(one, other, newest)
+
+
 def test_the_next_batch_stands_in_for_one_that_is_left_out():
     whole = list(ShuffledBatches(range(24), 8, seed=0))
     left = list(ShuffledBatches(range(24), 8, seed=0, replaced=[(0, 1), (0, 2), (5, 0)]))

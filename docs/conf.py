@@ -18,7 +18,7 @@ extensions = [
     "sphinx.ext.napoleon",
     "sphinx.ext.viewcode",
 ]
-exclude_patterns = ["results/**", "performance.md", "SECURITY.md", "reliability.md"]
+exclude_patterns = ["results/**", "performance.md"]
 suppress_warnings = ["config.cache"]
 html_theme = "furo"
 html_title = f"MGIC {release}"

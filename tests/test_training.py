@@ -168,8 +168,10 @@ class Unsendable(Squares):
 
 @pytest.mark.fault(41)
 def test_batch_that_cannot_leave_its_process_is_not_waited_for(capfd):
+    batches = loader(num_workers=1, dataset=Unsendable())
+    batches._loader.timeout = 30  # so that this test does not wait either
     with pytest.raises(LoaderError, match=r"process died.*--resume"), explained(16):
-        list(loader(num_workers=1, dataset=Unsendable()))
+        list(batches)
     assert "error: a batch cannot leave the process that loaded it: " in capfd.readouterr().err
 
 

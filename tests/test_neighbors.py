@@ -111,9 +111,17 @@ def test_permuting_points_permutes_neighbors() -> None:
 
 
 @pytest.mark.fault(32)
-@pytest.mark.parametrize("offset", [10.0, 1000.0, 2.0**20])
-def test_a_cloud_far_from_the_origin_has_the_neighbors_it_has_there(offset: float) -> None:
-    x = (normal(PRODUCT, 3) * 8).round() / 8  # what float32 holds exactly at every offset
+@pytest.mark.parametrize(
+    ("offset", "dtype"),
+    [
+        *((offset, torch.float32) for offset in (10.0, 1000.0, 2.0**20)),
+        *((offset, torch.float64) for offset in (2.0**20, 2.0**45)),
+    ],
+)
+def test_a_cloud_far_from_the_origin_has_the_neighbors_it_has_there(
+    offset: float, dtype: torch.dtype
+) -> None:
+    x = ((normal(PRODUCT, 3) * 8).round() / 8).to(dtype)  # held exactly at every offset
     assert_close(x + offset - offset, x, rtol=0, atol=0)
     assert_close(knn_indices(x + offset, 10), knn_indices(x, 10))
 

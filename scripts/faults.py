@@ -27,7 +27,6 @@ from scripts.training.files import write_whole
 ROOT = Path(__file__).parents[1]
 PARTS = {"all": "fault", "quick": "fault and not slow", "slow": "fault and slow"}
 PACKAGES = ("torch", "torch-geometric", "lightning", "safetensors", "numpy", "pytest", "hypothesis")
-MOST_NAMES = 4  # in a row of the page
 
 # number -> what happens, what is to come of it
 FAULTS = {
@@ -71,7 +70,7 @@ FAULTS = {
     38: ("labels out of range, all ignored, class absent", "error; or finite; mean over the rest"),
     39: ("damaged images, odd modes, unknown mask ids", "error with the path; converted to RGB"),
     40: ("a process dies, hangs, or runs other code", "the others end; a restart continues"),
-    41: ("a loading process is killed", "error, the checkpoints stay"),
+    41: ("a loading process is killed, /dev/shm is full", "error, the checkpoints stay"),
     42: ("resumed with other threads", "warning"),
     43: ("folder holds another run", "error unless resumed or replaced"),
     44: ("odd paths", "work"),
@@ -186,8 +185,7 @@ def make_rows(seen: Mapping[int, Seen], *, whole: bool) -> Iterable[tuple[str, .
         if not whole and not found.outcomes:
             continue
         names = [f"{name} ({n})" if n > 1 else name for name, n in found.names.most_common()]
-        more = [f"and {len(names) - MOST_NAMES} more"] if len(names) > MOST_NAMES else []
-        yield f"{number:02}", fault, expected, "; ".join(names[:MOST_NAMES] + more), found.verdict
+        yield f"{number:02}", fault, expected, "; ".join(names), found.verdict
 
 
 def summary(seen: Mapping[int, Seen]) -> str:

@@ -93,6 +93,24 @@ def test_killed_and_resumed_run_is_bit_identical(fault, options, tiny, whole, tm
     assert_resumes_exactly(command, tmp_path, whole, *options)
 
 
+@pytest.mark.fault(44)
+@pytest.mark.slow
+def test_run_in_a_folder_whose_name_is_no_text_resumes_and_predicts(tiny, whole, tmp_path):
+    odd = tmp_path / "caf\udce9, a long one".ljust(200, "x")  # how Python spells the byte E9
+    shutil.copytree(tiny[1], odd / "data")
+    command = ["fit", *tiny, *NO_TEST, "--data.root", odd / "data", "--run_dir", odd / "run"]
+    killed = run(tmp_path / "log", *command, fault=SignalAt(CLASSIFIER, "training_step", 9))
+    assert killed.code == -signal.SIGKILL, killed.output
+    assert "warning: a path is not in UTF-8" in killed.output
+    resumed = run(tmp_path / "log", *command, "--resume")
+    assert resumed.code == 0, resumed.output
+    assert_same_run(whole, odd / "run")
+    mesh = next((odd / "data").rglob("*.off"))
+    predicted = run(tmp_path / "log", "predict", "--run_dir", odd / "run", mesh)
+    assert predicted.code == 0, predicted.output
+    assert predicted.output.count("%") == 3
+
+
 @pytest.mark.fault(5, 7)
 @pytest.mark.slow
 @pytest.mark.parametrize(
@@ -373,6 +391,7 @@ def test_weights_of_another_shape_are_listed(tiny, whole, tmp_path):
 # results
 
 
+@pytest.mark.fault(44)
 def test_run_folder_holds_what_the_report_and_others_read(whole):
     test = json.loads((whole / "test-hard.json").read_text())
     arrays = np.load(whole / "predictions-test-hard.npz")

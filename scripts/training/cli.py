@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import timedelta
+from io import TextIOWrapper
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -37,10 +38,10 @@ from scripts.training.errors import (
 from scripts.training.metrics_log import MetricsLog
 from scripts.training.recovery import Recovery
 from scripts.training.run_checkpoint import RunCheckpoint
-from scripts.training.run_folder import open_run
+from scripts.training.run_folder import open_run, spell
 from scripts.training.stages import Stages
 from scripts.training.stop import EXIT_CODES, StopSignals
-from scripts.training.tensorboard_log import ForgivingTensorBoard
+from scripts.training.tensorboard_log import make_tensorboard
 from scripts.training.weights import run_folder_of
 
 TRAINER_DEFAULTS = {
@@ -147,7 +148,11 @@ class TrainingCLI(Stages, LightningCLI):
         parser = self._parser(self.subcommand)
         config = yaml.safe_load(parser.dump(self.config[self.subcommand]))
         kept = {key: value for key, value in config.items() if key not in CONTROL}
-        return kept | {"command": self.command}
+        settings = kept | {"command": self.command}
+        if (spelled := spell(settings)) != settings:
+            message = "a path is not in UTF-8, config.yaml only shows it: give it again to continue"
+            warnings.warn(message, TrainingWarning, stacklevel=2)
+        return spelled
 
     def _open_run(self) -> None:
         # torchrun starts a script again after a rank has died
@@ -218,9 +223,7 @@ class TrainingCLI(Stages, LightningCLI):
             ]
         }
         if asked["logger"] in (None, True):
-            parts["logger"] = ForgivingTensorBoard(
-                self.run_dir, name="tensorboard", version="", default_hp_metric=False
-            )
+            parts["logger"] = make_tensorboard(self.run_dir)
         else:
             parts["logger"] = asked["logger"]
         return parts
@@ -240,6 +243,8 @@ def main(
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
     args = sys.argv[1:] if args is None else args
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # names of files need not be text
     previous = signal.signal(signal.SIGTERM, _terminated)
     formatter, warnings.formatwarning = warnings.formatwarning, _format_warning
     try:

@@ -7,6 +7,7 @@ from typing import Any
 
 import yaml
 
+from datasets.off import shown
 from scripts.training.checkpoint import newest_checkpoint
 from scripts.training.errors import RunFolderError
 from scripts.training.files import remove_parts, write_whole
@@ -118,6 +119,22 @@ def compare_configs(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[s
         for key in sorted({*old, *new})
         if old.get(key) != new.get(key) and not key.startswith(FREE)
     ]
+
+
+def spell(setting: Any) -> Any:
+    r"""Return a setting in which every text can be written to YAML, also where it is a path.
+
+    Example:
+        >>> spell({"data": {"root": "caf\udce9", "splits": ["test"], "seed": 0}})
+        {'data': {'root': 'caf\\xe9', 'splits': ['test'], 'seed': 0}}
+    """
+    if isinstance(setting, str):
+        return shown(setting)
+    if isinstance(setting, Mapping):
+        return {key: spell(value) for key, value in setting.items()}
+    if isinstance(setting, list):
+        return [spell(value) for value in setting]
+    return setting
 
 
 def _flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -2,11 +2,24 @@
 
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from lightning.pytorch.loggers import TensorBoardLogger
 
+from datasets.off import shown
 from scripts.training.errors import TrainingWarning
+
+
+def make_tensorboard(folder: Path) -> "ForgivingTensorBoard | bool":
+    """Return the logger of a run folder, or False where TensorBoard cannot spell its path."""
+    try:
+        str(folder).encode()
+    except UnicodeEncodeError:
+        message = f"no TensorBoard curves: it writes to paths in UTF-8 only, not to {shown(folder)}"
+        warnings.warn(message, TrainingWarning, stacklevel=2)
+        return False
+    return ForgivingTensorBoard(folder, name="tensorboard", version="", default_hp_metric=False)
 
 
 class ForgivingTensorBoard(TensorBoardLogger):

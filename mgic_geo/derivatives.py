@@ -27,9 +27,12 @@ class DerivativeOperators(NamedTuple):
         ptr_t: As ``ptr``, of the transposes.
         index_t: As ``index``, of the transposes.
         value_t: As ``value``, of the transposes.
+        crossings: How many entries join nodes before each one with it or later ones. It is 0 where
+            a cloud starts that nothing joins with those before; a cloud at a time stays in cache.
 
     Shape:
-        - ``ptr``: ``(N + 1,)``. ``index``: ``(entries,)``. ``value``: ``(entries, 3)``.
+        - ``ptr``, ``crossings``: ``(N + 1,)``. ``index``: ``(entries,)``. ``value``:
+          ``(entries, 3)``.
     """
 
     ptr: Tensor
@@ -38,6 +41,7 @@ class DerivativeOperators(NamedTuple):
     ptr_t: Tensor
     index_t: Tensor
     value_t: Tensor
+    crossings: Tensor
 
     def matrix(self, axis: int) -> SparseMatrix:
         """The derivative along one axis."""
@@ -175,8 +179,25 @@ def derivative_operators(adjacency: Adjacency, edge_attr: Tensor) -> DerivativeO
     values = values.index_copy(0, places, edge_attr).index_copy(0, ptr[1:] - 1, own)
     back, perm = Adjacency(ptr, index, adjacency.num_sources).transpose()
     return DerivativeOperators(
-        ptr, index, values, back.ptr, back.index, values.index_select(0, perm)
+        *(ptr, index, values, back.ptr, back.index, values.index_select(0, perm)),
+        count_crossings(targets, adjacency.index, adjacency.num_targets),
     )
+
+
+def count_crossings(targets: Tensor, sources: Tensor, num_nodes: int) -> Tensor:
+    """Count for every node the edges that join nodes before it with it or later ones.
+
+    Shape:
+        - ``targets``, ``sources``: ``(E,)``. Returns ``(num_nodes + 1,)``.
+
+    Example:
+        >>> count_crossings(torch.tensor([0, 1, 2, 3]), torch.tensor([1, 0, 3, 2]), 4).tolist()
+        [0, 2, 0, 2, 0]
+    """
+    change = targets.new_zeros(num_nodes + 2)
+    change.index_add_(0, torch.minimum(targets, sources) + 1, torch.ones_like(targets))
+    change.index_add_(0, torch.maximum(targets, sources) + 1, -torch.ones_like(targets))
+    return change.cumsum(0)[:-1]
 
 
 @functional_transform("edge_gradients")

@@ -149,8 +149,9 @@ def _mix_native(
     ptr_t: Tensor,
     index_t: Tensor,
     value_t: Tensor,
+    crossings: Tensor,
 ) -> Tensor:
-    return native.mix_derivatives(x, weight, bias, ptr, index, value)
+    return native.mix_derivatives(x, weight, bias, native.Graph(ptr, index, value, crossings))
 
 
 @_mix_native.register_fake
@@ -166,11 +167,19 @@ def _mix_setup(ctx, inputs, output) -> None:
 
 def _mix_backward(ctx, grad: Tensor):
     x, weight, *entries = ctx.saved_tensors
+    operators = DerivativeOperators(*entries)
+    grad_x = grad_weight = None
     if torch.is_grad_enabled() and not torch.compiler.is_compiling():  # to differentiate again
-        y = _mix_plain(x, weight, None, DerivativeOperators(*entries))
-        grad_x, grad_weight = torch.autograd.grad(y, (x, weight), grad, create_graph=True)
+        y = _mix_plain(x, weight, None, operators)
+        wanted = [tensor for tensor in (x, weight) if tensor.requires_grad]
+        grads = iter(torch.autograd.grad(y, wanted, grad, create_graph=True))
+        grad_x, grad_weight = (next(grads) if z.requires_grad else None for z in (x, weight))
+    elif ctx.needs_input_grad[0]:
+        back = operators.ptr_t, operators.index_t, operators.value_t, operators.crossings
+        grad_x, grad_weight = _mix_native_backward(grad, x, weight, *back)
     else:
-        grad_x, grad_weight = _mix_native_backward(grad, x, weight, *entries[3:])
+        forth = operators.ptr, operators.index, operators.value, operators.crossings
+        grad_weight = _mix_native_weight(grad, x, weight.size(0), *forth)
     grad_bias = grad.sum(0) if ctx.has_bias else None
     return grad_x, grad_weight, grad_bias, *[None] * len(entries)
 
@@ -180,14 +189,42 @@ _mix_native.register_autograd(_mix_backward, setup_context=_mix_setup)
 
 @torch.library.custom_op("mgic::mix_derivatives_backward", mutates_args=())
 def _mix_native_backward(
-    grad: Tensor, x: Tensor, weight: Tensor, ptr_t: Tensor, index_t: Tensor, value_t: Tensor
+    grad: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    ptr_t: Tensor,
+    index_t: Tensor,
+    value_t: Tensor,
+    crossings: Tensor,
 ) -> tuple[Tensor, Tensor]:
-    return native.mix_derivatives_backward(grad, x, weight, ptr_t, index_t, value_t)
+    transposed = native.Graph(ptr_t, index_t, value_t, crossings)
+    return native.mix_derivatives_backward(grad, x, weight, transposed)
 
 
 @_mix_native_backward.register_fake
 def _(grad: Tensor, x: Tensor, weight: Tensor, *others: Tensor) -> tuple[Tensor, Tensor]:
     return torch.empty_like(x), torch.empty_like(weight)
+
+
+@torch.library.custom_op("mgic::mix_derivatives_weight", mutates_args=())
+def _mix_native_weight(
+    grad: Tensor,
+    x: Tensor,
+    groups: int,
+    ptr: Tensor,
+    index: Tensor,
+    value: Tensor,
+    crossings: Tensor,
+) -> Tensor:
+    return native.mix_derivatives_weight(
+        grad, x, groups, native.Graph(ptr, index, value, crossings)
+    )
+
+
+@_mix_native_weight.register_fake
+def _(grad: Tensor, x: Tensor, groups: int, *others: Tensor) -> Tensor:
+    rows, columns = grad.size(1) // groups, x.size(1) // groups
+    return grad.new_empty(groups, rows, NUM_OPERATORS * columns)
 
 
 @register_flop_formula(torch.ops.mgic.mix_derivatives)
@@ -202,3 +239,10 @@ def _mix_backward_flops(
     grad: torch.Size, x: torch.Size, weight: torch.Size, ptr, index: torch.Size, *args, **kwargs
 ) -> int:
     return 2 * (6 * index[0] * grad[1] + 2 * x[0] * weight.numel())
+
+
+@register_flop_formula(torch.ops.mgic.mix_derivatives_weight)
+def _mix_weight_flops(
+    grad: torch.Size, x: torch.Size, groups: int, ptr, index: torch.Size, *args, **kwargs
+) -> int:
+    return 2 * (6 * index[0] * x[1] + NUM_OPERATORS * grad[0] * grad[1] * x[1] // groups)

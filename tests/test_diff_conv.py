@@ -189,6 +189,18 @@ def test_single_precision_and_its_gradients_equal_double(shape, num_nodes):
         assert_close(single.double() / scale, double / scale, rtol=0, atol=2e-5)
 
 
+@pytest.mark.parametrize("shape", [(3, 64, 1), (64, 32, 8), (33, 3, 3)])
+def test_weight_has_the_same_gradient_where_the_input_needs_none(shape):
+    conv = DiffGCNConv(*shape[:2], groups=shape[2])
+    x, edge_attr = torch.randn(NUM_NODES, shape[0]), layer_and_cloud()[2].float()
+    grad = torch.randn(NUM_NODES, shape[1])
+    alone, both = (
+        torch.autograd.grad(conv(x, EDGES, edge_attr), conv.parameters(), grad)
+        for x in (x, x.clone().requires_grad_())
+    )
+    assert_close(alone, both, rtol=1e-4, atol=1e-5)
+
+
 def test_single_precision_is_differentiable_twice():
     conv, x, edge_attr = layer_and_cloud()
 

@@ -2,13 +2,14 @@
 
 import logging
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 
 import pytest
 import torch
 from torch.testing import assert_close
 
 from mgic_geo import native
-from mgic_geo.derivatives import derivative_operators
+from mgic_geo.derivatives import DerivativeOperators, derivative_operators
 from mgic_geo.native import build
 from mgic_geo.native.grouped_linear import packing
 from mgic_geo.sparse import to_adjacency
@@ -87,8 +88,55 @@ def test_a_packed_weight_holds_every_number_once(shape, parts, lanes):
     assert int((packed != 0).sum()) == weight.numel()
 
 
+def clouds(sizes) -> DerivativeOperators:
+    """Clouds of so many nodes, each with an edge from its first node to its last one."""
+    generator = torch.Generator().manual_seed(0)
+    starts = torch.tensor([0, *sizes]).cumsum(0)
+    edges = [torch.tensor([[a, b - 1] for a, b in pairwise(starts.tolist())]).T]
+    for start, size in zip(starts.tolist(), sizes, strict=False):
+        edges.append(torch.randint(start, start + size, (2, 3 * size), generator=generator))
+    edge_index = torch.cat(edges, dim=1)
+    graph = to_adjacency(edge_index, sum(sizes), sum(sizes))
+    return derivative_operators(graph, torch.randn(edge_index.size(1), 3, generator=generator) / 3)
+
+
+def mixed(operators, width, groups, seed=0):
+    """Output and gradients of a differential convolution in single precision."""
+    generator = torch.Generator().manual_seed(seed)
+    num_nodes = operators.ptr.numel() - 1
+    x, grad = torch.randn(2, num_nodes, width, generator=generator)
+    weight = torch.randn(groups, width // groups, 7 * width // groups, generator=generator)
+    ptr, index, value, *transposed, crossings = operators
+    graph = native.Graph(ptr, index, value, crossings)
+    back = native.Graph(*transposed, crossings)
+    y = native.mix_derivatives(x, weight, None, graph)
+    return y, *native.mix_derivatives_backward(grad, x, weight, back)
+
+
+def test_clouds_end_where_no_edge_crosses():
+    operators = clouds([2, 5, 1, 900])
+    ends = (operators.crossings == 0).nonzero().flatten()
+    assert ends.tolist() == [0, 2, 7, 8, 908]
+
+
+@needs_compiler
+@pytest.mark.parametrize(
+    ("width", "groups"), [(8, 1), (40, 5), (72, 9), (64, 16), (96, 6), (33, 3)]
+)
+def test_cloud_by_cloud_gives_the_same_as_all_nodes_at_once(width, groups):
+    operators = clouds([700, 3, 1500, 600, 2000])  # too many nodes together to be one cloud
+    whole = operators._replace(crossings=torch.ones_like(operators.crossings))
+    for one, other in zip(
+        *(mixed(each, width, groups) for each in (operators, whole)), strict=True
+    ):
+        assert_close(
+            one / one.abs().max(), other / one.abs().max(), rtol=0, atol=1e-5
+        )  # of 4,803 terms
+
+
 @needs_compiler
 def test_sums_do_not_depend_on_the_number_of_threads():
+    operators = clouds([700, 3, 1500, 600, 2000])
     generator = torch.Generator().manual_seed(0)
     x, grad = torch.randn(5000, 48, generator=generator), torch.randn(5000, 48, generator=generator)
     row = torch.randint(0, 5000, (5000, 48), generator=generator)
@@ -102,6 +150,7 @@ def test_sums_do_not_depend_on_the_number_of_threads():
                     native.grouped_linear_weight(x, grad, 6),
                     native.neighbor_max_backward(grad, row, 5000),
                     native.knn(x, torch.tensor([0, 2000, 5000]), 10),
+                    mixed(operators, 64, 8),
                 )
             )
     finally:
@@ -121,15 +170,19 @@ def test_operators_keep_torchs_rules():
     edges = torch.randint(0, 6, (2, 20), generator=generator)
     graph = to_adjacency(edges, 6, 6)
     operators = derivative_operators(graph, torch.randn(20, 3, generator=generator))
-    mixed = torch.randn(2, 2, 28, generator=generator, requires_grad=True)
+    weights = torch.randn(2, 2, 28, generator=generator, requires_grad=True)
     row = torch.randint(0, 7, (6, 4), generator=generator)
     for name, arguments in {
         "grouped_linear": (x, weight, bias),
         "grouped_linear_weight": (x, grad, 2),
-        "mix_derivatives": (x, mixed, bias, *operators),
+        "mix_derivatives": (x, weights, bias, *operators),
         "mix_derivatives_backward": (
-            *(tensor.detach() for tensor in (grad, x, mixed)),
+            *(tensor.detach() for tensor in (grad, x, weights)),
             *operators[3:],
+        ),
+        "mix_derivatives_weight": (
+            *(grad.detach(), x.detach(), 2),
+            *(operators.ptr, operators.index, operators.value, operators.crossings),
         ),
         "add_at_rows": (grad, row, 6),
         "knn": (x.detach(), None, 3, "auto"),

@@ -10,8 +10,10 @@ import torch
 from torch import Tensor
 
 from mgic_geo.native import build
+from mgic_geo.native.derivatives import Graph as Graph
 from mgic_geo.native.derivatives import mix_derivatives as mix_derivatives
 from mgic_geo.native.derivatives import mix_derivatives_backward as mix_derivatives_backward
+from mgic_geo.native.derivatives import mix_derivatives_weight as mix_derivatives_weight
 from mgic_geo.native.grouped_linear import grouped_linear as grouped_linear
 from mgic_geo.native.grouped_linear import grouped_linear_weight as grouped_linear_weight
 from mgic_geo.native.neighbors import MAX_DIM as MAX_DIM

@@ -52,11 +52,10 @@ GRAPHS = Kernels(
     ),
     (_here / "kernels.h", _here / "pieces.h"),
     {
-        "mgic_derive": "pnnpppp",
         "mgic_grouped_linear": "pnnpnnnppp",
         "mgic_grouped_linear_weight": "pnnpnnnppn",
         "mgic_knn": "ppnnnpp",
-        "mgic_mix_derivatives": "ppnnppppnnnppppnpnnpn",
+        "mgic_mix_derivatives": "pnnpppppnnnnppppnpnnpn",
         "mgic_neighbor_max": "pnnppnpp",
         "mgic_neighbor_max_backward": "ppnnnp",
     },

@@ -1,30 +1,38 @@
 /* Differential convolution: features and their derivatives along three axes, mixed group by group.
  *
  * A graph is ptr, (nodes + 1), index, (edges), and value, (edges, 3): the weight of every edge in
- * the derivative along each axis, the node's own weight among the edges. Second derivatives are
- * needed for a few rows at a time and never leave the cache. */
+ * the derivative along each axis, the node's own weight among the edges; and crossings,
+ * (nodes + 1): how many edges join nodes before each one with it or later ones. Where none do,
+ * another cloud starts. Second derivatives are needed for a few rows at a time and never leave the cache; with
+ * clouds and narrow groups first ones do not either. */
 
 #include <stdlib.h>
 
 #include "pieces.h"
 
-#define BLOCK 32 /* rows whose second derivatives are held together */
-#define VECTORS (LANES < 16 ? 2 : 4) /* whose sums along three axes are in registers */
-#define PARTS 7  /* the features, three first and three second derivatives */
+#define BLOCK 32    /* rows whose second derivatives are held together */
+#define CHUNK 32    /* channels that are worked through together where groups allow it */
+#define SMALL 512   /* nodes at least that are worked through together, if there are so many */
+#define LARGE 4096  /* nodes at most whose first derivatives, CHUNK channels of them, stay in cache */
+#define VECTORS 4   /* whose sums along three axes are in registers */
+#define PARTS 7     /* the features, three first and three second derivatives */
 
 typedef struct {
-    const int64_t *ptr, *index;
+    const int64_t *ptr, *index, *crossings;
     const float *value;
+    int64_t nodes;
 } graph;
 
-/* Derivatives along all axes at one node, some channels: y is (3, y_stride). x has rows of `step`
- * numbers, and the axes `across` numbers apart in a row, 0 where they derive the same features. */
-INLINE void derive(const float *x, int64_t step, int64_t across, const graph *edges, int64_t node,
-                   float *y, int64_t y_stride, const int vectors, int64_t lanes)
+/* Derivatives along all axes at one node, some channels: y is (3, y_stride). Rows of x, the first
+ * one of node `origin`, are `step` numbers apart, and the axes `across` numbers apart in a row, 0
+ * where they derive the same features. */
+INLINE void derive(const float *x, int64_t origin, int64_t step, int64_t across,
+                   const graph *edges, int64_t node, float *y, int64_t y_stride,
+                   const int vectors, int64_t lanes)
 {
     vec sums[3][VECTORS] = {};
     for (int64_t e = edges->ptr[node]; e < edges->ptr[node + 1]; e++) {
-        const float *row = x + edges->index[e] * step;
+        const float *row = x + (edges->index[e] - origin) * step;
         for (int a = 0; a < 3; a++)
             for (int v = 0; v < vectors; v++) {
                 const vec near = load_lanes(row + a * across + LANES * v, lanes);
@@ -36,56 +44,173 @@ INLINE void derive(const float *x, int64_t step, int64_t across, const graph *ed
             store_lanes(y + a * y_stride + LANES * v, sums[a][v], lanes);
 }
 
-/* The same at `rows` nodes and for all channels: y is (rows, 3, channels). A few channels of all
- * rows before the next ones: nodes that are near in space and in number then find each other's
- * neighbors in the first cache. */
-INLINE void derive_rows(const float *x, int64_t channels, int64_t step, int64_t across,
-                        const graph *edges, int64_t first, int64_t rows, float *y)
+/* The same at `rows` nodes from number `first`, for all channels: y is (rows, 3, channels). A few
+ * channels of all rows before the next ones: nodes that are near in space and in number then find
+ * each other's neighbors in the first cache. */
+INLINE void derive_rows(const float *x, int64_t origin, int64_t channels, int64_t step,
+                        int64_t across, const graph *edges, int64_t first, int64_t rows, float *y)
 {
     const int64_t stride = 3 * channels;
     int64_t c = 0;
+#define DERIVE(vectors, lanes)                                                                     \
+    for (int64_t r = 0; r < rows; r++)                                                             \
+        derive(x + c, origin, step, across, edges, first + r, y + r * stride + c, channels,        \
+               vectors, lanes)
     for (; c + VECTORS * LANES <= channels; c += VECTORS * LANES)
-        for (int64_t r = 0; r < rows; r++)
-            derive(x + c, step, across, edges, first + r, y + r * stride + c, channels, VECTORS,
-                   LANES);
+        DERIVE(VECTORS, LANES);
+    for (; c + 2 * LANES <= channels; c += 2 * LANES)
+        DERIVE(2, LANES);
     for (; c + LANES <= channels; c += LANES)
-        for (int64_t r = 0; r < rows; r++)
-            derive(x + c, step, across, edges, first + r, y + r * stride + c, channels, 1, LANES);
+        DERIVE(1, LANES);
     if (c < channels)
-        for (int64_t r = 0; r < rows; r++)
-            derive(x + c, step, across, edges, first + r, y + r * stride + c, channels, 1,
-                   channels - c);
+        DERIVE(1, channels - c);
+#undef DERIVE
 }
 
-/* x: (nodes, channels); first: (nodes, 3, channels) */
-void mgic_derive(const float *x, int64_t channels, int64_t nodes, const int64_t *ptr,
-                 const int64_t *index, const float *value, float *first, int threads)
+/* What one call is about: see mgic_mix_derivatives. */
+typedef struct {
+    graph edges;
+    const float *x;
+    int64_t channels;
+    packing plan;
+    const float *weight, *bias;
+    float *y;
+    const float *other;
+    int64_t other_channels;
+    packing products;
+    float *sums;
+} task;
+
+/* Second derivatives, products and their sums at `rows` nodes from number `start`, for `width`
+ * channels from number `channel`. near, its rows near_stride apart, and first, (rows, 3, width):
+ * features and first derivatives of all nodes from number `origin`. second: room for
+ * (BLOCK, 3, width). */
+static void mix_rows(const task *task, int64_t start, int64_t rows, int64_t origin,
+                     const float *near, int64_t near_stride, const float *first, float *second,
+                     int64_t channel, int64_t width, float *sums)
 {
-    const graph edges = {ptr, index, value};
+    derive_rows(first, origin, width, 3 * width, width, &task->edges, start, rows, second);
+    const int64_t row = start - origin;
+    const float *parts[PARTS] = {near + row * near_stride};
+    int64_t strides[PARTS] = {near_stride};
+    for (int a = 0; a < 3; a++) {
+        parts[1 + a] = first + (row * 3 + a) * width;
+        parts[4 + a] = second + a * width;
+        strides[1 + a] = strides[4 + a] = 3 * width;
+    }
+    packing plan = task->plan, products = task->products;
+    plan.origin = channel;
+    while (plan.from < plan.to && plan.begins[plan.from] < channel)
+        plan.from++;
+    while (plan.to > plan.from && plan.begins[plan.to - 1] >= channel + width)
+        plan.to--;
+    for (int64_t r = 0; r < rows; r += ROWS)
+        multiply_rows(parts, strides, PARTS, r, rows - r < ROWS ? rows - r : ROWS, &plan,
+                      task->weight, task->bias, task->y + start * plan.out, plan.out);
+    if (!task->other)
+        return;
+    const int64_t from = channel / LANES, to = (channel + width + LANES - 1) / LANES;
+    const float *other = task->other + start * task->other_channels;
+    for (int64_t piece = from; piece < to; piece++)
+        for (int p = 0; p < PARTS; p++)
+            outer_piece(other + products.begins[piece], task->other_channels, products.inputs,
+                        parts[p] + piece * LANES - channel, strides[p], rows,
+                        lanes_of(&products, piece),
+                        sums + (piece * PARTS + p) * products.inputs * LANES);
+}
+
+/* The same at all nodes in [from, to), which no edge leaves, with first derivatives. */
+static void mix_cloud(const task *task, int64_t from, int64_t to, int64_t channel, int64_t width,
+                      float *room, float *sums)
+{
+    const int64_t rows = to - from;
+    float *near = room, *first = near + rows * width, *second = first + rows * 3 * width;
+    for (int64_t r = 0; r < rows; r++)
+        memcpy(near + r * width, task->x + (from + r) * task->channels + channel,
+               width * sizeof(float));
+    derive_rows(near, from, width, width, 0, &task->edges, from, rows, first);
+    for (int64_t start = from; start < to; start += BLOCK)
+        mix_rows(task, start, to - start < BLOCK ? to - start : BLOCK, from, near, width, first,
+                 second, channel, width, sums);
+}
+
+/* The first node from here on at which a cloud starts, or the number of nodes. */
+INLINE int64_t next_cloud(const graph *edges, int64_t node)
+{
+    while (node < edges->nodes && edges->crossings[node])
+        node++;
+    return node;
+}
+
+/* Nodes from `from` on that are worked through together: whole clouds. */
+INLINE int64_t clouds_end(const graph *edges, int64_t from)
+{
+    const int64_t least = from + SMALL < edges->nodes ? from + SMALL : edges->nodes;
+    return next_cloud(edges, least);
+}
+
+/* Most nodes that would be worked through together; without end if that leaves less than half as
+ * much to do in parallel as there are shares. */
+static int64_t largest_clouds(const graph *edges, int64_t shares, int64_t chunks)
+{
+    int64_t largest = 0, busy = 0;
+    for (int64_t share = 0; share < shares; share++) {
+        int64_t from = next_cloud(edges, edges->nodes * share / shares), to;
+        const int64_t end = next_cloud(edges, edges->nodes * (share + 1) / shares);
+        busy += from < end;
+        for (; from < end; from = to) {
+            to = clouds_end(edges, from);
+            largest = to - from > largest ? to - from : largest;
+        }
+    }
+    return 2 * busy * chunks < shares ? INT64_MAX : largest;
+}
+
+/* Cloud by cloud and chunk by chunk of channels, in cache. */
+static int64_t mix_clouds(const task *task, int64_t largest, int64_t shares, int threads)
+{
+    const graph *edges = &task->edges;
+    const int64_t chunks = (task->channels + CHUNK - 1) / CHUNK;
+    const int64_t size = task->products.pieces * PARTS * task->products.inputs * LANES;
+    int64_t failed = 0;
+#pragma omp parallel num_threads(threads)
+    {
+        float *room = malloc((largest * 4 + BLOCK * 3) * CHUNK * sizeof(float));
+        if (!room) {
+#pragma omp atomic write
+            failed = 1;
+        }
+#pragma omp for schedule(dynamic)
+        for (int64_t unit = 0; unit < shares * chunks; unit++) {
+            const int64_t share = unit / chunks, channel = unit % chunks * CHUNK;
+            const int64_t left = task->channels - channel;
+            int64_t from = next_cloud(edges, edges->nodes * share / shares), to;
+            const int64_t end = next_cloud(edges, edges->nodes * (share + 1) / shares);
+            for (; room && from < end; from = to) {
+                to = clouds_end(edges, from);
+                mix_cloud(task, from, to, channel, left < CHUNK ? left : CHUNK, room,
+                          task->sums + share * size);
+            }
+        }
+        free(room);
+    }
+    return failed;
+}
+
+/* All channels at once: first derivatives of all nodes, then the rest, block by block. */
+static int64_t mix_nodes(const task *task, int64_t shares, int threads)
+{
+    const graph *edges = &task->edges;
+    const int64_t channels = task->channels, nodes = edges->nodes;
+    const int64_t size = task->products.pieces * PARTS * task->products.inputs * LANES;
+    float *first = malloc(nodes * 3 * channels * sizeof(float));
+    int64_t failed = !first;
+    if (failed)
+        return failed;
 #pragma omp parallel for schedule(static) num_threads(threads)
     for (int64_t node = 0; node < nodes; node += BLOCK)
-        derive_rows(x, channels, channels, 0, &edges, node,
+        derive_rows(task->x, 0, channels, channels, 0, edges, node,
                     nodes - node < BLOCK ? nodes - node : BLOCK, first + node * 3 * channels);
-}
-
-/* x: (nodes, channels); first: (nodes, 3, channels), its derivatives; weight: packed for PARTS
- * parts; bias: (pieces * LANES) or null; y: (nodes, out).
- *
- * Where `other` is given, (nodes, other_channels), its products with all parts are added up as
- * well, share by share, in the packed form of a weight from `other` to x's channels: that is the
- * weight's gradient if x is the output's and the graph is transposed. */
-int64_t mgic_mix_derivatives(const float *x, const float *first, int64_t channels, int64_t nodes,
-                             const int64_t *ptr, const int64_t *index, const float *value,
-                             const int64_t *begins, int64_t pieces, int64_t inputs, int64_t out,
-                             const float *weight, const float *bias, float *y, const float *other,
-                             int64_t other_channels, const int64_t *other_begins,
-                             int64_t other_pieces, int64_t other_inputs, float *sums,
-                             int64_t shares, int threads)
-{
-    const graph edges = {ptr, index, value};
-    const packing plan = {begins, pieces, inputs, out};
-    const packing products = {other_begins, other_pieces, other_inputs, channels};
-    int64_t failed = 0;
 #pragma omp parallel for schedule(static) num_threads(threads)
     for (int64_t share = 0; share < shares; share++) {
         const int64_t from = nodes * share / shares, to = nodes * (share + 1) / shares;
@@ -94,29 +219,47 @@ int64_t mgic_mix_derivatives(const float *x, const float *first, int64_t channel
 #pragma omp atomic write
             failed = 1;
         }
-        for (int64_t start = from; second && start < to; start += BLOCK) {
-            const int64_t rows = to - start < BLOCK ? to - start : BLOCK;
-            derive_rows(first, channels, 3 * channels, channels, &edges, start, rows, second);
-            const float *parts[PARTS] = {x + start * channels};
-            int64_t strides[PARTS] = {channels};
-            for (int a = 0; a < 3; a++) {
-                parts[1 + a] = first + (start * 3 + a) * channels;
-                parts[4 + a] = second + a * channels;
-                strides[1 + a] = strides[4 + a] = 3 * channels;
-            }
-            for (int64_t r = 0; r < rows; r += ROWS)
-                multiply_rows(parts, strides, PARTS, r, rows - r < ROWS ? rows - r : ROWS, &plan,
-                              weight, bias, y + start * out, out);
-            if (!other)
-                continue;
-            float *total = sums + share * other_pieces * PARTS * other_inputs * LANES;
-            for (int64_t piece = 0; piece < other_pieces; piece++)
-                for (int p = 0; p < PARTS; p++, total += other_inputs * LANES)
-                    outer_piece(other + start * other_channels + other_begins[piece],
-                                other_channels, other_inputs, parts[p] + piece * LANES, strides[p],
-                                rows, lanes_of(&products, piece), total);
-        }
+        for (int64_t start = from; second && start < to; start += BLOCK)
+            mix_rows(task, start, to - start < BLOCK ? to - start : BLOCK, 0, task->x, channels,
+                     first, second, 0, channels, task->sums + share * size);
         free(second);
     }
+    free(first);
     return failed;
+}
+
+/* x: (nodes, channels); weight: packed for PARTS parts; bias: (pieces * LANES) or null;
+ * y: (nodes, out). narrow: whether no piece has inputs from two chunks of channels.
+ *
+ * Where `other` is given, (nodes, other_channels), its products with all parts are added up as
+ * well, share by share, in the packed form of a weight from `other` to x's channels: that is the
+ * weight's gradient if x is the output's and the graph is transposed. */
+int64_t mgic_mix_derivatives(const float *x, int64_t channels, int64_t nodes, const int64_t *ptr,
+                             const int64_t *index, const float *value, const int64_t *crossings,
+                             const int64_t *begins, int64_t pieces, int64_t inputs, int64_t out,
+                             int64_t narrow, const float *weight, const float *bias, float *y,
+                             const float *other, int64_t other_channels,
+                             const int64_t *other_begins, int64_t other_pieces,
+                             int64_t other_inputs, float *sums, int64_t shares, int threads)
+{
+    const task task = {
+        .edges = {ptr, index, crossings, value, nodes},
+        .x = x,
+        .channels = channels,
+        .plan = all_pieces(begins, pieces, inputs, out),
+        .weight = weight,
+        .bias = bias,
+        .y = y,
+        .other = other,
+        .other_channels = other_channels,
+        .products = all_pieces(other_begins, other_pieces, other_inputs, channels),
+        .sums = sums,
+    };
+    if (narrow) {
+        const int64_t chunks = (channels + CHUNK - 1) / CHUNK;
+        const int64_t largest = largest_clouds(&task.edges, shares, chunks);
+        if (largest <= LARGE)
+            return mix_clouds(&task, largest, shares, threads);
+    }
+    return mix_nodes(&task, shares, threads);
 }

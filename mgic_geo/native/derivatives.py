@@ -2,30 +2,44 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
 from mgic_geo.native import build
-from mgic_geo.native.grouped_linear import address, num_shares, packing
+from mgic_geo.native.grouped_linear import address, grouped_linear_weight, num_shares, packing
 
+CHUNK = 32  # channels that the kernel works through together
 PARTS = 7  # the features, three first and three second derivatives
 
 
-def mix_derivatives(
-    x: Tensor, weight: Tensor, bias: Tensor | None, ptr: Tensor, index: Tensor, value: Tensor
-) -> Tensor:
+class Graph(NamedTuple):
+    """The derivatives along three axes, or their transposes, and where clouds end.
+
+    Shape:
+        - ``ptr``, ``crossings``: ``(N + 1,)``. ``index``: ``(E,)``. ``value``: ``(E, 3)``.
+    """
+
+    ptr: Tensor
+    index: Tensor
+    value: Tensor
+    crossings: Tensor
+
+
+def mix_derivatives(x: Tensor, weight: Tensor, bias: Tensor | None, graph: Graph) -> Tensor:
     """Weighted sum of the features and their derivatives, group by group.
 
     Shape:
         - ``x``: ``(N, groups * in)``. ``weight``: ``(groups, out, 7 * in)``, the features in front.
-        - ``ptr``: ``(N + 1,)``. ``index``: ``(E,)``. ``value``: ``(E, 3)``, the node's own weight
-          among the edges. Returns ``(N, groups * out)``.
+          Returns ``(N, groups * out)``.
     """
-    return _run(x, weight, bias, ptr, index, value)[0]
+    return _multiply(x, weight, bias, graph)[0]
 
 
 def mix_derivatives_backward(
-    grad: Tensor, x: Tensor, weight: Tensor, ptr_t: Tensor, index_t: Tensor, value_t: Tensor
+    grad: Tensor, x: Tensor, weight: Tensor, transposed: Graph
 ) -> tuple[Tensor, Tensor]:
     """Gradients of ``x`` and ``weight``.
 
@@ -34,52 +48,63 @@ def mix_derivatives_backward(
     product of ``x`` with the derivatives of ``grad``: those of ``x`` need not be kept.
 
     Shape:
-        - ``grad``: ``(N, groups * out)``; ``ptr_t``, ``index_t``, ``value_t``: the transposed
-          graph; the others and what is returned: as in :func:`mix_derivatives`.
+        - ``grad``: ``(N, groups * out)``; the others and what is returned: as in
+          :func:`mix_derivatives`.
     """
+    back = _swap(weight)
+    grad_x, sums = _multiply(grad, back, None, transposed, other=x)
+    assert sums is not None
+    return grad_x, sums.view_as(weight)
+
+
+def mix_derivatives_weight(grad: Tensor, x: Tensor, groups: int, graph: Graph) -> Tensor:
+    """Gradient of ``weight`` alone, with the derivatives of ``x``, which should be narrow.
+
+    Shape:
+        - As in :func:`mix_derivatives_backward`.
+    """
+    every = torch.eye(PARTS * x.size(1) // groups).expand(groups, -1, -1)
+    return grouped_linear_weight(mix_derivatives(x, every, None, graph), grad, groups)
+
+
+def _swap(weight: Tensor) -> Tensor:
+    """Inputs and outputs of every part exchanged."""
     groups, rows, _ = weight.shape
-    back = (
-        weight.view(groups, rows, PARTS, -1).permute(0, 3, 2, 1).reshape(groups, -1, PARTS * rows)
-    )
-    grad_x, grad_weight = _run(grad, back, None, ptr_t, index_t, value_t, other=x)
-    assert grad_weight is not None
-    return grad_x, grad_weight
+    parts = weight.view(groups, rows, PARTS, -1)
+    return parts.permute(0, 3, 2, 1).reshape(groups, -1, PARTS * rows)
 
 
-def _run(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    ptr: Tensor,
-    index: Tensor,
-    value: Tensor,
-    *,
-    other: Tensor | None = None,
+def _multiply(
+    x: Tensor, weight: Tensor, bias: Tensor | None, graph: Graph, *, other: Tensor | None = None
 ) -> tuple[Tensor, Tensor | None]:
-    x, ptr, index, value = (tensor.contiguous() for tensor in (x, ptr, index, value))
-    (nodes, channels), (groups, rows, columns) = x.shape, weight.shape
-    columns //= PARTS
-    library, threads = build.loaded(), torch.get_num_threads()
-    first = x.new_empty(nodes, 3, channels)
-    edges = ptr.data_ptr(), index.data_ptr(), value.data_ptr()
-    library.mgic_derive(x.data_ptr(), channels, nodes, *edges, first.data_ptr(), threads)
-
-    plan = packing(groups, rows, columns, PARTS, lanes=build.lanes())
+    """The derivatives of ``x`` times ``weight``, and their products with ``other``."""
+    x, other = x.contiguous(), None if other is None else other.contiguous()
+    graph = Graph(*(tensor.contiguous() for tensor in graph))
+    (nodes, channels), (groups, rows, _) = x.shape, weight.shape
+    columns, lanes, shares = channels // groups, build.lanes(), num_shares(nodes)
+    plan = packing(groups, rows, columns, PARTS, lanes=lanes)
     packed, bias = plan.pack(weight), plan.pad(bias)
     y = x.new_empty(nodes, groups * rows)
-    shares = num_shares(nodes)
-    products, sums = plan, None
+    products = sums = None
     if other is not None:
-        other = other.contiguous()
-        products = packing(groups, columns, rows, PARTS, lanes=build.lanes())
+        products = packing(groups, columns, other.size(1) // groups, PARTS, lanes=lanes)
         sums = x.new_zeros(shares, *products.index.shape)
-    failed = library.mgic_mix_derivatives(
-        *(x.data_ptr(), first.data_ptr(), channels, nodes, *edges, *plan.sizes, y.size(1)),
+    failed = build.loaded().mgic_mix_derivatives(
+        *(x.data_ptr(), channels, nodes, *(tensor.data_ptr() for tensor in graph)),
+        *(*plan.sizes, y.size(1), _is_narrow(groups, rows, columns, lanes)),
         *(packed.data_ptr(), address(bias), y.data_ptr()),
-        *(address(other), groups * rows, *products.sizes, address(sums), shares, threads),
+        *(address(other), 0 if other is None else other.size(1)),
+        *(products.sizes if products else (0, 0, 0)),
+        *(address(sums), shares, torch.get_num_threads()),
     )
     if failed:
         raise MemoryError(f"no memory for the derivatives of {channels} channels")
-    if sums is None:
-        return y, None
-    return y, products.unpack(sums.sum(0)).view(groups, columns, PARTS * rows)
+    return y, None if products is None or sums is None else products.unpack(sums.sum(0))
+
+
+@lru_cache(maxsize=256)
+def _is_narrow(groups: int, rows: int, columns: int, lanes: int) -> bool:
+    """Whether no piece of outputs has inputs from two chunks of channels."""
+    plan = packing(groups, rows, columns, PARTS, lanes=lanes)
+    last = plan.begins + plan.index.size(2) - 1
+    return torch.equal(plan.begins // CHUNK, last // CHUNK)

@@ -11,7 +11,7 @@ void mgic_grouped_linear(const float *x, int64_t x_stride, int64_t rows, const i
                          int64_t pieces, int64_t inputs, int64_t out, const float *weight,
                          const float *bias, float *y, int threads)
 {
-    const packing plan = {begins, pieces, inputs, out};
+    const packing plan = all_pieces(begins, pieces, inputs, out);
 #pragma omp parallel for schedule(static) num_threads(threads)
     for (int64_t first = 0; first < rows; first += ROWS)
         multiply_rows(&x, &x_stride, 1, first, rows - first < ROWS ? rows - first : ROWS, &plan,
@@ -26,7 +26,7 @@ void mgic_grouped_linear_weight(const float *x, int64_t x_stride, int64_t rows,
                                 const int64_t *begins, int64_t pieces, int64_t inputs, int64_t out,
                                 const float *grad, float *sums, int64_t shares, int threads)
 {
-    const packing plan = {begins, pieces, inputs, out};
+    const packing plan = all_pieces(begins, pieces, inputs, out);
     const int64_t piece_size = inputs * LANES;
 #pragma omp parallel for schedule(static) num_threads(threads)
     for (int64_t share = 0; share < shares; share++) {

@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from mgic_geo.native import build
 
-ROWS_PER_SHARE = 2048
+ROWS_PER_SHARE = 1024
 MAX_SHARES = 64
 
 

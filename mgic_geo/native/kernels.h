@@ -30,6 +30,13 @@ typedef int32_t ints __attribute__((vector_size(4 * LANES), aligned(4), may_alia
 #define STORE(p, v) (*(vec *)(p) = (v))
 #define INLINE static inline __attribute__((always_inline))
 
+#if defined(__AVX2__) && !defined(__AVX512F__)
+INLINE __m256i first_lanes(int64_t lanes)
+{
+    return _mm256_cmpgt_epi32(_mm256_set1_epi32(lanes), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+}
+#endif
+
 /* The first `lanes` numbers, zero behind them; nothing beyond them is touched. */
 INLINE vec load_lanes(const float *p, int64_t lanes)
 {
@@ -37,6 +44,8 @@ INLINE vec load_lanes(const float *p, int64_t lanes)
         return LOAD(p);
 #ifdef __AVX512F__
     return (vec)_mm512_maskz_loadu_ps((__mmask16)((1u << lanes) - 1), p);
+#elif defined(__AVX2__)
+    return (vec)_mm256_maskload_ps(p, first_lanes(lanes));
 #else
     vec v = {};
     for (int64_t lane = 0; lane < lanes; lane++)
@@ -53,6 +62,8 @@ INLINE void store_lanes(float *p, vec v, int64_t lanes)
     }
 #ifdef __AVX512F__
     _mm512_mask_storeu_ps(p, (__mmask16)((1u << lanes) - 1), (__m512)v);
+#elif defined(__AVX2__)
+    _mm256_maskstore_ps(p, first_lanes(lanes), (__m256)v);
 #else
     for (int64_t lane = 0; lane < lanes; lane++)
         p[lane] = v[lane];

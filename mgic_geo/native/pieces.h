@@ -14,11 +14,17 @@
 #define ROWS 8                       /* rows whose sums are in registers together */
 #define WIDE (LANES < 8 ? 8 : LANES) /* inputs of which the same holds for `outer` */
 
-/* A packed weight: begins, (pieces), is the first input channel of each piece. */
+/* A packed weight: begins, (pieces), is the first input channel of each piece. Of the pieces only
+ * those in [from, to) are used, on inputs that start with channel `origin`. */
 typedef struct {
     const int64_t *begins;
-    int64_t pieces, inputs, out;
+    int64_t pieces, inputs, out, from, to, origin;
 } packing;
+
+INLINE packing all_pieces(const int64_t *begins, int64_t pieces, int64_t inputs, int64_t out)
+{
+    return (packing){begins, pieces, inputs, out, 0, pieces, 0};
+}
 
 INLINE int64_t lanes_of(const packing *plan, int64_t piece)
 {
@@ -50,14 +56,14 @@ INLINE void multiply_piece(const float *const *parts, const int64_t *strides, in
         store_lanes(y + (row + r) * stride, sums[r], count);
 }
 
-/* Up to ROWS rows, from number `first`, of all pieces. */
+/* Up to ROWS rows, from number `first`. */
 INLINE void multiply_rows(const float *const *parts, const int64_t *strides, int64_t num_parts,
                           int64_t first, int64_t rows, const packing *plan, const float *weight,
                           const float *bias, float *y, int64_t stride)
 {
-    for (int64_t piece = 0; piece < plan->pieces; piece++) {
+    for (int64_t piece = plan->from; piece < plan->to; piece++) {
         const float *w = weight + piece * num_parts * plan->inputs * LANES;
-        const int64_t count = lanes_of(plan, piece), begin = plan->begins[piece];
+        const int64_t count = lanes_of(plan, piece), begin = plan->begins[piece] - plan->origin;
         const vec start = bias ? LOAD(bias + piece * LANES) : (vec){};
         float *to = y + piece * LANES;
         if (rows == ROWS && plan->inputs == 8) /* a constant: the loop over inputs is unrolled */

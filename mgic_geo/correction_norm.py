@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from mgic_geo.levels import reset_parameters
+from mgic_geo.norm_act import norm_act
 
 CORRECTION_SCALE = 0.1
 
@@ -33,4 +34,4 @@ class CorrectionNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalize the correction."""
-        return self.norm(x)
+        return norm_act(self.norm, None, x)

@@ -14,6 +14,7 @@ from mgic_geo.correction_norm import CorrectionNorm
 from mgic_geo.grouped_conv import make_grouped_conv
 from mgic_geo.grouped_linear import transfer
 from mgic_geo.levels import Level, MGICBlock, reset_parameters
+from mgic_geo.norm_act import norm_act
 from mgic_geo.sparse import Adjacency
 from mgic_geo.width_change import WidthChange
 
@@ -194,7 +195,7 @@ class ConvNormAct(nn.Module):
 
     def forward(self, x: Tensor | tuple[Tensor, Tensor], *args: Any, **kwargs: Any) -> Tensor:
         """Convolve, normalize, activate."""
-        return self.act(self.norm(self.conv(x, *args, **kwargs)))
+        return norm_act(self.norm, self.act, self.conv(x, *args, **kwargs))
 
 
 def _check_widths(in_channels: int | tuple[int, int], out_channels: int) -> None:

@@ -187,11 +187,10 @@ class PointwiseConv(nn.Linear):
     """A graph convolution without a graph: the linear map of a point's own features."""
 
 
-def mlp(in_channels: int, out_channels: int) -> nn.Sequential:
+def mlp(in_channels: int, out_channels: int) -> ConvNormAct:
     """A pointwise linear map, batch norm and ReLU (Table 10's MLP)."""
-    return nn.Sequential(
-        nn.Linear(in_channels, out_channels), nn.BatchNorm1d(out_channels), nn.ReLU()
-    )
+    linear = nn.Linear(in_channels, out_channels)
+    return ConvNormAct(linear, nn.BatchNorm1d(out_channels), nn.ReLU())
 
 
 def pool_max(x: Tensor, batch: Tensor | None, batch_size: int) -> Tensor:

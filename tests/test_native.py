@@ -184,6 +184,8 @@ def test_operators_keep_torchs_rules():
             *(grad.detach(), x.detach(), 2),
             *(operators.ptr, operators.index, operators.value, operators.crossings),
         ),
+        "norm_relu": (x, torch.ones(8, requires_grad=True), None, 1e-5, True),
+        "norm_relu_backward": (*x.detach().expand(2, 6, 8), None, torch.ones(3, 8), 1e-5, True),
         "add_at_rows": (grad, row, 6),
         "knn": (x.detach(), None, 3, "auto"),
     }.items():

@@ -20,6 +20,8 @@ from mgic_geo.native.neighbors import MAX_DIM as MAX_DIM
 from mgic_geo.native.neighbors import knn as knn
 from mgic_geo.native.neighbors import neighbor_max as neighbor_max
 from mgic_geo.native.neighbors import neighbor_max_backward as neighbor_max_backward
+from mgic_geo.native.norm import norm_relu as norm_relu
+from mgic_geo.native.norm import norm_relu_backward as norm_relu_backward
 
 MAX_COLUMNS = 7 * 128  # inputs of a group up to which a product here is faster than torch's
 MAX_ROWS = 1 << 31  # rows are int32 in the kernels

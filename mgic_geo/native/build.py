@@ -48,7 +48,8 @@ class Kernels:
 GRAPHS = Kernels(
     "mgic_geo",
     tuple(
-        _here / name for name in ("derivatives.c", "grouped_linear.c", "knn.c", "neighbor_max.c")
+        _here / name
+        for name in ("derivatives.c", "grouped_linear.c", "knn.c", "neighbor_max.c", "norm.c")
     ),
     (_here / "kernels.h", _here / "pieces.h"),
     {
@@ -58,6 +59,8 @@ GRAPHS = Kernels(
         "mgic_mix_derivatives": "pnnpppppnnnnppppnpnnpn",
         "mgic_neighbor_max": "pnnppnpp",
         "mgic_neighbor_max_backward": "ppnnnp",
+        "mgic_norm": "pnnpppnpppppn",
+        "mgic_norm_backward": "ppnnpppppnppppppn",
     },
     ("mgic_knn", "mgic_mix_derivatives"),
 )

@@ -1,0 +1,182 @@
+/* Batch norm over rows and the ReLU behind it, forward and backward, in two passes each.
+ *
+ * Sums are in float over BLOCK rows and in double from there on, share by share: their order is that
+ * of the shares, not of the threads. */
+
+#include <math.h>
+#include <stdlib.h>
+
+#include "kernels.h"
+
+#define BLOCK 32  /* rows whose sums are in float */
+#define VECTORS 2 /* of channels at a time */
+
+typedef struct {
+    int64_t rows, channels;
+    const float *mean, *scale, *bias; /* of all channels: the norm is (x - mean) * scale + bias */
+    int64_t relu;
+} norm;
+
+/* Two sums over `rows` rows of some channels, each added to a double: of x and its square, both less
+ * the mean; or, where there are gradients, of these and their products with x less the mean. */
+INLINE void sum_rows(const norm *norm, const float *x, const float *grad, int64_t rows, int64_t c,
+                     double *first, double *second, const int vectors, int64_t lanes)
+{
+    vec mean[VECTORS], scale[VECTORS], bias[VECTORS], one[VECTORS] = {}, two[VECTORS] = {};
+    for (int v = 0; v < vectors; v++) {
+        mean[v] = load_lanes(norm->mean + c + LANES * v, lanes);
+        if (grad && norm->relu) {
+            scale[v] = load_lanes(norm->scale + c + LANES * v, lanes);
+            bias[v] = load_lanes(norm->bias + c + LANES * v, lanes);
+        }
+    }
+    for (int64_t r = 0; r < rows; r++)
+        for (int v = 0; v < vectors; v++) {
+            const int64_t place = r * norm->channels + c + LANES * v;
+            const vec far = load_lanes(x + place, lanes) - mean[v];
+            vec g = far;
+            if (grad) {
+                g = load_lanes(grad + place, lanes);
+                if (norm->relu)
+                    g = choose(far * scale[v] + bias[v] > 0, g, (vec){});
+            }
+            one[v] += g;
+            two[v] += g * far;
+        }
+    for (int v = 0; v < vectors; v++)
+        for (int lane = 0; lane < lanes; lane++) {
+            first[c + LANES * v + lane] += one[v][lane];
+            second[c + LANES * v + lane] += two[v][lane];
+        }
+}
+
+/* The norm at `rows` rows of some channels, with ReLU where that is asked for; with gradients
+ * instead, grad * scale + ((x - mean) * slope + offset), grad with the derivative of the ReLU. */
+INLINE void scale_rows(const norm *norm, const float *x, const float *grad, const float *slope,
+                       const float *offset, int64_t rows, int64_t c, float *y, const int vectors,
+                       int64_t lanes)
+{
+    vec mean[VECTORS], scale[VECTORS], bias[VECTORS], slopes[VECTORS], offsets[VECTORS];
+    for (int v = 0; v < vectors; v++) {
+        mean[v] = load_lanes(norm->mean + c + LANES * v, lanes);
+        scale[v] = load_lanes(norm->scale + c + LANES * v, lanes);
+        bias[v] = load_lanes(norm->bias + c + LANES * v, lanes);
+        if (grad) {
+            slopes[v] = load_lanes(slope + c + LANES * v, lanes);
+            offsets[v] = load_lanes(offset + c + LANES * v, lanes);
+        }
+    }
+    for (int64_t r = 0; r < rows; r++)
+        for (int v = 0; v < vectors; v++) {
+            const int64_t place = r * norm->channels + c + LANES * v;
+            const vec far = load_lanes(x + place, lanes) - mean[v], z = far * scale[v] + bias[v];
+            if (grad) {
+                vec g = load_lanes(grad + place, lanes);
+                if (norm->relu)
+                    g = choose(z > 0, g, (vec){});
+                store_lanes(y + place, g * scale[v] + (far * slopes[v] + offsets[v]), lanes);
+            } else
+                store_lanes(y + place, norm->relu ? choose(z < 0, (vec){}, z) : z, lanes);
+        }
+}
+
+/* The same at all rows and channels. */
+static void scale_all(const norm *norm, const float *x, const float *grad, const float *slope,
+                      const float *offset, float *y, int threads)
+{
+    const int64_t channels = norm->channels;
+#pragma omp parallel for schedule(static) num_threads(threads)
+    for (int64_t start = 0; start < norm->rows; start += BLOCK) {
+        const int64_t rows = norm->rows - start < BLOCK ? norm->rows - start : BLOCK;
+        const float *rows_x = x + start * channels;
+        const float *rows_grad = grad ? grad + start * channels : 0;
+        float *rows_y = y + start * channels;
+        int64_t c = 0;
+#define SCALE(vectors, lanes)                                                                      \
+    if (grad)                                                                                      \
+        scale_rows(norm, rows_x, rows_grad, slope, offset, rows, c, rows_y, vectors, lanes);       \
+    else                                                                                           \
+        scale_rows(norm, rows_x, 0, 0, 0, rows, c, rows_y, vectors, lanes)
+        for (; c + VECTORS * LANES <= channels; c += VECTORS * LANES)
+            SCALE(VECTORS, LANES);
+        for (; c + LANES <= channels; c += LANES)
+            SCALE(1, LANES);
+        if (c < channels)
+            SCALE(1, channels - c);
+#undef SCALE
+    }
+}
+
+/* Both sums of all channels over all rows; first, second: (shares, channels), the result in front. */
+static void sum_all(const norm *norm, const float *x, const float *grad, double *first,
+                    double *second, int64_t shares, int threads)
+{
+    const int64_t channels = norm->channels;
+#pragma omp parallel for schedule(static) num_threads(threads)
+    for (int64_t share = 0; share < shares; share++) {
+        const int64_t from = norm->rows * share / shares, to = norm->rows * (share + 1) / shares;
+        double *one = first + share * channels, *two = second + share * channels;
+        for (int64_t start = from; start < to; start += BLOCK) {
+            const int64_t rows = to - start < BLOCK ? to - start : BLOCK;
+            const float *rows_x = x + start * channels;
+            const float *rows_grad = grad ? grad + start * channels : 0;
+            int64_t c = 0;
+#define SUM(vectors, lanes)                                                                        \
+    if (grad)                                                                                      \
+        sum_rows(norm, rows_x, rows_grad, rows, c, one, two, vectors, lanes);                      \
+    else                                                                                           \
+        sum_rows(norm, rows_x, 0, rows, c, one, two, vectors, lanes)
+            for (; c + VECTORS * LANES <= channels; c += VECTORS * LANES)
+                SUM(VECTORS, LANES);
+            for (; c + LANES <= channels; c += LANES)
+                SUM(1, LANES);
+            if (c < channels)
+                SUM(1, channels - c);
+#undef SUM
+        }
+    }
+    for (int64_t i = channels; i < shares * channels; i++) {
+        first[i % channels] += first[i];
+        second[i % channels] += second[i];
+    }
+}
+
+/* x, y: (rows, channels); weight: (channels) or null; bias, mean, variance, scale: (channels), the
+ * last three what the batch came to; sums: (2, shares, channels), zero. */
+void mgic_norm(const float *x, int64_t rows, int64_t channels, const float *weight,
+               const float *bias, const float *eps, int64_t relu, float *y, float *mean,
+               float *variance, float *scale, double *sums, int64_t shares, int threads)
+{
+    double *first = sums, *second = sums + shares * channels;
+    const norm norm = {rows, channels, mean, scale, bias, relu};
+    memcpy(mean, x, channels * sizeof(float)); /* near enough, so that squares do not cancel */
+    sum_all(&norm, x, 0, first, second, shares, threads);
+    for (int64_t c = 0; c < channels; c++) {
+        const double off = first[c] / rows, spread = second[c] / rows - off * off;
+        mean[c] += off;
+        variance[c] = spread > 0 ? spread : 0;
+        scale[c] = (weight ? weight[c] : 1) / sqrt(variance[c] + (double)*eps);
+    }
+    scale_all(&norm, x, 0, 0, 0, y, threads);
+}
+
+/* grad, x, grad_x: (rows, channels); bias, mean, variance, scale: as above; grad_weight, grad_bias,
+ * slope, offset: (channels), the last two to work with. */
+void mgic_norm_backward(const float *grad, const float *x, int64_t rows, int64_t channels,
+                        const float *bias, const float *mean, const float *variance,
+                        const float *scale, const float *eps, int64_t relu, float *grad_x,
+                        float *grad_weight, float *grad_bias, float *slope, float *offset,
+                        double *sums, int64_t shares, int threads)
+{
+    double *first = sums, *second = sums + shares * channels;
+    const norm norm = {rows, channels, mean, scale, bias, relu};
+    sum_all(&norm, x, grad, first, second, shares, threads);
+    for (int64_t c = 0; c < channels; c++) {
+        const double inverse = 1 / (variance[c] + (double)*eps);
+        grad_bias[c] = first[c];
+        grad_weight[c] = second[c] * sqrt(inverse);
+        slope[c] = -scale[c] * inverse * second[c] / rows;
+        offset[c] = -scale[c] * first[c] / rows;
+    }
+    scale_all(&norm, x, grad, slope, offset, grad_x, threads);
+}

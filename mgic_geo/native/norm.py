@@ -1,0 +1,54 @@
+"""Batch norm and the ReLU behind it, compiled."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from mgic_geo.native import build
+from mgic_geo.native.grouped_linear import address, num_shares
+
+
+def norm_relu(
+    x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float, relu: bool
+) -> tuple[Tensor, Tensor]:
+    """Normalize every channel over the rows; ReLU where that is asked for.
+
+    Shape:
+        - ``x``: ``(N, C)``. ``weight``, ``bias``: ``(C,)``.
+        - Returns ``(N, C)``, and ``(3, C)``: mean and biased variance of the rows, and the scale
+          that the latter and ``weight`` make.
+    """
+    x, weight = x.contiguous(), None if weight is None else weight.contiguous()
+    (rows, channels), shares = x.shape, num_shares(x.size(0))
+    bias = x.new_zeros(channels) if bias is None else bias.contiguous()
+    y, statistics = torch.empty_like(x), x.new_empty(3, channels)
+    sums, epsilon = x.new_zeros(2, shares, channels, dtype=torch.double), x.new_tensor([eps])
+    build.loaded().mgic_norm(
+        *(x.data_ptr(), rows, channels, address(weight), bias.data_ptr(), epsilon.data_ptr()),
+        *(relu, y.data_ptr(), *(row.data_ptr() for row in statistics)),
+        *(sums.data_ptr(), shares, torch.get_num_threads()),
+    )
+    return y, statistics
+
+
+def norm_relu_backward(
+    grad: Tensor, x: Tensor, bias: Tensor | None, statistics: Tensor, eps: float, relu: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of ``x``, ``weight`` and ``bias``.
+
+    Shape:
+        - As in :func:`norm_relu`.
+    """
+    grad, x = grad.contiguous(), x.contiguous()
+    (rows, channels), shares = x.shape, num_shares(x.size(0))
+    bias = x.new_zeros(channels) if bias is None else bias.contiguous()
+    grad_x, small = torch.empty_like(x), x.new_empty(4, channels)
+    sums, epsilon = x.new_zeros(2, shares, channels, dtype=torch.double), x.new_tensor([eps])
+    build.loaded().mgic_norm_backward(
+        *(grad.data_ptr(), x.data_ptr(), rows, channels, bias.data_ptr()),
+        *(row.data_ptr() for row in statistics),
+        *(epsilon.data_ptr(), relu, grad_x.data_ptr(), *(row.data_ptr() for row in small)),
+        *(sums.data_ptr(), shares, torch.get_num_threads()),
+    )
+    return grad_x, small[0].clone(), small[1].clone()

@@ -1,0 +1,147 @@
+"""A norm and the activation behind it, in one pass over the features where that can be."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch_geometric.nn import BatchNorm
+
+from mgic_geo import native
+
+
+def norm_act(norm: nn.Module, act: nn.Module | None, x: Tensor) -> Tensor:
+    """Apply a norm and, behind it, an activation.
+
+    A batch norm in training and a ReLU are one compiled operation, forward and backward, where the
+    kernels can be used; everything else is called as it is. The running statistics move as those of
+    :class:`torch.nn.BatchNorm1d` do.
+
+    Args:
+        norm: Any module; ``torch.nn.BatchNorm1d`` and PyG's ``BatchNorm`` may be fused.
+        act: Any module, or ``None`` for none; ``torch.nn.ReLU`` may be fused.
+        x: Features.
+
+    Shape:
+        - ``x``: ``(N, C)``. Returns the same.
+
+    Example:
+        >>> norm_act(nn.BatchNorm1d(1), nn.ReLU(), torch.tensor([[-1.0], [1.0]])).round()
+        tensor([[0.],
+                [1.]], grad_fn=<RoundBackward0>)
+    """
+    batch_norm = plain_batch_norm(norm)
+    fusible = (
+        batch_norm is not None
+        and type(act) in (type(None), nn.Identity, nn.ReLU)
+        and not any(map(_is_hooked, (norm, batch_norm, act)))
+        and _takes_batch_statistics(batch_norm, x)
+    )
+    if batch_norm is None or not fusible:
+        x = norm(x)
+        return x if act is None else act(x)
+    y, statistics = _native_norm(
+        x, batch_norm.weight, batch_norm.bias, batch_norm.eps, isinstance(act, nn.ReLU)
+    )
+    _move_running_statistics(batch_norm, statistics.detach(), x.size(0))
+    return y
+
+
+def plain_batch_norm(norm: nn.Module) -> nn.BatchNorm1d | None:
+    """Torch's batch norm, also inside PyG's wrapper; nothing if ``norm`` is another one."""
+    inner = norm.module if type(norm) is BatchNorm else norm
+    return inner if type(inner) is nn.BatchNorm1d else None
+
+
+def _is_hooked(module: nn.Module | None) -> bool:
+    """Whether somebody wants to see what goes through."""
+    return module is not None and bool(
+        module._forward_hooks
+        or module._forward_pre_hooks
+        or module._backward_hooks
+        or module._backward_pre_hooks
+    )
+
+
+def _takes_batch_statistics(norm: nn.BatchNorm1d, x: Tensor) -> bool:
+    """Whether the statistics are those of ``x`` and the kernels can compute them."""
+    return (
+        (norm.training or norm.running_mean is None)
+        and x.dim() == 2
+        and x.size(0) > 1
+        and x.size(1) == norm.num_features
+        and not torch.compiler.is_exporting()
+        and not torch.is_autocast_enabled("cpu")
+        and native.usable(x, *(z for z in _vectors(norm) if z is not None))
+    )
+
+
+def _vectors(norm: nn.BatchNorm1d) -> tuple[Tensor | None, ...]:
+    return norm.weight, norm.bias, norm.running_mean, norm.running_var
+
+
+def _move_running_statistics(norm: nn.BatchNorm1d, statistics: Tensor, num_rows: int) -> None:
+    if not norm.training or norm.running_mean is None or norm.running_var is None:
+        return
+    share = norm.momentum
+    if norm.num_batches_tracked is not None:
+        norm.num_batches_tracked.add_(1)
+    if share is None:  # the mean of all batches
+        assert norm.num_batches_tracked is not None
+        share = 1.0 / float(norm.num_batches_tracked)
+    mean, variance = statistics[0], statistics[1] * (num_rows / (num_rows - 1))
+    norm.running_mean.lerp_(mean, share)
+    norm.running_var.lerp_(variance, share)
+
+
+@torch.library.custom_op("mgic::norm_relu", mutates_args=())
+def _native_norm(
+    x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float, relu: bool
+) -> tuple[Tensor, Tensor]:
+    return native.norm_relu(x, weight, bias, eps, relu)
+
+
+@_native_norm.register_fake
+def _(
+    x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float, relu: bool
+) -> tuple[Tensor, Tensor]:
+    return torch.empty_like(x, memory_format=torch.contiguous_format), x.new_empty(3, x.size(1))
+
+
+def _norm_setup(ctx, inputs, output) -> None:
+    x, weight, bias, ctx.eps, ctx.relu = inputs
+    ctx.mark_non_differentiable(output[1])
+    ctx.save_for_backward(x, weight, bias, output[1])
+
+
+def _norm_backward(ctx, grad: Tensor, _: Tensor):
+    x, weight, bias, statistics = ctx.saved_tensors
+    if torch.is_grad_enabled() and not torch.compiler.is_compiling():  # to differentiate again
+        y = functional.batch_norm(x, None, None, weight, bias, True, 0.0, ctx.eps)
+        y = y.relu() if ctx.relu else y
+        inputs = [z for z in (x, weight, bias) if z is not None and z.requires_grad]
+        grads = iter(torch.autograd.grad(y, inputs, grad, create_graph=True))
+        wanted = (z is not None and z.requires_grad for z in (x, weight, bias))
+        return *(next(grads) if each else None for each in wanted), None, None
+    grads = _native_norm_backward(grad, x, bias, statistics, ctx.eps, ctx.relu)
+    needed = ctx.needs_input_grad
+    return *(g if n else None for g, n in zip(grads, needed, strict=False)), None, None
+
+
+_native_norm.register_autograd(_norm_backward, setup_context=_norm_setup)
+
+
+@torch.library.custom_op("mgic::norm_relu_backward", mutates_args=())
+def _native_norm_backward(
+    grad: Tensor, x: Tensor, bias: Tensor | None, statistics: Tensor, eps: float, relu: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    return native.norm_relu_backward(grad, x, bias, statistics, eps, relu)
+
+
+@_native_norm_backward.register_fake
+def _(
+    grad: Tensor, x: Tensor, bias: Tensor | None, statistics: Tensor, eps: float, relu: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    columns = x.new_empty(x.size(1))
+    y = torch.empty_like(x, memory_format=torch.contiguous_format)
+    return y, columns, torch.empty_like(columns)

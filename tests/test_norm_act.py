@@ -1,0 +1,144 @@
+"""The fused norm and activation against torch's own, in double precision."""
+
+import pytest
+import torch
+from torch import nn
+from torch.testing import assert_close
+from torch_geometric.nn import BatchNorm
+
+from mgic_geo import native
+from mgic_geo.message_passing import ConvNormAct
+from mgic_geo.native import build
+from mgic_geo.norm_act import norm_act
+
+needs_compiler = pytest.mark.skipif(build.library() is None, reason="no C compiler")
+
+
+def features(rows: int, channels: int) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(0)
+    return 3 * torch.randn(rows, channels, generator=generator) + 5
+
+
+def drawn(norm: nn.BatchNorm1d) -> nn.BatchNorm1d:
+    """The norm with a scale and a shift that are not those of the start."""
+    generator = torch.Generator().manual_seed(1)
+    for parameter in norm.parameters():
+        parameter.data = torch.randn(parameter.shape, generator=generator)
+    return norm
+
+
+@pytest.fixture
+def only_fused(monkeypatch):
+    """Let torch's own batch norm fail."""
+
+    def refuse(*args, **kwargs):
+        raise AssertionError("torch's batch norm was called")
+
+    monkeypatch.setattr(nn.BatchNorm1d, "forward", refuse)
+
+
+@pytest.fixture
+def only_plain(monkeypatch):
+    """Let the fused operation fail."""
+
+    def refuse(*args, **kwargs):
+        raise AssertionError("the fused norm was called")
+
+    monkeypatch.setattr(native, "norm_relu", refuse)
+
+
+@needs_compiler
+@pytest.mark.parametrize("rows", [2, 31, 700, 5000])
+@pytest.mark.parametrize("channels", [1, 8, 21, 33, 64])
+@pytest.mark.parametrize("act", [None, nn.ReLU()])
+@pytest.mark.parametrize("affine", [True, False])
+def test_fused_norm_and_its_gradients_equal_double(rows, channels, act, affine, only_fused):
+    norm = drawn(nn.BatchNorm1d(channels, affine=affine))
+    x = features(rows, channels).requires_grad_()
+    grad = torch.randn(rows, channels, generator=torch.Generator().manual_seed(2))
+
+    def results(apply, inputs):
+        y = apply(*inputs)
+        return y.detach(), *torch.autograd.grad(y, inputs, grad.to(y.dtype))
+
+    def plain(x, weight=None, bias=None):
+        y = nn.functional.batch_norm(x, None, None, weight, bias, training=True, eps=norm.eps)
+        return y if act is None else act(y)
+
+    inputs = x, *norm.parameters()
+    fused = results(lambda x, *_: norm_act(norm, act, x), inputs)
+    single = results(plain, inputs)
+    double = results(plain, [z.detach().double().requires_grad_() for z in inputs])
+    for one, other, exact in zip(fused, single, double, strict=True):
+        scale = exact.abs().max().clamp_min(1.0)
+        tolerance = max(2e-6, 2 * float((other - exact).abs().max() / scale))  # torch's own error
+        assert_close(one.double() / scale, exact / scale, rtol=0, atol=tolerance)
+
+
+@needs_compiler
+def test_a_large_mean_costs_no_more_digits_than_the_input_has(only_fused):
+    x = features(4000, 8) + 3000
+    y = norm_act(nn.BatchNorm1d(8), None, x)
+    double = nn.functional.batch_norm(x.double(), None, None, training=True)
+    assert_close(y.double(), double, rtol=0, atol=2e-4)  # 3,000 has seven digits
+
+
+@needs_compiler
+@pytest.mark.parametrize("momentum", [0.1, None, 0.0])
+@pytest.mark.parametrize("wrap", [False, True])
+def test_running_statistics_move_as_those_of_torch(momentum, wrap):
+    fused, plain = (BatchNorm(5, momentum=momentum) for _ in range(2))
+    for scale in (1.0, 2.0, 0.5):
+        x = features(40, 5) * scale
+        norm_act(fused if wrap else fused.module, nn.ReLU(), x)
+        plain(x)
+    assert_close(fused.state_dict(), plain.state_dict(), rtol=1e-5, atol=1e-5)
+
+
+@needs_compiler
+def test_norm_without_running_statistics_takes_those_of_the_batch_in_evaluation(only_fused):
+    norm = nn.BatchNorm1d(3, track_running_stats=False).eval()
+    assert_close(norm_act(norm, None, features(50, 3)).mean(0), torch.zeros(3), rtol=0, atol=1e-5)
+
+
+@needs_compiler
+def test_gradients_of_gradients_equal_those_of_torch():
+    def curvature(apply):
+        x, norm = features(30, 4).requires_grad_(), drawn(nn.BatchNorm1d(4))
+        y = apply(norm, x)
+        (slope,) = torch.autograd.grad(y.square().sum(), x, create_graph=True)
+        return torch.autograd.grad(slope.square().sum(), (x, *norm.parameters()))
+
+    fused = curvature(lambda norm, x: norm_act(norm, nn.ReLU(), x.tanh()))
+    plain = curvature(lambda norm, x: norm(x.tanh()).relu())
+    assert_close(fused, plain, rtol=1e-3, atol=1e-3)
+
+
+CALLED_AS_THEY_ARE = {
+    "evaluation": (nn.BatchNorm1d(4).eval(), nn.ReLU(), features(6, 4)),
+    "another norm": (nn.LayerNorm(4), nn.ReLU(), features(6, 4)),
+    "another activation": (nn.BatchNorm1d(4), nn.GELU(), features(6, 4)),
+    "double": (nn.BatchNorm1d(4).double(), nn.ReLU(), features(6, 4).double()),
+    "three axes": (nn.BatchNorm1d(4), nn.ReLU(), features(6, 8).view(6, 4, 2)),
+    "a lone node": (BatchNorm(4, allow_single_element=True), nn.ReLU(), features(1, 4)),
+    "across processes": (nn.SyncBatchNorm(4).eval(), nn.ReLU(), features(6, 4)),
+}
+
+
+@pytest.mark.parametrize("case", CALLED_AS_THEY_ARE)
+def test_other_norms_and_activations_are_called_as_they_are(case, only_plain):
+    norm, act, x = CALLED_AS_THEY_ARE[case]
+    assert_close(norm_act(norm, act, x), act(norm(x)))
+
+
+@pytest.mark.parametrize("place", ["norm", "act"])
+def test_hooks_see_what_goes_through(place):
+    layer, seen = ConvNormAct(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.ReLU()), []
+    layer.get_submodule(place).register_forward_hook(lambda *args: seen.append(args))
+    layer(features(6, 3))
+    assert len(seen) == 1
+
+
+def test_a_batch_of_one_is_refused_as_torch_does():
+    with pytest.raises(ValueError, match="more than 1 value per channel"):
+        norm_act(nn.BatchNorm1d(4), nn.ReLU(), features(1, 4))

@@ -4,6 +4,7 @@ import copy
 import io
 import logging
 from functools import partial
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -28,6 +29,7 @@ from mgic_vision.native import IMAGES
 from mgic_vision.native.branch import read_branch
 from mgic_vision.native.cycle import NativeCycle, run_cycle
 from mgic_vision.native.grouped_conv import NativeConv, plan_conv, run_grouped_conv
+from mgic_vision.native.kernel import run_kernel
 from mgic_vision.native.plan import plan_cycle
 
 needs_compiler = pytest.mark.skipif(build.library(IMAGES) is None, reason="no C compiler")
@@ -215,3 +217,11 @@ def test_without_a_compiler_a_warning_says_so(tmp_path, monkeypatch, caplog):
 def test_an_unknown_choice_is_named():
     with pytest.raises(ValueError, match="native must be one of auto, never, got 'always'"):
         fuse(nn.Identity(), native="always")
+
+
+def test_a_kernel_that_finds_no_memory_is_named_with_its_input(monkeypatch):
+    library = SimpleNamespace(mgic_cycle=lambda *arguments: len(arguments))
+    monkeypatch.setattr(build, "library", lambda kernels: library)
+    run_kernel("mgic_cycle", torch.empty(2, 3))
+    with pytest.raises(MemoryError, match=r"no memory for mgic_cycle on \(2, 3\)"):
+        run_kernel("mgic_cycle", torch.empty(2, 3), 1)

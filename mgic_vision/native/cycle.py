@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from mgic_geo.levels import MGICBlock
-from mgic_geo.native import build
-from mgic_vision.native import IMAGES, available, usable
+from mgic_vision.native import available, usable
+from mgic_vision.native.kernel import PackedModule, run_kernel
 from mgic_vision.native.plan import plan_cycle
 
 
@@ -23,14 +21,10 @@ def run_cycle(x: Tensor, plan: Tensor, weights: Tensor) -> Tensor:
     x = x.contiguous(memory_format=torch.channels_last)
     y = torch.empty_like(x)
     batch, _, height, width = x.shape
-    library = build.library(IMAGES)
-    assert library is not None
-    status = library.mgic_cycle(
-        *(x.data_ptr(), y.data_ptr(), batch, height, width),
+    run_kernel(
+        *("mgic_cycle", x, x.data_ptr(), y.data_ptr(), batch, height, width),
         *(plan.data_ptr(), plan.size(0), weights.data_ptr(), torch.get_num_threads()),
     )
-    if status:
-        raise MemoryError(f"no memory for a cycle on {tuple(x.shape)}")
     return y
 
 
@@ -39,7 +33,7 @@ def _(x: Tensor, plan: Tensor, weights: Tensor) -> Tensor:
     return torch.empty_like(x, memory_format=torch.channels_last)
 
 
-class NativeCycle(nn.Module):
+class NativeCycle(PackedModule):
     """A cycle that runs in the compiled kernel where that can be, and else as it was.
 
     Args:
@@ -54,7 +48,7 @@ class NativeCycle(nn.Module):
         self.cycle = cycle
         self.plan: Tensor | None
         self.weights: Tensor | None
-        self._pack()
+        self.pack()
 
     def forward(self, x: Tensor) -> Tensor:
         """Run the cycle."""
@@ -63,12 +57,8 @@ class NativeCycle(nn.Module):
             return self.cycle(x)
         return run_cycle(x, self.plan, self.weights)
 
-    def _pack(self) -> None:
+    def pack(self) -> None:
+        """Lay out the weights, where there are kernels that know them."""
         plan, weights = (available() and plan_cycle(self.cycle)) or (None, None)
         self.register_buffer("plan", plan, persistent=False)
         self.register_buffer("weights", weights, persistent=False)
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        """Pack again: another processor may have longer vectors, or no kernels."""
-        super().__setstate__(state)
-        self._pack()

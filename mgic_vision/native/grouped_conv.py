@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import ctypes
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from mgic_geo.native import build
 from mgic_geo.native.grouped_linear import packing
-from mgic_vision.native import IMAGES, available, usable
+from mgic_vision.native import available, usable
 from mgic_vision.native.branch import ACTIVATIONS, MAX_KERNEL
+from mgic_vision.native.kernel import PackedModule, run_kernel
 from mgic_vision.native.packing import pack_bias
 
 MAX_ZEROS = 4  # weights of a piece for one that is none of the padding
@@ -42,15 +43,12 @@ def run_grouped_conv(
     """
     x = x.contiguous(memory_format=torch.channels_last)
     y = _empty_result(x, sizes)
-    library = build.library(IMAGES)
-    assert library is not None
-    status = library.mgic_grouped_conv(
-        *(x.data_ptr(), y.data_ptr(), x.size(0), *x.shape[2:], *y.shape[2:]),
+    run_kernel(
+        *("mgic_grouped_conv", x, x.data_ptr(), y.data_ptr(), x.size(0), *x.shape[2:]),
+        *y.shape[2:],
         *((ctypes.c_int64 * len(sizes))(*sizes), begins.data_ptr(), weight.data_ptr()),
         *(bias.data_ptr(), torch.get_num_threads()),
     )
-    if status:
-        raise MemoryError(f"no memory for a convolution of {tuple(x.shape)}")
     return y
 
 
@@ -70,7 +68,7 @@ def _empty_result(x: Tensor, sizes: list[int]) -> Tensor:
     )
 
 
-class NativeConv(nn.Module):
+class NativeConv(PackedModule):
     """A convolution with narrow groups that runs in the compiled kernel where that can be.
 
     Args:
@@ -88,7 +86,7 @@ class NativeConv(nn.Module):
         self.begins: Tensor
         self.weight: Tensor
         self.bias: Tensor
-        self._pack()
+        self.pack()
 
     def forward(self, x: Tensor) -> Tensor:
         """Run convolution and activation."""
@@ -96,16 +94,12 @@ class NativeConv(nn.Module):
             return self.act(self.conv(x))
         return run_grouped_conv(x, self.begins, self.weight, self.bias, self.sizes)
 
-    def _pack(self) -> None:
+    def pack(self) -> None:
+        """Lay out the weights, where there are kernels that know them."""
         plan = plan_conv(self.conv, self.act) if available() else None
         self.sizes, *packed = plan if plan is not None else ([], *(torch.empty(0),) * 3)
         for name, tensor in zip(("begins", "weight", "bias"), packed, strict=True):
             self.register_buffer(name, tensor.detach(), persistent=False)
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        """Pack again: another processor may have longer vectors, or no kernels."""
-        super().__setstate__(state)
-        self._pack()
 
 
 def plan_conv(conv: nn.Conv2d, act: nn.Module) -> tuple[list[int], Tensor, Tensor, Tensor] | None:

@@ -1,0 +1,45 @@
+"""What the modules share that run in a compiled kernel."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import Any
+
+from torch import Tensor, nn
+
+from mgic_geo.native import build
+from mgic_vision.native import IMAGES
+
+
+def run_kernel(name: str, x: Tensor, *arguments: Any) -> None:
+    """Call a compiled function, which reports a status.
+
+    Args:
+        name: Of the function.
+        x: Its input, to be named where something is wrong.
+        *arguments: Addresses and numbers.
+
+    Raises:
+        MemoryError: There was none for its scratch space.
+    """
+    library = build.library(IMAGES)
+    assert library is not None
+    if getattr(library, name)(*arguments):
+        raise MemoryError(f"no memory for {name} on {tuple(x.shape)}")
+
+
+class PackedModule(nn.Module):
+    """A module whose weights are laid out for the vectors of this processor, beside those it has.
+
+    What is packed is not part of its state, and is packed again where the module is read from a
+    file: another processor may have longer vectors, or no kernels.
+    """
+
+    @abstractmethod
+    def pack(self) -> None:
+        """Register what the kernel takes as buffers that are not persistent."""
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Pack again."""
+        super().__setstate__(state)
+        self.pack()

@@ -14,6 +14,7 @@ from datasets.shapes10_parts import IGNORED, PARTS, Shapes10Parts
 from datasets.surface import normalize, sample_faces
 from mgic_geo import PointCloudSegmenter, create_model, create_segmenter, list_models
 from scripts import parts_results
+from scripts.training.parts import PartClouds
 
 CLOSE = {"rtol": 1e-9, "atol": 1e-9}
 
@@ -117,6 +118,20 @@ def test_shapes_are_made_once(monkeypatch):
     Shapes10Parts("train", num_points=5, num_shapes=1)
     monkeypatch.setattr(shapes10_parts, "make_split_shape", None)
     assert len(Shapes10Parts("train", num_points=9, num_shapes=1)) == 10
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"name": "shapes10"}, "must be 'shapes10_parts', got 'shapes10'"),
+        ({"num_points": 0}, "num_points must be at least 1, got 0"),
+        ({"shapes_per_class": (3, 0, 1)}, r"three numbers from 1 up, got \[3, 0, 1\]"),
+        ({"test_splits": ["test", "tset"]}, "no split tset in shapes10_parts; there are train"),
+    ],
+)
+def test_data_that_cannot_be_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        PartClouds(**options)
 
 
 @pytest.fixture(scope="module")

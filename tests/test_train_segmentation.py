@@ -21,11 +21,12 @@ from datasets.image_dataset import ImageFormat
 from mgic_vision import create_model
 from scripts import segmentation_results
 from scripts.training.errors import TrainingError
+from scripts.training.masks import MaskEvaluation
 from scripts.training.optimizer import OptimizerSettings
 from scripts.training.report_masks import MaskSplit
 from scripts.training.report_splits import ReportError
 from scripts.training.scenes import PreparedScenes, SceneAugment, SegmentationData
-from scripts.training.segmenter import MaskEvaluation, Segmenter
+from scripts.training.segmenter import Segmenter
 
 SEGMENTER = "scripts.training.segmenter.Segmenter"
 SCRIPT = "scripts.train_segmentation"

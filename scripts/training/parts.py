@@ -1,29 +1,22 @@
 """Part segmentation of point clouds: data and the Lightning module."""
 
 import hashlib
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor, nn
-from torch_geometric.data import Batch, Data
+from torch_geometric.data import Batch
 
 from datasets.augment import Augment
 from datasets.shapes10 import SPLITS
 from datasets.shapes10_parts import IGNORED, Shapes10Parts
 from mgic_geo import create_segmenter
-from scripts.training.classifier import Classifier
-from scripts.training.data import ClassificationData
+from scripts.training.masks import MaskClassifier, MaskEvaluation
 from scripts.training.optimizer import DEFAULT_OPTIMIZER, OptimizerSettings
-from scripts.training.points import PointClouds, bad_clouds, read_cloud
-from scripts.training.results import collect_predictions, show_rows, spread
-from scripts.training.segmenter import MaskEvaluation
-
-NUM_PICTURES = 12
+from scripts.training.points import CloudData, bad_clouds, check_counts
 
 
-class PartClouds(ClassificationData):
+class PartClouds(CloudData):
     """Generated furniture as point clouds with a part for every point.
 
     Args:
@@ -53,23 +46,20 @@ class PartClouds(ClassificationData):
         test_splits: list[str] | None = None,
         seed: int = 0,
     ):
+        if name != "shapes10_parts":
+            raise ValueError(f"data.name must be 'shapes10_parts', got {name!r}")
         super().__init__(
+            name,
+            SPLITS,
+            num_points=num_points,
+            augment=augment,
             batch_size=batch_size,
             num_workers=num_workers,
             val_fraction=val_fraction,
-            test_splits=test_splits or ["test"],
+            test_splits=test_splits,
             seed=seed,
         )
-        if name != "shapes10_parts":
-            raise ValueError(f"data.name must be 'shapes10_parts', got {name!r}")
-        if unknown := sorted(set(self.test_splits) - set(SPLITS)):
-            raise ValueError(f"no split {', '.join(unknown)}; there are {', '.join(SPLITS)}")
-        if num_points < 1 or min(shapes_per_class) < 1:
-            raise ValueError(
-                "data.num_points and data.shapes_per_class must be at least 1, got "
-                f"{num_points} and {list(shapes_per_class)}"
-            )
-        self.num_points, self.augment = num_points, augment
+        check_counts(shapes_per_class)
         self.counts = dict(zip(SPLITS, shapes_per_class, strict=True))
 
     def open_split(self, split: str, *, training: bool = False) -> Shapes10Parts:
@@ -82,11 +72,9 @@ class PartClouds(ClassificationData):
             num_shapes=self.counts[split],
         )
 
-    collate = staticmethod(PointClouds.collate)
-
     def describe(self) -> dict[str, Any]:
-        """Return what a reader of the weights must know about their input."""
-        return {"task": "parts", "num_points": self.num_points}
+        """Return what a reader of the weights must know about their input, and the task."""
+        return {"task": "parts", **super().describe()}
 
     def fingerprint(self) -> str:
         """Return the names of the training shapes, and points and parts of the first."""
@@ -94,15 +82,6 @@ class PartClouds(ClassificationData):
         for array in (self.val_set[0].pos, self.val_set[0].part):
             digest.update(array.numpy().tobytes())
         return digest.hexdigest()
-
-    def read_file(self, path: Path, info: dict[str, Any]) -> Data:
-        """Draw points from a mesh file, whose parts nobody knows."""
-        return read_cloud(path, info["num_points"], self.seed)
-
-    def pictures(self, indices: Any) -> tuple[str, np.ndarray]:
-        """Return the points of some test clouds, ``(M, num_points, 3)``."""
-        clouds = [self.test_set[int(index)].pos.numpy() for index in indices]
-        return "cloud", np.array(clouds, np.float32).reshape(len(clouds), -1, 3)
 
     def truths(self, indices: Any) -> np.ndarray:
         """Return the parts of their points as bytes, ``(M, num_points)``."""
@@ -130,7 +109,7 @@ class PartEvaluation(MaskEvaluation):
         )
 
 
-class PartSegmenter(Classifier):
+class PartSegmenter(MaskClassifier):
     """Tells the parts of point clouds apart.
 
     Args:
@@ -141,7 +120,7 @@ class PartSegmenter(Classifier):
         seed: All randomness follows from it.
     """
 
-    ignored = IGNORED
+    ignored, kept = IGNORED, "parts"
 
     def __init__(
         self,
@@ -174,28 +153,6 @@ class PartSegmenter(Classifier):
         """Name the clouds with a coordinate that is not finite."""
         return bad_clouds(batch)
 
-    def keep(self, logits: Tensor, targets: Tensor) -> dict[str, Tensor]:
-        """Return of each cloud the share of right points, and the parts predicted."""
-        predicted, counted = logits.argmax(dim=1), targets != IGNORED
-        right = ((predicted == targets) & counted).sum(dim=1)
-        return {
-            "accuracies": (right / counted.sum(dim=1)).cpu(),
-            "parts": predicted.to(torch.uint8).cpu(),
-        }
-
-    def test_arrays(self) -> dict[str, np.ndarray]:
-        """Return points by true and predicted part, and some clouds, the same in every run."""
-        data = self.trainer.datamodule
-        arrays = collect_predictions(self.test_outputs)
-        rows = spread(arrays["indices"], NUM_PICTURES)
-        arrays["parts"] = arrays["parts"][rows]
-        arrays["truths"] = data.truths(arrays["indices"][rows])
-        arrays["confusion"] = self.evaluation.counts().numpy().astype(np.int64)
-        return arrays | show_rows(data, arrays["indices"], rows)
-
-    def predict_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Return the share of the points that each part has, ``(B, num_parts)``."""
-        self._check_input(batch)
-        predicted = self(batch).argmax(dim=1)
-        parts = torch.arange(len(self.classes), device=predicted.device)
-        return torch.stack([(predicted == part).float().mean(dim=1) for part in parts], dim=1)
+    def to_keep(self, predicted: Tensor) -> Tensor:
+        """Return the parts of all points."""
+        return predicted

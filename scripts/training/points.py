@@ -24,7 +24,72 @@ from scripts.training.errors import TrainingError
 from scripts.training.optimizer import DEFAULT_OPTIMIZER, OptimizerSettings
 
 
-class PointClouds(ClassificationData):
+class CloudData(ClassificationData):
+    """Point clouds of a number of points; subclasses know which.
+
+    Args:
+        name: Of the data set.
+        splits: That it has.
+        num_points: Points of a cloud.
+        augment: Random changes of training clouds.
+        batch_size: Clouds in a batch, for each process.
+        num_workers: Processes that load data; 0 loads in the main one.
+        val_fraction: Share of the training shapes of each class held out for validation.
+        test_splits: What is tested; ``None`` for ``test``.
+        seed: Everything random about the data follows from it.
+
+    Raises:
+        ValueError: Splits or counts that make no sense.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        splits: Sequence[str],
+        *,
+        num_points: int,
+        augment: Augment | None,
+        batch_size: int,
+        num_workers: int,
+        val_fraction: float,
+        test_splits: list[str] | None,
+        seed: int,
+    ):
+        super().__init__(
+            batch_size=batch_size,
+            num_workers=num_workers,
+            val_fraction=val_fraction,
+            test_splits=test_splits or ["test"],
+            seed=seed,
+        )
+        if num_points < 1:
+            raise ValueError(f"num_points must be at least 1, got {num_points}")
+        if unknown := sorted(set(self.test_splits) - set(splits)):
+            raise ValueError(
+                f"no split {', '.join(unknown)} in {name}; there are {', '.join(splits)}"
+            )
+        self.num_points, self.augment = num_points, augment
+
+    @staticmethod
+    def collate(samples: list[Data]) -> Batch:
+        """Join clouds into one graph without edges between them."""
+        return Batch.from_data_list(samples)
+
+    def describe(self) -> dict[str, Any]:
+        """Return what a reader of the weights must know about their input."""
+        return {"num_points": self.num_points}
+
+    def read_file(self, path: Path, info: dict[str, Any]) -> Data:
+        """Draw points from a mesh file."""
+        return read_cloud(path, info["num_points"], self.seed)
+
+    def pictures(self, indices: Sequence[int]) -> tuple[str, np.ndarray]:
+        """Return the points of some test clouds, ``(M, num_points, 3)``."""
+        clouds = [self.test_set[int(index)].pos.numpy() for index in indices]
+        return "cloud", np.array(clouds, np.float32).reshape(len(clouds), -1, 3)
+
+
+class PointClouds(CloudData):
     """Shapes as point clouds.
 
     Args:
@@ -65,20 +130,16 @@ class PointClouds(ClassificationData):
         seed: int = 0,
     ):
         super().__init__(
+            name,
+            shapes10.SPLITS if name == "shapes10" else modelnet10.SPLITS,
+            num_points=num_points,
+            augment=augment,
             batch_size=batch_size,
             num_workers=num_workers,
             val_fraction=val_fraction,
-            test_splits=test_splits or ["test"],
+            test_splits=test_splits,
             seed=seed,
         )
-        if num_points < 1:
-            raise ValueError(f"num_points must be at least 1, got {num_points}")
-        self.num_points, self.augment = num_points, augment
-        splits = shapes10.SPLITS if name == "shapes10" else modelnet10.SPLITS
-        if unknown := sorted(set(self.test_splits) - set(splits)):
-            raise ValueError(
-                f"no split {', '.join(unknown)} in {name}; there are {', '.join(splits)}"
-            )
         root = root or f"data/{name}"
         if name == "shapes10":
             if zip or download:
@@ -102,35 +163,28 @@ class PointClouds(ClassificationData):
         except (OSError, ValueError) as error:
             raise TrainingError(f"cannot use the data: {error}") from error
 
-    @staticmethod
-    def collate(samples: list[Data]) -> Batch:
-        """Join clouds into one graph without edges between them."""
-        return Batch.from_data_list(samples)
-
-    def describe(self) -> dict[str, Any]:
-        """Return what a reader of the weights must know about their input."""
-        return {"num_points": self.num_points}
-
     def fingerprint(self) -> str:
         """Return a hash of the names of the training shapes and of all their meshes."""
         names = "\n".join([*self.val_set.names, self.val_set.digest])
         return hashlib.sha256(names.encode()).hexdigest()
 
-    def read_file(self, path: Path, info: dict[str, Any]) -> Data:
-        """Draw points from a mesh file."""
-        return read_cloud(path, info["num_points"], self.seed)
 
-    def pictures(self, indices: Sequence[int]) -> tuple[str, np.ndarray]:
-        """Return the points of some test clouds, ``(M, num_points, 3)``."""
-        clouds = [self.test_set[int(index)].pos.numpy() for index in indices]
-        return "cloud", np.array(clouds, np.float32).reshape(len(clouds), -1, 3)
+def check_counts(counts: Sequence[int]) -> None:
+    """Refuse numbers of shapes a class that cannot be.
+
+    Raises:
+        ValueError: They are not three numbers from 1 up.
+    """
+    if len(counts) != 3 or min(counts) < 1:
+        raise ValueError(
+            f"data.shapes_per_class must be three numbers from 1 up, got {list(counts)}"
+        )
 
 
 def _shape_counts(counts: list[int] | None) -> dict[str, int]:
     if counts is None:
         return {}
-    if len(counts) != 3 or min(counts) < 1:
-        raise ValueError(f"data.shapes_per_class must be three numbers from 1 up, got {counts}")
+    check_counts(counts)
     return dict(zip(("num_train", "num_test", "num_hard"), counts, strict=True))
 
 

@@ -20,7 +20,8 @@ from matplotlib.figure import Figure
 
 from mgic_vision import create_model, summary
 from scripts.training import comparison
-from scripts.training.comparison import BLUE, GRAY, RED, Job, spread_and_range
+from scripts.training.comparison import Job, spread_and_range
+from scripts.training.comparison_figures import plot_against_weights, write_figure
 from scripts.training.files import write_whole
 
 CONFIG = Path("scripts/configs/images_results.yaml")
@@ -188,8 +189,7 @@ def reading(rows: list[dict[str, Any]]) -> str:
             lines.append(
                 f"| {question}: `{first}` - `{second}` | {size:,} | "
                 f"{one['weights'] / other['weights']:.0%} | "
-                f"{one['test_mean'] - other['test_mean']:+.1f} | "
-                f"{'yes' if comparison.overlap(one, other, 'test') else 'no'} |"
+                f"{' | '.join(comparison.difference(one, other, 'test'))} |"
             )
     return "\n".join(lines) + "\n"
 
@@ -199,15 +199,10 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
     sizes = list(dict.fromkeys(row["num_train"] for row in rows))
     figure = Figure(figsize=(4.2 * len(sizes), 3.8), layout="constrained")
     for axes, size in zip(figure.subplots(1, len(sizes), squeeze=False)[0], sizes, strict=True):
-        for row in (row for row in rows if row["num_train"] == size):
-            control = row["note"].startswith("control")
-            color = GRAY if control else RED if row["note"] == "MGIC" else BLUE
-            comparison.plot_range(axes, row, "test", across="weights", color=color)
-        axes.set(xscale="log", xlabel="weights", ylabel="test accuracy, %")
+        own = [row for row in rows if row["num_train"] == size]
+        plot_against_weights(axes, own, "test", "test accuracy, %", x=0.25, y=0.15)
         axes.set_title(f"{size:,} training images")
-        axes.margins(x=0.25, y=0.15)
-        axes.grid(alpha=0.3)
-    comparison.write_figure(path, figure)
+    write_figure(path, figure)
 
 
 if __name__ == "__main__":

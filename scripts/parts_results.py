@@ -8,19 +8,18 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 import yaml
-from matplotlib.figure import Figure
 
 from datasets.shapes10_parts import PARTS
 from mgic_geo import create_segmenter, multiply_adds, num_weights
 from scripts.training import comparison
-from scripts.training.comparison import BLUE, GRAY, RED, Job, spread_and_range
+from scripts.training.comparison import Contender, Job, spread_and_range
+from scripts.training.comparison_figures import draw_with_pictures
 from scripts.training.figures import draw_cloud
 from scripts.training.files import write_whole
 from scripts.training.report_parts import part_colors
@@ -28,14 +27,6 @@ from scripts.training.report_parts import part_colors
 CONFIG = Path("scripts/configs/parts_results.yaml")
 SPLITS = ("test", "test-hard")
 NUM_PICTURES = 4
-
-
-@dataclass(frozen=True)
-class Contender:
-    """A row of the table: a backbone, and what it is there for."""
-
-    model: str
-    note: str
 
 
 CONTENDERS = (
@@ -59,12 +50,8 @@ def main(args: Sequence[str] | None = None) -> int:
     parser.add_argument("--epochs", type=int, help="fewer of them, to try it quickly")
     parser.add_argument("--shapes", type=int, nargs=3, help="of a class in train and both tests")
     options = parser.parse_args(args)
-    grid = {
-        contender.model: [make_job(contender, seed, options) for seed in range(options.seeds)]
-        for contender in CONTENDERS
-    }
-    jobs = [job for same_seed in zip(*grid.values(), strict=True) for job in same_seed]
-    if not comparison.finish_runs(jobs, options):
+    grid = comparison.make_grid(CONTENDERS, make_job, options)
+    if not comparison.finish_runs(comparison.seed_by_seed(grid), options):
         return 1
     config = yaml.safe_load(CONFIG.read_text())
     config["data"]["shapes_per_class"] = options.shapes or config["data"]["shapes_per_class"]
@@ -139,50 +126,23 @@ minutes: no network has converged as far as it could. Multiply-adds are of one c
         for row in rows
     ]
     picture = "\n\n![test clouds, truth and predictions](parts.png)\n\n"
-    return head + "\n".join(lines) + picture + reading(rows)
-
-
-def reading(rows: list[dict[str, Any]]) -> str:
-    """What the ranges say, derived from the figures."""
-    lines = [
-        "## Who wins",
-        "",
-        "| question | weights | difference on test | ranges overlap? | on test-hard | overlap? |",
-        "| --- | ---: | ---: | --- | ---: | --- |",
-    ]
-    found = {row["model"]: row for row in rows}
-    for first, second, question in QUESTIONS:
-        one, other = found[first], found[second]
-        cells = [f"{question}: `{first}` - `{second}`", f"{one['weights'] / other['weights']:.0%}"]
-        for key in (f"{split}-miou" for split in SPLITS):
-            cells.append(f"{one[f'{key}_mean'] - other[f'{key}_mean']:+.1f}")
-            cells.append("yes" if comparison.overlap(one, other, key) else "no")
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines) + "\n"
+    keys = {
+        "test-miou": ("difference on test", "ranges overlap?"),
+        "test-hard-miou": ("on test-hard", "overlap?"),
+    }
+    reading = comparison.who_wins(rows, QUESTIONS, keys, costs=("weights",))
+    return head + "\n".join(lines) + picture + reading
 
 
 def draw(rows: list[dict[str, Any]], jobs: Sequence[Job], path: Path) -> None:
     """Draw mIoU against weights, and some test clouds as the first runs saw them."""
-    figure = Figure(figsize=(12, 5), layout="constrained")
-    left, right = figure.subfigures(1, 2, width_ratios=(2, 3))
-    axes = left.add_subplot()
-    for row in rows:
-        color = RED if row["note"].startswith("MGIC") else BLUE
-        color = GRAY if row["note"].startswith("control") else color
-        comparison.plot_range(axes, row, "test-miou", across="weights", color=color)
-    axes.set(xscale="log", xlabel="weights", ylabel="test mIoU, %")
-    axes.margins(x=0.4, y=0.15)
-    axes.grid(alpha=0.3)
     colors = part_colors(len(PARTS))
     clouds, columns = read_pictures(jobs)
-    grid = right.subplots(NUM_PICTURES, len(columns), squeeze=False)
-    for (name, parts), column in zip(columns.items(), grid.T, strict=True):
-        column[0].set_title(name, fontsize=8)
-        for place, cloud, part in zip(column, clouds, parts, strict=False):
-            draw_cloud(place, cloud, colors[part])
-    for place in grid.ravel():
-        place.set_axis_off()
-    comparison.write_figure(path, figure)
+    pictures = {name: list(zip(clouds, parts, strict=True)) for name, parts in columns.items()}
+    draw_with_pictures(
+        *(path, rows, "test-miou", "test mIoU, %", pictures),
+        show=lambda axes, picture: draw_cloud(axes, picture[0], colors[picture[1]]),
+    )
 
 
 def read_pictures(jobs: Sequence[Job]) -> tuple[np.ndarray, dict[str, np.ndarray]]:
@@ -195,7 +155,8 @@ def read_pictures(jobs: Sequence[Job]) -> tuple[np.ndarray, dict[str, np.ndarray
             columns["truth"] = file["truths"]
             columns[contender.model] = file["parts"]
     step = max(1, len(clouds) // NUM_PICTURES)
-    return clouds[::step], {name: parts[::step] for name, parts in columns.items()}
+    some = slice(0, step * NUM_PICTURES, step)
+    return clouds[some], {name: parts[some] for name, parts in columns.items()}
 
 
 if __name__ == "__main__":

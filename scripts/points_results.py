@@ -21,7 +21,8 @@ from matplotlib.figure import Figure
 from mgic_geo import create_model, multiply_adds, num_weights
 from scripts.benchmarks.points import make_clouds
 from scripts.training import comparison
-from scripts.training.comparison import BLUE, GRAY, RED, Job, spread, spread_and_range
+from scripts.training.comparison import Job, spread, spread_and_range
+from scripts.training.comparison_figures import plot_against_weights, write_figure
 from scripts.training.files import write_whole
 
 CONFIG = Path("scripts/configs/points_results.yaml")
@@ -50,6 +51,16 @@ CONTENDERS = (
         "diffgcn-hops", "diffgcn", "control: dense, as many hops as MGIC", {"layers": EQUAL_HOPS}
     ),
     Contender("mgic_diffgcn", "mgic_diffgcn", "MGIC, static graph"),
+)
+QUESTIONS = (
+    ("mgic_diffgcn", "pointnet", "neighborhoods"),
+    ("mgic_diffgcn", "random_graph", "real against random neighbors"),
+    ("dgcnn", "random_graph", "real against random neighbors, same weights"),
+    ("diffgcn", "pointnet", "neighborhoods, dense"),
+    ("dgcnn", "pointnet", "neighborhoods, dynamic graph"),
+    ("mgic_diffgcn", "diffgcn", "MGIC against its dense twin"),
+    ("mgic_diffgcn", "diffgcn-hops", "MGIC against dense with as many hops"),
+    ("mgic_dgcnn", "dgcnn", "MGIC against its dense twin"),
 )
 
 
@@ -148,51 +159,18 @@ compare the models with each other, not with ModelNet10's. Rate and epochs were 
         f"{spread(row, 'test-hard-class')} | {row['epoch_seconds']:.1f} |"
         for row in rows
     ]
-    return head + "\n".join(lines) + "\n\n![accuracy](points.png)\n\n" + reading(rows)
-
-
-def reading(rows: list[dict[str, Any]]) -> str:
-    """What the ranges say on ``test-hard``, derived from the figures."""
-    by_name = {row["model"]: row for row in rows}
-    pairs = (
-        ("mgic_diffgcn", "pointnet", "neighborhoods"),
-        ("mgic_diffgcn", "random_graph", "real against random neighbors"),
-        ("dgcnn", "random_graph", "real against random neighbors, same weights"),
-        ("diffgcn", "pointnet", "neighborhoods, dense"),
-        ("dgcnn", "pointnet", "neighborhoods, dynamic graph"),
-        ("mgic_diffgcn", "diffgcn", "MGIC against its dense twin"),
-        ("mgic_diffgcn", "diffgcn-hops", "MGIC against dense with as many hops"),
-        ("mgic_dgcnn", "dgcnn", "MGIC against its dense twin"),
-    )
-    lines = [
-        "## On test-hard",
-        "",
-        "| question | difference of the means | do the ranges overlap? |",
-        "| --- | ---: | --- |",
-    ]
-    for first, second, question in pairs:
-        a, b = by_name[first], by_name[second]
-        overlap = comparison.overlap(a, b, "test-hard")
-        lines.append(
-            f"| {question}: `{first}` - `{second}` | "
-            f"{a['test-hard_mean'] - b['test-hard_mean']:+.1f} | {'yes' if overlap else 'no'} |"
-        )
-    return "\n".join(lines) + "\n"
+    keys = {"test-hard": ("difference of the means", "do the ranges overlap?")}
+    reading = comparison.who_wins(rows, QUESTIONS, keys, title="On test-hard")
+    return head + "\n".join(lines) + "\n\n![accuracy](points.png)\n\n" + reading
 
 
 def draw(rows: list[dict[str, Any]], path: Path) -> None:
     """Draw accuracy against weights on both splits, with the range over the seeds."""
     figure = Figure(figsize=(9, 3.8), layout="constrained")
     for axes, split in zip(figure.subplots(1, 2, sharey=False), SPLITS, strict=True):
-        for row in rows:
-            control = row["note"].startswith("control")
-            mgic = row["model"].startswith("mgic")
-            color = GRAY if control else RED if mgic else BLUE
-            comparison.plot_range(axes, row, split, across="weights", color=color)
-        axes.set(xscale="log", xlabel="weights", ylabel="accuracy, %", title=split)
-        axes.margins(x=0.25)
-        axes.grid(alpha=0.3)
-    comparison.write_figure(path, figure)
+        plot_against_weights(axes, rows, split, "accuracy, %", x=0.25)
+        axes.set_title(split)
+    write_figure(path, figure)
 
 
 if __name__ == "__main__":

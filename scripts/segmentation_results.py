@@ -9,7 +9,6 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,25 +16,17 @@ from typing import Any
 import numpy as np
 import torch
 import yaml
-from matplotlib.figure import Figure
 
 from datasets.digit_scenes import CLASSES
 from mgic_vision import create_model, summary
 from scripts.training import comparison
-from scripts.training.comparison import BLUE, RED, Job, spread_and_range
+from scripts.training.comparison import Contender, Job, spread_and_range
+from scripts.training.comparison_figures import draw_with_pictures
 from scripts.training.files import write_whole
 from scripts.training.report_masks import paint
 
 CONFIG = Path("scripts/configs/digit_scenes.yaml")
 NUM_PICTURES = 4
-
-
-@dataclass(frozen=True)
-class Contender:
-    """A row of the table: a network, and what it is there for."""
-
-    model: str
-    note: str
 
 
 CONTENDERS = (
@@ -57,12 +48,8 @@ def main(args: Sequence[str] | None = None) -> int:
     parser.add_argument("--epochs", type=int, help="fewer of them, to try it quickly")
     parser.add_argument("--scenes", type=int, nargs=3, help="fewer of them: train, val and test")
     options = parser.parse_args(args)
-    grid = {
-        contender.model: [make_job(contender, seed, options) for seed in range(options.seeds)]
-        for contender in CONTENDERS
-    }
-    jobs = [job for same_seed in zip(*grid.values(), strict=True) for job in same_seed]
-    if not comparison.finish_runs(jobs, options):
+    grid = comparison.make_grid(CONTENDERS, make_job, options)
+    if not comparison.finish_runs(comparison.seed_by_seed(grid), options):
         return 1
     config = yaml.safe_load(CONFIG.read_text())
     size = config["data"]["scene_size"]
@@ -160,49 +147,17 @@ written.
         for row in rows
     ]
     picture = "\n\n![test scenes, truth and predictions](segmentation.png)\n\n"
-    return head + "\n".join(lines) + picture + reading(rows)
-
-
-def reading(rows: list[dict[str, Any]]) -> str:
-    """What the ranges say, derived from the figures."""
-    lines = [
-        "## Who wins",
-        "",
-        "| question | weights | multiply-adds | difference of the means | do the ranges overlap? |",
-        "| --- | ---: | ---: | ---: | --- |",
-    ]
-    found = {row["model"]: row for row in rows}
-    for first, second, question in QUESTIONS:
-        one, other = found[first], found[second]
-        lines.append(
-            f"| {question}: `{first}` - `{second}` | {one['weights'] / other['weights']:.0%} | "
-            f"{one['multiply_adds'] / other['multiply_adds']:.0%} | "
-            f"{one['miou_mean'] - other['miou_mean']:+.1f} | "
-            f"{'yes' if comparison.overlap(one, other, 'miou') else 'no'} |"
-        )
-    return "\n".join(lines) + "\n"
+    keys = {"miou": ("difference of the means", "do the ranges overlap?")}
+    reading = comparison.who_wins(rows, QUESTIONS, keys, costs=("weights", "multiply_adds"))
+    return head + "\n".join(lines) + picture + reading
 
 
 def draw(rows: list[dict[str, Any]], jobs: Sequence[Job], path: Path) -> None:
     """Draw mIoU against weights, and the same test scenes as the first runs saw them."""
-    figure = Figure(figsize=(12, 5), layout="constrained")
-    left, right = figure.subfigures(1, 2, width_ratios=(2, 3))
-    axes = left.add_subplot()
-    for row in rows:
-        color = RED if row["note"].startswith("MGIC") else BLUE
-        comparison.plot_range(axes, row, "miou", across="weights", color=color)
-    axes.set(xscale="log", xlabel="weights", ylabel="test mIoU, %")
-    axes.margins(x=0.4, y=0.15)
-    axes.grid(alpha=0.3)
-    columns = read_pictures(jobs)
-    grid = right.subplots(NUM_PICTURES, len(columns), squeeze=False)
-    for (name, pictures), column in zip(columns.items(), grid.T, strict=True):
-        column[0].set_title(name.removeprefix("lraspp_"), fontsize=8)
-        for place, picture in zip(column, pictures, strict=False):
-            place.imshow(picture, interpolation="nearest")
-    for place in grid.ravel():
-        place.set_axis_off()
-    comparison.write_figure(path, figure)
+    draw_with_pictures(
+        *(path, rows, "miou", "test mIoU, %", read_pictures(jobs)),
+        show=lambda axes, picture: axes.imshow(picture, interpolation="nearest"),
+    )
 
 
 def read_pictures(jobs: Sequence[Job]) -> dict[str, Sequence[np.ndarray]]:
@@ -213,8 +168,8 @@ def read_pictures(jobs: Sequence[Job]) -> dict[str, Sequence[np.ndarray]]:
             arrays = {name: file[name] for name in ("scenes", "truths", "masks", "colors")}
         columns["image"] = arrays["scenes"]
         columns["truth"] = paint(arrays["truths"], arrays["colors"])
-        columns[contender.model] = paint(arrays["masks"], arrays["colors"])
-    return columns
+        columns[contender.model.removeprefix("lraspp_")] = paint(arrays["masks"], arrays["colors"])
+    return {name: pictures[:NUM_PICTURES] for name, pictures in columns.items()}
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from scripts.rivalry.tasks import TASKS
 from scripts.rivalry.training import OPTIMIZER, read_run
 from scripts.rivalry.units import COARSE_SIZE, EXPANSION, GROUP_SIZE, ROWS, WIDTH, Unit
 from scripts.training import comparison
-from scripts.training.comparison import BLUE, GRAY, RED
+from scripts.training.comparison_figures import BLUE, GRAY, RED, plot_range, write_figure
 from scripts.training.files import write_whole
 
 
@@ -207,9 +207,9 @@ def draw(rows: Sequence[dict[str, Any]], tasks: Sequence[str], path: Path) -> No
                 continue
             color = RED if row["unit"] == "MGIC" else BLUE if row["matched"] == "weights" else GRAY
             named = row | {"model": row["unit"]}
-            comparison.plot_range(axes, named, task, across="weights", color=color)
+            plot_range(axes, named, task, across="weights", color=color)
         axes.set(xscale="log", xlabel="weights of a unit", ylabel=TASKS[task].unit, title=task)
         axes.margins(x=0.25, y=0.1)
         axes.grid(alpha=0.3)
     figure.suptitle("red: MGIC; blue: rivals of its weights; gray: of its time, and dense", size=9)
-    comparison.write_figure(path, figure)
+    write_figure(path, figure)

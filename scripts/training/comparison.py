@@ -17,13 +17,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from scripts.benchmarks import timing
 from scripts.training.files import write_whole
 
-BLUE, RED, GRAY = "#4477aa", "#ee6677", "#bbbbbb"  # dense models, MGIC, controls
 REPEATS = 7  # training steps timed of every model
 
 
@@ -51,6 +49,14 @@ class Job:
         return all((self.folder / f"{split}.json").exists() for split in self.splits)
 
 
+@dataclass(frozen=True)
+class Contender:
+    """A row of a table: a network by its name in the registry, and what it is there for."""
+
+    model: str
+    note: str
+
+
 def make_parser(description: str, runs: str) -> argparse.ArgumentParser:
     """Return a parser with the options that every comparison has."""
     parser = argparse.ArgumentParser(description=description)
@@ -60,6 +66,23 @@ def make_parser(description: str, runs: str) -> argparse.ArgumentParser:
     parser.add_argument("--docs", type=Path, default=Path("docs/results"))
     parser.add_argument("--page-only", action="store_true", help="train nothing")
     return parser
+
+
+def make_grid(
+    contenders: Sequence[Contender],
+    make_job: Callable[[Contender, int, argparse.Namespace], Job],
+    options: argparse.Namespace,
+) -> dict[str, list[Job]]:
+    """Return the runs of every network, one a seed, by the name of the network."""
+    return {
+        contender.model: [make_job(contender, seed, options) for seed in range(options.seeds)]
+        for contender in contenders
+    }
+
+
+def seed_by_seed(grid: Mapping[Any, Sequence[Job]]) -> list[Job]:
+    """Return all runs of a grid, those with the first seed in front: they are a table already."""
+    return [job for same_seed in zip(*grid.values(), strict=True) for job in same_seed]
 
 
 def finish_runs(jobs: Sequence[Job], options: argparse.Namespace) -> bool:
@@ -177,6 +200,47 @@ def overlap(one: dict[str, Any], other: dict[str, Any], key: str) -> bool:
     return one[low] <= other[high] and other[low] <= one[high]
 
 
+def difference(one: dict[str, Any], other: dict[str, Any], key: str) -> tuple[str, str]:
+    """Write the difference of the means of two rows, and whether their ranges overlap.
+
+    Example:
+        >>> one, other = ({"a_mean": n, "a_min": n - 1, "a_max": n + 1} for n in (9, 5))
+        >>> difference(one, other, "a")
+        ('+4.0', 'no')
+    """
+    change = one[f"{key}_mean"] - other[f"{key}_mean"]
+    return f"{change:+.1f}", "yes" if overlap(one, other, key) else "no"
+
+
+def who_wins(
+    rows: Sequence[dict[str, Any]],
+    questions: Sequence[tuple[str, str, str]],
+    keys: Mapping[str, tuple[str, str]],
+    *,
+    costs: Sequence[str] = (),
+    title: str = "Who wins",
+) -> str:
+    """Write the section of a page that says what the ranges say, derived from the figures.
+
+    Args:
+        rows: Of the table, with the name of a network in ``model``.
+        questions: Two networks, and what their comparison tells.
+        keys: Of the results to compare; each with the headings of its difference and its overlap.
+        costs: Columns of which the ratio is shown.
+        title: Of the section.
+    """
+    heads = [heading for pair in keys.values() for heading in pair]
+    columns = ["question", *(cost.replace("_", "-") for cost in costs), *heads]
+    rules = ["---", *(["---:"] * len(costs)), *(["---:", "---"] * len(keys))]
+    table, found = [columns, rules], {row["model"]: row for row in rows}
+    for first, second, question in questions:
+        one, other = found[first], found[second]
+        cells = [f"{question}: `{first}` - `{second}`"]
+        cells += [f"{one[cost] / other[cost]:.0%}" for cost in costs]
+        table.append(cells + [cell for key in keys for cell in difference(one, other, key)])
+    return "\n".join([f"## {title}", "", *(f"| {' | '.join(row)} |" for row in table)]) + "\n"
+
+
 def write_csv(path: Path, rows: Sequence[dict[str, Any]]) -> None:
     """Write the rows of a table, numbers with four digits after the point."""
     text = io.StringIO()
@@ -185,19 +249,3 @@ def write_csv(path: Path, rows: Sequence[dict[str, Any]]) -> None:
     for row in rows:
         writer.writerow([f"{v:.4f}" if isinstance(v, float) else v for v in row.values()])
     write_whole(path, text.getvalue().encode())
-
-
-def plot_range(axes: Any, row: dict[str, Any], key: str, *, across: str, color: str) -> None:
-    """Plot mean and range of one row over a column such as its weights, with its name."""
-    mean = row[f"{key}_mean"]
-    ends = [[mean - row[f"{key}_min"]], [row[f"{key}_max"] - mean]]
-    axes.errorbar(row[across], mean, ends, fmt="o", color=color, capsize=3)
-    place = (row[across], mean)
-    axes.annotate(row["model"], place, (5, 5), textcoords="offset points", fontsize=8)
-
-
-def write_figure(path: Path, figure: Figure) -> None:
-    """Write a figure as PNG."""
-    content = io.BytesIO()
-    figure.savefig(content, format="png", dpi=150)
-    write_whole(path, content.getvalue())

@@ -1,0 +1,83 @@
+"""Figures of the scripts that compare models with several seeds: results against cost."""
+
+import io
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from scripts.training.files import write_whole
+
+BLUE, RED, GRAY = "#4477aa", "#ee6677", "#bbbbbb"  # dense models, MGIC, controls
+
+
+def color_of(row: dict[str, Any]) -> str:
+    """Return the color of a row, which its note tells.
+
+    Example:
+        >>> color_of({"note": "control: no neighbors"}) == GRAY
+        True
+    """
+    kinds = {"control": GRAY, "MGIC": RED}
+    return next((c for kind, c in kinds.items() if row["note"].startswith(kind)), BLUE)
+
+
+def plot_range(axes: Axes, row: dict[str, Any], key: str, *, across: str, color: str) -> None:
+    """Plot mean and range of one row over a column such as its weights, with its name."""
+    mean = row[f"{key}_mean"]
+    ends = [[mean - row[f"{key}_min"]], [row[f"{key}_max"] - mean]]
+    axes.errorbar(row[across], mean, ends, fmt="o", color=color, capsize=3)
+    place = (row[across], mean)
+    axes.annotate(row["model"], place, (5, 5), textcoords="offset points", fontsize=8)
+
+
+def plot_against_weights(
+    axes: Axes, rows: Sequence[dict[str, Any]], key: str, label: str, **margins: float
+) -> None:
+    """Plot all rows against their weights."""
+    for row in rows:
+        plot_range(axes, row, key, across="weights", color=color_of(row))
+    axes.set(xscale="log", xlabel="weights", ylabel=label)
+    axes.margins(**margins)
+    axes.grid(alpha=0.3)
+
+
+def draw_with_pictures(
+    path: Path,
+    rows: Sequence[dict[str, Any]],
+    key: str,
+    label: str,
+    columns: Mapping[str, Sequence[Any]],
+    show: Callable[[Axes, Any], object],
+) -> None:
+    """Draw results against weights, and beside them some samples as several networks saw them.
+
+    Args:
+        path: Of the PNG.
+        rows: Of the table.
+        key: Of the result.
+        label: Of its axis.
+        columns: Pictures by heading; the same sample is in the same place of each.
+        show: Draws one of them.
+    """
+    figure = Figure(figsize=(12, 5), layout="constrained")
+    left, right = figure.subfigures(1, 2, width_ratios=(2, 3))
+    plot_against_weights(left.add_subplot(), rows, key, label, x=0.4, y=0.15)
+    height = max(map(len, columns.values()))
+    grid = right.subplots(height, len(columns), squeeze=False)
+    for (name, pictures), column in zip(columns.items(), grid.T, strict=True):
+        column[0].set_title(name, fontsize=8)
+        for place, picture in zip(column, pictures, strict=False):
+            show(place, picture)
+    for place in grid.ravel():
+        place.set_axis_off()
+    write_figure(path, figure)
+
+
+def write_figure(path: Path, figure: Figure) -> None:
+    """Write a figure as PNG."""
+    content = io.BytesIO()
+    figure.savefig(content, format="png", dpi=150)
+    write_whole(path, content.getvalue())

@@ -34,7 +34,7 @@ def sizes(kind: str) -> list[dict[str, int]]:
     return [
         {"inner": copies * WIDTH, "products": products}
         for products in (1, 2, 3)
-        for copies in (4, 2, 3, 5, 6, 7, 8)
+        for copies in (4, 1, 2, 3, 5, 6, 7, 8)
     ]
 
 

@@ -9,6 +9,7 @@ from torch.testing import assert_close
 
 from mgic_geo import DiffGCNConv, create_model, edge_gradients
 from mgic_vision import create_model as create_image_model
+from mgic_vision import inverted_residual, mgic_unit
 from scripts import bench, draw_roofline
 from scripts.benchmarks import (
     exported,
@@ -230,6 +231,13 @@ def test_memory_of_a_block_is_what_its_tensors_hold():
     middle, out = 4 * 16 * 16, 4 * 8 * 16
     assert memory.inference_peak(block, x) == middle + out
     assert memory.training_kept(block, x) >= middle + out
+
+
+def test_memory_of_a_cycle_is_also_what_passes_between_its_levels():
+    unit = mgic_unit(32, 32, inverted_residual, inner=32, group_size=8, coarse_size=16)
+    x = torch.rand(1, 32, 8, 8).contiguous(memory_format=torch.channels_last)
+    coarse = x.nbytes // 2  # of its input and of its output
+    assert memory.inference_peak(unit, x) >= x.nbytes + 2 * coarse
 
 
 @pytest.mark.parametrize("inference", [False, True])

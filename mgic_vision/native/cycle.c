@@ -95,6 +95,9 @@ static void run_cycle(const level *levels, int64_t num, const float *weights, in
 
 static _Thread_local arena memory;
 
+/* What the calling thread's cycles keep beside their tensors */
+int64_t mgic_cycle_bytes(void) { return memory.size * (int64_t)sizeof(float); }
+
 /* x, y: (batch, height, width, channels); levels: (num, fields of a level); weights: as packed by
  * Python. Returns 0, or 1 where there is no memory. */
 int64_t mgic_cycle(const float *x, float *y, int64_t batch, int64_t height, int64_t width,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 from abc import abstractmethod
 from typing import Any
 
@@ -26,6 +27,18 @@ def run_kernel(name: str, x: Tensor, *arguments: Any) -> None:
     assert library is not None
     if getattr(library, name)(*arguments):
         raise MemoryError(f"no memory for {name} on {tuple(x.shape)}")
+
+
+def cycle_bytes() -> int:
+    """Memory that cycles called from this thread keep for what passes between their levels.
+
+    It is as large as the largest of them needed, is kept from call to call, and is not torch's.
+    """
+    library = build.library(IMAGES)
+    if library is None:
+        return 0
+    library.mgic_cycle_bytes.restype = ctypes.c_int64
+    return library.mgic_cycle_bytes()
 
 
 class PackedModule(nn.Module):

@@ -9,7 +9,6 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,37 +19,25 @@ from matplotlib.figure import Figure
 
 from mgic_vision import create_model, summary
 from scripts.training import comparison
-from scripts.training.comparison import Job, spread_and_range
+from scripts.training.comparison import Job, Variant, spread_and_range
 from scripts.training.comparison_figures import plot_against_weights, write_figure
 from scripts.training.files import write_whole
 
 CONFIG = Path("scripts/configs/images_results.yaml")
 EPOCHS = {200: 50, 1000: 16, 4000: 4}  # by the number of training images, to fit an hour
-
-
-@dataclass(frozen=True)
-class Contender:
-    """A row of the table: a network, its options, and what it is there for."""
-
-    name: str
-    model: str
-    note: str
-    options: dict[str, Any] = field(default_factory=dict)
-
-
 CONTENDERS = (
-    Contender("resnet56", "resnet56", "dense"),
-    Contender(
-        "mgic_resnet56", "mgic_resnet56", "MGIC", {"group_size": 8, "coarse_size": 16, "depth": 56}
+    Variant("resnet56", "dense", "resnet56"),
+    Variant(
+        "mgic_resnet56", "MGIC", "mgic_resnet56", {"group_size": 8, "coarse_size": 16, "depth": 56}
     ),
     # at depth 56 no width is as close to the weights of MGIC as these are at depth 50
-    Contender(
-        "resnet-narrow", "resnet56", "control: dense, as many weights", {"width": 10, "depth": 50}
+    Variant(
+        "resnet56", "control: dense, as many weights", "resnet-narrow", {"width": 10, "depth": 50}
     ),
-    Contender(
-        "ghost-narrow",
+    Variant(
         "ghost_resnet56",
         "ghost modules, as many weights",
+        "ghost-narrow",
         {"width": 14, "depth": 50},
     ),
 )
@@ -91,12 +78,12 @@ def main(args: Sequence[str] | None = None) -> int:
     return 0
 
 
-def network_options(contender: Contender, depth: int | None) -> dict[str, Any]:
+def network_options(contender: Variant, depth: int | None) -> dict[str, Any]:
     """The options of a network, at another depth if one is asked for."""
     return contender.options | ({"depth": depth} if depth else {})
 
 
-def make_job(contender: Contender, size: int, seed: int, options: argparse.Namespace) -> Job:
+def make_job(contender: Variant, size: int, seed: int, options: argparse.Namespace) -> Job:
     """The run of one network with one seed on so many images."""
     arguments = ("--config", str(CONFIG), "--model.name", contender.model)
     arguments += ("--model.options", json.dumps(network_options(contender, options.depth)))

@@ -9,7 +9,6 @@ import json
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ from matplotlib.figure import Figure
 from mgic_geo import create_model, multiply_adds, num_weights
 from scripts.benchmarks.points import make_clouds
 from scripts.training import comparison
-from scripts.training.comparison import Job, spread, spread_and_range
+from scripts.training.comparison import Job, Variant, spread, spread_and_range
 from scripts.training.comparison_figures import plot_against_weights, write_figure
 from scripts.training.files import write_whole
 
@@ -29,28 +28,16 @@ CONFIG = Path("scripts/configs/points_results.yaml")
 SPLITS = ("test", "test-hard")
 # the first G-conv of mgic_diffgcn reaches five hops, the others four
 EQUAL_HOPS = [5, 4, 4, 4, 4, 4]
-
-
-@dataclass(frozen=True)
-class Contender:
-    """A row of the table: a model, its options, and what it is there for."""
-
-    name: str
-    model: str
-    note: str
-    options: dict[str, Any] = field(default_factory=dict)
-
-
 CONTENDERS = (
-    Contender("pointnet", "pointnet", "control: no neighbors"),
-    Contender("random_graph", "random_graph", "control: random neighbors"),
-    Contender("dgcnn", "dgcnn", "dense, dynamic graph"),
-    Contender("mgic_dgcnn", "mgic_dgcnn", "MGIC, dynamic graph"),
-    Contender("diffgcn", "diffgcn", "dense, static graph"),
-    Contender(
-        "diffgcn-hops", "diffgcn", "control: dense, as many hops as MGIC", {"layers": EQUAL_HOPS}
+    Variant("pointnet", "control: no neighbors", "pointnet"),
+    Variant("random_graph", "control: random neighbors", "random_graph"),
+    Variant("dgcnn", "dense, dynamic graph", "dgcnn"),
+    Variant("mgic_dgcnn", "MGIC, dynamic graph", "mgic_dgcnn"),
+    Variant("diffgcn", "dense, static graph", "diffgcn"),
+    Variant(
+        "diffgcn", "control: dense, as many hops as MGIC", "diffgcn-hops", {"layers": EQUAL_HOPS}
     ),
-    Contender("mgic_diffgcn", "mgic_diffgcn", "MGIC, static graph"),
+    Variant("mgic_diffgcn", "MGIC, static graph", "mgic_diffgcn"),
 )
 QUESTIONS = (
     ("mgic_diffgcn", "pointnet", "neighborhoods"),
@@ -83,14 +70,14 @@ def main(args: Sequence[str] | None = None) -> int:
     return 0
 
 
-def make_job(contender: Contender, seed: int, runs: Path) -> Job:
+def make_job(contender: Variant, seed: int, runs: Path) -> Job:
     """The run of one model with one seed."""
     options = ("--config", str(CONFIG), "--model.name", contender.model)
     options += ("--model.options", json.dumps(contender.options))
     return Job(runs / f"{contender.name}-{seed}", "train_modelnet10", options, seed, SPLITS)
 
 
-def costs(contender: Contender, num_points: int) -> tuple[int, int, int]:
+def costs(contender: Variant, num_points: int) -> tuple[int, int, int]:
     """Weights, multiply-adds of one cloud, and hops."""
     model = create_model(contender.model, **contender.options)
     return num_weights(model), multiply_adds(model, torch.rand(num_points, 3)), model.num_hops

@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +55,14 @@ class Contender:
 
     model: str
     note: str
+
+
+@dataclass(frozen=True)
+class Variant(Contender):
+    """A row of a table in which a network may stand several times, with options of its own."""
+
+    name: str
+    options: dict[str, Any] = field(default_factory=dict)
 
 
 def make_parser(description: str, runs: str) -> argparse.ArgumentParser:

@@ -545,12 +545,11 @@ def test_torchrun_restarts_a_run_that_lost_a_process(whole_of_two, tiny, tmp_pat
 @pytest.mark.slow
 def test_process_that_hangs_is_given_up(tiny, tmp_path):
     command = ["fit", *tiny, *NO_TEST, "--run_dir", tmp_path, "--rank_timeout", "20"]
-    begin = time.monotonic()
     survivor, hung = run_ranks(tmp_path, *command, faults=[None, Hang(CLASSIFIER, 5, 60)])
     assert survivor.code == 1, survivor.output
     assert "error: lost contact with another process" in survivor.output
+    assert "Timed out waiting 20000ms" in survivor.output  # and not because the other has ended
     assert hung.code == 9
-    assert time.monotonic() - begin < 120
 
 
 @pytest.mark.fault(40)

@@ -258,6 +258,7 @@ def test_training_step_moves_weights_and_statistics_and_inference_moves_none(
         assert not [name for name in kept if not name.endswith("bias")]
 
 
+@pytest.mark.usefixtures("quick_machine")
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

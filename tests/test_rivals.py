@@ -112,7 +112,7 @@ def test_unit_of_mgic_is_the_cycle_around_the_block_of_its_rivals():
 @pytest.mark.parametrize("kind", ["dense", *RIVALS])
 def test_unit_of_a_rival_sees_its_input_through_a_norm(kind):
     torch.manual_seed(0)
-    unit = DENSE if kind == "dense" else matching.of_equal_weights(kind)
+    unit = DENSE if kind == "dense" else Unit(kind, options=matching.sizes(kind)[0])
     layer, x = unit.make().double(), torch.randn(3, units.WIDTH, dtype=torch.float64)
     assert_close(layer(x), layer(7 * x + 2), rtol=1e-4, atol=1e-4)
     assert not layer(x).isclose(layer(x.flip(-1))).all()
@@ -134,7 +134,7 @@ def network_weights(unit, task):
     return num_weights(TASKS[task].make_network(unit.make))
 
 
-def test_page_says_who_is_better_by_ranges_and_what_is_missing(tmp_path):
+def test_page_says_who_is_better_by_ranges_and_what_is_missing(tmp_path, monkeypatch):
     fake(tmp_path, {"dense": 1.5, "MGIC": 3.0, "narrow": 7.0})
     where = ["--runs", str(tmp_path), "--docs", str(tmp_path), "--page-only"]
     assert rivals.main([*where, "--seeds", "2"]) == 0
@@ -144,6 +144,7 @@ def test_page_says_who_is_better_by_ranges_and_what_is_missing(tmp_path):
     assert "At equal weights MGIC is better in 4, same in 0, worse in 0 of 4" in text
     assert "At equal time: nothing can be said yet" in text
     assert "not done yet" not in text
+    monkeypatch.setattr(page, "draw", lambda *_: None)  # once is enough
     assert rivals.main([*where, "--seeds", "3"]) == 0
     assert "**12 of 36 runs are not done yet**" in (tmp_path / "rivals.md").read_text()
 
@@ -157,6 +158,7 @@ def test_only_runs_that_are_missing_or_of_another_network_are_trained(tmp_path, 
         return {"error": 1.0, "seconds": 0.0, "weights": network_weights(unit, task)}
 
     monkeypatch.setattr(rivals, "fit", fit)
+    monkeypatch.setattr(page, "draw", lambda *_: None)
     (tmp_path / "text-narrow-weights-0.json").unlink()
     before = {"error": 2.0, "weights": network_weights(MGIC, "text") - 576}  # without inner norms
     (tmp_path / "text-MGIC-1.json").write_text(json.dumps(before))

@@ -23,7 +23,8 @@ from scripts.paper_tables.pages import as_png
 CONFIGS = tuple(
     Path(f"scripts/configs/{name}.yaml") for name in ("function", "function_range", "function_sgd")
 )
-COLORS = ("#0072b2", "#009e73", "#d55e00", "#cc79a7", "#8d96a0")
+COLORS = ("#0072b2", "#009e73", "#d55e00", "#cc79a7", "#8d96a0")  # of networks
+LINES = ("o-", "s:", "^:", "D:")  # of optimizers and ranges of c
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -41,17 +42,23 @@ def make(arguments: argparse.Namespace) -> Page:
     """Train what is missing, as far as the time goes, and tabulate what is there."""
     deadline = time.monotonic() + 60 * arguments.minutes
     changes = {key: getattr(arguments, key) for key in ("epochs", "num_points", "c_max", "folds")}
-    rows, notes, unfinished = [], [], 0
+    rows, notes, unfinished, seconds = [], [], 0, 0.0
     for path in arguments.config:
         settings = read_settings(path, **changes)
         points = make_points(settings)
         opened = train_until(deadline, _runs(settings, arguments.runs / path.stem), points)
         unfinished += sum(not run.finished for run in opened.values())
+        seconds += sum(
+            epoch["seconds_per_step"] * settings.num_steps
+            for run in opened.values()
+            for epoch in run.history
+        )
         variance = function(points).var().item()
         rows += make_rows(settings, opened, variance)
         notes.append(describe(path.stem, settings, variance))
     if unfinished:
         notes.insert(0, f"**{unfinished} runs are not finished**: the same command continues them.")
+    notes.append(f"All trainings together took {seconds / 60:.0f} minutes.")
     notes.append(
         "The paper draws Figure 4 without numbers and does not say s_g; its own protocol is "
         "`scripts/configs/function_paper.yaml`."
@@ -110,10 +117,7 @@ def make_rows(
 
 def describe(name: str, settings: Settings, variance: float) -> str:
     """What a configuration trains with, in words."""
-    optimizer = settings.optimizer
-    steps = settings.epochs * max(
-        1, int(settings.num_points * (1 - settings.test_fraction)) // settings.batch_size
-    )
+    optimizer, steps = settings.optimizer, settings.epochs * settings.num_steps
     return (
         f"`{name}`: {settings.num_points:,} points, {settings.test_fraction:.0%} of them tested, "
         f"{settings.folds} folds, each with its own first weights; {settings.epochs} epochs of "
@@ -128,8 +132,9 @@ def draw(rows: Sequence[dict[str, Any]]) -> bytes:
     """Draw error against weights, both logarithmic."""
     figure = Figure(figsize=(6.5, 4.4), layout="constrained")
     axes = figure.add_subplot()
-    curves = dict.fromkeys(map(_curve, rows))
-    for index, curve in enumerate(curves):
+    networks = list(dict.fromkeys(row["network"] for row in rows))
+    protocols = list(dict.fromkeys(_curve(row)[1:] for row in rows))
+    for curve in dict.fromkeys(map(_curve, rows)):
         own = [row for row in rows if _curve(row) == curve and row["folds"]]
         if not own:
             continue
@@ -142,10 +147,9 @@ def draw(rows: Sequence[dict[str, Any]]) -> bytes:
             [row["ours weights"] for row in own],
             mean,
             ends,
-            fmt="o",
+            fmt=LINES[protocols.index(curve[1:]) % len(LINES)],
             capsize=3,
-            color=COLORS[index % len(COLORS)],
-            linestyle="-" if index < len(COLORS) else ":",
+            color=COLORS[networks.index(curve[0]) % len(COLORS)],
             label=", ".join(curve),
         )
     axes.set(xscale="log", yscale="log", xlabel="weights", ylabel="test MSE")

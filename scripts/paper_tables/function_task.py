@@ -78,6 +78,16 @@ class Settings:
         if not 0 <= self.c_range[0] < self.c_range[1] < math.inf:
             raise ValueError(f"c_range must be two numbers that rise from 0 on, got {self.c_range}")
 
+    @property
+    def num_tested(self) -> int:
+        """Points that a fold tests."""
+        return max(1, round(self.test_fraction * self.num_points))
+
+    @property
+    def num_steps(self) -> int:
+        """Steps of an epoch."""
+        return max(1, (self.num_points - self.num_tested) // self.batch_size)
+
 
 def read_settings(path: Path, **changes: Any) -> Settings:
     """Read a file of settings; ``changes`` that are not None replace what it says.
@@ -164,7 +174,7 @@ class Run:
         """
         start, settings, epoch = time.monotonic(), self.settings, len(self.history)
         test, train = _split(settings, points, self.fold)
-        steps = max(1, len(train) // settings.batch_size)
+        steps = settings.num_steps
         factor = settings.optimizer.make_factor(steps, settings.epochs)
         place = derive_seed(settings.seed, "order", self.fold, epoch)
         order = torch.randperm(len(train), generator=torch.Generator().manual_seed(place))
@@ -217,7 +227,7 @@ def _split(settings: Settings, points: Tensor, fold: int) -> tuple[Tensor, Tenso
     """Rows of the fold's test and training points."""
     generator = torch.Generator().manual_seed(derive_seed(settings.seed, "folds"))
     order = torch.randperm(len(points), generator=generator)
-    size = max(1, round(settings.test_fraction * len(points)))
+    size = settings.num_tested
     start = fold * size
     return order[start : start + size], torch.cat([order[:start], order[start + size :]])
 

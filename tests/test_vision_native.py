@@ -12,7 +12,7 @@ from test_deployment import assert_equal, shift_norms
 from torch import nn
 from torch.testing import assert_close
 
-from mgic_geo import MGICBlock
+from mgic_geo import MGICBlock, multiply_adds
 from mgic_geo.native import build
 from mgic_vision import (
     basic_block,
@@ -225,3 +225,16 @@ def test_a_kernel_that_finds_no_memory_is_named_with_its_input(monkeypatch):
     run_kernel("mgic_cycle", torch.empty(2, 3))
     with pytest.raises(MemoryError, match=r"no memory for mgic_cycle on \(2, 3\)"):
         run_kernel("mgic_cycle", torch.empty(2, 3), 1)
+
+
+@needs_compiler
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [("mgic_mobilenetv3", {"width": 0.6, "squeeze": "every"}), ("mgic_resnet50", {})],
+)
+def test_multiply_adds_of_kernels_are_those_of_the_convolutions(name, options):
+    model = create_model(name, num_classes=4, **options)
+    x = torch.rand(2, 3, 64, 96)
+    fused = fuse(model)
+    assert any(isinstance(module, NativeCycle | NativeConv) for module in fused.modules())
+    assert multiply_adds(fused, x) == multiply_adds(fuse(model, native="never"), x)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.utils.flop_counter import register_flop_formula
 
 from mgic_geo.levels import MGICBlock
 from mgic_vision.native import available, usable
 from mgic_vision.native.kernel import PackedModule, run_kernel
-from mgic_vision.native.plan import plan_cycle
+from mgic_vision.native.plan import LevelPlan, plan_cycle
 
 
 @torch.library.custom_op("mgic_vision::cycle", mutates_args=(), device_types="cpu")
@@ -31,6 +32,12 @@ def run_cycle(x: Tensor, plan: Tensor, weights: Tensor) -> Tensor:
 @run_cycle.register_fake
 def _(x: Tensor, plan: Tensor, weights: Tensor) -> Tensor:
     return torch.empty_like(x, memory_format=torch.channels_last)
+
+
+@register_flop_formula(torch.ops.mgic_vision.cycle, get_raw=True)
+def _flops(x: Tensor, plan: Tensor, weights: Tensor, **_: object) -> int:
+    places = x.size(2) * x.size(3)
+    return 2 * x.size(0) * sum(LevelPlan(*row).multiply_adds(places) for row in plan.tolist())
 
 
 class NativeCycle(PackedModule):

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.utils.flop_counter import register_flop_formula
 
 from mgic_geo.native import build
 from mgic_geo.native.grouped_linear import packing
@@ -29,6 +30,7 @@ class ConvPlan(NamedTuple):
     activation: int
     pieces: int
     inputs: int
+    groups: int  # of no interest to the kernel
 
 
 @torch.library.custom_op("mgic_vision::grouped_conv", mutates_args=(), device_types="cpu")
@@ -66,6 +68,12 @@ def _empty_result(x: Tensor, sizes: list[int]) -> Tensor:
         device=x.device,
         memory_format=torch.channels_last,
     )
+
+
+@register_flop_formula(torch.ops.mgic_vision.grouped_conv, get_raw=True)
+def _flops(x: Tensor, begins: Tensor, weight: Tensor, bias: Tensor, sizes: list[int], **_: object):
+    plan = ConvPlan(*sizes)
+    return 2 * _empty_result(x, sizes).numel() * plan.in_channels // plan.groups * plan.kernel**2
 
 
 class NativeConv(PackedModule):
@@ -123,7 +131,7 @@ def plan_conv(conv: nn.Conv2d, act: nn.Module) -> tuple[list[int], Tensor, Tenso
     weight = conv.weight.flatten(2).transpose(1, 2)  # (out, taps, in)
     sizes = ConvPlan(
         *(conv.in_channels, conv.out_channels, kernel, stride, dilation),
-        *(ACTIVATIONS[type(act)], pieces, seen),
+        *(ACTIVATIONS[type(act)], pieces, seen, conv.groups),
     )
     bias = pack_bias(conv.bias, conv.out_channels, 1)
     return list(sizes), layout.begins, layout.pack(weight.contiguous()), bias.flatten()

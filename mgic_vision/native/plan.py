@@ -50,6 +50,17 @@ class LevelPlan(NamedTuple):
     gate_weight: int = ABSENT
     gate_bias: int = ABSENT
 
+    def multiply_adds(self, places: int) -> int:
+        """Of one image with so many places, without the zeros that fill up vectors."""
+        outer = self.channels * self.inner // self.groups * (1 + (self.first_weight != ABSENT))
+        seen = 1 if self.depthwise else self.inner // self.groups
+        transfers = sum(
+            self.channels * self.coarse // groups
+            for groups in (self.restrict_groups, self.prolong_groups)
+        )
+        squeeze = 2 * self.squeezed * self.inner
+        return places * (outer + self.inner * seen * self.kernel**2 + transfers) + squeeze
+
 
 def plan_cycle(cycle: MGICBlock) -> tuple[Tensor, Tensor] | None:
     """Plan ``(levels, fields)`` and weights of a cycle whose norms are folded.

@@ -45,7 +45,8 @@ def compare_accuracy(one: str, other: str, key: str, **where: str) -> Judge:
         rows = [row for row in rows if all(row.get(k) == v for k, v in where.items())]
         found = {row["model"]: row for row in rows}
         if not {one, other} <= found.keys():
-            return NOT_RUN, f"no rows of {one} and {other}"
+            condition = "".join(f", {key} {value}" for key, value in where.items())
+            return NOT_RUN, f"no rows of {one} and {other}{condition}"
         a, b = found[one], found[other]
         share = float(a["weights"]) / float(b["weights"])
         means = float(a[f"{key}_mean"]), float(b[f"{key}_mean"])

@@ -1,6 +1,7 @@
 import math
 import os
 import pickle
+import signal
 import time
 from itertools import chain
 from pathlib import Path
@@ -44,6 +45,23 @@ class Squares(Dataset):
     def __getitem__(self, key):
         epoch, index = key
         return epoch * 100 + index**2
+
+
+def _kill(pid: int):
+    os.kill(pid, signal.SIGKILL)
+    raise ConnectionResetError("Connection reset by peer")
+
+
+class Torn:
+    """Kills the process that made it when another one receives it."""
+
+    def __reduce__(self):
+        return _kill, (os.getpid(),)
+
+
+class TornBatches(Squares):
+    def __getitem__(self, key):
+        return Torn()
 
 
 class Crash(Squares):
@@ -169,7 +187,6 @@ class Unsendable(Squares):
 @pytest.mark.fault(41)
 def test_batch_that_cannot_leave_its_process_is_not_waited_for(capfd):
     batches = loader(num_workers=1, dataset=Unsendable())
-    batches._loader.timeout = 30  # so that this test does not wait either
     with pytest.raises(LoaderError, match=r"process died.*--resume"), explained(16):
         list(batches)
     assert "error: a batch cannot leave the process that loaded it: " in capfd.readouterr().err
@@ -186,11 +203,18 @@ def test_processes_that_cannot_be_started_are_told(monkeypatch):
 
 
 @pytest.mark.fault(41)
-def test_worker_that_dies_while_the_main_process_computes_is_the_same_error():
+def test_worker_that_dies_amid_handing_over_a_batch_is_the_same_error():
+    with pytest.raises(LoaderError, match=r"process died.*--resume"), explained(16):
+        list(loader(num_workers=1, dataset=TornBatches()))
+
+
+@pytest.mark.fault(41)
+def test_worker_that_dies_while_the_main_process_computes_is_noticed_with_the_next_batch():
     batches = iter(loader(num_workers=1, dataset=Crash(spared=4)))
     next(batches)  # which lets it go on after those that it has loaded ahead
+    time.sleep(1)  # in which torch's handler of SIGCHLD would raise
     with pytest.raises(LoaderError, match=r"process died.*--resume"), explained(16):
-        time.sleep(60)  # torch's handler of SIGCHLD raises in here
+        list(batches)
 
 
 # seeds, optimizer

@@ -38,7 +38,6 @@ def _advice(error: BaseException, batch_size: int) -> TrainingError | None:
             "--trainer.accumulate_grad_batches to make up for it, or --auto_batch true"
         )
     if text.startswith("DataLoader worker"):
-        # from its loader, or from torch's handler of SIGCHLD, which raises in whatever line runs
         return LoaderError(
             f"a data-loading process died: {text}. The checkpoints are kept: continue "
             "with --resume, and fewer --data.num_workers if memory was short"

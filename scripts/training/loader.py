@@ -4,8 +4,10 @@ import os
 import sys
 from collections.abc import Callable, Collection, Iterator, Sequence
 from itertools import pairwise
+from multiprocessing.connection import wait
 from multiprocessing.queues import Queue
-from signal import SIG_IGN, SIGINT, signal
+from signal import SIG_DFL, SIG_IGN, SIGCHLD, SIGINT, signal
+from threading import current_thread, main_thread
 from typing import Any
 
 import numpy as np
@@ -198,6 +200,9 @@ class ResumableLoader:
                 f"the data-loading processes cannot be started: {error}; --data.num_workers 0 does "
                 "without them"
             ) from error
+        if current_thread() is main_thread():
+            # torch's own raises in whatever line runs; next() looks for the dead every five seconds
+            signal(SIGCHLD, SIG_DFL)
         while True:
             try:
                 batch = next(batches)
@@ -207,8 +212,20 @@ class ResumableLoader:
                 # from another process it comes as a traceback, of which it is the last line
                 line = str(error).strip().splitlines()[-1]
                 raise TrainingError(line.rpartition(f"{ImageFileError.__name__}: ")[2]) from error
+            except (OSError, EOFError) as error:
+                self._look_for_the_dead(error)
+                raise
             self.delivered += 1
             yield batch
+
+    def _look_for_the_dead(self, error: Exception) -> None:
+        """Raise as torch does where a process died, also if it did so amid handing over a batch.
+
+        Its connection is then gone a moment before it is.
+        """
+        workers = getattr(self._iterator, "_workers", [])
+        if wait([worker.sentinel for worker in workers], timeout=1):
+            raise RuntimeError(f"DataLoader worker: {error}") from error
 
     @property
     def _iterator(self) -> Any:

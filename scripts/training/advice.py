@@ -17,8 +17,8 @@ def explained(batch_size: int) -> Iterator[None]:
         batch_size: Samples of a batch, for the advice.
 
     Raises:
-        TrainingError: Memory was short, another process or a data-loading process died, or the
-            settings contradict each other.
+        TrainingError: Memory was short, also in /dev/shm, another process died, or the settings
+            contradict each other.
     """
     try:
         yield
@@ -36,11 +36,6 @@ def _advice(error: BaseException, batch_size: int) -> TrainingError | None:
         return MemoryShortage(
             f"out of memory with batches of {batch_size}: try a smaller --data.batch_size, with "
             "--trainer.accumulate_grad_batches to make up for it, or --auto_batch true"
-        )
-    if text.startswith("DataLoader worker"):
-        return LoaderError(
-            f"a data-loading process died: {text}. The checkpoints are kept: continue "
-            "with --resume, and fewer --data.num_workers if memory was short"
         )
     if "shared memory" in text:  # of a data-loading process, in which this was raised
         return LoaderError(

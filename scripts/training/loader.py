@@ -212,20 +212,25 @@ class ResumableLoader:
                 # from another process it comes as a traceback, of which it is the last line
                 line = str(error).strip().splitlines()[-1]
                 raise TrainingError(line.rpartition(f"{ImageFileError.__name__}: ")[2]) from error
-            except (OSError, EOFError) as error:
-                self._look_for_the_dead(error)
-                raise
+            except (RuntimeError, OSError, EOFError) as error:
+                if not self._process_died(error):
+                    raise
+                raise LoaderError(
+                    f"a data-loading process died: {error}. The checkpoints are kept: continue "
+                    "with --resume, and fewer --data.num_workers if memory was short"
+                ) from error
             self.delivered += 1
             yield batch
 
-    def _look_for_the_dead(self, error: Exception) -> None:
-        """Raise as torch does where a process died, also if it did so amid handing over a batch.
+    def _process_died(self, error: Exception) -> bool:
+        """Whether a process died: torch says so, or it did amid handing over a batch.
 
         Its connection is then gone a moment before it is.
         """
+        if isinstance(error, RuntimeError):
+            return str(error).startswith("DataLoader worker")
         workers = getattr(self._iterator, "_workers", [])
-        if wait([worker.sentinel for worker in workers], timeout=1):
-            raise RuntimeError(f"DataLoader worker: {error}") from error
+        return bool(wait([worker.sentinel for worker in workers], timeout=1))
 
     @property
     def _iterator(self) -> Any:

@@ -122,11 +122,7 @@ int64_t mgic_cycle(const float *x, float *y, int64_t batch, int64_t height, int6
     const int64_t image = height * width * levels->channels;
 #pragma omp parallel num_threads(threads)
     {
-#ifdef _OPENMP
-        const team all = {omp_get_thread_num(), omp_get_num_threads()};
-#else
-        const team all = {0, 1};
-#endif
+        const team all = all_threads();
         const team self = {0, 1};
         float *mine = base + teams * shared + all.rank * scratch;
         for (int64_t n = share_begin(all, own); n < share_end(all, own); n++)

@@ -86,11 +86,7 @@ int64_t mgic_grouped_conv(const float *x, float *y, int64_t batch, int64_t heigh
     const map m = {weight, bias, c->pieces, c->inputs, num_taps, c->activation, taps};
 #pragma omp parallel num_threads(threads)
     {
-#ifdef _OPENMP
-        const team t = {omp_get_thread_num(), omp_get_num_threads()};
-#else
-        const team t = {0, 1};
-#endif
+        const team t = all_threads();
         float *strip = base + t.rank * room_each;
         for (int64_t unit = share_begin(t, units); unit < share_end(t, units); unit++) {
             const int64_t image = unit / strips, first = unit % strips * rows;

@@ -16,6 +16,16 @@ typedef struct {
     int rank, size;
 } team;
 
+/* The threads of a parallel region, where there is one. */
+INLINE team all_threads(void)
+{
+#ifdef _OPENMP
+    return (team){omp_get_thread_num(), omp_get_num_threads()};
+#else
+    return (team){0, 1};
+#endif
+}
+
 /* Wait for the others. All threads of a region are in a team of that size, or each is alone. */
 INLINE void meet(team t)
 {

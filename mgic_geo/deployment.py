@@ -8,7 +8,6 @@ from typing import TypeVar
 
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch_geometric.nn import BatchNorm
 
 from mgic_geo.correction_norm import CorrectionNorm
 from mgic_geo.diff_conv import DiffGCNConv
@@ -16,6 +15,7 @@ from mgic_geo.grouped_linear import GroupedLinear
 from mgic_geo.levels import MGICBlock, Residual
 from mgic_geo.linear import MGICLinear
 from mgic_geo.message_passing import ConvNormAct, MGICMessagePassing
+from mgic_geo.norm_act import unwrap_norm
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -92,8 +92,5 @@ def _last_map(module: nn.Module) -> nn.Linear | GroupedLinear | None:
 
 def _plain_norm(module: nn.Module) -> _BatchNorm | None:
     """Torch's batch norm inside the wrappers of PyG and of a cycle."""
-    if isinstance(module, CorrectionNorm):
-        return _plain_norm(module.norm)
-    if isinstance(module, BatchNorm):
-        return _plain_norm(module.module)
-    return module if isinstance(module, _BatchNorm) else None
+    norm = unwrap_norm(module.norm if isinstance(module, CorrectionNorm) else module)
+    return norm if isinstance(norm, _BatchNorm) else None

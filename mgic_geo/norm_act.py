@@ -30,14 +30,14 @@ def norm_act(norm: nn.Module, act: nn.Module | None, x: Tensor) -> Tensor:
         tensor([[0.],
                 [1.]], grad_fn=<RoundBackward0>)
     """
-    batch_norm = plain_batch_norm(norm)
-    fusible = (
-        batch_norm is not None
+    batch_norm = unwrap_norm(norm)
+    if not (
+        type(norm) in (BatchNorm, nn.BatchNorm1d)
+        and type(batch_norm) is nn.BatchNorm1d
         and type(act) in (type(None), nn.Identity, nn.ReLU)
         and not any(map(_is_hooked, (norm, batch_norm, act)))
         and _takes_batch_statistics(batch_norm, x)
-    )
-    if batch_norm is None or not fusible:
+    ):
         x = norm(x)
         return x if act is None else act(x)
     y, statistics = _native_norm(
@@ -47,10 +47,9 @@ def norm_act(norm: nn.Module, act: nn.Module | None, x: Tensor) -> Tensor:
     return y
 
 
-def plain_batch_norm(norm: nn.Module) -> nn.BatchNorm1d | None:
-    """Torch's batch norm, also inside PyG's wrapper; nothing if ``norm`` is another one."""
-    inner = norm.module if type(norm) is BatchNorm else norm
-    return inner if type(inner) is nn.BatchNorm1d else None
+def unwrap_norm(norm: nn.Module) -> nn.Module:
+    """Torch's batch norm inside PyG's wrapper; another norm as it is."""
+    return norm.module if isinstance(norm, BatchNorm) else norm
 
 
 def _is_hooked(module: nn.Module | None) -> bool:

@@ -33,8 +33,8 @@ class Kernels:
         package: Whose they are.
         sources: C files.
         headers: What these include of the project.
-        arguments: Functions by name; ``p`` is an address or array, ``n`` a number, and the number
-            of threads follows as an int.
+        arguments: Functions by name; ``p`` is an address or array, ``n`` a whole number, ``d`` a
+            double, and the number of threads follows as an int.
         status: Functions that return a number.
     """
 
@@ -59,8 +59,8 @@ GRAPHS = Kernels(
         "mgic_mix_derivatives": "pnnpppppnnnnppppnpnnpn",
         "mgic_neighbor_max": "pnnppnpp",
         "mgic_neighbor_max_backward": "ppnnnp",
-        "mgic_norm": "pnnpppnpppppn",
-        "mgic_norm_backward": "ppnnpppppnppppppn",
+        "mgic_norm": "pnnppdnpppppn",
+        "mgic_norm_backward": "ppnnppppdnppppppn",
     },
     ("mgic_knn", "mgic_mix_derivatives"),
 )
@@ -112,7 +112,7 @@ def lanes() -> int:
 
 def _declared(found: ctypes.CDLL, kernels: Kernels) -> ctypes.CDLL:
     """Say what the functions take and return."""
-    kinds = {"p": ctypes.c_void_p, "n": ctypes.c_int64}
+    kinds = {"p": ctypes.c_void_p, "n": ctypes.c_int64, "d": ctypes.c_double}
     for name, arguments in kernels.arguments.items():
         function = getattr(found, name)
         function.argtypes = [*(kinds[kind] for kind in arguments), ctypes.c_int]

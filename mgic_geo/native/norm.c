@@ -144,7 +144,7 @@ static void sum_all(const norm *norm, const float *x, const float *grad, double 
 /* x, y: (rows, channels); weight: (channels) or null; bias, mean, variance, scale: (channels), the
  * last three what the batch came to; sums: (2, shares, channels), zero. */
 void mgic_norm(const float *x, int64_t rows, int64_t channels, const float *weight,
-               const float *bias, const float *eps, int64_t relu, float *y, float *mean,
+               const float *bias, double eps, int64_t relu, float *y, float *mean,
                float *variance, float *scale, double *sums, int64_t shares, int threads)
 {
     double *first = sums, *second = sums + shares * channels;
@@ -155,7 +155,7 @@ void mgic_norm(const float *x, int64_t rows, int64_t channels, const float *weig
         const double off = first[c] / rows, spread = second[c] / rows - off * off;
         mean[c] += off;
         variance[c] = spread > 0 ? spread : 0;
-        scale[c] = (weight ? weight[c] : 1) / sqrt(variance[c] + (double)*eps);
+        scale[c] = (weight ? weight[c] : 1) / sqrt(variance[c] + eps);
     }
     scale_all(&norm, x, 0, 0, 0, y, threads);
 }
@@ -164,7 +164,7 @@ void mgic_norm(const float *x, int64_t rows, int64_t channels, const float *weig
  * slope, offset: (channels), the last two to work with. */
 void mgic_norm_backward(const float *grad, const float *x, int64_t rows, int64_t channels,
                         const float *bias, const float *mean, const float *variance,
-                        const float *scale, const float *eps, int64_t relu, float *grad_x,
+                        const float *scale, double eps, int64_t relu, float *grad_x,
                         float *grad_weight, float *grad_bias, float *slope, float *offset,
                         double *sums, int64_t shares, int threads)
 {
@@ -172,7 +172,7 @@ void mgic_norm_backward(const float *grad, const float *x, int64_t rows, int64_t
     const norm norm = {rows, channels, mean, scale, bias, relu};
     sum_all(&norm, x, grad, first, second, shares, threads);
     for (int64_t c = 0; c < channels; c++) {
-        const double inverse = 1 / (variance[c] + (double)*eps);
+        const double inverse = 1 / (variance[c] + eps);
         grad_bias[c] = first[c];
         grad_weight[c] = second[c] * sqrt(inverse);
         slope[c] = -scale[c] * inverse * second[c] / rows;

@@ -23,9 +23,9 @@ def norm_relu(
     (rows, channels), shares = x.shape, num_shares(x.size(0))
     bias = x.new_zeros(channels) if bias is None else bias.contiguous()
     y, statistics = torch.empty_like(x), x.new_empty(3, channels)
-    sums, epsilon = x.new_zeros(2, shares, channels, dtype=torch.double), x.new_tensor([eps])
+    sums = x.new_zeros(2, shares, channels, dtype=torch.double)
     build.loaded().mgic_norm(
-        *(x.data_ptr(), rows, channels, address(weight), bias.data_ptr(), epsilon.data_ptr()),
+        *(x.data_ptr(), rows, channels, address(weight), bias.data_ptr(), eps),
         *(relu, y.data_ptr(), *(row.data_ptr() for row in statistics)),
         *(sums.data_ptr(), shares, torch.get_num_threads()),
     )
@@ -44,11 +44,11 @@ def norm_relu_backward(
     (rows, channels), shares = x.shape, num_shares(x.size(0))
     bias = x.new_zeros(channels) if bias is None else bias.contiguous()
     grad_x, small = torch.empty_like(x), x.new_empty(4, channels)
-    sums, epsilon = x.new_zeros(2, shares, channels, dtype=torch.double), x.new_tensor([eps])
+    sums = x.new_zeros(2, shares, channels, dtype=torch.double)
     build.loaded().mgic_norm_backward(
         *(grad.data_ptr(), x.data_ptr(), rows, channels, bias.data_ptr()),
         *(row.data_ptr() for row in statistics),
-        *(epsilon.data_ptr(), relu, grad_x.data_ptr(), *(row.data_ptr() for row in small)),
+        *(eps, relu, grad_x.data_ptr(), *(row.data_ptr() for row in small)),
         *(sums.data_ptr(), shares, torch.get_num_threads()),
     )
     return grad_x, small[0].clone(), small[1].clone()

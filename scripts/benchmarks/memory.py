@@ -16,7 +16,7 @@ from scripts.paper_tables.memory import MemoryCounter
 
 SUMMARY = "memory of one block: the peak of inference, and what training keeps"
 GROUP_SIZE = COARSE_SIZE = 16
-TENSORS_ONLY = "tensors, and what our kernels keep; scratch memory inside torch's is not seen"
+COUNTED = "tensors, and what our kernels keep; scratch memory inside torch's is not seen"
 
 # name -> block, channels, inner channels, side of an image of 224 pixels there
 BLOCKS: dict[str, tuple[Callable[[Level], nn.Module], int, int, int]] = {
@@ -56,7 +56,7 @@ def make_suites(arguments: argparse.Namespace) -> Iterator[Bytes]:
         yield Bytes(
             f"{title}: one block, {images} images, s_g = s_c = {GROUP_SIZE}",
             *(amounts, pairs),
-            notes=(TENSORS_ONLY,),
+            notes=(COUNTED,),
         )
 
 

@@ -11,6 +11,7 @@ from torch_geometric.data import Data
 from torch_geometric.data.datapipes import functional_transform
 from torch_geometric.transforms import BaseTransform
 
+from mgic_geo import native
 from mgic_geo.sparse import Adjacency, SparseMatrix, to_adjacency
 
 
@@ -42,6 +43,16 @@ class DerivativeOperators(NamedTuple):
     index_t: Tensor
     value_t: Tensor
     crossings: Tensor
+
+    @property
+    def graph(self) -> native.Graph:
+        """What the kernels derive with."""
+        return native.Graph(self.ptr, self.index, self.value, self.crossings)
+
+    @property
+    def transposed(self) -> native.Graph:
+        """The same of the transposes."""
+        return native.Graph(self.ptr_t, self.index_t, self.value_t, self.crossings)
 
     def matrix(self, axis: int) -> SparseMatrix:
         """The derivative along one axis."""

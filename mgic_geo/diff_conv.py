@@ -9,6 +9,7 @@ from torch_geometric import EdgeIndex
 from torch_geometric.nn import MessagePassing
 
 from mgic_geo import native
+from mgic_geo.autograd import differentiable_gradients
 from mgic_geo.derivatives import DerivativeOperators, derivative_operators
 from mgic_geo.grouped_linear import GroupedLinear, check_groups, grouped_linear
 from mgic_geo.sparse import Adjacency, spmm, to_adjacency
@@ -168,18 +169,14 @@ def _mix_setup(ctx, inputs, output) -> None:
 def _mix_backward(ctx, grad: Tensor):
     x, weight, *entries = ctx.saved_tensors
     operators = DerivativeOperators(*entries)
-    grad_x = grad_weight = None
+    grad_x = None
     if torch.is_grad_enabled() and not torch.compiler.is_compiling():  # to differentiate again
         y = _mix_plain(x, weight, None, operators)
-        wanted = [tensor for tensor in (x, weight) if tensor.requires_grad]
-        grads = iter(torch.autograd.grad(y, wanted, grad, create_graph=True))
-        grad_x, grad_weight = (next(grads) if z.requires_grad else None for z in (x, weight))
+        grad_x, grad_weight = differentiable_gradients(y, (x, weight), grad)
     elif ctx.needs_input_grad[0]:
-        back = operators.ptr_t, operators.index_t, operators.value_t, operators.crossings
-        grad_x, grad_weight = _mix_native_backward(grad, x, weight, *back)
+        grad_x, grad_weight = _mix_native_backward(grad, x, weight, *operators.transposed)
     else:
-        forth = operators.ptr, operators.index, operators.value, operators.crossings
-        grad_weight = _mix_native_weight(grad, x, weight.size(0), *forth)
+        grad_weight = _mix_native_weight(grad, x, weight.size(0), *operators.graph)
     grad_bias = grad.sum(0) if ctx.has_bias else None
     return grad_x, grad_weight, grad_bias, *[None] * len(entries)
 

@@ -8,6 +8,7 @@ from torch.nn import functional
 from torch_geometric.nn import BatchNorm
 
 from mgic_geo import native
+from mgic_geo.autograd import differentiable_gradients
 
 
 def norm_act(norm: nn.Module, act: nn.Module | None, x: Tensor) -> Tensor:
@@ -118,10 +119,7 @@ def _norm_backward(ctx, grad: Tensor, _: Tensor):
     if torch.is_grad_enabled() and not torch.compiler.is_compiling():  # to differentiate again
         y = functional.batch_norm(x, None, None, weight, bias, True, 0.0, ctx.eps)
         y = y.relu() if ctx.relu else y
-        inputs = [z for z in (x, weight, bias) if z is not None and z.requires_grad]
-        grads = iter(torch.autograd.grad(y, inputs, grad, create_graph=True))
-        wanted = (z is not None and z.requires_grad for z in (x, weight, bias))
-        return *(next(grads) if each else None for each in wanted), None, None
+        return *differentiable_gradients(y, (x, weight, bias), grad), None, None
     grads = _native_norm_backward(grad, x, bias, statistics, ctx.eps, ctx.relu)
     needed = ctx.needs_input_grad
     return *(g if n else None for g, n in zip(grads, needed, strict=False)), None, None

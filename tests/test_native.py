@@ -106,11 +106,8 @@ def mixed(operators, width, groups, seed=0):
     num_nodes = operators.ptr.numel() - 1
     x, grad = torch.randn(2, num_nodes, width, generator=generator)
     weight = torch.randn(groups, width // groups, 7 * width // groups, generator=generator)
-    ptr, index, value, *transposed, crossings = operators
-    graph = native.Graph(ptr, index, value, crossings)
-    back = native.Graph(*transposed, crossings)
-    y = native.mix_derivatives(x, weight, None, graph)
-    return y, *native.mix_derivatives_backward(grad, x, weight, back)
+    y = native.mix_derivatives(x, weight, None, operators.graph)
+    return y, *native.mix_derivatives_backward(grad, x, weight, operators.transposed)
 
 
 def test_clouds_end_where_no_edge_crosses():
@@ -182,7 +179,7 @@ def test_operators_keep_torchs_rules():
         ),
         "mix_derivatives_weight": (
             *(grad.detach(), x.detach(), 2),
-            *(operators.ptr, operators.index, operators.value, operators.crossings),
+            *operators.graph,
         ),
         "norm_relu": (x, torch.ones(8, requires_grad=True), None, 1e-5, True),
         "norm_relu_backward": (*x.detach().expand(2, 6, 8), None, torch.ones(3, 8), 1e-5, True),

@@ -9,9 +9,9 @@ from torch_geometric import EdgeIndex
 from torch_geometric.nn import MessagePassing
 
 from mgic_geo import native
-from mgic_geo.autograd import differentiable_gradients
 from mgic_geo.derivatives import DerivativeOperators, derivative_operators
 from mgic_geo.grouped_linear import GroupedLinear, check_groups, grouped_linear
+from mgic_geo.operators import Operator, differentiable_gradients
 from mgic_geo.sparse import Adjacency, spmm, to_adjacency
 
 NUM_OPERATORS = 7  # identity, three first and three second derivatives
@@ -139,8 +139,7 @@ def _mix_plain(
     return grouped_linear(torch.cat(parts, dim=2).flatten(1), weight, bias)
 
 
-@torch.library.custom_op("mgic::mix_derivatives", mutates_args=())
-def _mix_native(
+def _mix(
     x: Tensor,
     weight: Tensor,
     bias: Tensor | None,
@@ -155,8 +154,7 @@ def _mix_native(
     return native.mix_derivatives(x, weight, bias, native.Graph(ptr, index, value, crossings))
 
 
-@_mix_native.register_fake
-def _(x: Tensor, weight: Tensor, *others: Tensor | None) -> Tensor:
+def _mix_fake(x: Tensor, weight: Tensor, *others: Tensor | None) -> Tensor:
     return x.new_empty(x.size(0), weight.size(0) * weight.size(1))
 
 
@@ -181,11 +179,12 @@ def _mix_backward(ctx, grad: Tensor):
     return grad_x, grad_weight, grad_bias, *[None] * len(entries)
 
 
-_mix_native.register_autograd(_mix_backward, setup_context=_mix_setup)
+_mix_native = Operator(
+    "mgic::mix_derivatives", _mix, _mix_fake, backward=_mix_backward, setup=_mix_setup
+)
 
 
-@torch.library.custom_op("mgic::mix_derivatives_backward", mutates_args=())
-def _mix_native_backward(
+def _gradients(
     grad: Tensor,
     x: Tensor,
     weight: Tensor,
@@ -198,13 +197,16 @@ def _mix_native_backward(
     return native.mix_derivatives_backward(grad, x, weight, transposed)
 
 
-@_mix_native_backward.register_fake
-def _(grad: Tensor, x: Tensor, weight: Tensor, *others: Tensor) -> tuple[Tensor, Tensor]:
+def _gradients_fake(
+    grad: Tensor, x: Tensor, weight: Tensor, *others: Tensor
+) -> tuple[Tensor, Tensor]:
     return torch.empty_like(x), torch.empty_like(weight)
 
 
-@torch.library.custom_op("mgic::mix_derivatives_weight", mutates_args=())
-def _mix_native_weight(
+_mix_native_backward = Operator("mgic::mix_derivatives_backward", _gradients, _gradients_fake)
+
+
+def _weight_gradient(
     grad: Tensor,
     x: Tensor,
     groups: int,
@@ -218,10 +220,14 @@ def _mix_native_weight(
     )
 
 
-@_mix_native_weight.register_fake
-def _(grad: Tensor, x: Tensor, groups: int, *others: Tensor) -> Tensor:
+def _weight_gradient_fake(grad: Tensor, x: Tensor, groups: int, *others: Tensor) -> Tensor:
     rows, columns = grad.size(1) // groups, x.size(1) // groups
     return grad.new_empty(groups, rows, NUM_OPERATORS * columns)
+
+
+_mix_native_weight = Operator(
+    "mgic::mix_derivatives_weight", _weight_gradient, _weight_gradient_fake
+)
 
 
 @register_flop_formula(torch.ops.mgic.mix_derivatives)

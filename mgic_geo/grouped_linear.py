@@ -11,6 +11,7 @@ from torch.utils.flop_counter import register_flop_formula
 
 from mgic_geo import native
 from mgic_geo.levels import init_transfer_
+from mgic_geo.operators import Operator
 
 
 class GroupedLinear(nn.Module):
@@ -128,13 +129,7 @@ def _plain_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return y if bias is None else y + bias.to(y.dtype)  # autocast made y narrower
 
 
-@torch.library.custom_op("mgic::grouped_linear", mutates_args=())
-def _native_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    return native.grouped_linear(x, weight, bias)
-
-
-@_native_linear.register_fake
-def _(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+def _linear_fake(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return x.new_empty(x.size(0), weight.size(0) * weight.size(1))
 
 
@@ -154,16 +149,16 @@ def _linear_backward(ctx, grad: Tensor):
     return grad_x, grad_weight, grad.sum(0) if ctx.has_bias else None
 
 
-_native_linear.register_autograd(_linear_backward, setup_context=_linear_setup)
+_native_linear = Operator(
+    "mgic::grouped_linear",
+    native.grouped_linear,
+    _linear_fake,
+    backward=_linear_backward,
+    setup=_linear_setup,
+)
 
 
-@torch.library.custom_op("mgic::grouped_linear_weight", mutates_args=())
-def _native_linear_weight(x: Tensor, grad: Tensor, groups: int) -> Tensor:
-    return native.grouped_linear_weight(x, grad, groups)
-
-
-@_native_linear_weight.register_fake
-def _(x: Tensor, grad: Tensor, groups: int) -> Tensor:
+def _weight_fake(x: Tensor, grad: Tensor, groups: int) -> Tensor:
     return x.new_empty(groups, grad.size(1) // groups, x.size(1) // groups)
 
 
@@ -177,7 +172,13 @@ def _weight_backward(ctx, change: Tensor):
     return back, _native_linear(x, change, None), None
 
 
-_native_linear_weight.register_autograd(_weight_backward, setup_context=_weight_setup)
+_native_linear_weight = Operator(
+    "mgic::grouped_linear_weight",
+    native.grouped_linear_weight,
+    _weight_fake,
+    backward=_weight_backward,
+    setup=_weight_setup,
+)
 
 
 @register_flop_formula(torch.ops.mgic.grouped_linear)

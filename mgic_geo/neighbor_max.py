@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from mgic_geo import native
+from mgic_geo.operators import Operator
 from mgic_geo.sparse import Adjacency
 
 
@@ -29,8 +30,7 @@ def neighbor_max(adjacency: Adjacency, x: Tensor) -> Tensor:
     return _neighbor_max(x, adjacency.ptr, adjacency.index)[0]
 
 
-@torch.library.custom_op("mgic::neighbor_max", mutates_args=())
-def _neighbor_max(x: Tensor, ptr: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
+def _best_and_row(x: Tensor, ptr: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
     values = x if x.dtype == torch.float64 else x.float()
     if native.usable(values):
         best, row = native.neighbor_max(values, ptr, index)
@@ -79,8 +79,7 @@ _SPARE_BITS = 29  # of a float64 that holds a float32
 _MAX_MODE = 2  # of torch.embedding_bag
 
 
-@_neighbor_max.register_fake
-def _(x: Tensor, ptr: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
+def _neighbor_max_fake(x: Tensor, ptr: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
     best = x.new_empty(ptr.size(0) - 1, x.size(1))
     return best, torch.empty_like(best, dtype=torch.long)
 
@@ -95,11 +94,16 @@ def _neighbor_max_backward(ctx, grad: Tensor, _):
     return _add_at_rows(grad, ctx.saved_tensors[0], ctx.num_sources), None, None
 
 
-_neighbor_max.register_autograd(_neighbor_max_backward, setup_context=_neighbor_max_setup)
+_neighbor_max = Operator(
+    "mgic::neighbor_max",
+    _best_and_row,
+    _neighbor_max_fake,
+    backward=_neighbor_max_backward,
+    setup=_neighbor_max_setup,
+)
 
 
-@torch.library.custom_op("mgic::add_at_rows", mutates_args=())
-def _add_at_rows(grad: Tensor, row: Tensor, num_rows: int) -> Tensor:
+def _sums_at_rows(grad: Tensor, row: Tensor, num_rows: int) -> Tensor:
     """Adds ``grad[t, c]`` to row ``row[t, c]`` of channel c; row ``num_rows`` is left out."""
     if native.usable(grad):
         return native.neighbor_max_backward(grad, row, num_rows)
@@ -110,8 +114,7 @@ def _add_at_rows(grad: Tensor, row: Tensor, num_rows: int) -> Tensor:
     return flat.view(-1, channels)[:num_rows].clone()
 
 
-@_add_at_rows.register_fake
-def _(grad: Tensor, row: Tensor, num_rows: int) -> Tensor:
+def _add_at_rows_fake(grad: Tensor, row: Tensor, num_rows: int) -> Tensor:
     return grad.new_empty(num_rows, grad.size(1))
 
 
@@ -124,4 +127,10 @@ def _add_at_rows_backward(ctx, grad: Tensor):
     return functional.pad(grad, (0, 0, 0, 1)).gather(0, row), None, None
 
 
-_add_at_rows.register_autograd(_add_at_rows_backward, setup_context=_add_at_rows_setup)
+_add_at_rows = Operator(
+    "mgic::add_at_rows",
+    _sums_at_rows,
+    _add_at_rows_fake,
+    backward=_add_at_rows_backward,
+    setup=_add_at_rows_setup,
+)

@@ -17,6 +17,7 @@ from torch_geometric import EdgeIndex
 
 from mgic_geo import native
 from mgic_geo.neighbor_search import search
+from mgic_geo.operators import Operator
 
 _BACKENDS = ("auto", "exact", "torch_cluster")
 
@@ -142,8 +143,7 @@ def knn_indices(x: Tensor, k: int, batch: Tensor | None = None, *, backend: str 
 
 # One opaque operator: how many rows fall back, and how large the clouds are, is only known at run
 # time, and would break the graph of a compiled model everywhere else.
-@torch.library.custom_op("mgic::knn", mutates_args=())
-def _knn(x: Tensor, batch: Tensor | None, k: int, backend: str) -> Tensor:
+def _search(x: Tensor, batch: Tensor | None, k: int, backend: str) -> Tensor:
     if batch is None:
         batch = torch.zeros(x.size(0), dtype=torch.int64, device=x.device)
     elif (batch < 0).any():
@@ -181,9 +181,11 @@ def _check_finite(x: Tensor) -> None:
         raise ValueError(f"x must be finite, got {x[row].tolist()} in row {row}")
 
 
-@_knn.register_fake
-def _(x: Tensor, batch: Tensor | None, k: int, backend: str) -> Tensor:
+def _knn_fake(x: Tensor, batch: Tensor | None, k: int, backend: str) -> Tensor:
     return x.new_empty((x.size(0), k), dtype=torch.int64)
+
+
+_knn = Operator("mgic::knn", _search, _knn_fake)
 
 
 def _search_torch_cluster(x: Tensor, counts: Tensor, k: int) -> Tensor:

@@ -8,7 +8,7 @@ from torch.nn import functional
 from torch_geometric.nn import BatchNorm
 
 from mgic_geo import native
-from mgic_geo.autograd import differentiable_gradients
+from mgic_geo.operators import Operator, differentiable_gradients
 
 
 def norm_act(norm: nn.Module, act: nn.Module | None, x: Tensor) -> Tensor:
@@ -94,15 +94,7 @@ def _move_running_statistics(norm: nn.BatchNorm1d, statistics: Tensor, num_rows:
     norm.running_var.lerp_(variance, share)
 
 
-@torch.library.custom_op("mgic::norm_relu", mutates_args=())
-def _native_norm(
-    x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float, relu: bool
-) -> tuple[Tensor, Tensor]:
-    return native.norm_relu(x, weight, bias, eps, relu)
-
-
-@_native_norm.register_fake
-def _(
+def _norm_fake(
     x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float, relu: bool
 ) -> tuple[Tensor, Tensor]:
     return torch.empty_like(x, memory_format=torch.contiguous_format), x.new_empty(3, x.size(1))
@@ -125,20 +117,19 @@ def _norm_backward(ctx, grad: Tensor, _: Tensor):
     return *(g if n else None for g, n in zip(grads, needed, strict=False)), None, None
 
 
-_native_norm.register_autograd(_norm_backward, setup_context=_norm_setup)
+_native_norm = Operator(
+    "mgic::norm_relu", native.norm_relu, _norm_fake, backward=_norm_backward, setup=_norm_setup
+)
 
 
-@torch.library.custom_op("mgic::norm_relu_backward", mutates_args=())
-def _native_norm_backward(
-    grad: Tensor, x: Tensor, bias: Tensor | None, statistics: Tensor, eps: float, relu: bool
-) -> tuple[Tensor, Tensor, Tensor]:
-    return native.norm_relu_backward(grad, x, bias, statistics, eps, relu)
-
-
-@_native_norm_backward.register_fake
-def _(
+def _norm_backward_fake(
     grad: Tensor, x: Tensor, bias: Tensor | None, statistics: Tensor, eps: float, relu: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     columns = x.new_empty(x.size(1))
     y = torch.empty_like(x, memory_format=torch.contiguous_format)
     return y, columns, torch.empty_like(columns)
+
+
+_native_norm_backward = Operator(
+    "mgic::norm_relu_backward", native.norm_relu_backward, _norm_backward_fake
+)

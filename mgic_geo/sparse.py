@@ -15,6 +15,8 @@ from torch.nn import functional
 from torch.utils.flop_counter import register_flop_formula
 from torch_geometric import EdgeIndex
 
+from mgic_geo.operators import Operator
+
 _INTEGERS = (torch.int64, torch.int32)
 
 
@@ -244,8 +246,7 @@ def spmm(matrix: SparseMatrix, x: Tensor) -> Tensor:
     return _spmm(x, *matrix)
 
 
-@torch.library.custom_op("mgic::spmm", mutates_args=())
-def _spmm(
+def _product(
     x: Tensor,
     ptr: Tensor,
     index: Tensor,
@@ -267,8 +268,7 @@ def _spmm(
     return sums.to(x.dtype)
 
 
-@_spmm.register_fake
-def _(x: Tensor, ptr: Tensor, *args: Tensor) -> Tensor:
+def _spmm_fake(x: Tensor, ptr: Tensor, *args: Tensor) -> Tensor:
     return x.new_empty(ptr.size(0) - 1, x.size(1))
 
 
@@ -290,7 +290,7 @@ def _spmm_backward(ctx, grad: Tensor):
     return grad_x, None, None, grad_value, None, None, None
 
 
-_spmm.register_autograd(_spmm_backward, setup_context=_spmm_setup)
+_spmm = Operator("mgic::spmm", _product, _spmm_fake, backward=_spmm_backward, setup=_spmm_setup)
 
 
 @register_flop_formula(torch.ops.mgic.spmm)

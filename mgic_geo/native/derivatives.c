@@ -33,8 +33,8 @@ INLINE void derive(const float *x, int64_t origin, int64_t step, int64_t across,
     vec sums[3][VECTORS] = {};
     for (int64_t e = edges->ptr[node]; e < edges->ptr[node + 1]; e++) {
         const float *row = x + (edges->index[e] - origin) * step;
-        for (int a = 0; a < 3; a++)
-            for (int v = 0; v < vectors; v++) {
+        for (int v = 0; v < vectors; v++)
+            for (int a = 0; a < 3; a++) {
                 const vec near = load_lanes(row + a * across + LANES * v, lanes);
                 sums[a][v] += edges->value[3 * e + a] * near;
             }
@@ -67,6 +67,25 @@ INLINE void derive_rows(const float *x, int64_t origin, int64_t channels, int64_
 #undef DERIVE
 }
 
+/* First derivatives of rows that lie one behind the other; second ones of first ones that do. Usual
+ * widths are constants, so that addresses are, too. */
+#define DERIVATIVES(name, many, across)                                                            \
+    static void name(const float *x, int64_t origin, int64_t channels, const graph *edges,         \
+                     int64_t first, int64_t rows, float *y)                                        \
+    {                                                                                              \
+        if (channels == CHUNK)                                                                     \
+            derive_rows(x, origin, CHUNK, many * CHUNK, across * CHUNK, edges, first, rows, y);    \
+        else if (channels == CHUNK / 2)                                                            \
+            derive_rows(x, origin, CHUNK / 2, many * CHUNK / 2, across * CHUNK / 2, edges, first, rows, y);    \
+        else if (channels == CHUNK / 4)                                                            \
+            derive_rows(x, origin, CHUNK / 4, many * CHUNK / 4, across * CHUNK / 4, edges, first, rows, y);    \
+        else                                                                                       \
+            derive_rows(x, origin, channels, many * channels, across * channels, edges, first,     \
+                        rows, y);                                                                  \
+    }
+DERIVATIVES(derive_first, 1, 0)
+DERIVATIVES(derive_second, 3, 1)
+
 /* What one call is about: see mgic_mix_derivatives. */
 typedef struct {
     graph edges;
@@ -89,7 +108,7 @@ static void mix_rows(const task *task, int64_t start, int64_t rows, int64_t orig
                      const float *near, int64_t near_stride, const float *first, float *second,
                      int64_t channel, int64_t width, float *sums)
 {
-    derive_rows(first, origin, width, 3 * width, width, &task->edges, start, rows, second);
+    derive_second(first, origin, width, &task->edges, start, rows, second);
     const int64_t row = start - origin;
     const float *parts[PARTS] = {near + row * near_stride};
     int64_t strides[PARTS] = {near_stride};
@@ -128,7 +147,7 @@ static void mix_cloud(const task *task, int64_t from, int64_t to, int64_t channe
     for (int64_t r = 0; r < rows; r++)
         memcpy(near + r * width, task->x + (from + r) * task->channels + channel,
                width * sizeof(float));
-    derive_rows(near, from, width, width, 0, &task->edges, from, rows, first);
+    derive_first(near, from, width, &task->edges, from, rows, first);
     for (int64_t start = from; start < to; start += BLOCK)
         mix_rows(task, start, to - start < BLOCK ? to - start : BLOCK, from, near, width, first,
                  second, channel, width, sums);
@@ -175,7 +194,7 @@ static int64_t mix_clouds(const task *task, int64_t largest, int64_t shares, int
     int64_t failed = 0;
 #pragma omp parallel num_threads(threads)
     {
-        float *room = malloc((largest * 4 + BLOCK * 3) * CHUNK * sizeof(float));
+        float *room = aligned_alloc(64, (largest * 4 + BLOCK * 3) * CHUNK * sizeof(float));
         if (!room) {
 #pragma omp atomic write
             failed = 1;
@@ -209,8 +228,7 @@ static int64_t mix_nodes(const task *task, int64_t shares, int threads)
         return failed;
 #pragma omp parallel for schedule(static) num_threads(threads)
     for (int64_t node = 0; node < nodes; node += BLOCK)
-        derive_rows(task->x, 0, channels, channels, 0, edges, node,
-                    nodes - node < BLOCK ? nodes - node : BLOCK, first + node * 3 * channels);
+        derive_first(task->x, 0, channels, edges, node, nodes - node < BLOCK ? nodes - node : BLOCK, first + node * 3 * channels);
 #pragma omp parallel for schedule(static) num_threads(threads)
     for (int64_t share = 0; share < shares; share++) {
         const int64_t from = nodes * share / shares, to = nodes * (share + 1) / shares;

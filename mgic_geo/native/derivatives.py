@@ -52,9 +52,9 @@ def mix_derivatives_backward(
           :func:`mix_derivatives`.
     """
     back = _swap(weight)
-    grad_x, sums = _multiply(grad, back, None, transposed, other=x)
-    assert sums is not None
-    return grad_x, sums.view_as(weight)
+    grad_x, grad_weight = _multiply(grad, back, None, transposed, other=x)
+    assert grad_weight is not None
+    return grad_x, grad_weight
 
 
 def mix_derivatives_weight(grad: Tensor, x: Tensor, groups: int, graph: Graph) -> Tensor:
@@ -99,7 +99,9 @@ def _multiply(
     )
     if failed:
         raise MemoryError(f"no memory for the derivatives of {channels} channels")
-    return y, None if products is None or sums is None else products.unpack(sums.sum(0))
+    if products is None or sums is None:
+        return y, None
+    return y, products.unpack(sums, (groups, columns, PARTS * other.size(1) // groups))
 
 
 @lru_cache(maxsize=256)

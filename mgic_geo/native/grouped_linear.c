@@ -5,6 +5,28 @@
 /* How many numbers a vector has: what weights are packed for. */
 const int64_t mgic_lanes = LANES;
 
+/* packed[i]: the number of `weight` that index[i] says, 0 where that is its size. */
+void mgic_pack(const float *weight, int64_t size, const int64_t *index, int64_t count,
+               float *packed, int threads)
+{
+    (void)threads;
+    for (int64_t i = 0; i < count; i++)
+        packed[i] = index[i] < size ? weight[index[i]] : 0;
+}
+
+/* The way back, of the sum over `shares` of a packed weight: sums, (shares, size). */
+void mgic_unpack(const float *sums, int64_t shares, int64_t size, const int64_t *inverse,
+                 int64_t count, float *weight, int threads)
+{
+    (void)threads;
+    for (int64_t i = 0; i < count; i++) {
+        float sum = 0;
+        for (int64_t share = 0; share < shares; share++)
+            sum += sums[share * size + inverse[i]];
+        weight[i] = sum;
+    }
+}
+
 /* x: (rows, ...), rows x_stride apart; weight: (pieces, 1, inputs, LANES); bias:
  * (pieces * LANES) or null; y: (rows, out) */
 void mgic_grouped_linear(const float *x, int64_t x_stride, int64_t rows, const int64_t *begins,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -42,7 +43,12 @@ class Packing(NamedTuple):
 
     def pack(self, weight: Tensor) -> Tensor:
         """Returns the packed weight, ``(pieces, parts, inputs, lanes)``."""
-        return torch.cat([weight.reshape(-1), weight.new_zeros(1)])[self.index]
+        weight, packed = weight.contiguous(), weight.new_empty(self.index.shape)
+        build.loaded().mgic_pack(
+            *(weight.data_ptr(), weight.numel(), self.index.data_ptr(), packed.numel()),
+            *(packed.data_ptr(), 1),
+        )
+        return packed
 
     @property
     def sizes(self) -> tuple[int, int, int]:
@@ -54,9 +60,14 @@ class Packing(NamedTuple):
         missing = 0 if bias is None else self.index.size(3) * self.index.size(0) - bias.numel()
         return bias if bias is None or not missing else functional.pad(bias, (0, missing))
 
-    def unpack(self, packed: Tensor) -> Tensor:
-        """Returns the flat weight."""
-        return packed.reshape(-1)[self.inverse]
+    def unpack(self, sums: Tensor, shape: Sequence[int]) -> Tensor:
+        """Returns the weight that several packed ones add up to, ``(shares, *packed)``."""
+        weight = sums.new_empty(shape)
+        build.loaded().mgic_unpack(
+            *(sums.data_ptr(), sums.size(0), self.index.numel(), self.inverse.data_ptr()),
+            *(weight.numel(), weight.data_ptr(), 1),
+        )
+        return weight
 
 
 @lru_cache(maxsize=256)
@@ -79,7 +90,7 @@ def packing(groups: int, rows: int, columns: int, parts: int = 1, *, lanes: int)
     return Packing(begins, index, inverse[:-1].clone())
 
 
-def grouped_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+def grouped_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """Apply a block-diagonal matrix.
 
     Shape:
@@ -112,7 +123,7 @@ def grouped_linear_weight(x: Tensor, grad: Tensor, groups: int) -> Tensor:
         *(x.data_ptr(), x.stride(0), x.size(0), *plan.sizes, grad.size(1)),
         *(grad.data_ptr(), sums.data_ptr(), sums.size(0), torch.get_num_threads()),
     )
-    return plan.unpack(sums.sum(0)).view(groups, rows, columns)
+    return plan.unpack(sums, (groups, rows, columns))
 
 
 def _rows(x: Tensor) -> Tensor:

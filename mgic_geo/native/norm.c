@@ -141,12 +141,13 @@ static void sum_all(const norm *norm, const float *x, const float *grad, double 
     }
 }
 
-/* x, y: (rows, channels); weight: (channels) or null; bias, mean, variance, scale: (channels), the
- * last three what the batch came to; sums: (2, shares, channels), zero. */
+/* x, y: (rows, channels); weight: (channels) or null; bias: (channels); statistics: (3, channels),
+ * mean, variance and scale, what the batch comes to; sums: (2, shares, channels), zero. */
 void mgic_norm(const float *x, int64_t rows, int64_t channels, const float *weight,
-               const float *bias, double eps, int64_t relu, float *y, float *mean,
-               float *variance, float *scale, double *sums, int64_t shares, int threads)
+               const float *bias, double eps, int64_t relu, float *y, float *statistics,
+               double *sums, int64_t shares, int threads)
 {
+    float *mean = statistics, *variance = mean + channels, *scale = variance + channels;
     double *first = sums, *second = sums + shares * channels;
     const norm norm = {rows, channels, mean, scale, bias, relu};
     memcpy(mean, x, channels * sizeof(float)); /* near enough, so that squares do not cancel */
@@ -160,14 +161,15 @@ void mgic_norm(const float *x, int64_t rows, int64_t channels, const float *weig
     scale_all(&norm, x, 0, 0, 0, y, threads);
 }
 
-/* grad, x, grad_x: (rows, channels); bias, mean, variance, scale: as above; grad_weight, grad_bias,
- * slope, offset: (channels), the last two to work with. */
+/* grad, x, grad_x: (rows, channels); bias, statistics, sums: as above; grad_weight, grad_bias:
+ * (channels); room: (2, channels), to work with. */
 void mgic_norm_backward(const float *grad, const float *x, int64_t rows, int64_t channels,
-                        const float *bias, const float *mean, const float *variance,
-                        const float *scale, double eps, int64_t relu, float *grad_x,
-                        float *grad_weight, float *grad_bias, float *slope, float *offset,
+                        const float *bias, const float *statistics, double eps, int64_t relu,
+                        float *grad_x, float *grad_weight, float *grad_bias, float *room,
                         double *sums, int64_t shares, int threads)
 {
+    const float *mean = statistics, *variance = mean + channels, *scale = variance + channels;
+    float *slope = room, *offset = room + channels;
     double *first = sums, *second = sums + shares * channels;
     const norm norm = {rows, channels, mean, scale, bias, relu};
     sum_all(&norm, x, grad, first, second, shares, threads);

@@ -26,7 +26,7 @@ def norm_relu(
     sums = x.new_zeros(2, shares, channels, dtype=torch.double)
     build.loaded().mgic_norm(
         *(x.data_ptr(), rows, channels, address(weight), bias.data_ptr(), eps),
-        *(relu, y.data_ptr(), *(row.data_ptr() for row in statistics)),
+        *(relu, y.data_ptr(), statistics.data_ptr()),
         *(sums.data_ptr(), shares, torch.get_num_threads()),
     )
     return y, statistics
@@ -43,12 +43,12 @@ def norm_relu_backward(
     grad, x = grad.contiguous(), x.contiguous()
     (rows, channels), shares = x.shape, num_shares(x.size(0))
     bias = x.new_zeros(channels) if bias is None else bias.contiguous()
-    grad_x, small = torch.empty_like(x), x.new_empty(4, channels)
+    grad_x, room = torch.empty_like(x), x.new_empty(2, channels)
+    grad_weight, grad_bias = x.new_empty(channels), x.new_empty(channels)
     sums = x.new_zeros(2, shares, channels, dtype=torch.double)
     build.loaded().mgic_norm_backward(
-        *(grad.data_ptr(), x.data_ptr(), rows, channels, bias.data_ptr()),
-        *(row.data_ptr() for row in statistics),
-        *(eps, relu, grad_x.data_ptr(), *(row.data_ptr() for row in small)),
-        *(sums.data_ptr(), shares, torch.get_num_threads()),
+        *(grad.data_ptr(), x.data_ptr(), rows, channels, bias.data_ptr(), statistics.data_ptr()),
+        *(eps, relu, grad_x.data_ptr(), grad_weight.data_ptr(), grad_bias.data_ptr()),
+        *(room.data_ptr(), sums.data_ptr(), shares, torch.get_num_threads()),
     )
-    return grad_x, small[0].clone(), small[1].clone()
+    return grad_x, grad_weight, grad_bias

@@ -85,8 +85,11 @@ static void scale_all(const norm *norm, const float *x, const float *grad, const
                       const float *offset, float *y, int threads)
 {
     const int64_t channels = norm->channels;
-#pragma omp parallel for schedule(static) num_threads(threads)
-    for (int64_t start = 0; start < norm->rows; start += BLOCK) {
+    const int64_t blocks = (norm->rows + BLOCK - 1) / BLOCK, each = (blocks + threads - 1) / threads;
+#pragma omp parallel for schedule(static, each) num_threads(threads)
+    for (int64_t block = 0; block < blocks; block++) {
+        const int64_t begin = block / each * each, end = begin + each < blocks ? begin + each : blocks;
+        const int64_t start = (begin + end - 1 - block) * BLOCK;
         const int64_t rows = norm->rows - start < BLOCK ? norm->rows - start : BLOCK;
         const float *rows_x = x + start * channels;
         const float *rows_grad = grad ? grad + start * channels : 0;

@@ -12,6 +12,7 @@ from torch_geometric.data.datapipes import functional_transform
 from torch_geometric.transforms import BaseTransform
 
 from mgic_geo import native
+from mgic_geo.operators import Operator
 from mgic_geo.sparse import Adjacency, SparseMatrix, to_adjacency
 
 
@@ -114,22 +115,54 @@ def edge_gradients(
     else:
         adjacency = to_adjacency(edge_index, num_nodes, num_nodes)
         source, target = adjacency.index, adjacency.targets()
+    if native.usable(pos.detach()) and not _needs_gradients(pos):
+        return _native_gradients(pos.detach(), source, target, batch, softening)
+    return _plain_gradients(pos, source, target, _cloud_places(pos, batch), softening)
+
+
+def _plain_gradients(
+    pos: Tensor, source: Tensor, target: Tensor, cloud: Tensor, softening: float
+) -> Tensor:
     d = pos.index_select(0, source) - pos.index_select(0, target)
     unit, largest, real = directions(d)
     length = largest * unit.norm(dim=1, keepdim=True)  # (E, 1)
 
-    # clouds by the place of their first point when sorted: below N, whatever numbers they have
-    cloud = target.new_zeros(num_nodes)
-    if batch is not None:
-        cloud = torch.searchsorted(batch.sort().values, batch)
     edge_cloud = cloud.index_select(0, target).unsqueeze(1)
-    sums = pos.new_zeros(num_nodes, 1)
+    sums = pos.new_zeros(pos.size(0), 1)
     mean_length = sums.scatter_add(0, edge_cloud, length) / sums.scatter_add(
         0, edge_cloud, real
     ).clamp_min(1)
     degree = sums.scatter_add(0, target.unsqueeze(1), real).clamp_min(1)
     scale = mean_length[cloud].index_select(0, target) / largest.where(largest > 0, 1.0)
     return gradient_weights(unit, scale, softening) / degree.index_select(0, target) * real
+
+
+def _cloud_places(pos: Tensor, batch: Tensor | None) -> Tensor:
+    """Clouds by the place of their first point when sorted: below N, whatever numbers they have."""
+    if batch is None:
+        return torch.zeros(pos.size(0), dtype=torch.long, device=pos.device)
+    return torch.searchsorted(batch.sort().values, batch)
+
+
+def _compiled_gradients(
+    pos: Tensor, source: Tensor, target: Tensor, batch: Tensor | None, softening: float
+) -> Tensor:
+    if batch is not None and (batch[1:] >= batch[:-1]).all():
+        cloud = batch.unique_consecutive(return_inverse=True)[1]
+    else:
+        cloud = _cloud_places(pos, batch)
+    return native.edge_gradients(pos, source, target, cloud, softening)
+
+
+def _gradients_fake(pos: Tensor, source: Tensor, *args: object) -> Tensor:
+    return pos.new_empty(source.size(0), 3)
+
+
+_native_gradients = Operator("mgic::edge_gradients", _compiled_gradients, _gradients_fake)
+
+
+def _needs_gradients(x: Tensor) -> bool:
+    return x.requires_grad and torch.is_grad_enabled()
 
 
 def directions(d: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -178,6 +211,14 @@ def derivative_operators(adjacency: Adjacency, edge_attr: Tensor) -> DerivativeO
         >>> spmm(operators.matrix(0), torch.tensor([[0.0], [5.0]])).tolist()
         [[5.0], [5.0]]
     """
+    if native.usable(edge_attr.detach()) and not _needs_gradients(edge_attr):
+        return DerivativeOperators(
+            *_native_operators(adjacency.ptr, adjacency.index, edge_attr.detach())
+        )
+    return _plain_operators(adjacency, edge_attr)
+
+
+def _plain_operators(adjacency: Adjacency, edge_attr: Tensor) -> DerivativeOperators:
     # the center's own weight, minus the sum of the others, as one more edge of every node
     nodes = torch.arange(adjacency.num_targets, device=edge_attr.device)
     targets = adjacency.targets()
@@ -193,6 +234,22 @@ def derivative_operators(adjacency: Adjacency, edge_attr: Tensor) -> DerivativeO
         *(ptr, index, values, back.ptr, back.index, values.index_select(0, perm)),
         count_crossings(targets, adjacency.index, adjacency.num_targets),
     )
+
+
+def _compiled_operators(ptr: Tensor, index: Tensor, edge_attr: Tensor) -> list[Tensor]:
+    if int(ptr[-1]) == index.numel():
+        return list(native.derivative_operators(ptr, index, edge_attr))
+    # with padding
+    return list(_plain_operators(Adjacency(ptr, index, ptr.numel() - 1), edge_attr))
+
+
+def _operators_fake(ptr: Tensor, index: Tensor, edge_attr: Tensor) -> list[Tensor]:
+    entries = index.size(0) + ptr.size(0) - 1
+    matrix = torch.empty_like(ptr), index.new_empty(entries), edge_attr.new_empty(entries, 3)
+    return [*matrix, *map(torch.empty_like, matrix), torch.empty_like(ptr)]
+
+
+_native_operators = Operator("mgic::derivative_operators", _compiled_operators, _operators_fake)
 
 
 def count_crossings(targets: Tensor, sources: Tensor, num_nodes: int) -> Tensor:

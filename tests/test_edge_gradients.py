@@ -8,11 +8,13 @@ from torch_geometric.data import Batch, Data
 
 from mgic_geo import EdgeGradients, edge_gradients
 from mgic_geo.derivatives import derivative_operators
+from mgic_geo.native import build
 from mgic_geo.sparse import Adjacency, spmm, to_adjacency
 
 # unsorted, with a self-loop
 EDGES = torch.tensor([[3, 0, 1, 3, 2, 4, 5, 1], [2, 1, 0, 0, 2, 1, 3, 4]])
 NUM_NODES = 6
+needs_compiler = pytest.mark.skipif(build.library() is None, reason="no C compiler")
 EXACT = {"rtol": 0, "atol": 0}
 CLOSE = {"rtol": 1e-12, "atol": 1e-12}
 
@@ -196,3 +198,72 @@ def test_transform_names_what_it_needs(missing):
     data[missing] = None
     with pytest.raises(ValueError, match=r"needs data\.pos and data\.edge_index"):
         EdgeGradients()(data)
+
+
+def some_edges(num_nodes: int, num_edges: int, seed: int) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(num_nodes, (2, num_edges), generator=generator)
+
+
+CLOUDS = {
+    "one": lambda generator: None,
+    "in order": lambda generator: torch.randint(-3, 3, (50,), generator=generator).sort().values,
+    "mixed": lambda generator: torch.randint(0, 1 << 40, (50,), generator=generator) % 4 * 1000,
+}
+
+
+@needs_compiler
+@pytest.mark.parametrize("clouds", list(CLOUDS))
+@pytest.mark.parametrize("softening", [0.0, 1.0])
+@pytest.mark.parametrize("size", [1.0, 1e-30, 1e30])
+def test_compiled_weights_and_matrices_equal_double(clouds, softening, size):
+    generator = torch.Generator().manual_seed(0)
+    pos = torch.randn(50, 3, generator=generator) * size
+    pos[7] = pos[3]  # an edge of length 0
+    batch = CLOUDS[clouds](generator)
+    edges = torch.cat([some_edges(45, 300, 1), torch.tensor([[3, 7, 9], [7, 3, 9]])], dim=1)
+    graph = to_adjacency(edges, 50, 50)  # five nodes have no edge
+    weights = edge_gradients(pos, graph, batch, softening=softening)
+    assert_close(
+        weights.double(),
+        edge_gradients(pos.double(), graph, batch, softening=softening),
+        rtol=1e-5,
+        atol=1e-5,
+    )
+    sorted_back = edge_gradients(pos, edges, batch, softening=softening)
+    assert_close(graph.sort(sorted_back), weights, **EXACT)
+    found = derivative_operators(graph, weights)
+    for tensor, expected in zip(found, derivative_operators(graph, weights.double()), strict=True):
+        assert_close(tensor, expected.to(tensor.dtype), rtol=1e-5, atol=1e-5 * weights.abs().max())
+
+
+@needs_compiler
+def test_compiled_weights_are_not_numbers_where_a_coordinate_is_none():
+    pos = cloud().float()
+    pos[0, 1] = torch.nan
+    assert_close(
+        edge_gradients(pos, EDGES).isnan(), edge_gradients(pos.double(), EDGES).isnan(), **EXACT
+    )
+
+
+@needs_compiler
+@pytest.mark.parametrize("node", [-1, NUM_NODES])
+def test_nodes_that_do_not_exist_are_named(node):
+    pos, edges = cloud().float(), EDGES.clone()
+    edges[0, 2] = node
+    with pytest.raises(ValueError, match=f"edge 2 joins nodes {node} and 0, but there are 6"):
+        edge_gradients(pos, edges)
+    graph = Adjacency(torch.tensor([0, 1, 1]), torch.tensor([node]), 2)
+    with pytest.raises(ValueError, match=f"edge 0 starts at node {node}, but there are 2"):
+        derivative_operators(graph, torch.ones(1, 3))
+
+
+def test_weights_can_be_differentiated():
+    pos = cloud().requires_grad_()
+    (expected,) = torch.autograd.grad(edge_gradients(pos, EDGES).sum(), pos)
+    single = pos.detach().float().requires_grad_()
+    (grad,) = torch.autograd.grad(edge_gradients(single, EDGES).sum(), single)
+    assert_close(grad, expected.float(), rtol=1e-4, atol=1e-5)
+    weights = torch.ones(EDGES.size(1), 3, requires_grad=True)
+    graph = to_adjacency(EDGES, NUM_NODES, NUM_NODES)
+    assert derivative_operators(graph, graph.sort(weights)).value.requires_grad

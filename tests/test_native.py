@@ -186,5 +186,7 @@ def test_operators_keep_torchs_rules():
         "norm_relu_backward": (*x.detach().expand(2, 6, 8), None, torch.ones(3, 8), 1e-5, True),
         "add_at_rows": (grad, row, 6),
         "knn": (x.detach(), None, 3, "auto"),
+        "edge_gradients": (x.detach()[:, :3].contiguous(), *edges, None, 1.0),
+        "derivative_operators": (graph.ptr, graph.index, torch.ones(20, 3)),
     }.items():
         torch.library.opcheck(getattr(torch.ops.mgic, name).default, arguments)

@@ -49,10 +49,15 @@ GRAPHS = Kernels(
     "mgic_geo",
     tuple(
         _here / name
-        for name in ("derivatives.c", "grouped_linear.c", "knn.c", "neighbor_max.c", "norm.c")
+        for name in (
+            *("derivatives.c", "edge_gradients.c", "grouped_linear.c", "knn.c"),
+            *("neighbor_max.c", "norm.c"),
+        )
     ),
     (_here / "kernels.h", _here / "pieces.h"),
     {
+        "mgic_derivative_operators": "pnppppppppp",
+        "mgic_edge_gradients": "pnpppndppp",
         "mgic_grouped_linear": "pnnpnnnppp",
         "mgic_grouped_linear_weight": "pnnpnnnppn",
         "mgic_knn": "ppnnnpp",
@@ -64,7 +69,7 @@ GRAPHS = Kernels(
         "mgic_norm": "pnnppdnpppn",
         "mgic_norm_backward": "ppnnppdnpppppn",
     },
-    ("mgic_knn", "mgic_mix_derivatives"),
+    ("mgic_derivative_operators", "mgic_edge_gradients", "mgic_knn", "mgic_mix_derivatives"),
 )
 
 

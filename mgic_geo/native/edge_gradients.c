@@ -1,0 +1,131 @@
+/* Weights of edges in first derivatives, and the sparse matrices made of them. */
+
+#include <math.h>
+
+#include "kernels.h"
+
+/* pos: (nodes, 3); source, target: (edges); cloud: (nodes), below `nodes`; value: (edges, 3), the
+ * weights; lengths: (edges); sums: (3, nodes), zero: the lengths and the number of the edges of
+ * every cloud, and the number of those that end at every node, no edges of length 0 among them.
+ * Returns the first edge whose nodes do not exist, or -1. */
+int64_t mgic_edge_gradients(const float *pos, int64_t nodes, const int64_t *source,
+                            const int64_t *target, const int64_t *cloud, int64_t edges,
+                            double softening, float *value, float *lengths, double *sums,
+                            int threads)
+{
+    double *total = sums, *count = total + nodes, *degree = count + nodes;
+    for (int64_t e = 0; e < edges; e++)
+        if ((uint64_t)source[e] >= (uint64_t)nodes || (uint64_t)target[e] >= (uint64_t)nodes)
+            return e;
+#pragma omp parallel for schedule(static) num_threads(threads)
+    for (int64_t e = 0; e < edges; e++) {
+        const float *from = pos + 3 * source[e], *to = pos + 3 * target[e];
+        float *unit = value + 3 * e, largest = 0, square = 0;
+        for (int a = 0; a < 3; a++) {
+            unit[a] = from[a] - to[a];
+            if (!(fabsf(unit[a]) <= largest)) /* where it is not a number, too */
+                largest = fabsf(unit[a]);
+        }
+        for (int a = 0; a < 3 && largest > 0; a++)
+            unit[a] /= largest;
+        for (int a = 0; a < 3; a++)
+            square += unit[a] * unit[a];
+        lengths[e] = largest * sqrtf(square);
+    }
+    for (int64_t e = 0; e < edges;) { /* one after the other: the order of sums is fixed */
+        const int64_t node = target[e];
+        double sum = 0, real = 0;
+        for (; e < edges && target[e] == node; e++) {
+            sum += lengths[e];
+            real += lengths[e] > 0;
+        }
+        total[cloud[node]] += sum;
+        count[cloud[node]] += real;
+        degree[node] += real;
+    }
+#pragma omp parallel for schedule(static) num_threads(threads)
+    for (int64_t e = 0; e < edges; e++) {
+        float *unit = value + 3 * e, square = 0;
+        const int64_t node = target[e], its = cloud[node];
+        for (int a = 0; a < 3; a++)
+            square += unit[a] * unit[a];
+        const float length = lengths[e], largest = length > 0 ? length / sqrtf(square) : 1;
+        const float scale = total[its] / (count[its] > 1 ? count[its] : 1) / largest;
+        const float damping = softening * scale, all = square + damping * damping;
+        const float weight = scale / (all < 1 ? 1 : all) / (degree[node] > 1 ? degree[node] : 1);
+        for (int a = 0; a < 3; a++)
+            unit[a] *= length > 0 ? weight : 0 * weight;
+    }
+    return -1;
+}
+
+/* The transpose of a matrix with `nodes` rows and columns, its entries in the order of their rows:
+ * ptr, ptr_t: (nodes + 1); index, index_t: (entries); value, value_t: (entries, 3). */
+static void transpose(const int64_t *ptr, const int64_t *index, const float *value, int64_t nodes,
+                      int64_t *ptr_t, int64_t *index_t, float *value_t)
+{
+    memset(ptr_t, 0, (nodes + 1) * sizeof(int64_t));
+    for (int64_t e = 0; e < ptr[nodes]; e++)
+        ptr_t[index[e] + 1]++;
+    for (int64_t node = 0; node < nodes; node++)
+        ptr_t[node + 1] += ptr_t[node];
+    for (int64_t node = 0; node < nodes; node++)
+        for (int64_t e = ptr[node]; e < ptr[node + 1]; e++) {
+            const int64_t place = ptr_t[index[e]]++; /* where the next row ends up to start */
+            index_t[place] = node;
+            memcpy(value_t + 3 * place, value + 3 * e, 3 * sizeof(float));
+        }
+    memmove(ptr_t + 1, ptr_t, nodes * sizeof(int64_t));
+    ptr_t[0] = 0;
+}
+
+/* How many entries join nodes before each one with it or later ones, (nodes + 1). */
+static void count_crossings(const int64_t *ptr, const int64_t *index, int64_t nodes,
+                            int64_t *crossings)
+{
+    memset(crossings, 0, (nodes + 1) * sizeof(int64_t));
+    for (int64_t node = 0; node < nodes; node++)
+        for (int64_t e = ptr[node]; e < ptr[node + 1]; e++) {
+            const int64_t first = index[e] < node ? index[e] : node;
+            const int64_t last = index[e] < node ? node : index[e];
+            crossings[first + 1]++;
+            if (last < nodes)
+                crossings[last + 1]--;
+        }
+    for (int64_t node = 0; node < nodes; node++)
+        crossings[node + 1] += crossings[node];
+}
+
+/* A graph, ptr, (nodes + 1), and index, (edges), with weights edge_value, (edges, 3), and every
+ * node's own weights, minus the sum of the others, as one more edge: see `transpose` and
+ * `count_crossings` for the results. Returns the first edge whose source does not exist, or -1. */
+int64_t mgic_derivative_operators(const int64_t *ptr, int64_t nodes, const int64_t *index,
+                                  const float *edge_value, int64_t *all_ptr, int64_t *all_index,
+                                  float *value, int64_t *ptr_t, int64_t *index_t, float *value_t,
+                                  int64_t *crossings, int threads)
+{
+    for (int64_t e = 0; e < ptr[nodes]; e++)
+        if ((uint64_t)index[e] >= (uint64_t)nodes)
+            return e;
+    for (int64_t node = 0; node <= nodes; node++)
+        all_ptr[node] = ptr[node] + node;
+#pragma omp parallel for schedule(static) num_threads(threads)
+    for (int64_t node = 0; node < nodes; node++) {
+        float *own = value + 3 * (all_ptr[node + 1] - 1);
+        memset(own, 0, 3 * sizeof(float));
+        for (int64_t e = ptr[node]; e < ptr[node + 1]; e++) {
+            all_index[e + node] = index[e];
+            for (int a = 0; a < 3; a++)
+                own[a] -= value[3 * (e + node) + a] = edge_value[3 * e + a];
+        }
+        all_index[all_ptr[node + 1] - 1] = node;
+    }
+#pragma omp parallel sections num_threads(threads)
+    {
+#pragma omp section
+        transpose(all_ptr, all_index, value, nodes, ptr_t, index_t, value_t);
+#pragma omp section
+        count_crossings(ptr, index, nodes, crossings);
+    }
+    return -1;
+}

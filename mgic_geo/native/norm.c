@@ -8,8 +8,8 @@
 
 #include "kernels.h"
 
-#define BLOCK 32  /* rows whose sums are in float */
-#define VECTORS 2 /* of channels at a time */
+#define BLOCK 128 /* rows whose sums are in float */
+#define VECTORS 4 /* of channels at a time */
 
 typedef struct {
     int64_t rows, channels;

@@ -167,15 +167,20 @@ def _mix_setup(ctx, inputs, output) -> None:
 def _mix_backward(ctx, grad: Tensor):
     x, weight, *entries = ctx.saved_tensors
     operators = DerivativeOperators(*entries)
-    grad_x = None
+    grad_x = grad_bias = None
     if torch.is_grad_enabled() and not torch.compiler.is_compiling():  # to differentiate again
         y = _mix_plain(x, weight, None, operators)
         grad_x, grad_weight = differentiable_gradients(y, (x, weight), grad)
     elif ctx.needs_input_grad[0]:
-        grad_x, grad_weight = _mix_native_backward(grad, x, weight, *operators.transposed)
+        grad_x, grad_weight, grad_bias = _mix_native_backward(
+            grad, x, weight, *operators.transposed
+        )
     else:
         grad_weight = _mix_native_weight(grad, x, weight.size(0), *operators.graph)
-    grad_bias = grad.sum(0) if ctx.has_bias else None
+    if not ctx.has_bias:
+        grad_bias = None
+    elif grad_bias is None:
+        grad_bias = grad.sum(0)
     return grad_x, grad_weight, grad_bias, *[None] * len(entries)
 
 
@@ -192,15 +197,15 @@ def _gradients(
     index_t: Tensor,
     value_t: Tensor,
     crossings: Tensor,
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor]:
     transposed = native.Graph(ptr_t, index_t, value_t, crossings)
     return native.mix_derivatives_backward(grad, x, weight, transposed)
 
 
 def _gradients_fake(
     grad: Tensor, x: Tensor, weight: Tensor, *others: Tensor
-) -> tuple[Tensor, Tensor]:
-    return torch.empty_like(x), torch.empty_like(weight)
+) -> tuple[Tensor, Tensor, Tensor]:
+    return torch.empty_like(x), torch.empty_like(weight), grad.new_empty(grad.size(1))
 
 
 _mix_native_backward = Operator("mgic::mix_derivatives_backward", _gradients, _gradients_fake)

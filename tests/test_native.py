@@ -10,6 +10,7 @@ from torch.testing import assert_close
 
 from mgic_geo import native
 from mgic_geo.derivatives import DerivativeOperators, derivative_operators
+from mgic_geo.diff_conv import DiffGCNConv
 from mgic_geo.native import build
 from mgic_geo.native.grouped_linear import packing
 from mgic_geo.sparse import to_adjacency
@@ -130,6 +131,28 @@ def test_cloud_by_cloud_gives_the_same_as_all_nodes_at_once(width, groups):
         assert_close(
             one / one.abs().max(), other / one.abs().max(), rtol=0, atol=1e-5
         )  # of 4,803 terms
+
+
+@needs_compiler
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize(("width", "groups"), [(8, 1), (96, 6), (33, 3)])
+def test_gradients_of_a_differential_convolution_equal_double(width, groups, bias):
+    operators = clouds([700, 3, 1500])
+    generator = torch.Generator().manual_seed(0)
+    x, grad = torch.randn(2, 2203, width, generator=generator)
+    conv = DiffGCNConv(width, width, groups=groups, bias=bias)
+
+    def gradients(conv, x, grad, operators):
+        x = x.clone().requires_grad_()
+        return torch.autograd.grad(conv(x, operators), (x, *conv.parameters()), grad)
+
+    found = gradients(conv, x, grad, operators)
+    doubles = [tensor.double() if tensor.is_floating_point() else tensor for tensor in operators]
+    exact = gradients(conv.double(), x.double(), grad.double(), DerivativeOperators(*doubles))
+    assert len(found) == 2 + bias
+    for one, other in zip(found, exact, strict=True):
+        size = other.abs().max()
+        assert_close(one.double() / size, other / size, rtol=0, atol=1e-5)
 
 
 @needs_compiler

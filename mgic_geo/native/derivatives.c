@@ -97,16 +97,22 @@ typedef struct {
     const float *other;
     int64_t other_channels;
     packing products;
-    float *sums;
+    float *sums, *totals;
 } task;
+
+/* Room of a share in `sums`. */
+INLINE int64_t sums_size(const task *task)
+{
+    return task->products.pieces * PARTS * task->products.inputs * LANES;
+}
 
 /* Second derivatives, products and their sums at `rows` nodes from number `start`, for `width`
  * channels from number `channel`. near, its rows near_stride apart, and first, (rows, 3, width):
  * features and first derivatives of all nodes from number `origin`. second: room for
- * (BLOCK, 3, width). */
+ * (BLOCK, 3, width). Sums are those of number `share`. */
 static void mix_rows(const task *task, int64_t start, int64_t rows, int64_t origin,
                      const float *near, int64_t near_stride, const float *first, float *second,
-                     int64_t channel, int64_t width, float *sums)
+                     int64_t channel, int64_t width, int64_t share)
 {
     derive_second(first, origin, width, &task->edges, start, rows, second);
     const int64_t row = start - origin;
@@ -130,6 +136,11 @@ static void mix_rows(const task *task, int64_t start, int64_t rows, int64_t orig
         return;
     const int64_t from = channel / LANES, to = (channel + width + LANES - 1) / LANES;
     const float *other = task->other + start * task->other_channels;
+    float *sums = task->sums + share * sums_size(task);
+    float *totals = task->totals + share * task->channels + channel;
+    for (int64_t r = 0; r < rows; r++)
+        for (int64_t c = 0; c < width; c++)
+            totals[c] += parts[0][r * near_stride + c];
     for (int64_t piece = from; piece < to; piece++)
         for (int p = 0; p < PARTS; p++)
             outer_piece(other + products.begins[piece], task->other_channels, products.inputs,
@@ -140,7 +151,7 @@ static void mix_rows(const task *task, int64_t start, int64_t rows, int64_t orig
 
 /* The same at all nodes in [from, to), which no edge leaves, with first derivatives. */
 static void mix_cloud(const task *task, int64_t from, int64_t to, int64_t channel, int64_t width,
-                      float *room, float *sums)
+                      float *room, int64_t share)
 {
     const int64_t rows = to - from;
     float *near = room, *first = near + rows * width, *second = first + rows * 3 * width;
@@ -150,7 +161,7 @@ static void mix_cloud(const task *task, int64_t from, int64_t to, int64_t channe
     derive_first(near, from, width, &task->edges, from, rows, first);
     for (int64_t start = from; start < to; start += BLOCK)
         mix_rows(task, start, to - start < BLOCK ? to - start : BLOCK, from, near, width, first,
-                 second, channel, width, sums);
+                 second, channel, width, share);
 }
 
 /* The first node from here on at which a cloud starts, or the number of nodes. */
@@ -190,7 +201,6 @@ static int64_t mix_clouds(const task *task, int64_t largest, int64_t shares, int
 {
     const graph *edges = &task->edges;
     const int64_t chunks = (task->channels + CHUNK - 1) / CHUNK;
-    const int64_t size = task->products.pieces * PARTS * task->products.inputs * LANES;
     int64_t failed = 0;
 #pragma omp parallel num_threads(threads)
     {
@@ -207,8 +217,7 @@ static int64_t mix_clouds(const task *task, int64_t largest, int64_t shares, int
             const int64_t end = next_cloud(edges, edges->nodes * (share + 1) / shares);
             for (; room && from < end; from = to) {
                 to = clouds_end(edges, from);
-                mix_cloud(task, from, to, channel, left < CHUNK ? left : CHUNK, room,
-                          task->sums + share * size);
+                mix_cloud(task, from, to, channel, left < CHUNK ? left : CHUNK, room, share);
             }
         }
         free(room);
@@ -221,7 +230,6 @@ static int64_t mix_nodes(const task *task, int64_t shares, int threads)
 {
     const graph *edges = &task->edges;
     const int64_t channels = task->channels, nodes = edges->nodes;
-    const int64_t size = task->products.pieces * PARTS * task->products.inputs * LANES;
     float *first = malloc(nodes * 3 * channels * sizeof(float));
     int64_t failed = !first;
     if (failed)
@@ -239,7 +247,7 @@ static int64_t mix_nodes(const task *task, int64_t shares, int threads)
         }
         for (int64_t start = from; second && start < to; start += BLOCK)
             mix_rows(task, start, to - start < BLOCK ? to - start : BLOCK, 0, task->x, channels,
-                     first, second, 0, channels, task->sums + share * size);
+                     first, second, 0, channels, share);
         free(second);
     }
     free(first);
@@ -250,15 +258,17 @@ static int64_t mix_nodes(const task *task, int64_t shares, int threads)
  * y: (nodes, out). narrow: whether no piece has inputs from two chunks of channels.
  *
  * Where `other` is given, (nodes, other_channels), its products with all parts are added up as
- * well, share by share, in the packed form of a weight from `other` to x's channels: that is the
- * weight's gradient if x is the output's and the graph is transposed. */
+ * well, share by share, in the packed form of a weight from `other` to x's channels, and x itself to
+ * totals, (shares, channels): these are the gradients of weight and bias if x is the output's and
+ * the graph is transposed. */
 int64_t mgic_mix_derivatives(const float *x, int64_t channels, int64_t nodes, const int64_t *ptr,
                              const int64_t *index, const float *value, const int64_t *crossings,
                              const int64_t *begins, int64_t pieces, int64_t inputs, int64_t out,
                              int64_t narrow, const float *weight, const float *bias, float *y,
                              const float *other, int64_t other_channels,
                              const int64_t *other_begins, int64_t other_pieces,
-                             int64_t other_inputs, float *sums, int64_t shares, int threads)
+                             int64_t other_inputs, float *sums, float *totals, int64_t shares,
+                             int threads)
 {
     const task task = {
         .edges = {ptr, index, crossings, value, nodes},
@@ -272,6 +282,7 @@ int64_t mgic_mix_derivatives(const float *x, int64_t channels, int64_t nodes, co
         .other_channels = other_channels,
         .products = all_pieces(other_begins, other_pieces, other_inputs, channels),
         .sums = sums,
+        .totals = totals,
     };
     if (narrow) {
         const int64_t chunks = (channels + CHUNK - 1) / CHUNK;

@@ -9,7 +9,13 @@ import torch
 from torch import Tensor
 
 from mgic_geo.native import build
-from mgic_geo.native.grouped_linear import address, grouped_linear_weight, num_shares, packing
+from mgic_geo.native.grouped_linear import (
+    Packing,
+    address,
+    grouped_linear_weight,
+    num_shares,
+    packing,
+)
 
 CHUNK = 32  # channels that the kernel works through together
 PARTS = 7  # the features, three first and three second derivatives
@@ -35,13 +41,13 @@ def mix_derivatives(x: Tensor, weight: Tensor, bias: Tensor | None, graph: Graph
         - ``x``: ``(N, groups * in)``. ``weight``: ``(groups, out, 7 * in)``, the features in front.
           Returns ``(N, groups * out)``.
     """
-    return _multiply(x, weight, bias, graph)[0]
+    return _multiply(x, weight, bias, graph)
 
 
 def mix_derivatives_backward(
     grad: Tensor, x: Tensor, weight: Tensor, transposed: Graph
-) -> tuple[Tensor, Tensor]:
-    """Gradients of ``x`` and ``weight``.
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of ``x``, ``weight`` and ``bias``.
 
     Deriving and mixing commute, one acts on nodes and the other on channels. So this is the same
     operation with the graph and the weight transposed, and the gradient of the weight is the
@@ -51,10 +57,13 @@ def mix_derivatives_backward(
         - ``grad``: ``(N, groups * out)``; the others and what is returned: as in
           :func:`mix_derivatives`.
     """
-    back = _swap(weight)
-    grad_x, grad_weight = _multiply(grad, back, None, transposed, other=x)
-    assert grad_weight is not None
-    return grad_x, grad_weight
+    groups, rows, columns = weight.shape
+    plan = packing(groups, rows, columns // PARTS, PARTS, lanes=build.lanes())
+    shares = num_shares(x.size(0))
+    sums, totals = grad.new_zeros(shares, *plan.index.shape), grad.new_zeros(shares, grad.size(1))
+    products = _Products(x.contiguous(), plan, sums, totals)
+    grad_x = _multiply(grad, _swap(weight), None, transposed, products)
+    return grad_x, plan.unpack(sums, weight.shape), totals.sum(0)
 
 
 def mix_derivatives_weight(grad: Tensor, x: Tensor, groups: int, graph: Graph) -> Tensor:
@@ -74,34 +83,44 @@ def _swap(weight: Tensor) -> Tensor:
     return parts.permute(0, 3, 2, 1).reshape(groups, -1, PARTS * rows)
 
 
+class _Products(NamedTuple):
+    """What is added up beside a product: with ``other``, and over the rows."""
+
+    other: Tensor
+    plan: Packing
+    sums: Tensor
+    totals: Tensor
+
+
 def _multiply(
-    x: Tensor, weight: Tensor, bias: Tensor | None, graph: Graph, *, other: Tensor | None = None
-) -> tuple[Tensor, Tensor | None]:
-    """The derivatives of ``x`` times ``weight``, and their products with ``other``."""
-    x, other = x.contiguous(), None if other is None else other.contiguous()
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    graph: Graph,
+    products: _Products | None = None,
+) -> Tensor:
+    """The derivatives of ``x`` times ``weight``."""
+    x = x.contiguous()
     graph = Graph(*(tensor.contiguous() for tensor in graph))
     (nodes, channels), (groups, rows, _) = x.shape, weight.shape
-    columns, lanes, shares = channels // groups, build.lanes(), num_shares(nodes)
+    columns, lanes = channels // groups, build.lanes()
     plan = packing(groups, rows, columns, PARTS, lanes=lanes)
     packed, bias = plan.pack(weight), plan.pad(bias)
     y = x.new_empty(nodes, groups * rows)
-    products = sums = None
-    if other is not None:
-        products = packing(groups, columns, other.size(1) // groups, PARTS, lanes=lanes)
-        sums = x.new_zeros(shares, *products.index.shape)
+    beside: tuple[int, ...] = (0,) * 7
+    if products is not None:
+        other, other_plan, sums, totals = products
+        results = sums.data_ptr(), totals.data_ptr()
+        beside = other.data_ptr(), other.size(1), *other_plan.sizes, *results
     failed = build.loaded().mgic_mix_derivatives(
         *(x.data_ptr(), channels, nodes, *(tensor.data_ptr() for tensor in graph)),
         *(*plan.sizes, y.size(1), _is_narrow(groups, rows, columns, lanes)),
         *(packed.data_ptr(), address(bias), y.data_ptr()),
-        *(address(other), 0 if other is None else other.size(1)),
-        *(products.sizes if products else (0, 0, 0)),
-        *(address(sums), shares, torch.get_num_threads()),
+        *(*beside, num_shares(nodes), torch.get_num_threads()),
     )
     if failed:
         raise MemoryError(f"no memory for the derivatives of {channels} channels")
-    if products is None or sums is None:
-        return y, None
-    return y, products.unpack(sums, (groups, columns, PARTS * other.size(1) // groups))
+    return y
 
 
 @lru_cache(maxsize=256)

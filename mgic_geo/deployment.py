@@ -27,7 +27,8 @@ def fuse(model: Model) -> Model:
     and :math:`a (W x + c) + b = (a W) x + (a c + b)`. So every norm goes into the map in front of
     it: linear and grouped maps, differential convolutions, and a cycle's prolongations
     :math:`N_j P_j`. The norm behind a whole cycle goes into its finest layer. Norms behind edge
-    convolutions stay: a point without neighbors gets 0 from those, not a shift.
+    convolutions stay: a point without neighbors gets 0 from those, not a shift. A ReLU behind a map
+    without a norm works in place.
 
     Args:
         model: A network of this package, trained. It is left as it is.
@@ -47,6 +48,9 @@ def fuse(model: Model) -> Model:
     for module in list(fused.modules()):
         if isinstance(module, ConvNormAct):
             _fold_child(module, "norm", module.conv)
+            new = isinstance(module.norm, nn.Identity) and _last_map(module.conv) is not None
+            if new and type(module.act) is nn.ReLU:
+                module.act = nn.ReLU(inplace=True)
         elif type(module).forward is nn.Sequential.forward:
             for (_, before), (name, _) in pairwise(module.named_children()):
                 _fold_child(module, name, before)

@@ -27,8 +27,8 @@ def fuse(model: Model) -> Model:
     and :math:`a (W x + c) + b = (a W) x + (a c + b)`. So every norm goes into the map in front of
     it: linear and grouped maps, differential convolutions, and a cycle's prolongations
     :math:`N_j P_j`. The norm behind a whole cycle goes into its finest layer. Norms behind edge
-    convolutions stay: a point without neighbors gets 0 from those, not a shift. A ReLU behind a map
-    without a norm works in place.
+    convolutions stay: a point without neighbors gets 0 from those, not a shift. A ReLU that a
+    differential convolution is left with becomes part of it; behind other maps it works in place.
 
     Args:
         model: A network of this package, trained. It is left as it is.
@@ -48,9 +48,7 @@ def fuse(model: Model) -> Model:
     for module in list(fused.modules()):
         if isinstance(module, ConvNormAct):
             _fold_child(module, "norm", module.conv)
-            new = isinstance(module.norm, nn.Identity) and _last_map(module.conv) is not None
-            if new and type(module.act) is nn.ReLU:
-                module.act = nn.ReLU(inplace=True)
+            _fold_relu(module)
         elif type(module).forward is nn.Sequential.forward:
             for (_, before), (name, _) in pairwise(module.named_children()):
                 _fold_child(module, name, before)
@@ -73,6 +71,17 @@ def _fold_child(parent: nn.Module, name: str, before: nn.Module) -> None:
     setattr(parent, name, nn.Identity())
 
 
+def _fold_relu(layer: ConvNormAct) -> None:
+    """Let the map in front of a ReLU do it, or do it in place, where nothing is between them."""
+    last = _last_layer(layer.conv)
+    if type(layer.act) is not nn.ReLU or not isinstance(layer.norm, nn.Identity) or last is None:
+        return
+    if isinstance(last, DiffGCNConv):
+        last.relu, layer.act = True, nn.Identity()
+    else:
+        layer.act = nn.ReLU(inplace=True)
+
+
 def _scale_and_shift(linear: nn.Linear | GroupedLinear, scale: Tensor, shift: Tensor) -> None:
     rows = linear.weight.view(scale.numel(), -1)  # of an output each, in both kinds
     weight = (rows * scale.unsqueeze(1)).view_as(linear.weight)
@@ -83,14 +92,18 @@ def _scale_and_shift(linear: nn.Linear | GroupedLinear, scale: Tensor, shift: Te
 
 def _last_map(module: nn.Module) -> nn.Linear | GroupedLinear | None:
     """The linear map whose result is the module's, if there is one."""
-    if isinstance(module, nn.Linear | GroupedLinear):
+    last = _last_layer(module)
+    return last.lin if isinstance(last, DiffGCNConv) else last
+
+
+def _last_layer(module: nn.Module) -> nn.Linear | GroupedLinear | DiffGCNConv | None:
+    """The layer whose result is the module's, if it is linear."""
+    if isinstance(module, nn.Linear | GroupedLinear | DiffGCNConv):
         return module
-    if isinstance(module, DiffGCNConv):
-        return module.lin
     if isinstance(module, MGICMessagePassing | MGICLinear):
-        return _last_map(module.block)
+        return _last_layer(module.block)
     if isinstance(module, MGICBlock) and not isinstance(module.layers[0], Residual):
-        return _last_map(module.layers[0])
+        return _last_layer(module.layers[0])
     return None
 
 

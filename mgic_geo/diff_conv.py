@@ -64,6 +64,7 @@ class DiffGCNConv(MessagePassing):
         super().__init__(aggr="sum")
         check_groups(in_channels, out_channels, groups)
         self.in_channels, self.out_channels, self.groups = in_channels, out_channels, groups
+        self.relu = False  # set by fuse, which leaves out the activation behind
         # a group's input is its channels under the first operator, under the second, ...
         self.lin = GroupedLinear(
             NUM_OPERATORS * in_channels, out_channels, groups=groups, bias=bias
@@ -104,7 +105,7 @@ class DiffGCNConv(MessagePassing):
     ) -> Tensor:
         """Convolve ``x``."""
         operators = self.prepare(x, edge_index, edge_attr)
-        return mix_derivatives(x, operators, self.lin.weight, self.lin.bias)
+        return mix_derivatives(x, operators, self.lin.weight, self.lin.bias, relu=self.relu)
 
     def __repr__(self) -> str:
         """Widths and groups."""
@@ -114,17 +115,33 @@ class DiffGCNConv(MessagePassing):
 
 
 def mix_derivatives(
-    x: Tensor, operators: DerivativeOperators, weight: Tensor, bias: Tensor | None
+    x: Tensor,
+    operators: DerivativeOperators,
+    weight: Tensor,
+    bias: Tensor | None,
+    *,
+    relu: bool = False,
 ) -> Tensor:
     """Weighted sum of the features and their six derivatives, group by group.
+
+    Args:
+        x: Features.
+        operators: The derivatives.
+        weight: Of the sum.
+        bias: Added to it, if there is one.
+        relu: Whether to apply ReLU behind it, in the same pass where no gradients are recorded.
 
     Shape:
         - ``x``: ``(N, C)``. ``weight``: ``(groups, out / groups, 7 * C / groups)``, a group's
           channels under the first operator in front. ``bias``: ``(out,)``. Returns ``(N, out)``.
     """
     if not operators.value.requires_grad and native.can_multiply(x, weight):
-        return _mix_native(x, weight, bias, *operators)
-    return _mix_plain(x, weight, bias, operators)
+        if relu and not torch.is_grad_enabled():
+            return _mix_relu(x, weight, bias, *operators.graph)
+        y = _mix_native(x, weight, bias, *operators)
+    else:
+        y = _mix_plain(x, weight, bias, operators)
+    return y.relu_() if relu else y
 
 
 def _mix_plain(
@@ -156,6 +173,22 @@ def _mix(
 
 def _mix_fake(x: Tensor, weight: Tensor, *others: Tensor | None) -> Tensor:
     return x.new_empty(x.size(0), weight.size(0) * weight.size(1))
+
+
+def _mix_with_relu(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    ptr: Tensor,
+    index: Tensor,
+    value: Tensor,
+    crossings: Tensor,
+) -> Tensor:
+    graph = native.Graph(ptr, index, value, crossings)
+    return native.mix_derivatives(x, weight, bias, graph, relu=True)
+
+
+_mix_relu = Operator("mgic::mix_derivatives_relu", _mix_with_relu, _mix_fake)
 
 
 def _mix_setup(ctx, inputs, output) -> None:
@@ -235,7 +268,7 @@ _mix_native_weight = Operator(
 )
 
 
-@register_flop_formula(torch.ops.mgic.mix_derivatives)
+@register_flop_formula([torch.ops.mgic.mix_derivatives, torch.ops.mgic.mix_derivatives_relu])
 def _mix_flops(
     x: torch.Size, weight: torch.Size, bias, ptr, index: torch.Size, *args, **kwargs
 ) -> int:

@@ -43,6 +43,7 @@ def assert_fuses(model: nn.Module, *inputs) -> nn.Module:
         y, expected = fused(*inputs), copy.deepcopy(model).eval()(*inputs)
     scale = expected.abs().max()
     assert_close(y / scale, expected / scale, rtol=0, atol=1e-4)
+    assert_close(fused(*inputs), y, rtol=0, atol=0)  # where gradients may be recorded
     return fused
 
 
@@ -54,6 +55,8 @@ def test_fused_point_cloud_network_equals_the_trained_one(name):
     # what stays: a norm behind every edge convolution
     kept = {"mgic_dgcnn": 6 * (1 + 2) + 1, "dgcnn": 6, "random_graph": 6}.get(name, 0)
     assert len(norms(fused)) == kept
+    left = [module for module in fused.modules() if type(module) is nn.ReLU]
+    assert len(left) == {"mgic_diffgcn": 5, "diffgcn": 5}.get(name, len(left))  # of plain maps
 
 
 def test_points_without_neighbors_are_fused_right():

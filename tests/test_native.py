@@ -197,6 +197,7 @@ def test_operators_keep_torchs_rules():
         "grouped_linear": (x, weight, bias),
         "grouped_linear_weight": (x, grad, 2),
         "mix_derivatives": (x, weights, bias, *operators),
+        "mix_derivatives_relu": (x.detach(), weights.detach(), bias.detach(), *operators.graph),
         "mix_derivatives_backward": (
             *(tensor.detach() for tensor in (grad, x, weights)),
             *operators[3:],

@@ -34,14 +34,16 @@ class Graph(NamedTuple):
     crossings: Tensor
 
 
-def mix_derivatives(x: Tensor, weight: Tensor, bias: Tensor | None, graph: Graph) -> Tensor:
-    """Weighted sum of the features and their derivatives, group by group.
+def mix_derivatives(
+    x: Tensor, weight: Tensor, bias: Tensor | None, graph: Graph, *, relu: bool = False
+) -> Tensor:
+    """Weighted sum of the features and their derivatives, group by group, and perhaps ReLU.
 
     Shape:
         - ``x``: ``(N, groups * in)``. ``weight``: ``(groups, out, 7 * in)``, the features in front.
           Returns ``(N, groups * out)``.
     """
-    return _multiply(x, weight, bias, graph)
+    return _multiply(x, weight, bias, graph, relu=relu)
 
 
 def mix_derivatives_backward(
@@ -98,6 +100,8 @@ def _multiply(
     bias: Tensor | None,
     graph: Graph,
     products: _Products | None = None,
+    *,
+    relu: bool = False,
 ) -> Tensor:
     """The derivatives of ``x`` times ``weight``."""
     x = x.contiguous()
@@ -115,7 +119,7 @@ def _multiply(
     failed = build.loaded().mgic_mix_derivatives(
         *(x.data_ptr(), channels, nodes, *(tensor.data_ptr() for tensor in graph)),
         *(*plan.sizes, y.size(1), _is_narrow(groups, rows, columns, lanes)),
-        *(packed.data_ptr(), address(bias), y.data_ptr()),
+        *(packed.data_ptr(), address(bias), relu, y.data_ptr()),
         *(*beside, num_shares(nodes), torch.get_num_threads()),
     )
     if failed:

@@ -86,6 +86,23 @@ class GroupedLinear(nn.Module):
         """Map the last axis of ``x``."""
         return grouped_linear(x, self.weight, self.bias)
 
+    def add_to(self, addend: Tensor, x: Tensor) -> Tensor:
+        """``addend`` and the map of ``x``: one pass where no gradients are recorded.
+
+        Shape:
+            - ``addend``: ``(..., out_channels)``. ``x``: ``(..., in_channels)``. Returns
+              ``(..., out_channels)``.
+        """
+        if (
+            not torch.is_grad_enabled()
+            and x.shape == (len(x), self.in_channels)
+            and addend.shape == (len(x), self.out_channels)
+            and native.usable(addend)
+            and native.can_multiply(x, self.weight)
+        ):
+            return _native_add(addend, x, self.weight, self.bias)
+        return addend + self(x)
+
     def extra_repr(self) -> str:
         """Widths and groups, as ``torch.nn.Linear`` shows them."""
         return (
@@ -158,6 +175,13 @@ _native_linear = Operator(
 )
 
 
+def _add_fake(addend: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    return _linear_fake(x, weight, bias)
+
+
+_native_add = Operator("mgic::add_grouped_linear", native.add_grouped_linear, _add_fake)
+
+
 def _weight_fake(x: Tensor, grad: Tensor, groups: int) -> Tensor:
     return x.new_empty(groups, grad.size(1) // groups, x.size(1) // groups)
 
@@ -183,6 +207,11 @@ _native_linear_weight = Operator(
 
 @register_flop_formula(torch.ops.mgic.grouped_linear)
 def _linear_flops(x: torch.Size, weight: torch.Size, *args, **kwargs) -> int:
+    return 2 * x[0] * weight.numel()
+
+
+@register_flop_formula(torch.ops.mgic.add_grouped_linear)
+def _add_flops(addend: torch.Size, x: torch.Size, weight: torch.Size, *args, **kwargs) -> int:
     return 2 * x[0] * weight.numel()
 
 

@@ -268,10 +268,8 @@ class MGICBlock(nn.Module):
                 ``(source, x)``, as bipartite graph convolutions do.
             **kwargs: Passed to the layer of every level.
         """
-        correction = self.correction(x, *args, source=source, **kwargs)
-        return _apply(
-            self.layers[0], x if correction is None else x + correction, source, *args, **kwargs
-        )
+        coarse_change = self._coarse_change(x, *args, source=source, **kwargs)
+        return _apply(self.layers[0], self._corrected(0, x, coarse_change), source, *args, **kwargs)
 
     def change(
         self, x: Tensor, *args: object, source: Tensor | None = None, **kwargs: object
@@ -293,22 +291,43 @@ class MGICBlock(nn.Module):
         self, x: Tensor, *args: object, source: Tensor | None = None, **kwargs: object
     ) -> Tensor | None:
         """What the coarser levels add to the input of the finest layer; nothing without them."""
+        coarse_change = self._coarse_change(x, *args, source=source, **kwargs)
+        return None if coarse_change is None else self._correction(0, coarse_change)
+
+    def _coarse_change(
+        self, x: Tensor, *args: object, source: Tensor | None = None, **kwargs: object
+    ) -> Tensor | None:
+        """What the cycle of level 1 changes there."""
         features, sources = [x], [source]
         for restrict in self.restrict:
             features.append(restrict(features[-1]))
             sources.append(None if source is None else restrict(sources[-1]))
 
-        correction: Tensor | None = None
+        change: Tensor | None = None
         for level in range(len(self.restrict), 0, -1):
             layer, coarse, side = self.layers[level], features.pop(), sources.pop()
-            z = coarse if correction is None else coarse + correction
             if isinstance(layer, Residual):
+                correction = None if change is None else self._correction(level, change)
+                z = coarse if correction is None else coarse + correction
                 change = _apply(layer.branch, z, side, *args, **kwargs)
                 change = change if correction is None else correction + change
             else:
+                z = self._corrected(level, coarse, change)
                 change = _apply(layer, z, side, *args, **kwargs) - coarse
-            correction = self.norms[level - 1](self.prolong[level - 1](change))
-        return correction
+        return change
+
+    def _correction(self, level: int, change: Tensor) -> Tensor:
+        """What a change on the next level means on this one."""
+        return self.norms[level](self.prolong[level](change))
+
+    def _corrected(self, level: int, x: Tensor, change: Tensor | None) -> Tensor:
+        """``x`` and the correction, in one pass if no norm is in between and the transfer can."""
+        if change is None:
+            return x
+        add_to = getattr(self.prolong[level], "add_to", None)
+        if add_to is not None and isinstance(self.norms[level], nn.Identity):
+            return add_to(x, change)
+        return x + self._correction(level, change)
 
     def extra_repr(self) -> str:
         """Show the plan as a table above the modules."""

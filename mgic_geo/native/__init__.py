@@ -16,6 +16,7 @@ from mgic_geo.native.derivatives import mix_derivatives_backward as mix_derivati
 from mgic_geo.native.derivatives import mix_derivatives_weight as mix_derivatives_weight
 from mgic_geo.native.edge_gradients import derivative_operators as derivative_operators
 from mgic_geo.native.edge_gradients import edge_gradients as edge_gradients
+from mgic_geo.native.grouped_linear import add_grouped_linear as add_grouped_linear
 from mgic_geo.native.grouped_linear import grouped_linear as grouped_linear
 from mgic_geo.native.grouped_linear import grouped_linear_weight as grouped_linear_weight
 from mgic_geo.native.neighbors import MAX_DIM as MAX_DIM

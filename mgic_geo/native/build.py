@@ -58,7 +58,7 @@ GRAPHS = Kernels(
     {
         "mgic_derivative_operators": "pnppppppppp",
         "mgic_edge_gradients": "pnpppndppp",
-        "mgic_grouped_linear": "pnnpnnnppp",
+        "mgic_grouped_linear": "pnnpnnnpppp",
         "mgic_grouped_linear_weight": "pnnpnnnppn",
         "mgic_knn": "ppnnnpp",
         "mgic_pack": "pnpnp",

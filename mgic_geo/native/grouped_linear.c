@@ -28,12 +28,13 @@ void mgic_unpack(const float *sums, int64_t shares, int64_t size, const int64_t 
 }
 
 /* x: (rows, ...), rows x_stride apart; weight: (pieces, 1, inputs, LANES); bias:
- * (pieces * LANES) or null; y: (rows, out) */
+ * (pieces * LANES) or null; addend, y: (rows, out), the first one or null. */
 void mgic_grouped_linear(const float *x, int64_t x_stride, int64_t rows, const int64_t *begins,
                          int64_t pieces, int64_t inputs, int64_t out, const float *weight,
-                         const float *bias, float *y, int threads)
+                         const float *bias, const float *addend, float *y, int threads)
 {
-    const packing plan = all_pieces(begins, pieces, inputs, out);
+    packing plan = all_pieces(begins, pieces, inputs, out);
+    plan.addend = addend;
 #pragma omp parallel for schedule(static) num_threads(threads)
     for (int64_t first = 0; first < rows; first += ROWS)
         multiply_rows(&x, &x_stride, 1, first, rows - first < ROWS ? rows - first : ROWS, &plan,

@@ -97,13 +97,23 @@ def grouped_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         - ``x``: ``(N, groups * in)``, rows at any distance. ``weight``: ``(groups, out, in)``.
           ``bias``: ``(groups * out,)``. Returns ``(N, groups * out)``.
     """
+    return _multiply(x, weight, bias, None)
+
+
+def add_grouped_linear(addend: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """The same, added to ``addend``, ``(N, groups * out)``, in one pass."""
+    return _multiply(x, weight, bias, addend.contiguous())
+
+
+def _multiply(x: Tensor, weight: Tensor, bias: Tensor | None, addend: Tensor | None) -> Tensor:
     x = _rows(x)
     plan = packing(*weight.shape, lanes=build.lanes())
     packed, bias = plan.pack(weight), plan.pad(bias)
     y = x.new_empty(x.size(0), weight.size(0) * weight.size(1))
     build.loaded().mgic_grouped_linear(
         *(x.data_ptr(), x.stride(0), x.size(0), *plan.sizes, y.size(1)),
-        *(packed.data_ptr(), address(bias), y.data_ptr(), torch.get_num_threads()),
+        *(packed.data_ptr(), address(bias), address(addend), y.data_ptr()),
+        torch.get_num_threads(),
     )
     return y
 

@@ -15,16 +15,17 @@
 #define WIDE (LANES < 8 ? 8 : LANES) /* inputs of which the same holds for `outer` */
 
 /* A packed weight: begins, (pieces), is the first input channel of each piece. Of the pieces only
- * those in [from, to) are used, on inputs that start with channel `origin`; ReLU follows where that
- * is asked for. */
+ * those in [from, to) are used, on inputs that start with channel `origin`. What is in `addend`,
+ * (rows, out) or null, is added to the result, and ReLU follows where that is asked for. */
 typedef struct {
     const int64_t *begins;
     int64_t pieces, inputs, out, from, to, origin, relu;
+    const float *addend;
 } packing;
 
 INLINE packing all_pieces(const int64_t *begins, int64_t pieces, int64_t inputs, int64_t out)
 {
-    return (packing){begins, pieces, inputs, out, 0, pieces, 0, 0};
+    return (packing){.begins = begins, .pieces = pieces, .inputs = inputs, .out = out, .to = pieces};
 }
 
 INLINE int64_t lanes_of(const packing *plan, int64_t piece)
@@ -36,8 +37,8 @@ INLINE int64_t lanes_of(const packing *plan, int64_t piece)
 /* One piece of some rows, a constant where this is inlined: y[row] = bias + the sum over parts. */
 INLINE void multiply_piece(const float *const *parts, const int64_t *strides, int64_t num_parts,
                            int64_t row, int64_t begin, int64_t inputs, const float *weight,
-                           vec start, int64_t count, float *y, int64_t stride, int64_t relu,
-                           const int rows)
+                           vec start, int64_t count, float *y, int64_t stride, const float *addend,
+                           int64_t relu, const int rows)
 {
     vec sums[ROWS];
     for (int r = 0; r < rows; r++)
@@ -54,9 +55,13 @@ INLINE void multiply_piece(const float *const *parts, const int64_t *strides, in
                 sums[r] += x[r * strides[p] + i] * w;
         }
     }
-    for (int r = 0; r < rows; r++)
-        store_lanes(y + (row + r) * stride, relu ? choose(sums[r] < 0, (vec){}, sums[r]) : sums[r],
-                    count);
+    for (int r = 0; r < rows; r++) {
+        const int64_t place = (row + r) * stride;
+        vec sum = sums[r];
+        if (addend)
+            sum += load_lanes(addend + place, count);
+        store_lanes(y + place, relu ? choose(sum < 0, (vec){}, sum) : sum, count);
+    }
 }
 
 /* Up to ROWS rows, from number `first`. */
@@ -68,17 +73,18 @@ INLINE void multiply_rows(const float *const *parts, const int64_t *strides, int
         const float *w = weight + piece * num_parts * plan->inputs * LANES;
         const int64_t count = lanes_of(plan, piece), begin = plan->begins[piece] - plan->origin;
         const vec start = bias ? LOAD(bias + piece * LANES) : (vec){};
+        const float *addend = plan->addend ? plan->addend + piece * LANES : 0;
         float *to = y + piece * LANES;
         if (rows == ROWS && plan->inputs == 8) /* a constant: the loop over inputs is unrolled */
             multiply_piece(parts, strides, num_parts, first, begin, 8, w, start, count, to, stride,
-                           plan->relu, ROWS);
+                           addend, plan->relu, ROWS);
         else if (rows == ROWS)
             multiply_piece(parts, strides, num_parts, first, begin, plan->inputs, w, start, count,
-                           to, stride, plan->relu, ROWS);
+                           to, stride, addend, plan->relu, ROWS);
         else
             for (int64_t r = 0; r < rows; r++)
                 multiply_piece(parts, strides, num_parts, first + r, begin, plan->inputs, w, start,
-                               count, to, stride, plan->relu, 1);
+                               count, to, stride, addend, plan->relu, 1);
     }
 }
 

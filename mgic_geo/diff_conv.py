@@ -107,6 +107,18 @@ class DiffGCNConv(MessagePassing):
         operators = self.prepare(x, edge_index, edge_attr)
         return mix_derivatives(x, operators, self.lin.weight, self.lin.bias, relu=self.relu)
 
+    def less(
+        self,
+        subtrahend: Tensor,
+        x: Tensor,
+        edge_index: Tensor | EdgeIndex | Adjacency | DerivativeOperators,
+        edge_attr: Tensor | None = None,
+    ) -> Tensor:
+        """Convolve ``x`` and subtract: one pass where no gradients are recorded."""
+        operators = self.prepare(x, edge_index, edge_attr)
+        weight, bias = self.lin.weight, self.lin.bias
+        return mix_derivatives(x, operators, weight, bias, relu=self.relu, subtrahend=subtrahend)
+
     def __repr__(self) -> str:
         """Widths and groups."""
         return (
@@ -121,6 +133,7 @@ def mix_derivatives(
     bias: Tensor | None,
     *,
     relu: bool = False,
+    subtrahend: Tensor | None = None,
 ) -> Tensor:
     """Weighted sum of the features and their six derivatives, group by group.
 
@@ -129,19 +142,32 @@ def mix_derivatives(
         operators: The derivatives.
         weight: Of the sum.
         bias: Added to it, if there is one.
-        relu: Whether to apply ReLU behind it, in the same pass where no gradients are recorded.
+        relu: Whether to apply ReLU behind it.
+        subtrahend: Subtracted in the end, if there is one.
+
+    Both are done in the same pass where no gradients are recorded.
 
     Shape:
         - ``x``: ``(N, C)``. ``weight``: ``(groups, out / groups, 7 * C / groups)``, a group's
-          channels under the first operator in front. ``bias``: ``(out,)``. Returns ``(N, out)``.
+          channels under the first operator in front. ``bias``: ``(out,)``.
+        - ``subtrahend``: ``(N, out)``. Returns the same.
     """
     if not operators.value.requires_grad and native.can_multiply(x, weight):
-        if relu and not torch.is_grad_enabled():
-            return _mix_relu(x, weight, bias, *operators.graph)
+        behind = relu or subtrahend is not None
+        if behind and not torch.is_grad_enabled() and _fits(subtrahend, x, weight):
+            return _mix_behind(x, weight, bias, subtrahend, relu, *operators.graph)
         y = _mix_native(x, weight, bias, *operators)
     else:
         y = _mix_plain(x, weight, bias, operators)
-    return y.relu_() if relu else y
+    y = y.relu_() if relu else y
+    return y if subtrahend is None else y - subtrahend
+
+
+def _fits(subtrahend: Tensor | None, x: Tensor, weight: Tensor) -> bool:
+    if subtrahend is None:
+        return True
+    shape = x.size(0), weight.size(0) * weight.size(1)
+    return subtrahend.shape == shape and native.usable(subtrahend)
 
 
 def _mix_plain(
@@ -175,20 +201,22 @@ def _mix_fake(x: Tensor, weight: Tensor, *others: Tensor | None) -> Tensor:
     return x.new_empty(x.size(0), weight.size(0) * weight.size(1))
 
 
-def _mix_with_relu(
+def _mix_and_behind(
     x: Tensor,
     weight: Tensor,
     bias: Tensor | None,
+    subtrahend: Tensor | None,
+    relu: bool,
     ptr: Tensor,
     index: Tensor,
     value: Tensor,
     crossings: Tensor,
 ) -> Tensor:
     graph = native.Graph(ptr, index, value, crossings)
-    return native.mix_derivatives(x, weight, bias, graph, relu=True)
+    return native.mix_derivatives(x, weight, bias, graph, relu=relu, subtrahend=subtrahend)
 
 
-_mix_relu = Operator("mgic::mix_derivatives_relu", _mix_with_relu, _mix_fake)
+_mix_behind = Operator("mgic::mix_derivatives_behind", _mix_and_behind, _mix_fake)
 
 
 def _mix_setup(ctx, inputs, output) -> None:
@@ -268,7 +296,14 @@ _mix_native_weight = Operator(
 )
 
 
-@register_flop_formula([torch.ops.mgic.mix_derivatives, torch.ops.mgic.mix_derivatives_relu])
+@register_flop_formula(torch.ops.mgic.mix_derivatives_behind)
+def _mix_behind_flops(
+    x: torch.Size, weight: torch.Size, bias, other, relu, ptr, index: torch.Size, *args, **kwargs
+) -> int:
+    return 2 * (6 * index[0] * x[1] + x[0] * weight.numel())
+
+
+@register_flop_formula(torch.ops.mgic.mix_derivatives)
 def _mix_flops(
     x: torch.Size, weight: torch.Size, bias, ptr, index: torch.Size, *args, **kwargs
 ) -> int:

@@ -183,7 +183,9 @@ class MGICBlock(nn.Module):
         make_layer: ``(level) -> Module``, the map :math:`B_j` of one level. A :class:`Residual`
             is run in correction form.
         make_transfer: ``(in_width, out_width, groups) -> Module``, for :math:`R_j` and :math:`P_j`;
-            see :func:`init_transfer_` for how they should start.
+            see :func:`init_transfer_` for how they should start. One with ``add_to(addend, x)`` is
+            asked for the sum where no norm is behind it, and a layer with
+            ``less(subtrahend, x, ...)`` for the difference: both may save a pass.
         inner: Inner width :math:`m` of the layers; ``None`` means ``channels``.
         group_size: Channels per group on every level but the last, :math:`s_g`.
         coarse_size: Levels are halved until they are this narrow, :math:`s_c`.
@@ -313,7 +315,7 @@ class MGICBlock(nn.Module):
                 change = change if correction is None else correction + change
             else:
                 z = self._corrected(level, coarse, change)
-                change = _apply(layer, z, side, *args, **kwargs) - coarse
+                change = _less(layer, coarse, z, side, *args, **kwargs)
         return change
 
     def _correction(self, level: int, change: Tensor) -> Tensor:
@@ -336,6 +338,21 @@ class MGICBlock(nn.Module):
 
 def _apply(layer: nn.Module, x: Tensor, source: Tensor | None, *args: object, **kwargs: object):
     return layer(x if source is None else (source, x), *args, **kwargs)
+
+
+def _less(
+    layer: nn.Module,
+    subtrahend: Tensor,
+    x: Tensor,
+    source: Tensor | None,
+    *args: object,
+    **kwargs: object,
+) -> Tensor:
+    """What a layer makes of ``x`` less ``subtrahend``, in one pass if it can."""
+    less = getattr(layer, "less", None)
+    if less is None:
+        return _apply(layer, x, source, *args, **kwargs) - subtrahend
+    return less(subtrahend, x if source is None else (source, x), *args, **kwargs)
 
 
 def init_transfer_(weight: Tensor, *, init: str = "aggregate") -> Tensor:

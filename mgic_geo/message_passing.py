@@ -197,6 +197,19 @@ class ConvNormAct(nn.Module):
         """Convolve, normalize, activate."""
         return norm_act(self.norm, self.act, self.conv(x, *args, **kwargs))
 
+    def less(
+        self, subtrahend: Tensor, x: Tensor | tuple[Tensor, Tensor], *args: Any, **kwargs: Any
+    ) -> Tensor:
+        """The same less ``subtrahend``: one pass where only a convolution is left that can."""
+        less = getattr(self.conv, "less", None)
+        if (
+            less is not None
+            and isinstance(self.norm, nn.Identity)
+            and isinstance(self.act, nn.Identity)
+        ):
+            return less(subtrahend, x, *args, **kwargs)
+        return self(x, *args, **kwargs) - subtrahend
+
 
 def _check_widths(in_channels: int | tuple[int, int], out_channels: int) -> None:
     widths = in_channels if isinstance(in_channels, tuple) else (in_channels,)

@@ -197,7 +197,11 @@ def test_operators_keep_torchs_rules():
         "grouped_linear": (x, weight, bias),
         "grouped_linear_weight": (x, grad, 2),
         "mix_derivatives": (x, weights, bias, *operators),
-        "mix_derivatives_relu": (x.detach(), weights.detach(), bias.detach(), *operators.graph),
+        "mix_derivatives_behind": (
+            *(tensor.detach() for tensor in (x, weights, bias, grad)),
+            *(True, *operators.graph),
+        ),
+        "add_grouped_linear": tuple(tensor.detach() for tensor in (grad, x, weight, bias)),
         "mix_derivatives_backward": (
             *(tensor.detach() for tensor in (grad, x, weights)),
             *operators[3:],

@@ -63,7 +63,7 @@ GRAPHS = Kernels(
         "mgic_knn": "ppnnnpp",
         "mgic_pack": "pnpnp",
         "mgic_unpack": "pnnpnp",
-        "mgic_mix_derivatives": "pnnpppppnnnnppnppnpnnppn",
+        "mgic_mix_derivatives": "pnnpppppnnnnppnpppnpnnppn",
         "mgic_neighbor_max": "pnnppnpp",
         "mgic_neighbor_max_backward": "ppnnnp",
         "mgic_norm": "pnnppdnpppn",

@@ -125,6 +125,8 @@ static void mix_rows(const task *task, int64_t start, int64_t rows, int64_t orig
     }
     packing plan = task->plan, products = task->products;
     plan.origin = channel;
+    if (plan.addend)
+        plan.addend += start * plan.out;
     while (plan.from < plan.to && plan.begins[plan.from] < channel)
         plan.from++;
     while (plan.to > plan.from && plan.begins[plan.to - 1] >= channel + width)
@@ -255,7 +257,7 @@ static int64_t mix_nodes(const task *task, int64_t shares, int threads)
 }
 
 /* x: (nodes, channels); weight: packed for PARTS parts; bias: (pieces * LANES) or null;
- * y: (nodes, out), with ReLU where that is asked for. narrow: whether no piece has inputs from two chunks of channels.
+ * y: (nodes, out), with ReLU where that is asked for, less subtrahend, of the same shape or null. narrow: whether no piece has inputs from two chunks of channels.
  *
  * Where `other` is given, (nodes, other_channels), its products with all parts are added up as
  * well, share by share, in the packed form of a weight from `other` to x's channels, and x itself to
@@ -265,7 +267,7 @@ int64_t mgic_mix_derivatives(const float *x, int64_t channels, int64_t nodes, co
                              const int64_t *index, const float *value, const int64_t *crossings,
                              const int64_t *begins, int64_t pieces, int64_t inputs, int64_t out,
                              int64_t narrow, const float *weight, const float *bias, int64_t relu,
-                             float *y,
+                             const float *subtrahend, float *y,
                              const float *other, int64_t other_channels,
                              const int64_t *other_begins, int64_t other_pieces,
                              int64_t other_inputs, float *sums, float *totals, int64_t shares,
@@ -286,6 +288,8 @@ int64_t mgic_mix_derivatives(const float *x, int64_t channels, int64_t nodes, co
         .totals = totals,
     };
     task.plan.relu = relu;
+    task.plan.addend = subtrahend;
+    task.plan.sign = -1;
     if (narrow) {
         const int64_t chunks = (channels + CHUNK - 1) / CHUNK;
         const int64_t largest = largest_clouds(&task.edges, shares, chunks);

@@ -35,15 +35,23 @@ class Graph(NamedTuple):
 
 
 def mix_derivatives(
-    x: Tensor, weight: Tensor, bias: Tensor | None, graph: Graph, *, relu: bool = False
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    graph: Graph,
+    *,
+    relu: bool = False,
+    subtrahend: Tensor | None = None,
 ) -> Tensor:
-    """Weighted sum of the features and their derivatives, group by group, and perhaps ReLU.
+    """Weighted sum of the features and their derivatives, group by group.
+
+    Perhaps with ReLU, and perhaps less ``subtrahend``, in the same pass.
 
     Shape:
         - ``x``: ``(N, groups * in)``. ``weight``: ``(groups, out, 7 * in)``, the features in front.
-          Returns ``(N, groups * out)``.
+          ``subtrahend``: ``(N, groups * out)``. Returns the same.
     """
-    return _multiply(x, weight, bias, graph, relu=relu)
+    return _multiply(x, weight, bias, graph, relu=relu, subtrahend=subtrahend)
 
 
 def mix_derivatives_backward(
@@ -102,9 +110,10 @@ def _multiply(
     products: _Products | None = None,
     *,
     relu: bool = False,
+    subtrahend: Tensor | None = None,
 ) -> Tensor:
     """The derivatives of ``x`` times ``weight``."""
-    x = x.contiguous()
+    x, subtrahend = x.contiguous(), None if subtrahend is None else subtrahend.contiguous()
     graph = Graph(*(tensor.contiguous() for tensor in graph))
     (nodes, channels), (groups, rows, _) = x.shape, weight.shape
     columns, lanes = channels // groups, build.lanes()
@@ -119,7 +128,7 @@ def _multiply(
     failed = build.loaded().mgic_mix_derivatives(
         *(x.data_ptr(), channels, nodes, *(tensor.data_ptr() for tensor in graph)),
         *(*plan.sizes, y.size(1), _is_narrow(groups, rows, columns, lanes)),
-        *(packed.data_ptr(), address(bias), relu, y.data_ptr()),
+        *(packed.data_ptr(), address(bias), relu, address(subtrahend), y.data_ptr()),
         *(*beside, num_shares(nodes), torch.get_num_threads()),
     )
     if failed:

@@ -35,6 +35,7 @@ void mgic_grouped_linear(const float *x, int64_t x_stride, int64_t rows, const i
 {
     packing plan = all_pieces(begins, pieces, inputs, out);
     plan.addend = addend;
+    plan.sign = 1;
 #pragma omp parallel for schedule(static) num_threads(threads)
     for (int64_t first = 0; first < rows; first += ROWS)
         multiply_rows(&x, &x_stride, 1, first, rows - first < ROWS ? rows - first : ROWS, &plan,

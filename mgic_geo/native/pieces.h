@@ -15,12 +15,13 @@
 #define WIDE (LANES < 8 ? 8 : LANES) /* inputs of which the same holds for `outer` */
 
 /* A packed weight: begins, (pieces), is the first input channel of each piece. Of the pieces only
- * those in [from, to) are used, on inputs that start with channel `origin`. What is in `addend`,
- * (rows, out) or null, is added to the result, and ReLU follows where that is asked for. */
+ * those in [from, to) are used, on inputs that start with channel `origin`. ReLU follows where that
+ * is asked for, and `sign` times what is in `addend`, (rows, out) or null, is added in the end. */
 typedef struct {
     const int64_t *begins;
     int64_t pieces, inputs, out, from, to, origin, relu;
     const float *addend;
+    float sign;
 } packing;
 
 INLINE packing all_pieces(const int64_t *begins, int64_t pieces, int64_t inputs, int64_t out)
@@ -37,8 +38,8 @@ INLINE int64_t lanes_of(const packing *plan, int64_t piece)
 /* One piece of some rows, a constant where this is inlined: y[row] = bias + the sum over parts. */
 INLINE void multiply_piece(const float *const *parts, const int64_t *strides, int64_t num_parts,
                            int64_t row, int64_t begin, int64_t inputs, const float *weight,
-                           vec start, int64_t count, float *y, int64_t stride, const float *addend,
-                           int64_t relu, const int rows)
+                           vec start, int64_t count, float *y, int64_t stride, int64_t relu,
+                           const float *addend, float sign, const int rows)
 {
     vec sums[ROWS];
     for (int r = 0; r < rows; r++)
@@ -57,10 +58,12 @@ INLINE void multiply_piece(const float *const *parts, const int64_t *strides, in
     }
     for (int r = 0; r < rows; r++) {
         const int64_t place = (row + r) * stride;
-        vec sum = sums[r];
+        vec result = sums[r];
+        if (relu)
+            result = choose(result < 0, (vec){}, result);
         if (addend)
-            sum += load_lanes(addend + place, count);
-        store_lanes(y + place, relu ? choose(sum < 0, (vec){}, sum) : sum, count);
+            result += sign * load_lanes(addend + place, count);
+        store_lanes(y + place, result, count);
     }
 }
 
@@ -77,14 +80,14 @@ INLINE void multiply_rows(const float *const *parts, const int64_t *strides, int
         float *to = y + piece * LANES;
         if (rows == ROWS && plan->inputs == 8) /* a constant: the loop over inputs is unrolled */
             multiply_piece(parts, strides, num_parts, first, begin, 8, w, start, count, to, stride,
-                           addend, plan->relu, ROWS);
+                           plan->relu, addend, plan->sign, ROWS);
         else if (rows == ROWS)
             multiply_piece(parts, strides, num_parts, first, begin, plan->inputs, w, start, count,
-                           to, stride, addend, plan->relu, ROWS);
+                           to, stride, plan->relu, addend, plan->sign, ROWS);
         else
             for (int64_t r = 0; r < rows; r++)
                 multiply_piece(parts, strides, num_parts, first + r, begin, plan->inputs, w, start,
-                               count, to, stride, addend, plan->relu, 1);
+                               count, to, stride, plan->relu, addend, plan->sign, 1);
     }
 }
 

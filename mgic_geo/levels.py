@@ -311,8 +311,8 @@ class MGICBlock(nn.Module):
             if isinstance(layer, Residual):
                 correction = None if change is None else self._correction(level, change)
                 z = coarse if correction is None else coarse + correction
-                change = _apply(layer.branch, z, side, *args, **kwargs)
-                change = change if correction is None else correction + change
+                added = _apply(layer.branch, z, side, *args, **kwargs)
+                change = added if correction is None else correction + added
             else:
                 z = self._corrected(level, coarse, change)
                 change = _less(layer, coarse, z, side, *args, **kwargs)

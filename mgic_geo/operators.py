@@ -11,7 +11,7 @@ from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
 
 class Operator:
-    """An operator that compilers, exporters, modes and transforms see as one.
+    """An operator that compilers, exporters, modes and tensor subclasses see as one.
 
     Where none of these looks on, it is called past PyTorch's dispatcher, whose way to an operator
     written in Python takes some 30 microseconds there and as many back, which a cycle of narrow
@@ -86,7 +86,6 @@ def _is_observed(inputs: tuple[Any, ...]) -> bool:
     return (
         torch.compiler.is_compiling()
         or is_in_torch_dispatch_mode()
-        or torch._C._are_functorch_transforms_active()
         or not _PLAIN.issuperset(map(type, inputs))
     )
 

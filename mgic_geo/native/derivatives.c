@@ -3,8 +3,8 @@
  * A graph is ptr, (nodes + 1), index, (edges), and value, (edges, 3): the weight of every edge in
  * the derivative along each axis, the node's own weight among the edges; and crossings,
  * (nodes + 1): how many edges join nodes before each one with it or later ones. Where none do,
- * another cloud starts. Second derivatives are needed for a few rows at a time and never leave the cache; with
- * clouds and narrow groups first ones do not either. */
+ * another cloud starts. Second derivatives are needed for a few rows at a time and never leave the
+ * cache; with clouds and narrow groups first ones do not either. */
 
 #include <stdlib.h>
 
@@ -13,7 +13,7 @@
 #define BLOCK 32    /* rows whose second derivatives are held together */
 #define CHUNK 32    /* channels that are worked through together where groups allow it */
 #define SMALL 512   /* nodes at least that are worked through together, if there are so many */
-#define LARGE 4096  /* nodes at most whose first derivatives, CHUNK channels of them, stay in cache */
+#define LARGE 4096  /* nodes at most of which CHUNK channels of first derivatives stay in cache */
 #define VECTORS 4   /* whose sums along three axes are in registers */
 #define PARTS 7     /* the features, three first and three second derivatives */
 
@@ -56,35 +56,39 @@ INLINE void derive_rows(const float *x, int64_t origin, int64_t channels, int64_
     for (int64_t r = 0; r < rows; r++)                                                             \
         derive(x + c, origin, step, across, edges, first + r, y + r * stride + c, channels,        \
                vectors, lanes)
-    for (; c + VECTORS * LANES <= channels; c += VECTORS * LANES)
-        DERIVE(VECTORS, LANES);
-    for (; c + 2 * LANES <= channels; c += 2 * LANES)
-        DERIVE(2, LANES);
-    for (; c + LANES <= channels; c += LANES)
-        DERIVE(1, LANES);
-    if (c < channels)
-        DERIVE(1, channels - c);
+    FOR_CHANNELS(c, channels, VECTORS, DERIVE)
 #undef DERIVE
 }
 
-/* First derivatives of rows that lie one behind the other; second ones of first ones that do. Usual
- * widths are constants, so that addresses are, too. */
-#define DERIVATIVES(name, many, across)                                                            \
-    static void name(const float *x, int64_t origin, int64_t channels, const graph *edges,         \
-                     int64_t first, int64_t rows, float *y)                                        \
-    {                                                                                              \
-        if (channels == CHUNK)                                                                     \
-            derive_rows(x, origin, CHUNK, many * CHUNK, across * CHUNK, edges, first, rows, y);    \
-        else if (channels == CHUNK / 2)                                                            \
-            derive_rows(x, origin, CHUNK / 2, many * CHUNK / 2, across * CHUNK / 2, edges, first, rows, y);    \
-        else if (channels == CHUNK / 4)                                                            \
-            derive_rows(x, origin, CHUNK / 4, many * CHUNK / 4, across * CHUNK / 4, edges, first, rows, y);    \
-        else                                                                                       \
-            derive_rows(x, origin, channels, many * channels, across * channels, edges, first,     \
-                        rows, y);                                                                  \
-    }
-DERIVATIVES(derive_first, 1, 0)
-DERIVATIVES(derive_second, 3, 1)
+/* First derivatives, `many` 1 and `across` 0, of rows one behind the other, or second ones, 3 and
+ * 1, of first ones as this lays them out. Usual widths are constants, so that addresses are. */
+INLINE void derive_all(const float *x, int64_t origin, int64_t channels, const int many,
+                       const int across, const graph *edges, int64_t first, int64_t rows, float *y)
+{
+#define DERIVE(width)                                                                              \
+    derive_rows(x, origin, width, many * (width), across * (width), edges, first, rows, y)
+    if (channels == CHUNK)
+        DERIVE(CHUNK);
+    else if (channels == CHUNK / 2)
+        DERIVE(CHUNK / 2);
+    else if (channels == CHUNK / 4)
+        DERIVE(CHUNK / 4);
+    else
+        DERIVE(channels);
+#undef DERIVE
+}
+
+static void derive_first(const float *x, int64_t origin, int64_t channels, const graph *edges,
+                         int64_t first, int64_t rows, float *y)
+{
+    derive_all(x, origin, channels, 1, 0, edges, first, rows, y);
+}
+
+static void derive_second(const float *x, int64_t origin, int64_t channels, const graph *edges,
+                          int64_t first, int64_t rows, float *y)
+{
+    derive_all(x, origin, channels, 3, 1, edges, first, rows, y);
+}
 
 /* What one call is about: see mgic_mix_derivatives. */
 typedef struct {
@@ -174,6 +178,12 @@ INLINE int64_t next_cloud(const graph *edges, int64_t node)
     return node;
 }
 
+/* Where a share of the nodes starts: with a cloud. */
+INLINE int64_t share_start(const graph *edges, int64_t share, int64_t shares)
+{
+    return next_cloud(edges, edges->nodes * share / shares);
+}
+
 /* Nodes from `from` on that are worked through together: whole clouds. */
 INLINE int64_t clouds_end(const graph *edges, int64_t from)
 {
@@ -187,8 +197,8 @@ static int64_t largest_clouds(const graph *edges, int64_t shares, int64_t chunks
 {
     int64_t largest = 0, busy = 0;
     for (int64_t share = 0; share < shares; share++) {
-        int64_t from = next_cloud(edges, edges->nodes * share / shares), to;
-        const int64_t end = next_cloud(edges, edges->nodes * (share + 1) / shares);
+        int64_t from = share_start(edges, share, shares), to;
+        const int64_t end = share_start(edges, share + 1, shares);
         busy += from < end;
         for (; from < end; from = to) {
             to = clouds_end(edges, from);
@@ -215,8 +225,8 @@ static int64_t mix_clouds(const task *task, int64_t largest, int64_t shares, int
         for (int64_t unit = 0; unit < shares * chunks; unit++) {
             const int64_t share = unit / chunks, channel = unit % chunks * CHUNK;
             const int64_t left = task->channels - channel;
-            int64_t from = next_cloud(edges, edges->nodes * share / shares), to;
-            const int64_t end = next_cloud(edges, edges->nodes * (share + 1) / shares);
+            int64_t from = share_start(edges, share, shares), to;
+            const int64_t end = share_start(edges, share + 1, shares);
             for (; room && from < end; from = to) {
                 to = clouds_end(edges, from);
                 mix_cloud(task, from, to, channel, left < CHUNK ? left : CHUNK, room, share);
@@ -238,7 +248,8 @@ static int64_t mix_nodes(const task *task, int64_t shares, int threads)
         return failed;
 #pragma omp parallel for schedule(static) num_threads(threads)
     for (int64_t node = 0; node < nodes; node += BLOCK)
-        derive_first(task->x, 0, channels, edges, node, nodes - node < BLOCK ? nodes - node : BLOCK, first + node * 3 * channels);
+        derive_first(task->x, 0, channels, edges, node,
+                     nodes - node < BLOCK ? nodes - node : BLOCK, first + node * 3 * channels);
 #pragma omp parallel for schedule(static) num_threads(threads)
     for (int64_t share = 0; share < shares; share++) {
         const int64_t from = nodes * share / shares, to = nodes * (share + 1) / shares;
@@ -257,12 +268,13 @@ static int64_t mix_nodes(const task *task, int64_t shares, int threads)
 }
 
 /* x: (nodes, channels); weight: packed for PARTS parts; bias: (pieces * LANES) or null;
- * y: (nodes, out), with ReLU where that is asked for, less subtrahend, of the same shape or null. narrow: whether no piece has inputs from two chunks of channels.
+ * y: (nodes, out), with ReLU where that is asked for, less subtrahend, of the same shape or null.
+ * narrow: whether no piece has inputs from two chunks of channels.
  *
  * Where `other` is given, (nodes, other_channels), its products with all parts are added up as
- * well, share by share, in the packed form of a weight from `other` to x's channels, and x itself to
- * totals, (shares, channels): these are the gradients of weight and bias if x is the output's and
- * the graph is transposed. */
+ * well, share by share, in the packed form of a weight from `other` to x's channels, and x itself
+ * to totals, (shares, channels): these are the gradients of weight and bias if x is the output's
+ * and the graph is transposed. */
 int64_t mgic_mix_derivatives(const float *x, int64_t channels, int64_t nodes, const int64_t *ptr,
                              const int64_t *index, const float *value, const int64_t *crossings,
                              const int64_t *begins, int64_t pieces, int64_t inputs, int64_t out,

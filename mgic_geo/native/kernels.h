@@ -70,6 +70,18 @@ INLINE void store_lanes(float *p, vec v, int64_t lanes)
 #endif
 }
 
+/* From channel `c` on, work(vectors, lanes) for `most` vectors of channels at a time, then for two,
+ * for one and for what is left. */
+#define FOR_CHANNELS(c, channels, most, work)                                                      \
+    for (; c + most * LANES <= channels; c += most * LANES)                                        \
+        work(most, LANES);                                                                         \
+    for (; c + 2 * LANES <= channels; c += 2 * LANES)                                              \
+        work(2, LANES);                                                                            \
+    for (; c + LANES <= channels; c += LANES)                                                      \
+        work(1, LANES);                                                                            \
+    if (c < channels)                                                                              \
+        work(1, channels - c);
+
 /* a where the mask is -1, b where it is 0 */
 INLINE vec choose(ints mask, vec a, vec b)
 {

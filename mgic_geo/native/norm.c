@@ -80,15 +80,18 @@ INLINE void scale_rows(const norm *norm, const float *x, const float *grad, cons
         }
 }
 
-/* The same at all rows and channels. */
+/* The same at all rows and channels. A thread starts with the last of its rows, which it has just
+ * summed up and still has in cache. */
 static void scale_all(const norm *norm, const float *x, const float *grad, const float *slope,
                       const float *offset, float *y, int threads)
 {
     const int64_t channels = norm->channels;
-    const int64_t blocks = (norm->rows + BLOCK - 1) / BLOCK, each = (blocks + threads - 1) / threads;
+    const int64_t blocks = (norm->rows + BLOCK - 1) / BLOCK;
+    const int64_t each = (blocks + threads - 1) / threads;
 #pragma omp parallel for schedule(static, each) num_threads(threads)
     for (int64_t block = 0; block < blocks; block++) {
-        const int64_t begin = block / each * each, end = begin + each < blocks ? begin + each : blocks;
+        const int64_t begin = block / each * each;
+        const int64_t end = begin + each < blocks ? begin + each : blocks;
         const int64_t start = (begin + end - 1 - block) * BLOCK;
         const int64_t rows = norm->rows - start < BLOCK ? norm->rows - start : BLOCK;
         const float *rows_x = x + start * channels;
@@ -100,17 +103,13 @@ static void scale_all(const norm *norm, const float *x, const float *grad, const
         scale_rows(norm, rows_x, rows_grad, slope, offset, rows, c, rows_y, vectors, lanes);       \
     else                                                                                           \
         scale_rows(norm, rows_x, 0, 0, 0, rows, c, rows_y, vectors, lanes)
-        for (; c + VECTORS * LANES <= channels; c += VECTORS * LANES)
-            SCALE(VECTORS, LANES);
-        for (; c + LANES <= channels; c += LANES)
-            SCALE(1, LANES);
-        if (c < channels)
-            SCALE(1, channels - c);
+        FOR_CHANNELS(c, channels, VECTORS, SCALE)
 #undef SCALE
     }
 }
 
-/* Both sums of all channels over all rows; first, second: (shares, channels), the result in front. */
+/* Both sums of all channels over all rows; first, second: (shares, channels), the result in
+ * front. */
 static void sum_all(const norm *norm, const float *x, const float *grad, double *first,
                     double *second, int64_t shares, int threads)
 {
@@ -129,12 +128,7 @@ static void sum_all(const norm *norm, const float *x, const float *grad, double 
         sum_rows(norm, rows_x, rows_grad, rows, c, one, two, vectors, lanes);                      \
     else                                                                                           \
         sum_rows(norm, rows_x, 0, rows, c, one, two, vectors, lanes)
-            for (; c + VECTORS * LANES <= channels; c += VECTORS * LANES)
-                SUM(VECTORS, LANES);
-            for (; c + LANES <= channels; c += LANES)
-                SUM(1, LANES);
-            if (c < channels)
-                SUM(1, channels - c);
+            FOR_CHANNELS(c, channels, VECTORS, SUM)
 #undef SUM
         }
     }

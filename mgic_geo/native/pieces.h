@@ -26,7 +26,8 @@ typedef struct {
 
 INLINE packing all_pieces(const int64_t *begins, int64_t pieces, int64_t inputs, int64_t out)
 {
-    return (packing){.begins = begins, .pieces = pieces, .inputs = inputs, .out = out, .to = pieces};
+    return (packing){
+        .begins = begins, .pieces = pieces, .inputs = inputs, .out = out, .to = pieces};
 }
 
 INLINE int64_t lanes_of(const packing *plan, int64_t piece)

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from mgic_geo import native
+from mgic_geo.grouped_linear import GroupedLinear
 from mgic_geo.levels import reset_parameters
-from mgic_geo.norm_act import norm_act
+from mgic_geo.norm_act import fusable, is_hooked, move_running_statistics, norm_act
+from mgic_geo.normalized_linear import add_normalized_linear
 
 CORRECTION_SCALE = 0.1
+MIN_ROWS = 256  # of a batch whose covariances are worth finding, and are well known
 
 
 class CorrectionNorm(nn.Module):
@@ -35,3 +39,27 @@ class CorrectionNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Normalize the correction."""
         return norm_act(self.norm, None, x)
+
+    def correct(self, addend: Tensor, prolong: nn.Module, x: Tensor) -> Tensor:
+        """``addend`` and the norm of what ``prolong`` makes of ``x``; one operation if that can be.
+
+        Shape:
+            - ``addend``: what ``prolong`` makes of ``x``. Returns the same.
+        """
+        norm = fusable(self.norm, addend)
+        if (
+            norm is None
+            or type(prolong) is not GroupedLinear
+            or prolong.bias is not None
+            or x.shape != (len(x), prolong.in_channels)
+            or addend.shape != (len(x), prolong.out_channels)
+            or len(x) < MIN_ROWS
+            or not native.can_multiply(x, prolong.weight)
+            or any(map(is_hooked, (self, prolong)))
+        ):
+            return addend + self(prolong(x))
+        weight, scale, shift = prolong.weight, norm.weight, norm.bias
+        y, *statistics = add_normalized_linear(addend, x, weight, scale, shift, norm.eps)
+        mean, variance = (tensor.detach() for tensor in statistics[:2])
+        move_running_statistics(norm, mean, variance, len(x))
+        return y

@@ -183,9 +183,10 @@ class MGICBlock(nn.Module):
         make_layer: ``(level) -> Module``, the map :math:`B_j` of one level. A :class:`Residual`
             is run in correction form.
         make_transfer: ``(in_width, out_width, groups) -> Module``, for :math:`R_j` and :math:`P_j`;
-            see :func:`init_transfer_` for how they should start. One with ``add_to(addend, x)`` is
-            asked for the sum where no norm is behind it, and a layer with
-            ``less(subtrahend, x, ...)`` for the difference: both may save a pass.
+            see :func:`init_transfer_` for how they should start. To save passes, one with
+            ``add_to(addend, x)`` is asked for the sum where no norm is behind it, a norm with
+            ``correct(addend, prolong, x)`` for the sum with both, and a layer with
+            ``less(subtrahend, x, ...)`` for the difference.
         inner: Inner width :math:`m` of the layers; ``None`` means ``channels``.
         group_size: Channels per group on every level but the last, :math:`s_g`.
         coarse_size: Levels are halved until they are this narrow, :math:`s_c`.
@@ -323,12 +324,15 @@ class MGICBlock(nn.Module):
         return self.norms[level](self.prolong[level](change))
 
     def _corrected(self, level: int, x: Tensor, change: Tensor | None) -> Tensor:
-        """``x`` and the correction, in one pass if no norm is in between and the transfer can."""
+        """``x`` and the correction, in one pass if norm and transfer can do that."""
         if change is None:
             return x
-        add_to = getattr(self.prolong[level], "add_to", None)
-        if add_to is not None and isinstance(self.norms[level], nn.Identity):
+        prolong, norm = self.prolong[level], self.norms[level]
+        add_to, correct = getattr(prolong, "add_to", None), getattr(norm, "correct", None)
+        if add_to is not None and isinstance(norm, nn.Identity):
             return add_to(x, change)
+        if correct is not None:
+            return correct(x, prolong, change)
         return x + self._correction(level, change)
 
     def extra_repr(self) -> str:

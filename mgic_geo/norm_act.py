@@ -31,21 +31,35 @@ def norm_act(norm: nn.Module, act: nn.Module | None, x: Tensor) -> Tensor:
         tensor([[0.],
                 [1.]], grad_fn=<RoundBackward0>)
     """
-    batch_norm = unwrap_norm(norm)
-    if not (
-        type(norm) in (BatchNorm, nn.BatchNorm1d)
-        and type(batch_norm) is nn.BatchNorm1d
-        and type(act) in (type(None), nn.Identity, nn.ReLU)
-        and not any(map(_is_hooked, (norm, batch_norm, act)))
-        and _takes_batch_statistics(batch_norm, x)
-    ):
+    batch_norm = fusable(norm, x)
+    known = type(act) in (type(None), nn.Identity, nn.ReLU) and not is_hooked(act)
+    if batch_norm is None or not known:
         x = norm(x)
         return x if act is None else act(x)
     y, statistics = _native_norm(
         x, batch_norm.weight, batch_norm.bias, batch_norm.eps, isinstance(act, nn.ReLU)
     )
-    _move_running_statistics(batch_norm, statistics.detach(), x.size(0))
+    mean, variance, _ = statistics.detach()
+    move_running_statistics(batch_norm, mean, variance, x.size(0))
     return y
+
+
+def fusable(norm: nn.Module, x: Tensor) -> nn.BatchNorm1d | None:
+    """The batch norm that ``norm`` is, if it takes the batch's statistics and kernels may do that.
+
+    Args:
+        norm: Any module.
+        x: What it would be called with, or a tensor like that.
+    """
+    batch_norm = unwrap_norm(norm)
+    if (
+        type(norm) in (BatchNorm, nn.BatchNorm1d)
+        and type(batch_norm) is nn.BatchNorm1d
+        and not any(map(is_hooked, (norm, batch_norm)))
+        and _takes_batch_statistics(batch_norm, x)
+    ):
+        return batch_norm
+    return None
 
 
 def unwrap_norm(norm: nn.Module) -> nn.Module:
@@ -53,7 +67,7 @@ def unwrap_norm(norm: nn.Module) -> nn.Module:
     return norm.module if isinstance(norm, BatchNorm) else norm
 
 
-def _is_hooked(module: nn.Module | None) -> bool:
+def is_hooked(module: nn.Module | None) -> bool:
     """Whether somebody wants to see what goes through."""
     return module is not None and bool(
         module._forward_hooks
@@ -80,7 +94,10 @@ def _vectors(norm: nn.BatchNorm1d) -> tuple[Tensor | None, ...]:
     return norm.weight, norm.bias, norm.running_mean, norm.running_var
 
 
-def _move_running_statistics(norm: nn.BatchNorm1d, statistics: Tensor, num_rows: int) -> None:
+def move_running_statistics(
+    norm: nn.BatchNorm1d, mean: Tensor, variance: Tensor, num_rows: int
+) -> None:
+    """Move them as a call of ``norm`` does, towards those of a batch; ``variance`` is biased."""
     if not norm.training or norm.running_mean is None or norm.running_var is None:
         return
     share = norm.momentum
@@ -89,9 +106,8 @@ def _move_running_statistics(norm: nn.BatchNorm1d, statistics: Tensor, num_rows:
     if share is None:  # the mean of all batches
         assert norm.num_batches_tracked is not None
         share = 1.0 / float(norm.num_batches_tracked)
-    mean, variance = statistics[0], statistics[1] * (num_rows / (num_rows - 1))
     norm.running_mean.lerp_(mean, share)
-    norm.running_var.lerp_(variance, share)
+    norm.running_var.lerp_(variance * (num_rows / (num_rows - 1)), share)
 
 
 def _norm_fake(

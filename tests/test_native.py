@@ -193,6 +193,8 @@ def test_operators_keep_torchs_rules():
     operators = derivative_operators(graph, torch.randn(20, 3, generator=generator))
     weights = torch.randn(2, 2, 28, generator=generator, requires_grad=True)
     row = torch.randint(0, 7, (6, 4), generator=generator)
+    spread = [torch.randn(40, n, generator=generator, requires_grad=True) for n in (4, 8)]
+    maps = torch.randn(2, 2, 4, generator=generator, requires_grad=True)
     for name, arguments in {
         "grouped_linear": (x, weight, bias),
         "grouped_linear_weight": (x, grad, 2),
@@ -200,6 +202,11 @@ def test_operators_keep_torchs_rules():
         "mix_derivatives_behind": (
             *(tensor.detach() for tensor in (x, weights, bias, grad)),
             *(True, *operators.graph),
+        ),
+        "add_normalized_linear": (*spread, maps, torch.ones(4, requires_grad=True), None, 1e-5),
+        "add_normalized_linear_backward": (
+            *(tensor.detach() for tensor in (*spread, maps)),
+            *(None, torch.ones(4), torch.zeros(8), torch.ones(2, 4, 4), 1e-5),
         ),
         "add_grouped_linear": tuple(tensor.detach() for tensor in (grad, x, weight, bias)),
         "mix_derivatives_backward": (

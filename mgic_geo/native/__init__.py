@@ -25,6 +25,10 @@ from mgic_geo.native.neighbors import neighbor_max as neighbor_max
 from mgic_geo.native.neighbors import neighbor_max_backward as neighbor_max_backward
 from mgic_geo.native.norm import norm_relu as norm_relu
 from mgic_geo.native.norm import norm_relu_backward as norm_relu_backward
+from mgic_geo.native.normalized_linear import add_normalized_linear as add_normalized_linear
+from mgic_geo.native.normalized_linear import (
+    add_normalized_linear_backward as add_normalized_linear_backward,
+)
 
 MAX_COLUMNS = 7 * 128  # inputs of a group up to which a product here is faster than torch's
 MAX_ROWS = 1 << 31  # rows are int32 in the kernels

@@ -51,11 +51,13 @@ GRAPHS = Kernels(
         _here / name
         for name in (
             *("derivatives.c", "edge_gradients.c", "grouped_linear.c", "knn.c"),
-            *("neighbor_max.c", "norm.c"),
+            *("neighbor_max.c", "norm.c", "normalized_linear.c"),
         )
     ),
     (_here / "kernels.h", _here / "pieces.h"),
     {
+        "mgic_add_normalized_linear": "ppnnnnpppdpppppppn",
+        "mgic_add_normalized_linear_backward": "ppnnnnpppppdpppppppn",
         "mgic_derivative_operators": "pnppppppppp",
         "mgic_edge_gradients": "pnpppndppp",
         "mgic_grouped_linear": "pnnpnnnpppp",
@@ -69,7 +71,14 @@ GRAPHS = Kernels(
         "mgic_norm": "pnnppdnpppn",
         "mgic_norm_backward": "ppnnppdnpppppn",
     },
-    ("mgic_derivative_operators", "mgic_edge_gradients", "mgic_knn", "mgic_mix_derivatives"),
+    (
+        "mgic_add_normalized_linear",
+        "mgic_add_normalized_linear_backward",
+        "mgic_derivative_operators",
+        "mgic_edge_gradients",
+        "mgic_knn",
+        "mgic_mix_derivatives",
+    ),
 )
 
 

@@ -47,6 +47,8 @@ def main(args: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(args)
     if arguments.repeats < 1 or arguments.threads < 1:
         parser.error("--repeats and --threads must be at least 1")
+    if arguments.settle < 0:
+        parser.error(f"--settle must be at least 0, got {arguments.settle}")
     before = torch.get_num_threads()
     torch.set_num_threads(arguments.threads)
     try:
@@ -71,6 +73,9 @@ def make_parser() -> argparse.ArgumentParser:
         command.add_argument("--json", type=Path, metavar="FILE", help="write every sample here")
         command.add_argument("--threads", type=int, default=machine.num_cores())
         command.add_argument("--repeats", type=int, default=FEW_REPEATS)
+        command.add_argument(
+            "--settle", type=int, default=1, help="runs in a round before the one that is timed"
+        )
         for module in chosen(name):
             module.add_arguments(command)
     return parser
@@ -111,7 +116,12 @@ def run_suite(suite: Suite, arguments: argparse.Namespace) -> dict[str, Any]:
         peak = machine.gemm_gflops()
         flops = {contender.name: count_flops(contender.run) for contender in suite.contenders}
         traffic = {contender.name: count_bytes(contender.run) for contender in suite.contenders}
-        samples = race(suite.contenders, repeats=arguments.repeats, on_round=_progress(arguments))
+        samples = race(
+            suite.contenders,
+            repeats=arguments.repeats,
+            settle=arguments.settle,
+            on_round=_progress(arguments),
+        )
     finally:
         torch.set_num_threads(before)
     comparisons = {str(pair): ratios(samples, pair) for pair in suite.pairs}

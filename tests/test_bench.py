@@ -55,6 +55,16 @@ def test_samples_are_the_seconds_that_runs_took_and_garbage_is_collected_again(m
     assert timing.gc.isenabled()
 
 
+def test_runs_that_settle_come_in_front_and_are_not_timed():
+    seen = []
+    contenders = [Contender(name, lambda name=name: seen.append(name)) for name in "ab"]
+    samples = race(contenders, repeats=3, settle=2)
+    assert [len(samples[name]) for name in "ab"] == [3, 3]
+    visits = [seen[i : i + 3] for i in range(0, len(seen), 3)]
+    assert len(visits) == 2 * (3 + timing.WARM_UP)
+    assert all(len(set(visit)) == 1 for visit in visits)
+
+
 @pytest.mark.parametrize(
     ("names", "repeats", "message"),
     [("aa", 1, "different names, got"), ("ab", 0, "repeats must be at least 1, got 0")],

@@ -107,6 +107,7 @@ def race(
     contenders: Sequence[Contender],
     *,
     repeats: int,
+    settle: int = 0,
     seed: int = 0,
     on_round: Callable[[int], None] = lambda number: None,
 ) -> dict[str, list[float]]:
@@ -115,6 +116,8 @@ def race(
     Args:
         contenders: Whose ``run`` is timed.
         repeats: Rounds that count, after :data:`WARM_UP` that do not.
+        settle: Runs of a contender in every round before the one that is timed. A loop runs the
+            same again and again; without this, each run meets caches full of another's data.
         seed: Of the order within each round.
         on_round: Called after every round with its number, 1 being the first that counts.
 
@@ -138,6 +141,8 @@ def race(
         for number in range(1 - WARM_UP, repeats + 1):
             for contender in order.sample(contenders, len(contenders)):
                 gc.collect()  # so that nobody pays for another's garbage
+                for _ in range(settle):
+                    contender.run()
                 start = time.perf_counter()
                 contender.run()
                 if number > 0:

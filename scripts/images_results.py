@@ -8,7 +8,7 @@ interrupted), several runs side by side with one thread each, and then writes th
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -178,7 +178,31 @@ def reading(rows: list[dict[str, Any]]) -> str:
                 f"{one['weights'] / other['weights']:.0%} | "
                 f"{' | '.join(comparison.difference(one, other, 'test'))} |"
             )
-    return "\n".join(lines) + "\n"
+    words = "".join(
+        in_words(question, first, second, found) for first, second, question in QUESTIONS
+    )
+    return "\n".join(
+        [*lines, "", "In words, where ranges that do not overlap are what tells:", "", words]
+    )
+
+
+def in_words(
+    question: str, first: str, second: str, rows: Mapping[tuple[str, int], dict[str, Any]]
+) -> str:
+    """For how many images the first network is better or worse than the second, and its cost."""
+    sizes: dict[str, list[str]] = {"better": [], "worse": [], "not told apart": []}
+    for size in dict.fromkeys(size for _, size in rows):
+        one, other = rows[first, size], rows[second, size]
+        sign, overlap = comparison.difference(one, other, "test")
+        told = "worse" if sign.startswith("-") else "better"
+        sizes["not told apart" if overlap == "yes" else told].append(f"{size:,}")
+    verdict = "; ".join(
+        f"{word} with {' and '.join(each)} images" for word, each in sizes.items() if each
+    )
+    one, other = (next(rows[key] for key in rows if key[0] == name) for name in (first, second))
+    weights = one["weights"] / other["weights"]
+    time = one["seconds_per_1000"] / other["seconds_per_1000"]
+    return f"- {question}: {verdict}; {weights:.0%} of the weights, {time:.1f} times the time.\n"
 
 
 def draw(rows: list[dict[str, Any]], path: Path) -> None:

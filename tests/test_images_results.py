@@ -40,6 +40,11 @@ def test_page_tells_differences_overlap_and_times_of_the_steps(runs, page_only, 
     assert page.count("| +10.0 | no |") == 1
     assert page.count("| no |") == len(QUESTIONS) - 1
     assert "| 91.0 ± 1.4 (90.0 to 92.0) | 900.0 |" in page
+    alike = "MGIC against the dense network: not told apart with 1,000 images; "
+    assert f"- {alike}" in page
+    better = "MGIC against dense with as many weights: better with 1,000 images; "
+    assert f"- {better}" in page
+    assert page.count(" of the weights, 1.0 times the time.") == len(QUESTIONS)
     assert (runs / "images.png").read_bytes().startswith(b"\x89PNG")
     with (runs / "images.csv").open() as file:
         rows = list(csv.DictReader(file))

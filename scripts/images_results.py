@@ -197,7 +197,7 @@ def in_words(
         told = "worse" if sign.startswith("-") else "better"
         sizes["not told apart" if overlap == "yes" else told].append(f"{size:,}")
     verdict = "; ".join(
-        f"{word} with {' and '.join(each)} images" for word, each in sizes.items() if each
+        f"{word} with {', '.join(each)} images" for word, each in sizes.items() if each
     )
     one, other = (next(rows[key] for key in rows if key[0] == name) for name in (first, second))
     weights = one["weights"] / other["weights"]

@@ -137,11 +137,15 @@ UNTESTABLE = (
     ("runtimes on a phone and a GPU", "Table 8", "neither is on this machine"),
 )
 
-# pages of the scripts that train, which make themselves
-TRAININGS = {
-    "points": "Point clouds: every model on shapes10",
-    "images": "Images: few real digits",
-    "segmentation": "Segmentation: scenes of real digits",
+# pages that make themselves: title and script
+OTHERS = {
+    "points": ("Point clouds: every model on shapes10", "points_results"),
+    "parts": ("Parts of point clouds: every backbone on shapes10", "parts_results"),
+    "images": ("Images: few real digits", "images_results"),
+    "segmentation": ("Segmentation: scenes of real digits", "segmentation_results"),
+    "rivals": ("MGIC and its rivals, at equal weights and at equal time", "rivals"),
+    "convert": ("Twelve known networks, converted", "convert_results"),
+    "convert-finetune": ("What conversion costs after a short fine-tuning", "convert_finetune"),
 }
 
 
@@ -164,8 +168,8 @@ def write_index(docs: Path, claims: Sequence[Claim] = CLAIMS) -> Path:
         for name, item in ITEMS.items()
     ]
     pages += [
-        {"page": f"[{title}]({name}.md)", "made by": f"`python -m scripts.{name}_results`"}
-        for name, title in TRAININGS.items()
+        {"page": f"[{title}]({name}.md)", "made by": f"`python -m scripts.{script}`"}
+        for name, (title, script) in OTHERS.items()
         if _made(docs, name)
     ]
     text = f"""# Does the paper hold?

@@ -200,14 +200,17 @@ def conclusions(found: dict[tuple[str, str], list[str]]) -> list[str]:
 
 def draw(rows: Sequence[dict[str, Any]], tasks: Sequence[str], path: Path) -> None:
     """Draw error against weights, a panel a task."""
-    figure = Figure(figsize=(4.2 * len(tasks), 3.9), layout="constrained")
-    for axes, task in zip(figure.subplots(1, len(tasks), squeeze=False)[0], tasks, strict=True):
+    across = min(2, len(tasks))
+    down = -(-len(tasks) // across)
+    figure = Figure(figsize=(6.5 * across, 5 * down), layout="constrained")
+    for axes, task in zip(figure.subplots(down, across, squeeze=False).flat, tasks, strict=False):
         for row in rows:
             if not row[f"{task}_runs"]:
                 continue
             color = RED if row["unit"] == "MGIC" else BLUE if row["matched"] == "weights" else GRAY
             named = row | {"model": row["unit"]}
-            plot_range(axes, named, task, across="weights", color=color)
+            left = row["matched"] == "weights"  # many of about the same weights as MGIC
+            plot_range(axes, named, task, across="weights", color=color, left=left)
         axes.set(xscale="log", xlabel="weights of a unit", ylabel=TASKS[task].unit, title=task)
         axes.margins(x=0.25, y=0.1)
         axes.grid(alpha=0.3)

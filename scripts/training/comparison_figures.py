@@ -1,6 +1,7 @@
 """Figures of the scripts that compare models with several seeds: results against cost."""
 
 import io
+import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,21 +25,27 @@ def color_of(row: dict[str, Any]) -> str:
     return next((c for kind, c in kinds.items() if row["note"].startswith(kind)), BLUE)
 
 
-def plot_range(axes: Axes, row: dict[str, Any], key: str, *, across: str, color: str) -> None:
-    """Plot mean and range of one row over a column such as its weights, with its name."""
+def plot_range(
+    axes: Axes, row: dict[str, Any], key: str, *, across: str, color: str, left: bool = False
+) -> None:
+    """Plot mean and range of one row over a column such as its weights, its name on one side."""
     mean = row[f"{key}_mean"]
     ends = [[mean - row[f"{key}_min"]], [row[f"{key}_max"] - mean]]
     axes.errorbar(row[across], mean, ends, fmt="o", color=color, capsize=3)
     place = (row[across], mean)
-    axes.annotate(row["model"], place, (5, 5), textcoords="offset points", fontsize=8)
+    offset, align = ((-5, 5), "right") if left else ((5, 5), "left")
+    axes.annotate(row["model"], place, offset, textcoords="offset points", fontsize=8, ha=align)
 
 
 def plot_against_weights(
     axes: Axes, rows: Sequence[dict[str, Any]], key: str, label: str, **margins: float
 ) -> None:
     """Plot all rows against their weights."""
+    weights = [row["weights"] for row in rows]
+    middle = math.sqrt(min(weights) * max(weights))  # names stay inside the axes
     for row in rows:
-        plot_range(axes, row, key, across="weights", color=color_of(row))
+        left = row["weights"] > middle
+        plot_range(axes, row, key, across="weights", color=color_of(row), left=left)
     axes.set(xscale="log", xlabel="weights", ylabel=label)
     axes.margins(**margins)
     axes.grid(alpha=0.3)

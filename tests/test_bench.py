@@ -24,6 +24,7 @@ from scripts.benchmarks import (
 from scripts.benchmarks.timing import Contender, Pair, exponents, race, ratios, spread
 
 TINY = ["points", "--clouds", "2", "--points", "16", "--threads", "1", "--repeats", "3"]
+TINY += ["--settle", "0"]
 CLOSE = {"rtol": 1e-9, "atol": 1e-9}  # float64 through ten layers
 
 
@@ -167,6 +168,7 @@ def test_all_benchmarks_run_one_after_another_and_compare_what_they_name(tmp_pat
     path = tmp_path / "all.json"
     tiny = [option for options in TINY_RUNS.values() for option in options]
     tiny += ["--clouds", "2", "--points", "16", "--threads", "1", "--repeats", "1"]
+    tiny += ["--settle", "0"]
     assert bench.main(["all", *tiny, "--json", str(path)]) == 0
     results = json.loads(path.read_text())["results"]
     assert len(results) == 1 + 4 + 1 + 2 + 2

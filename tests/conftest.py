@@ -8,6 +8,13 @@ from mgic_geo.native import build
 
 no_network.refuse_network()
 
+LONG = ("test_train", "test_recovery", "test_faults", "test_compile", "test_export", "test_vision")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the files that take long, so that no process is left with one in the end."""
+    items.sort(key=lambda item: not item.path.name.startswith(LONG))
+
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Let only tests that are marked so use the network."""

@@ -31,6 +31,13 @@ def sizes(kind: str) -> list[dict[str, int]]:
         return [{"inner": m, "groups": g} for m in inners for g in (2, 4, 8, 16)]
     if kind == "Monarch":
         return [{"inner": m, "blocks": b} for m in inners for b in (2, 4, 8, 16)]
+    if kind == "MGICLinear":
+        shapes = [(8, 8), (16, 16), (16, 32), (32, 32), (32, 64), (64, 64)]
+        return [
+            {"layers": layers, "group_size": group_size, "coarse_size": coarse_size}
+            for layers in range(2, 7)
+            for group_size, coarse_size in shapes
+        ]
     return [
         {"inner": copies * WIDTH, "products": products}
         for products in (1, 2, 3)

@@ -92,7 +92,8 @@ Every rival stands there twice: once with a size that gives it MGIC's weights (t
 see the column) and once with one whose training step takes as long as MGIC's, as it was measured
 when the sizes were chosen. Weights and times are of the block, its norms included. Monarch and
 butterfly are the products of their definitions, on the same grouped kernels as MGIC; a butterfly is
-multiplied out before it meets more rows than channels.
+multiplied out before it meets more rows than channels. `MGICLinear` is the other way to use MGIC: a
+cycle in place of every linear map, GELU between them, all C wide.
 
 The networks differ in that alone, two or three blocks of them:
 

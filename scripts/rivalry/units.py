@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from mgic_geo import Level, MGICBlock, Residual, feed_forward, transfer
+from mgic_geo import Level, MGICBlock, MGICLinear, Residual, feed_forward, transfer
 from scripts.rivalry.maps import (
     ButterflyLinear,
     GhostLinear,
@@ -101,6 +101,14 @@ def butterfly(width: int, *, inner: int, products: int) -> nn.Module:
     return pair(partial(ButterflyLinear, products=products), width, inner)
 
 
+def mgic_linears(width: int, *, layers: int, group_size: int, coarse_size: int) -> nn.Module:
+    """A cycle for every linear map, which keeps the width, in place of one around them all."""
+    steps: list[nn.Module] = [MGICLinear(width, group_size=group_size, coarse_size=coarse_size)]
+    for _ in range(layers - 1):
+        steps += [nn.GELU(), MGICLinear(width, group_size=group_size, coarse_size=coarse_size)]
+    return behind_norm(width, nn.Sequential(*steps))
+
+
 MAKERS: dict[str, Callable[..., nn.Module]] = {
     "dense": dense,
     "MGIC": CycleUnit,
@@ -110,6 +118,7 @@ MAKERS: dict[str, Callable[..., nn.Module]] = {
     "Ghost": ghost,
     "Monarch": monarch,
     "butterfly": butterfly,
+    "MGICLinear": mgic_linears,
 }
 RIVALS = tuple(kind for kind in MAKERS if kind not in ("dense", "MGIC"))
 

@@ -14,8 +14,8 @@ class Operator:
     """An operator that compilers, exporters, modes and tensor subclasses see as one.
 
     Where none of these looks on, it is called past PyTorch's dispatcher, whose way to an operator
-    written in Python takes some 30 microseconds there and as many back, which a cycle of narrow
-    levels pays a hundred times.
+    written in Python takes some 30 microseconds. Training a network of narrow cycles pays that
+    hundreds of times a step.
 
     Args:
         name: ``"namespace::name"``, for ``torch.ops``.

@@ -93,7 +93,8 @@ def edge_gradients(
         - ``pos``: ``(N, 3)``. ``batch``: ``(N,)``. Returns ``(E, 3)``, in the order of the edges.
 
     Raises:
-        ValueError: If ``pos`` does not have three coordinates, or ``softening`` is negative.
+        ValueError: If ``pos`` does not have three coordinates, ``batch`` is not one number a point,
+            ``softening`` is negative, or an edge names a point that does not exist.
 
     References:
         Eliasof and Treister, DiffGCN (the paper's [18]).
@@ -105,6 +106,8 @@ def edge_gradients(
     """
     if pos.dim() != 2 or pos.size(1) != 3:
         raise ValueError(f"pos must be (N, 3), got shape {tuple(pos.shape)}")
+    if batch is not None and batch.shape != pos.shape[:1]:
+        raise ValueError(f"batch must be ({pos.size(0)},), got shape {tuple(batch.shape)}")
     if not softening >= 0:
         raise ValueError(f"softening must be at least 0, got {softening}")
     num_nodes = pos.size(0)
@@ -211,6 +214,11 @@ def derivative_operators(adjacency: Adjacency, edge_attr: Tensor) -> DerivativeO
         >>> spmm(operators.matrix(0), torch.tensor([[0.0], [5.0]])).tolist()
         [[5.0], [5.0]]
     """
+    if edge_attr.shape != (adjacency.index.numel(), 3):
+        raise ValueError(
+            f"edge_attr must be ({adjacency.index.numel()}, 3), one row an edge, "
+            f"got shape {tuple(edge_attr.shape)}"
+        )
     if native.usable(edge_attr.detach()) and not _needs_gradients(edge_attr):
         return DerivativeOperators(
             *_native_operators(adjacency.ptr, adjacency.index, edge_attr.detach())

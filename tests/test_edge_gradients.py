@@ -258,6 +258,15 @@ def test_nodes_that_do_not_exist_are_named(node):
         derivative_operators(graph, torch.ones(1, 3))
 
 
+@pytest.mark.parametrize("length", [NUM_NODES - 1, NUM_NODES + 1])
+def test_batches_and_weights_of_another_length_are_refused(length):
+    with pytest.raises(ValueError, match=rf"batch must be \(6,\), got shape \({length},\)"):
+        edge_gradients(cloud().float(), EDGES, torch.zeros(length).long())
+    graph = to_adjacency(EDGES, NUM_NODES, NUM_NODES)
+    with pytest.raises(ValueError, match=rf"edge_attr must be \(8, 3\).*got shape \({length}, 3\)"):
+        derivative_operators(graph, torch.ones(length, 3))
+
+
 def test_weights_can_be_differentiated():
     pos = cloud().requires_grad_()
     (expected,) = torch.autograd.grad(edge_gradients(pos, EDGES).sum(), pos)

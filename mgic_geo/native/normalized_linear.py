@@ -58,6 +58,7 @@ def add_normalized_linear(
           within groups, ``(groups, in, in)``.
     """
     addend, x, weight = addend.contiguous(), x.contiguous(), weight.contiguous()
+    scale, shift = (None if each is None else each.contiguous() for each in (scale, shift))
     groups, outputs, inputs = weight.shape
     y, covariance = torch.empty_like(addend), x.new_empty(groups, inputs, inputs)
     mean, variance = x.new_empty(groups * outputs), x.new_empty(groups * outputs)
@@ -90,6 +91,7 @@ def add_normalized_linear_backward(
         - As in :func:`add_normalized_linear`.
     """
     grad, x, weight = grad.contiguous(), x.contiguous(), weight.contiguous()
+    scale = None if scale is None else scale.contiguous()
     groups, outputs, inputs = weight.shape
     grad_x, grad_weight = torch.empty_like(x), torch.empty_like(weight)
     grad_scale, grad_shift = torch.empty_like(variance), torch.empty_like(variance)

@@ -81,17 +81,33 @@ class DensePointCloud(nn.Module):
 
     def forward(self, pos: Tensor) -> Tensor:
         """Classify every cloud of the batch."""
-        shape = pos.shape[:2]
-        points = self.model.map_points(pos.flatten(0, 1), lambda x: self._graph(x, pos))
-        return self.model.head(points.unflatten(0, shape).amax(1))
+        return self.with_neighbors(pos)[0]
 
-    def _graph(self, x: Tensor, pos: Tensor) -> tuple[()] | tuple[Tensor | DenseDerivatives]:
-        if self.model.graph == "none":
-            return ()
-        clouds, size = pos.shape[:2]
-        places = dense_knn(x.unflatten(0, (clouds, size)), self.model.k)
+    def with_neighbors(self, pos: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """Classify every cloud, and return the neighbors that were found on the way.
+
+        Returns:
+            The scores, ``(B, num_classes)``, and a table ``(B * N, k)`` of rows of the batch for
+            every graph: none, one, or one a G-conv where the graph is dynamic.
+        """
+        tables: list[Tensor] = []
+
+        def find_graph(x: Tensor) -> tuple[()] | tuple[Tensor | DenseDerivatives]:
+            if self.model.graph == "none":
+                return ()
+            tables.append(self._neighbors(x.unflatten(0, shape)))
+            return self._inputs(tables[-1], pos)
+
+        shape = pos.shape[:2]
+        points = self.model.map_points(pos.flatten(0, 1), find_graph)
+        return self.model.head(points.unflatten(0, shape).amax(1)), tables
+
+    def _neighbors(self, x: Tensor) -> Tensor:
+        clouds, size = x.shape[:2]
         first = torch.arange(clouds, device=x.device) * size
-        neighbors = (places + first[:, None, None]).flatten(0, 1)
+        return (dense_knn(x, self.model.k) + first[:, None, None]).flatten(0, 1)
+
+    def _inputs(self, neighbors: Tensor, pos: Tensor) -> tuple[Tensor | DenseDerivatives]:
         if not self.model.derivatives:
             return (neighbors,)
         weight = dense_gradients(pos, neighbors, softening=self.model.softening)

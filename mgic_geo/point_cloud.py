@@ -174,9 +174,22 @@ class PointCloudClassifier(nn.Module):
         if self.graph == "none":
             return ()
         if self.graph == "random":
-            adjacency = from_neighbors(random_neighbors(pos.size(0), self.k, batch, pos.device))
+            neighbors = random_neighbors(pos.size(0), self.k, batch, pos.device)
         else:
-            adjacency = from_neighbors(knn_indices(x.detach(), self.k, batch))
+            neighbors = knn_indices(x.detach(), self.k, batch)
+        return self.graph_inputs(neighbors, pos, batch)
+
+    def graph_inputs(
+        self, neighbors: Tensor, pos: Tensor, batch: Tensor | None = None
+    ) -> tuple[Adjacency | DerivativeOperators]:
+        """Return what the convolutions take beside features, for given neighbors.
+
+        Args:
+            neighbors: As :func:`~mgic_geo.knn_indices` gives them, ``(N, k)``.
+            pos: Coordinates of the points, ``(N, 3)``.
+            batch: The cloud of every point, ``(N,)``; ``None`` means a single cloud.
+        """
+        adjacency = from_neighbors(neighbors)
         if not self.derivatives:
             return (adjacency,)
         edge_attr = edge_gradients(pos, adjacency, batch, softening=self.softening)

@@ -1,5 +1,6 @@
 import io
 import json
+import math
 from types import SimpleNamespace
 
 import onnx
@@ -19,6 +20,15 @@ from scripts.training.weights import Weights, export_weights, read_weights
 
 OPTIONS = {"k": 4, "width": 8}
 SMALL = ["--options", json.dumps(OPTIONS), "--num_classes", "3"]
+
+
+class Wrong(nn.Module):
+    def __init__(self, dense, error):
+        super().__init__()
+        self.dense, self.min_points, self.error = dense, dense.min_points, error
+
+    def forward(self, pos):
+        return self.dense(pos) + self.error
 
 
 @pytest.fixture(autouse=True)
@@ -88,22 +98,63 @@ def test_the_neighbor_search_and_a_convolution_become_onnx(tmp_path):
 
 
 def test_what_differs_from_the_network_is_not_written(tmp_path, capsys, monkeypatch):
-    class Wrong(nn.Module):
-        def __init__(self, dense):
-            super().__init__()
-            self.dense, self.min_points = dense, dense.min_points
-
-        def forward(self, pos):
-            return self.dense(pos) + 2e-4
-
     subject = make_subject(make_network("pointnet", 3, {"width": 8}), {"name": "pointnet"})
-    subject.module = Wrong(subject.module)
+    subject.module = Wrong(subject.module, 2e-4)
     monkeypatch.setattr(export, "make_subject", lambda *args, **kwargs: subject)
     args = ["pointnet", "--options", "{width: 8}", "--num_classes", "3", "--to", "pt2"]
     assert export.main([*args, "--folder", str(tmp_path)]) == 1
     assert "differ by 2.00e-04 from the network: not written" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
     assert export.main([*args, "--folder", str(tmp_path), "--tolerance", "1e-3"]) == 0
+
+
+class AsItIs:
+    """A format that keeps the module, to run comparisons without translating anything."""
+
+    def write(self, subject, weights):
+        return subject.module
+
+    def read(self, content, weights):
+        return torch.no_grad()(content)
+
+
+def compare(run, subject):
+    return export.compare(run, subject, AsItIs(), None, 1e-6)
+
+
+def test_a_file_that_gives_nan_is_told_apart():
+    subject = make_subject(make_network("pointnet", 3, {"width": 8}), {"name": "pointnet"})
+    assert compare(subject.reference, subject).worst == 0
+
+    def nan_on_three(x):
+        return subject.reference(x) + (torch.nan if x.size(0) == 3 else 0)
+
+    assert math.isnan(compare(nan_on_three, subject).worst)
+
+
+def one_farther(x, k):
+    """Neighbors like those of the dense form, the last one replaced by the one behind it."""
+    return dense_knn(x, k + 1)[:, :, [*range(k - 1), k]]
+
+
+def copies_first(x, k):
+    """Neighbors by rounded distances, of those that tie the one with the larger index."""
+    distances = torch.cdist(x.double(), x.double()).mul(1e6).round()
+    distances = distances - torch.arange(x.size(1)) / x.size(1) / 2
+    distances.diagonal(dim1=1, dim2=2).fill_(torch.inf)
+    return distances.topk(k, largest=False).indices
+
+
+@pytest.mark.parametrize(("find", "ties"), [(copies_first, 6), (one_farther, 0)])
+def test_neighbors_that_tie_are_compared_on_the_files_own(find, ties, monkeypatch):
+    torch.manual_seed(0)
+    subject = make_subject(make_network("dgcnn", 3, {"width": 8, "k": 4}), {"name": "dgcnn"})
+    x = torch.randint(0, 5, (2, 40, 3)).float()  # many neighbors at equal distances
+    monkeypatch.setattr(subject, "inputs", lambda batch: iter([x, x]))
+    monkeypatch.setattr("mgic_geo.dense.dense_knn", find)
+    found = compare(torch.no_grad()(subject.module), subject)
+    assert found.ties == ties
+    assert (found.worst <= 1e-6) == (ties > 0)
 
 
 def test_files_that_are_there_stay(tmp_path, capsys):

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -41,8 +42,8 @@ class Format(ABC):
         """Return the content of the file, and of what goes beside it."""
 
     @abstractmethod
-    def read(self, content: Files, weights: Weights) -> Callable[[Tensor], Tensor]:
-        """Return a function that runs what was written."""
+    def read(self, content: Files, weights: Weights) -> Callable[[Tensor], Any]:
+        """Return a function that runs what was written: its output, or a tuple of several."""
 
 
 class Pt2(Format):
@@ -56,7 +57,7 @@ class Pt2(Format):
             torch.export.save(subject.trace(), content, extra_files=extra)
         return {self.suffix: content.getvalue()}
 
-    def read(self, content: Files, weights: Weights) -> Callable[[Tensor], Tensor]:
+    def read(self, content: Files, weights: Weights) -> Callable[[Tensor], Any]:
         """Load the program."""
         with _quiet():
             module = torch.export.load(io.BytesIO(content[self.suffix])).module()
@@ -81,7 +82,7 @@ class Onnx(Format):
             program.model.metadata_props[SIDECAR] = json.dumps(weights.info)
             return {self.suffix: program.model_proto.SerializeToString()}
 
-    def read(self, content: Files, weights: Weights) -> Callable[[Tensor], Tensor]:
+    def read(self, content: Files, weights: Weights) -> Callable[[Tensor], Any]:
         """Open a session of ONNX Runtime, on as many threads as torch has."""
         onnxruntime = _require("onnxruntime")
         options = onnxruntime.SessionOptions()
@@ -89,7 +90,12 @@ class Onnx(Format):
         session = onnxruntime.InferenceSession(
             content[self.suffix], options, providers=["CPUExecutionProvider"]
         )
-        return lambda x: torch.from_numpy(session.run(None, {"x": x.numpy()})[0])
+
+        def run(x: Tensor) -> Any:
+            outputs = tuple(map(torch.from_numpy, session.run(None, {"x": x.numpy()})))
+            return outputs[0] if len(outputs) == 1 else outputs
+
+        return run
 
 
 class Safetensors(Format):

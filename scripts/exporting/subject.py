@@ -1,6 +1,6 @@
 """What is exported, what it is compared with, and on which inputs."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -8,11 +8,12 @@ from torch import Tensor, nn
 
 import mgic_geo
 import mgic_vision
-from mgic_geo import DensePointCloud, PointCloudClassifier, PointCloudSegmenter
+from mgic_geo import DensePointCloud, PointCloudClassifier, PointCloudSegmenter, knn_indices
 from scripts.training.errors import TrainingError
 
 POINTS = 1024  # of a network that no run has told
 EXAMPLE_BATCH = 2
+TIE = 1e-4  # neighbors at distances that differ by less, in relation, tie within rounding
 
 
 class Subject:
@@ -83,8 +84,66 @@ class CloudSubject(Subject):
     @torch.no_grad()
     def reference(self, x: Tensor) -> Tensor:
         """Return what the network gives for the clouds of the batch in a row."""
-        batch = torch.arange(x.size(0)).repeat_interleave(x.size(1))
-        return self.network(x.flatten(0, 1), batch)
+        return self.network(x.flatten(0, 1), cloud_of_points(x))
+
+    @property
+    def finds_neighbors_of_features(self) -> bool:
+        """Whether rounding can decide between neighbors, and by that change what follows."""
+        return self.network.graph == "dynamic"
+
+    def with_neighbors(self) -> "CloudSubject":
+        """Return the same with all tables of neighbors behind the scores."""
+        return CloudSubject(self.network, WithNeighbors(self.module), self.info)
+
+    @torch.no_grad()
+    def reference_on(self, x: Tensor, tables: Sequence[Tensor]) -> Tensor | None:
+        """Return what the network gives on those neighbors.
+
+        Args:
+            x: The clouds, ``(B, N, 3)``.
+            tables: Neighbors for every G-conv, ``(B * N, k)``.
+
+        Returns:
+            The scores; ``None`` if neighbors are not the nearest ones, also within rounding.
+        """
+        pos, batch = x.flatten(0, 1), cloud_of_points(x)
+        remaining, nearest = iter(tables), True
+
+        def find_graph(features: Tensor) -> tuple:
+            nonlocal nearest
+            table = next(remaining)
+            found = neighbor_distances(features, table)
+            right = neighbor_distances(features, knn_indices(features, self.network.k, batch))
+            nearest &= torch.allclose(found, right, rtol=TIE, atol=0)
+            return self.network.graph_inputs(table, pos, batch)
+
+        points = self.network.map_points(pos, find_graph)
+        scores = self.network.head(points.unflatten(0, x.shape[:2]).amax(1))
+        return scores if nearest else None
+
+
+class WithNeighbors(nn.Module):
+    """The dense form of a network, returning the neighbors it found as well."""
+
+    def __init__(self, dense: DensePointCloud):
+        super().__init__()
+        self.dense, self.min_points = dense, dense.min_points
+
+    def forward(self, pos: Tensor) -> tuple[Tensor, ...]:
+        """Return the scores and every table of neighbors."""
+        scores, tables = self.dense.with_neighbors(pos)
+        return scores, *tables
+
+
+def neighbor_distances(features: Tensor, neighbors: Tensor) -> Tensor:
+    """Distances of every point to its neighbors, in order, ``(N, D), (N, k) -> (N, k)``."""
+    x = features.double()
+    return torch.stack([(x - x[place]).norm(dim=1) for place in neighbors.T], 1).sort(1).values
+
+
+def cloud_of_points(x: Tensor) -> Tensor:
+    """Number of the cloud of every point, ``(B, N, 3) -> (B * N,)``."""
+    return torch.arange(x.size(0)).repeat_interleave(x.size(1))
 
 
 def make_subject(network: nn.Module, info: dict[str, Any], *, fused: bool = False) -> Subject:

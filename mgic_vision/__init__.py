@@ -15,6 +15,7 @@ from mgic_vision.layers import GhostModule as GhostModule
 from mgic_vision.layers import GroupedConv2d as GroupedConv2d
 from mgic_vision.layers import SqueezeExcite as SqueezeExcite
 from mgic_vision.lraspp import LRASPP as LRASPP
+from mgic_vision.merging import merge_groups as merge_groups
 from mgic_vision.registration import register_at_import as _register_at_import
 from mgic_vision.registration import register_with_timm as register_with_timm
 from mgic_vision.registration import register_with_torchvision as register_with_torchvision

@@ -20,6 +20,7 @@ import torch
 import yaml
 from torch import Tensor
 
+from mgic_vision.merging import BLOCK
 from scripts.exporting.formats import FORMATS, Format
 from scripts.exporting.subject import CloudSubject, Subject, make_subject
 from scripts.training.errors import TrainingError
@@ -35,8 +36,12 @@ def main(args: Sequence[str] | None = None) -> int:
     """Export; 0: done, 1: an error or a difference, told in one message."""
     options = make_parser().parse_args(args)
     try:
+        if options.block < 1:
+            raise TrainingError(f"--block must be at least 1 channel, got {options.block}")
         weights = find_weights(options)
-        subject = make_subject(load_network(weights), weights.info, fused=options.fuse)
+        network = load_network(weights)
+        block = options.block if options.fuse else 1
+        subject = make_subject(network, weights.info, fused=options.fuse, block=block)
         for name in options.to:
             path = options.folder / FORMATS[name].file_name(weights.info["name"])
             if path.exists() and not options.overwrite:
@@ -65,6 +70,13 @@ def make_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--folder", type=Path, default=Path("exported"))
     parser.add_argument("--fuse", action="store_true", help="fold norms into what stands beside")
+    parser.add_argument(
+        "--block",
+        type=int,
+        default=BLOCK,
+        help="of channels in ONNX Runtime, for which --fuse merges groups: 16 with AVX-512, "
+        "1 to leave them (default: %(default)s)",
+    )
     parser.add_argument("--options", type=yaml.safe_load, default={}, metavar="{k: 20}")
     parser.add_argument("--num_classes", type=int, help="of a network with fresh weights")
     parser.add_argument("--seed", type=int, default=0, help="of fresh weights")

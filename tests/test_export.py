@@ -86,7 +86,7 @@ def test_the_neighbor_search_and_a_convolution_become_onnx(tmp_path):
 
     sizes = ({0: torch.export.Dim("batch", min=1), 1: torch.export.Dim("points", min=5)},)
     traced = torch.export.export(Layer(), (torch.rand(2, 9, 3),), dynamic_shapes=sizes)
-    subject = SimpleNamespace(trace=lambda: traced)
+    subject = SimpleNamespace(trace=lambda: traced, for_onnx=lambda: subject)
     weights = Weights(tmp_path, {}, {})
     run = FORMATS["onnx"].read(FORMATS["onnx"].write(subject, weights), weights)
     for pos in (torch.rand(3, 20, 3), torch.rand(1, 5, 3)):

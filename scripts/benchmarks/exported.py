@@ -9,6 +9,7 @@ from torch import Tensor
 
 import mgic_geo
 import mgic_vision
+from mgic_vision.merging import BLOCK
 from scripts.benchmarks.images import HAS_ONNX, NO_ONNX
 from scripts.benchmarks.timing import Contender, Pair, Suite
 from scripts.exporting.formats import FORMATS
@@ -46,7 +47,8 @@ def _make_suite(name: str, batch: int) -> Suite:
     torch.manual_seed(0)
     network, info = make_network(name, None, {}).eval(), {"name": name}
     package = mgic_geo if name in mgic_geo.list_models() else mgic_vision
-    plain, fused = make_subject(network, info), make_subject(package.fuse(network), info)
+    plain = make_subject(network, info)
+    fused = make_subject(package.fuse(network), info, block=BLOCK)
     x = next(plain.inputs(batch))
     contenders = [*make_contenders(plain, "plain", x), *make_contenders(fused, "fused", x)]
     pairs = [

@@ -8,7 +8,7 @@ from importlib.util import find_spec
 import torch
 from torch import Tensor, nn
 
-from mgic_vision import create_model, fuse
+from mgic_vision import create_model, fuse, merge_groups
 from scripts.benchmarks.timing import Contender, Pair, Suite, inference, training_step
 
 SUMMARY = "image networks, prepared alike: fused, channels-last, in PyTorch and in ONNX Runtime"
@@ -61,9 +61,7 @@ def _inference_suite(
         tools["ONNX Runtime"] = lambda model, inputs: onnx_run(model, inputs[0], count)
     for tool, prepare in tools.items():
         for name in (ours, theirs):
-            # what is exported is plain: the kernels are no operators of ONNX
-            network = fuse(_build(name), native="auto" if tool == "PyTorch" else "never")
-            contenders.append(Contender(f"{name}, {tool}", prepare(network, (x,))))
+            contenders.append(Contender(f"{name}, {tool}", prepare(fuse(_build(name)), (x,))))
         pairs.append(Pair(f"{ours}, {tool}", f"{theirs}, {tool}"))
     size = f"{images} x 3 x {arguments.image} x {arguments.image}"
     return Suite(
@@ -94,7 +92,7 @@ def onnx_run(model: nn.Module, x: Tensor, threads: int) -> Callable[[], object]:
     import onnxruntime
 
     file = io.BytesIO()
-    program = torch.onnx.export(model, (x.contiguous(),), dynamo=True, verbose=False)
+    program = torch.onnx.export(merge_groups(model), (x.contiguous(),), dynamo=True, verbose=False)
     assert program is not None
     program.save(file)
     options = onnxruntime.SessionOptions()

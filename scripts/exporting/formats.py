@@ -72,7 +72,7 @@ class Onnx(Format):
         _require("onnxscript")
         with _quiet():
             program = torch.onnx.export(
-                subject.trace(),
+                subject.for_onnx().trace(),
                 dynamo=True,
                 verbose=False,
                 input_names=["x"],

@@ -23,10 +23,14 @@ class Subject:
         network: Gives the reference, in evaluation.
         module: What is exported, the network itself or another form of it.
         info: Of :class:`scripts.training.weights.Weights`.
+        block: Channels in a block of ONNX Runtime, for which groups are merged.
     """
 
-    def __init__(self, network: nn.Module, module: nn.Module, info: dict[str, Any]):
+    def __init__(
+        self, network: nn.Module, module: nn.Module, info: dict[str, Any], *, block: int = 1
+    ):
         self.network, self.module, self.info = network.eval(), module.eval(), info
+        self.block = block
 
     def inputs(self, batch: int) -> Iterator[Tensor]:
         """Draw the inputs of a comparison."""
@@ -39,6 +43,14 @@ class Subject:
     def dynamic_shapes(self) -> tuple[dict[int, Any], ...]:
         """Tell which sizes of the input vary."""
         return ({0: torch.export.Dim("batch", min=1)},)
+
+    def for_onnx(self) -> "Subject":
+        """Return the form that suits ONNX Runtime."""
+        if self.block == 1:
+            return self
+        return Subject(
+            self.network, mgic_vision.merge_groups(self.module, block=self.block), self.info
+        )
 
     def trace(self) -> torch.export.ExportedProgram:
         """Trace the module with sizes that vary."""
@@ -146,8 +158,16 @@ def cloud_of_points(x: Tensor) -> Tensor:
     return torch.arange(x.size(0)).repeat_interleave(x.size(1))
 
 
-def make_subject(network: nn.Module, info: dict[str, Any], *, fused: bool = False) -> Subject:
+def make_subject(
+    network: nn.Module, info: dict[str, Any], *, fused: bool = False, block: int = 1
+) -> Subject:
     """Put a network into the form that is exported.
+
+    Args:
+        network: The network.
+        info: Of :class:`scripts.training.weights.Weights`.
+        fused: Fold norms.
+        block: Channels in a block of ONNX Runtime, for which networks for images merge groups.
 
     Raises:
         TrainingError: It has none.
@@ -155,7 +175,8 @@ def make_subject(network: nn.Module, info: dict[str, Any], *, fused: bool = Fals
     if isinstance(network, PointCloudSegmenter):
         raise TrainingError(f"cannot export {info['name']}: part segmentation has no dense form")
     if not isinstance(network, PointCloudClassifier):
-        return Subject(network, mgic_vision.fuse(network) if fused else network, info)
+        module = mgic_vision.fuse(network) if fused else network
+        return Subject(network, module, info, block=block)
     try:
         form = mgic_geo.fuse(network) if fused else network
         return CloudSubject(network, DensePointCloud(form), info)

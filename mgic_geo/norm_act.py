@@ -8,7 +8,8 @@ from torch.nn import functional
 from torch_geometric.nn import BatchNorm
 
 from mgic_geo import native
-from mgic_geo.operators import Operator, differentiable_gradients
+from mgic_geo.native.norm import memory_order
+from mgic_geo.operators import Operator, differentiable_gradients, is_transformed
 
 
 def norm_act(norm: nn.Module, act: nn.Module | None, x: Tensor) -> Tensor:
@@ -36,11 +37,35 @@ def norm_act(norm: nn.Module, act: nn.Module | None, x: Tensor) -> Tensor:
     if batch_norm is None or not known:
         x = norm(x)
         return x if act is None else act(x)
-    y, statistics = _native_norm(
-        x, batch_norm.weight, batch_norm.bias, batch_norm.eps, isinstance(act, nn.ReLU)
+    return _normalize(batch_norm, x, relu=isinstance(act, nn.ReLU))
+
+
+def normalize_images(norm: nn.BatchNorm2d, x: Tensor) -> Tensor | None:
+    """Apply a batch norm to images by the compiled operation, if that can be.
+
+    Args:
+        norm: The norm.
+        x: Images.
+
+    Shape:
+        - ``x``: ``(B, C, H, W)``, channels-last. Returns the same, or ``None``: call
+          ``torch.nn.BatchNorm2d.forward`` then. So it is where statistics are fixed, in other
+          orders of memory, and where somebody transforms or compiles the computation.
+    """
+    usable = (
+        not torch.compiler.is_compiling()
+        and not is_transformed()
+        and x.dim() == 4
+        and x.is_contiguous(memory_format=torch.channels_last)
+        and _takes_batch_statistics(norm, x)
     )
+    return _normalize(norm, x, relu=False) if usable else None
+
+
+def _normalize(norm: nn.BatchNorm1d | nn.BatchNorm2d, x: Tensor, *, relu: bool) -> Tensor:
+    y, statistics = _native_norm(x, norm.weight, norm.bias, norm.eps, relu)
     mean, variance, _ = statistics.detach()
-    move_running_statistics(batch_norm, mean, variance, x.size(0))
+    move_running_statistics(norm, mean, variance, x.numel() // x.size(1))
     return y
 
 
@@ -56,6 +81,7 @@ def fusable(norm: nn.Module, x: Tensor) -> nn.BatchNorm1d | None:
         type(norm) in (BatchNorm, nn.BatchNorm1d)
         and type(batch_norm) is nn.BatchNorm1d
         and not any(map(is_hooked, (norm, batch_norm)))
+        and x.dim() == 2
         and _takes_batch_statistics(batch_norm, x)
     ):
         return batch_norm
@@ -77,25 +103,24 @@ def is_hooked(module: nn.Module | None) -> bool:
     )
 
 
-def _takes_batch_statistics(norm: nn.BatchNorm1d, x: Tensor) -> bool:
+def _takes_batch_statistics(norm: nn.BatchNorm1d | nn.BatchNorm2d, x: Tensor) -> bool:
     """Whether the statistics are those of ``x`` and the kernels can compute them."""
     return (
         (norm.training or norm.running_mean is None)
-        and x.dim() == 2
-        and x.size(0) > 1
         and x.size(1) == norm.num_features
+        and x.numel() > x.size(1)  # more than one row
         and not torch.compiler.is_exporting()
         and not torch.is_autocast_enabled("cpu")
         and native.usable(x, *(z for z in _vectors(norm) if z is not None))
     )
 
 
-def _vectors(norm: nn.BatchNorm1d) -> tuple[Tensor | None, ...]:
+def _vectors(norm: nn.BatchNorm1d | nn.BatchNorm2d) -> tuple[Tensor | None, ...]:
     return norm.weight, norm.bias, norm.running_mean, norm.running_var
 
 
 def move_running_statistics(
-    norm: nn.BatchNorm1d, mean: Tensor, variance: Tensor, num_rows: int
+    norm: nn.BatchNorm1d | nn.BatchNorm2d, mean: Tensor, variance: Tensor, num_rows: int
 ) -> None:
     """Move them as a call of ``norm`` does, towards those of a batch; ``variance`` is biased."""
     if not norm.training or norm.running_mean is None or norm.running_var is None:
@@ -113,7 +138,7 @@ def move_running_statistics(
 def _norm_fake(
     x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float, relu: bool
 ) -> tuple[Tensor, Tensor]:
-    return torch.empty_like(x, memory_format=torch.contiguous_format), x.new_empty(3, x.size(1))
+    return torch.empty_like(x, memory_format=memory_order(x)), x.new_empty(3, x.size(1))
 
 
 def _norm_setup(ctx, inputs, output) -> None:
@@ -142,7 +167,7 @@ def _norm_backward_fake(
     grad: Tensor, x: Tensor, bias: Tensor | None, statistics: Tensor, eps: float, relu: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     columns = x.new_empty(x.size(1))
-    y = torch.empty_like(x, memory_format=torch.contiguous_format)
+    y = torch.empty_like(x, memory_format=memory_order(x))
     return y, columns, torch.empty_like(columns)
 
 

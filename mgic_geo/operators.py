@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
 
@@ -88,6 +89,16 @@ def _is_observed(inputs: tuple[Any, ...]) -> bool:
         or is_in_torch_dispatch_mode()
         or not _PLAIN.issuperset(map(type, inputs))
     )
+
+
+def is_transformed() -> bool:
+    """Whether ``torch.func`` or forward-mode differentiation is at work, which an operator stops.
+
+    Example:
+        >>> is_transformed(), torch.func.vmap(lambda x: x + is_transformed())(torch.zeros(1))
+        (False, tensor([1.]))
+    """
+    return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
 
 
 def differentiable_gradients(

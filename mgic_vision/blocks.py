@@ -17,6 +17,7 @@ from mgic_vision.layers import (
     SqueezeExcite,
     conv_norm_act,
 )
+from mgic_vision.norm import BatchNorm2d
 
 SQUEEZES = ("none", "finest", "every")
 
@@ -143,7 +144,7 @@ def inverted_branch(
         branch.expand = conv_norm_act(in_channels, expand, groups=groups, activation=activation)
     depthwise = DepthwiseConv2d(expand, expand, kernel=kernel, dilation=dilation)
     branch.depthwise = nn.Sequential(
-        OrderedDict(conv=depthwise, norm=nn.BatchNorm2d(expand), act=activation())
+        OrderedDict(conv=depthwise, norm=BatchNorm2d(expand), act=activation())
     )
     if squeeze:
         branch.squeeze = SqueezeExcite(expand)
@@ -239,7 +240,7 @@ def has_squeeze(level: Level, squeeze: str) -> bool:
 def _pre_activation(activation: Activation, *convs: nn.Conv2d) -> nn.Sequential:
     branch = nn.Sequential()
     for number, conv in enumerate(convs, 1):
-        branch.add_module(f"norm{number}", nn.BatchNorm2d(conv.in_channels))
+        branch.add_module(f"norm{number}", BatchNorm2d(conv.in_channels))
         branch.add_module(f"act{number}", activation())
         branch.add_module(f"conv{number}", conv)
     return branch
@@ -247,4 +248,4 @@ def _pre_activation(activation: Activation, *convs: nn.Conv2d) -> nn.Sequential:
 
 def _conv_norm(in_channels: int, out_channels: int, *, groups: int) -> nn.Sequential:
     conv = GroupedConv2d(in_channels, out_channels, groups=groups)
-    return nn.Sequential(OrderedDict(conv=conv, norm=nn.BatchNorm2d(out_channels)))
+    return nn.Sequential(OrderedDict(conv=conv, norm=BatchNorm2d(out_channels)))

@@ -32,6 +32,7 @@ from mgic_vision.conversion.parts import (
     Parts,
     find_adapter,
 )
+from mgic_vision.norm import BatchNorm2d
 from mgic_vision.summary import without_values
 from mgic_vision.transfers import TransferConv2d
 
@@ -160,7 +161,7 @@ def _correction_norm(parts: Parts, width: int) -> CorrectionNorm:
     """The kind of norm that the branch has, made to start small."""
     batch = [leaf for _, leaf in leaves(parts.branch) if isinstance(leaf, nn.BatchNorm2d)]
     if batch:
-        return CorrectionNorm(nn.BatchNorm2d(width, batch[0].eps, batch[0].momentum))
+        return CorrectionNorm(BatchNorm2d(width, batch[0].eps, batch[0].momentum))
     return CorrectionNorm(ImageLayerNorm(width) if parts.is_image else nn.LayerNorm(width))
 
 

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from mgic_vision.norm import BatchNorm2d
+
 Activation = Callable[[], nn.Module]
 
 RELU: Activation = partial(nn.ReLU, inplace=True)
@@ -214,7 +216,7 @@ class GhostModule(nn.Module):
         self.cheap = nn.Sequential(
             OrderedDict(
                 conv=DepthwiseConv2d(half, half, kernel=cheap_kernel),
-                norm=nn.BatchNorm2d(half),
+                norm=BatchNorm2d(half),
                 act=activation(),
             )
         )
@@ -273,9 +275,7 @@ def conv_norm_act(
         ['conv', 'norm', 'act']
     """
     conv = GroupedConv2d(in_channels, out_channels, kernel=kernel, stride=stride, groups=groups)
-    return nn.Sequential(
-        OrderedDict(conv=conv, norm=nn.BatchNorm2d(out_channels), act=activation())
-    )
+    return nn.Sequential(OrderedDict(conv=conv, norm=BatchNorm2d(out_channels), act=activation()))
 
 
 def round_width(width: float, divisor: int = 8) -> int:

@@ -15,6 +15,7 @@ from mgic_geo.grouped_linear import GroupedLinear
 from mgic_geo.levels import Level, MGICBlock
 from mgic_geo.width_change import WidthChange
 from mgic_vision.layers import DepthwiseConv2d, GroupedConv2d
+from mgic_vision.norm import BatchNorm2d
 
 COLUMNS = (
     "block",
@@ -222,7 +223,9 @@ def _multiply_adds(model: nn.Module, input_size: tuple[int, ...]) -> Counter[str
     for name, module in list(shadow.named_modules()):
         if isinstance(module, nn.Conv2d | nn.Linear | GroupedLinear | WidthChange):
             module.register_forward_hook(partial(count, name=name))
-        elif type(module) is nn.BatchNorm2d and name:  # most of the time without values
+        elif (
+            type(module) in (nn.BatchNorm2d, BatchNorm2d) and name
+        ):  # most of the time without values
             shadow.set_submodule(name, nn.Identity())
     with torch.no_grad():
         shadow(torch.empty(1, *input_size, device="meta"))

@@ -9,6 +9,7 @@ from torch import nn
 
 from mgic_geo.levels import Level, MGICBlock
 from mgic_vision.layers import RELU, Activation, DepthwiseConv2d, conv_norm_act
+from mgic_vision.norm import BatchNorm2d
 from mgic_vision.transfers import TransferConv2d
 
 
@@ -65,7 +66,7 @@ def mgic_unit(
         group_size=group_size,
         coarse_size=coarse_size,
         min_levels=min_levels,
-        make_norm=nn.BatchNorm2d,
+        make_norm=BatchNorm2d,
     )
     return unit
 
@@ -89,9 +90,7 @@ def depthwise_change(
         torch.Size([2, 24, 4, 4])
     """
     conv = DepthwiseConv2d(in_channels, out_channels, kernel=kernel, stride=stride)
-    return nn.Sequential(
-        OrderedDict(conv=conv, norm=nn.BatchNorm2d(out_channels), act=activation())
-    )
+    return nn.Sequential(OrderedDict(conv=conv, norm=BatchNorm2d(out_channels), act=activation()))
 
 
 def pointwise_change(

@@ -56,8 +56,9 @@ def test_image_model_is_one_graph(name):
     torch.manual_seed(0)
     size = (5,) if name.startswith("function") else (3, 64, 64)
     options = {"depth": 8} if "depth" in mgic_vision.list_options(name) else {}
-    model = mgic_vision.create_model(name, 4, **options).train()
-    agree(model, (torch.rand(4, *size),), backend="aot_eager")
+    model = mgic_vision.create_model(name, 4, **options).train().double()
+    # in float32, gradients behind torch's norms are some thousandths off
+    agree(model, (torch.rand(4, *size).double(),), backend="aot_eager")
 
 
 @pytest.mark.slow

@@ -8,7 +8,8 @@
 
 #include "kernels.h"
 
-#define BLOCK 128 /* rows whose sums are in float */
+#define BLOCK 128   /* rows whose sums are in float, at most */
+#define BYTES 32768 /* of those rows: a piece of each row at a time, they stay in cache */
 #define VECTORS 4 /* of channels at a time */
 
 typedef struct {
@@ -16,6 +17,13 @@ typedef struct {
     const float *mean, *scale, *bias; /* of all channels: the norm is (x - mean) * scale + bias */
     int64_t relu;
 } norm;
+
+/* Rows of a block: fewer of many channels, whose pieces are too far apart to be fetched ahead. */
+static int64_t block_rows(const norm *norm)
+{
+    const int64_t fit = BYTES / (norm->channels * (int64_t)sizeof(float));
+    return fit < 8 ? 8 : fit < BLOCK ? fit : BLOCK;
+}
 
 /* Two sums over `rows` rows of some channels, each added to a double: of x and its square, both less
  * the mean; or, where there are gradients, of these and their products with x less the mean. */
@@ -86,14 +94,14 @@ static void scale_all(const norm *norm, const float *x, const float *grad, const
                       const float *offset, float *y, int threads)
 {
     const int64_t channels = norm->channels;
-    const int64_t blocks = (norm->rows + BLOCK - 1) / BLOCK;
+    const int64_t size = block_rows(norm), blocks = (norm->rows + size - 1) / size;
     const int64_t each = (blocks + threads - 1) / threads;
 #pragma omp parallel for schedule(static, each) num_threads(threads)
     for (int64_t block = 0; block < blocks; block++) {
         const int64_t begin = block / each * each;
         const int64_t end = begin + each < blocks ? begin + each : blocks;
-        const int64_t start = (begin + end - 1 - block) * BLOCK;
-        const int64_t rows = norm->rows - start < BLOCK ? norm->rows - start : BLOCK;
+        const int64_t start = (begin + end - 1 - block) * size;
+        const int64_t rows = norm->rows - start < size ? norm->rows - start : size;
         const float *rows_x = x + start * channels;
         const float *rows_grad = grad ? grad + start * channels : 0;
         float *rows_y = y + start * channels;
@@ -113,13 +121,13 @@ static void scale_all(const norm *norm, const float *x, const float *grad, const
 static void sum_all(const norm *norm, const float *x, const float *grad, double *first,
                     double *second, int64_t shares, int threads)
 {
-    const int64_t channels = norm->channels;
+    const int64_t channels = norm->channels, size = block_rows(norm);
 #pragma omp parallel for schedule(static) num_threads(threads)
     for (int64_t share = 0; share < shares; share++) {
         const int64_t from = norm->rows * share / shares, to = norm->rows * (share + 1) / shares;
         double *one = first + share * channels, *two = second + share * channels;
-        for (int64_t start = from; start < to; start += BLOCK) {
-            const int64_t rows = to - start < BLOCK ? to - start : BLOCK;
+        for (int64_t start = from; start < to; start += size) {
+            const int64_t rows = to - start < size ? to - start : size;
             const float *rows_x = x + start * channels;
             const float *rows_grad = grad ? grad + start * channels : 0;
             int64_t c = 0;

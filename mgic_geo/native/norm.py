@@ -15,12 +15,15 @@ def norm_relu(
     """Normalize every channel over the rows; ReLU where that is asked for.
 
     Shape:
-        - ``x``: ``(N, C)``. ``weight``, ``bias``: ``(C,)``.
-        - Returns ``(N, C)``, and ``(3, C)``: mean and biased variance of the rows, and the scale
+        - ``x``: ``(N, C)``, or channels-last ``(B, C, H, W)``, whose pixels are the rows.
+        - ``weight``, ``bias``: ``(C,)``.
+        - Returns that shape, and ``(3, C)``: mean and biased variance of the rows, and the scale
           that the latter and ``weight`` make.
     """
-    x, weight = x.contiguous(), None if weight is None else weight.contiguous()
-    (rows, channels), shares = x.shape, num_shares(x.size(0))
+    x = x.contiguous(memory_format=memory_order(x))
+    weight = None if weight is None else weight.contiguous()
+    channels, rows = x.size(1), x.numel() // x.size(1)
+    shares = num_shares(rows)
     bias = x.new_zeros(channels) if bias is None else bias.contiguous()
     y, statistics = torch.empty_like(x), x.new_empty(3, channels)
     sums = x.new_zeros(2, shares, channels, dtype=torch.double)
@@ -40,8 +43,10 @@ def norm_relu_backward(
     Shape:
         - As in :func:`norm_relu`.
     """
-    grad, x = grad.contiguous(), x.contiguous()
-    (rows, channels), shares = x.shape, num_shares(x.size(0))
+    order = memory_order(x)
+    grad, x = grad.contiguous(memory_format=order), x.contiguous(memory_format=order)
+    channels, rows = x.size(1), x.numel() // x.size(1)
+    shares = num_shares(rows)
     bias = x.new_zeros(channels) if bias is None else bias.contiguous()
     grad_x, room = torch.empty_like(x), x.new_empty(2, channels)
     grad_weight, grad_bias = x.new_empty(channels), x.new_empty(channels)
@@ -52,3 +57,8 @@ def norm_relu_backward(
         *(room.data_ptr(), sums.data_ptr(), shares, torch.get_num_threads()),
     )
     return grad_x, grad_weight, grad_bias
+
+
+def memory_order(x: Tensor) -> torch.memory_format:
+    """The order in which the channels of a row, or of a pixel, are side by side."""
+    return torch.channels_last if x.dim() == 4 else torch.contiguous_format

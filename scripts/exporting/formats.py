@@ -132,7 +132,7 @@ def _require(name: str):
     try:
         return __import__(name)
     except ImportError as error:
-        raise TrainingError(f"{name} is missing: pip install 'mgic[onnx]'") from error
+        raise TrainingError(f"{name} is missing: pip install --editable '.[onnx]'") from error
 
 
 @contextmanager

@@ -40,12 +40,13 @@ def norm_act(norm: nn.Module, act: nn.Module | None, x: Tensor) -> Tensor:
     return _normalize(batch_norm, x, relu=isinstance(act, nn.ReLU))
 
 
-def normalize_images(norm: nn.BatchNorm2d, x: Tensor) -> Tensor | None:
+def normalize_images(norm: nn.BatchNorm2d, x: Tensor, *, relu: bool = False) -> Tensor | None:
     """Apply a batch norm to images by the compiled operation, if that can be.
 
     Args:
         norm: The norm.
         x: Images.
+        relu: Apply a ReLU behind it.
 
     Shape:
         - ``x``: ``(B, C, H, W)``, channels-last. Returns the same, or ``None``: call
@@ -59,7 +60,7 @@ def normalize_images(norm: nn.BatchNorm2d, x: Tensor) -> Tensor | None:
         and x.is_contiguous(memory_format=torch.channels_last)
         and _takes_batch_statistics(norm, x)
     )
-    return _normalize(norm, x, relu=False) if usable else None
+    return _normalize(norm, x, relu=relu) if usable else None
 
 
 def _normalize(norm: nn.BatchNorm1d | nn.BatchNorm2d, x: Tensor, *, relu: bool) -> Tensor:

@@ -17,7 +17,7 @@ from mgic_vision.layers import (
     SqueezeExcite,
     conv_norm_act,
 )
-from mgic_vision.norm import BatchNorm2d
+from mgic_vision.norm import BatchNorm2d, Chain
 
 SQUEEZES = ("none", "finest", "every")
 
@@ -143,7 +143,7 @@ def inverted_branch(
     if expand != in_channels:
         branch.expand = conv_norm_act(in_channels, expand, groups=groups, activation=activation)
     depthwise = DepthwiseConv2d(expand, expand, kernel=kernel, dilation=dilation)
-    branch.depthwise = nn.Sequential(
+    branch.depthwise = Chain(
         OrderedDict(conv=depthwise, norm=BatchNorm2d(expand), act=activation())
     )
     if squeeze:
@@ -238,7 +238,7 @@ def has_squeeze(level: Level, squeeze: str) -> bool:
 
 
 def _pre_activation(activation: Activation, *convs: nn.Conv2d) -> nn.Sequential:
-    branch = nn.Sequential()
+    branch = Chain()
     for number, conv in enumerate(convs, 1):
         branch.add_module(f"norm{number}", BatchNorm2d(conv.in_channels))
         branch.add_module(f"act{number}", activation())

@@ -10,6 +10,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils import fuse_conv_bn_eval, fuse_linear_bn_eval
 
 from mgic_geo.levels import MGICBlock, Residual
+from mgic_vision.norm import Chain
 
 
 def fold_norms_(module: nn.Module) -> nn.Module:
@@ -32,6 +33,8 @@ def fold_norms_(module: nn.Module) -> nn.Module:
           (2): ReLU()
         )
     """
+    if type(module) is Chain:
+        module.__class__ = nn.Sequential  # type: ignore[assignment]  # one in training only
     for child in module.children():
         fold_norms_(child)
     if isinstance(module, MGICBlock):

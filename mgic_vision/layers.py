@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from mgic_vision.norm import BatchNorm2d
+from mgic_vision.norm import BatchNorm2d, Chain
 
 Activation = Callable[[], nn.Module]
 
@@ -213,7 +213,7 @@ class GhostModule(nn.Module):
             groups=math.gcd(groups, in_channels, half),
             activation=activation,
         )
-        self.cheap = nn.Sequential(
+        self.cheap = Chain(
             OrderedDict(
                 conv=DepthwiseConv2d(half, half, kernel=cheap_kernel),
                 norm=BatchNorm2d(half),
@@ -275,7 +275,7 @@ def conv_norm_act(
         ['conv', 'norm', 'act']
     """
     conv = GroupedConv2d(in_channels, out_channels, kernel=kernel, stride=stride, groups=groups)
-    return nn.Sequential(OrderedDict(conv=conv, norm=BatchNorm2d(out_channels), act=activation()))
+    return Chain(OrderedDict(conv=conv, norm=BatchNorm2d(out_channels), act=activation()))
 
 
 def round_width(width: float, divisor: int = 8) -> int:

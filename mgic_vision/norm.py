@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import TypeGuard
+
 from torch import Tensor, nn
 
-from mgic_geo.norm_act import normalize_images
+from mgic_geo.norm_act import is_hooked, normalize_images
 
 
 class BatchNorm2d(nn.BatchNorm2d):
@@ -25,3 +27,38 @@ class BatchNorm2d(nn.BatchNorm2d):
         """Normalize every channel over batch and pixels."""
         y = normalize_images(self, input)
         return super().forward(input) if y is None else y
+
+
+class Chain(nn.Sequential):
+    """:class:`torch.nn.Sequential` that trains a :class:`BatchNorm2d` and a ReLU behind it as one.
+
+    They are called one by one where the norm is torch's and where a hook looks on.
+
+    Example:
+        >>> import torch
+        >>> chain, x = Chain(nn.Conv2d(3, 8, 1), BatchNorm2d(8), nn.ReLU()), torch.rand(2, 3, 5, 5)
+        >>> torch.testing.assert_close(chain(x), nn.Sequential(*chain)(x))
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Apply the modules in order."""
+        modules = list(self)
+        while modules:
+            module = modules.pop(0)
+            if modules and _are_one(module, modules[0]):
+                y = normalize_images(module, input, relu=True)
+                if y is not None:
+                    del modules[0]
+                    input = y
+                    continue
+            input = module(input)
+        return input
+
+
+def _are_one(norm: nn.Module, act: nn.Module) -> TypeGuard[BatchNorm2d]:
+    return (
+        type(norm) is BatchNorm2d
+        and type(act) is nn.ReLU
+        and not is_hooked(norm)
+        and not is_hooked(act)
+    )

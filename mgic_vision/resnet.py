@@ -14,7 +14,7 @@ from mgic_vision.backbone import Backbone, Stages
 from mgic_vision.blocks import basic_block, bottleneck
 from mgic_vision.interface import ModelOptions, make_model
 from mgic_vision.layers import RELU, conv_norm_act
-from mgic_vision.norm import BatchNorm2d
+from mgic_vision.norm import BatchNorm2d, Chain
 from mgic_vision.units import find_change, mgic_unit
 
 
@@ -206,4 +206,4 @@ def _add_rows(
 
 
 def _norm_act(channels: int) -> nn.Sequential:
-    return nn.Sequential(OrderedDict(norm=BatchNorm2d(channels), act=RELU()))
+    return Chain(OrderedDict(norm=BatchNorm2d(channels), act=RELU()))

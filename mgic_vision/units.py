@@ -9,7 +9,7 @@ from torch import nn
 
 from mgic_geo.levels import Level, MGICBlock
 from mgic_vision.layers import RELU, Activation, DepthwiseConv2d, conv_norm_act
-from mgic_vision.norm import BatchNorm2d
+from mgic_vision.norm import BatchNorm2d, Chain
 from mgic_vision.transfers import TransferConv2d
 
 
@@ -90,7 +90,7 @@ def depthwise_change(
         torch.Size([2, 24, 4, 4])
     """
     conv = DepthwiseConv2d(in_channels, out_channels, kernel=kernel, stride=stride)
-    return nn.Sequential(OrderedDict(conv=conv, norm=BatchNorm2d(out_channels), act=activation()))
+    return Chain(OrderedDict(conv=conv, norm=BatchNorm2d(out_channels), act=activation()))
 
 
 def pointwise_change(

@@ -1,5 +1,7 @@
 """The compiled batch norm of images against torch's, in double precision."""
 
+import copy
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -8,7 +10,7 @@ from torch.testing import assert_close
 from mgic_geo import norm_act
 from mgic_geo.native import build
 from mgic_vision import create_model
-from mgic_vision.norm import BatchNorm2d
+from mgic_vision.norm import BatchNorm2d, Chain
 
 needs_compiler = pytest.mark.skipif(build.library() is None, reason="no C compiler")
 
@@ -32,7 +34,7 @@ def calls(monkeypatch) -> list[str]:
     native, torchs = norm_act._native_norm, nn.BatchNorm2d.forward
 
     def compiled(*args):
-        called.append("compiled")
+        called.append("compiled with ReLU" if args[-1] else "compiled")
         return native(*args)
 
     def plain(norm, x):
@@ -111,6 +113,29 @@ def test_transforms_and_forward_mode_go_through():
     assert_close(each[0], nn.BatchNorm2d(3)(images(8, 3, 4, 4)[:2]))
 
 
+@needs_compiler
+def test_a_norm_and_its_relu_are_one_and_equal_double(calls):
+    chain = Chain(nn.Conv2d(3, 6, 1), drawn(BatchNorm2d(6)), nn.ReLU(inplace=True), nn.Tanh())
+    plain = copy.deepcopy(chain).double()
+    x, grad = images(2, 3, 5, 5), images(2, 6, 5, 5)
+
+    def results(module, dtype):
+        y = module(x.to(dtype))
+        return y.detach(), *torch.autograd.grad(y, tuple(module.parameters()), grad.to(dtype))
+
+    ours = results(chain, torch.float32)
+    assert calls == ["compiled with ReLU"]
+    assert_close([z.double() for z in ours], list(results(plain, torch.double)), rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("place", [1, 2])
+def test_hooks_see_what_goes_through_a_chain(place):
+    chain, seen = Chain(nn.Identity(), BatchNorm2d(3), nn.ReLU()), []
+    chain[place].register_forward_hook(lambda *args: seen.append(args))
+    chain(images(2, 3, 4, 4))
+    assert len(seen) == 1
+
+
 def test_one_value_a_channel_is_refused_as_torch_does():
     with pytest.raises(ValueError, match="Expected more than 1 value per channel"):
         BatchNorm2d(3)(images(1, 3, 1, 1))
@@ -120,7 +145,7 @@ def test_one_value_a_channel_is_refused_as_torch_does():
 def test_a_networks_norms_are_compiled_in_training_and_become_synchronized(calls):
     model = create_model("mgic_resnet56", depth=8).to(memory_format=torch.channels_last)
     model(images(2, 3, 16, 16)).sum().backward()
-    assert set(calls) == {"compiled"}
+    assert set(calls) == {"compiled", "compiled with ReLU"}
     assert len(calls) == sum(isinstance(m, nn.BatchNorm2d) for m in model.modules())
     synchronized = nn.SyncBatchNorm.convert_sync_batchnorm(model)
     assert not any(isinstance(module, BatchNorm2d) for module in synchronized.modules())

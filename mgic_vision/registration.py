@@ -104,22 +104,31 @@ class _AtImport(importlib.abc.MetaPathFinder):
 
     def __init__(self, waiting: dict[str, Callable[[], None]]) -> None:
         self.waiting = waiting
+        self.searching: set[str] = set()
 
     def find_spec(
         self, name: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        """Find the library as everybody else does, and note to register after it is run."""
-        register = self.waiting.pop(name, None)
-        if register is None:
+        """Find the library as everybody else does, and note to register after it is run.
+
+        To be found is not to be imported: others look whether a library is there.
+        """
+        if name not in self.waiting or name in self.searching:
             return None
-        spec = importlib.util.find_spec(name)  # by the other finders
+        self.searching.add(name)
+        try:
+            spec = importlib.util.find_spec(name)  # by the other finders
+        finally:
+            self.searching.remove(name)
         if spec is None or spec.loader is None:
-            self.waiting[name] = register
             return None
         run = spec.loader.exec_module
 
         def run_and_register(module: ModuleType) -> None:
             run(module)
+            register = self.waiting.pop(name, None)
+            if register is None:
+                return
             try:
                 register()
             except Exception as error:  # an import of theirs must not fail for our sake

@@ -1,4 +1,4 @@
-import importlib
+import importlib.util
 import subprocess
 import sys
 import warnings
@@ -87,6 +87,9 @@ def test_a_library_that_is_imported_later_is_registered_with_once(monkeypatch, t
 
     finder = _AtImport({"mgic_later_library": register})
     monkeypatch.setattr(sys, "meta_path", [finder, *sys.meta_path])
+    for _ in range(2):  # to look whether it is there is not to import it
+        assert importlib.util.find_spec("mgic_later_library") is not None
+        assert not calls
     import mgic_later_library  # type: ignore[import-not-found]
 
     importlib.reload(mgic_later_library)

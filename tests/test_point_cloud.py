@@ -127,7 +127,13 @@ def test_degenerate_clouds_give_finite_logits_and_gradients(name, kind):
     assert all(parameter.grad.isfinite().all() for parameter in model.parameters())
 
 
-@pytest.mark.parametrize("name", MODELS)
+COMPILED = [  # cycles take longest; test_compile has one of them, on clouds of equal size
+    pytest.param(name, marks=[pytest.mark.slow] if name.startswith("mgic") else [])
+    for name in MODELS
+]
+
+
+@pytest.mark.parametrize("name", COMPILED)
 def test_compiled_training_step_of_a_ragged_batch_equals_the_eager_one(name):
     model, (pos, batch) = small(name), clouds(*SIZES)
     twin = copy.deepcopy(model)

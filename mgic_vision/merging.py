@@ -69,8 +69,8 @@ def _merge_(conv: nn.Conv2d, count: int) -> None:
         return
     groups = conv.groups // count
     weight = conv.weight.detach().unflatten(0, (groups, count, -1))  # (groups, count, out, in, ...)
-    blocks = torch.eye(count, dtype=weight.dtype, device=weight.device)
-    blocks = torch.einsum("gcoihw,cd->gcodihw", weight, blocks)
+    own = torch.eye(count, dtype=weight.dtype, device=weight.device)
+    blocks = torch.einsum("gcoihw,cd->gcodihw", weight, own)
     wide = blocks.flatten(3, 4).flatten(0, 2).contiguous(memory_format=torch.channels_last)
     conv.weight = nn.Parameter(wide, requires_grad=conv.weight.requires_grad)
     conv.groups = groups

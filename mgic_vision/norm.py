@@ -44,14 +44,14 @@ class Chain(nn.Sequential):
         """Apply the modules in order."""
         modules = list(self)
         while modules:
-            module = modules.pop(0)
+            module, y = modules.pop(0), None
             if modules and _are_one(module, modules[0]):
                 y = normalize_images(module, input, relu=True)
-                if y is not None:
-                    del modules[0]
-                    input = y
-                    continue
-            input = module(input)
+            if y is None:
+                input = module(input)
+            else:
+                input = y
+                del modules[0]
         return input
 
 

@@ -223,9 +223,8 @@ def _multiply_adds(model: nn.Module, input_size: tuple[int, ...]) -> Counter[str
     for name, module in list(shadow.named_modules()):
         if isinstance(module, nn.Conv2d | nn.Linear | GroupedLinear | WidthChange):
             module.register_forward_hook(partial(count, name=name))
-        elif (
-            type(module) in (nn.BatchNorm2d, BatchNorm2d) and name
-        ):  # most of the time without values
+        elif name and type(module) in (nn.BatchNorm2d, BatchNorm2d):
+            # most of the time without values
             shadow.set_submodule(name, nn.Identity())
     with torch.no_grad():
         shadow(torch.empty(1, *input_size, device="meta"))

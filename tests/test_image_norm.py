@@ -4,27 +4,18 @@ import copy
 
 import pytest
 import torch
+from test_norm_act import drawn, needs_compiler
 from torch import Tensor, nn
 from torch.testing import assert_close
 
 from mgic_geo import norm_act
-from mgic_geo.native import build
 from mgic_vision import create_model
 from mgic_vision.norm import BatchNorm2d, Chain
-
-needs_compiler = pytest.mark.skipif(build.library() is None, reason="no C compiler")
 
 
 def images(*shape: int, order: torch.memory_format = torch.channels_last) -> Tensor:
     x = 3 * torch.randn(*shape, generator=torch.Generator().manual_seed(0)) + 5
     return x.contiguous(memory_format=order)
-
-
-def drawn(norm: nn.BatchNorm2d) -> nn.BatchNorm2d:
-    generator = torch.Generator().manual_seed(1)
-    for parameter in norm.parameters():
-        parameter.data = torch.randn(parameter.shape, generator=generator)
-    return norm
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ def features(rows: int, channels: int) -> torch.Tensor:
     return 3 * torch.randn(rows, channels, generator=generator) + 5
 
 
-def drawn(norm: nn.BatchNorm1d) -> nn.BatchNorm1d:
+def drawn(norm: nn.Module) -> nn.Module:
     """The norm with a scale and a shift that are not those of the start."""
     generator = torch.Generator().manual_seed(1)
     for parameter in norm.parameters():

@@ -10,7 +10,7 @@
 
 #define BLOCK 128   /* rows whose sums are in float, at most */
 #define BYTES 32768 /* of those rows: a piece of each row at a time, they stay in cache */
-#define VECTORS 4 /* of channels at a time */
+#define VECTORS 4   /* of channels at a time */
 
 typedef struct {
     int64_t rows, channels;

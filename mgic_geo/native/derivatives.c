@@ -33,11 +33,17 @@ INLINE void derive(const float *x, int64_t origin, int64_t step, int64_t across,
     vec sums[3][VECTORS] = {};
     for (int64_t e = edges->ptr[node]; e < edges->ptr[node + 1]; e++) {
         const float *row = x + (edges->index[e] - origin) * step;
-        for (int v = 0; v < vectors; v++)
+        for (int v = 0; v < vectors; v++) {
+            vec near = load_lanes(row + LANES * v, lanes);
+            HOLD(near);
             for (int a = 0; a < 3; a++) {
-                const vec near = load_lanes(row + a * across + LANES * v, lanes);
+                if (a && across)
+                    near = load_lanes(row + a * across + LANES * v, lanes);
                 sums[a][v] += edges->value[3 * e + a] * near;
+                if (!across)
+                    HOLD(sums[a][v]);
             }
+        }
     }
     for (int a = 0; a < 3; a++)
         for (int v = 0; v < vectors; v++)

@@ -30,6 +30,16 @@ typedef int32_t ints __attribute__((vector_size(4 * LANES), aligned(4), may_alia
 #define STORE(p, v) (*(vec *)(p) = (v))
 #define INLINE static inline __attribute__((always_inline))
 
+/* In a register from here on. GCC otherwise loads a number again for each product that it is in,
+ * and loads are what such a loop waits for. */
+#if defined(__AVX512F__)
+#define HOLD(v) __asm__("" : "+v"(v))
+#elif defined(__x86_64__)
+#define HOLD(v) __asm__("" : "+x"(v))
+#else
+#define HOLD(v) (void)(v)
+#endif
+
 #if defined(__AVX2__) && !defined(__AVX512F__)
 INLINE __m256i first_lanes(int64_t lanes)
 {

@@ -51,6 +51,7 @@ INLINE void multiply_piece(const float *const *parts, const int64_t *strides, in
         for (int64_t i = 0; i < inputs; i += LANES)
             for (int r = 0; r < rows; r++)
                 __builtin_prefetch(x + (rows + r) * strides[p] + i);
+#pragma GCC unroll 8
         for (int64_t i = 0; i < inputs; i++, weight += LANES) {
             const vec w = LOAD(weight);
             for (int r = 0; r < rows; r++)

@@ -8,12 +8,14 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
+from mgic_geo import native
 from mgic_geo.derivatives import DerivativeOperators, derivative_operators, edge_gradients
 from mgic_geo.diff_conv import DiffGCNConv
 from mgic_geo.edge_conv import GroupedEdgeConv
 from mgic_geo.message_passing import ConvNormAct, MGICMessagePassing
 from mgic_geo.neighbor_max import neighbor_max
 from mgic_geo.neighbors import knn_indices
+from mgic_geo.numbering import order_along_curve, renumber
 from mgic_geo.sparse import Adjacency, from_neighbors, to_adjacency
 
 GRAPHS = ("static", "dynamic", "random", "none")
@@ -140,7 +142,7 @@ class PointCloudClassifier(nn.Module):
             raise ValueError(
                 "training needs at least 2 clouds in a batch (batch norm after the pooling), got 1"
             )
-        x = self.point_features(pos, batch)
+        x, batch = self._features_in_any_order(pos, batch)
         return self.head(pool_max(x, batch, batch_size))
 
     def point_features(self, pos: Tensor, batch: Tensor | None = None) -> Tensor:
@@ -178,6 +180,21 @@ class PointCloudClassifier(nn.Module):
         else:
             neighbors = knn_indices(x.detach(), self.k, batch)
         return self.graph_inputs(neighbors, pos, batch)
+
+    def _features_in_any_order(
+        self, pos: Tensor, batch: Tensor | None
+    ) -> tuple[Tensor, Tensor | None]:
+        """Features of every point and their clouds, in an order in which neighbors share a cache.
+
+        The neighbors are those of the points as they came, so that the result is the same.
+        """
+        if self.graph != "static" or torch.compiler.is_compiling() or not native.usable(pos):
+            return self.point_features(pos, batch), batch
+        neighbors = knn_indices(pos.detach(), self.k, batch)
+        order = order_along_curve(pos.detach(), batch)
+        pos, batch = pos[order], None if batch is None else batch[order]
+        inputs = self.graph_inputs(renumber(neighbors, order), pos, batch)
+        return self.map_points(pos, lambda _: inputs), batch
 
     def graph_inputs(
         self, neighbors: Tensor, pos: Tensor, batch: Tensor | None = None

@@ -15,6 +15,8 @@
 #define SMALL 512   /* nodes at least that are worked through together, if there are so many */
 #define LARGE 4096  /* nodes at most of which CHUNK channels of first derivatives stay in cache */
 #define VECTORS 4   /* whose sums along three axes are in registers */
+#define LINE 16     /* numbers that are fetched together */
+#define AHEAD 16    /* rows ahead that are fetched: they are too far apart for the processor */
 #define PARTS 7     /* the features, three first and three second derivatives */
 
 typedef struct {
@@ -120,19 +122,25 @@ INLINE int64_t sums_size(const task *task)
  * channels from number `channel`. near, its rows near_stride apart, and first, (rows, 3, width):
  * features and first derivatives of all nodes from number `origin`. second: room for
  * (BLOCK, 3, width). Sums are those of number `share`. */
-static void mix_rows(const task *task, int64_t start, int64_t rows, int64_t origin,
-                     const float *near, int64_t near_stride, const float *first, float *second,
-                     int64_t channel, int64_t width, int64_t share)
+INLINE void mix_width(const task *task, int64_t start, int64_t rows, int64_t origin,
+                      const float *near, int64_t near_stride, const float *first, float *second,
+                      int64_t channel, int64_t width, int64_t share)
 {
+    for (int64_t r = start; r < start + rows; r++)
+        for (int64_t c = channel; c < channel + width; c += LINE) {
+            __builtin_prefetch(task->y + r * task->plan.out + c, 1);
+            if (task->other)
+                __builtin_prefetch(task->other + r * task->other_channels + c);
+        }
     derive_second(first, origin, width, &task->edges, start, rows, second);
     const int64_t row = start - origin;
-    const float *parts[PARTS] = {near + row * near_stride};
-    int64_t strides[PARTS] = {near_stride};
+    const float *slopes[PARTS - 1];
     for (int a = 0; a < 3; a++) {
-        parts[1 + a] = first + (row * 3 + a) * width;
-        parts[4 + a] = second + a * width;
-        strides[1 + a] = strides[4 + a] = 3 * width;
+        slopes[a] = first + (row * 3 + a) * width;
+        slopes[3 + a] = second + a * width;
     }
+    near += row * near_stride;
+    const parts parts = {near, near_stride, slopes, PARTS - 1, 3 * width};
     packing plan = task->plan, products = task->products;
     plan.origin = channel;
     if (plan.addend)
@@ -142,8 +150,8 @@ static void mix_rows(const task *task, int64_t start, int64_t rows, int64_t orig
     while (plan.to > plan.from && plan.begins[plan.to - 1] >= channel + width)
         plan.to--;
     for (int64_t r = 0; r < rows; r += ROWS)
-        multiply_rows(parts, strides, PARTS, r, rows - r < ROWS ? rows - r : ROWS, &plan,
-                      task->weight, task->bias, task->y + start * plan.out, plan.out);
+        multiply_rows(&parts, r, rows - r < ROWS ? rows - r : ROWS, &plan, task->weight, task->bias,
+                      task->y + start * plan.out, plan.out);
     if (!task->other)
         return;
     const int64_t from = channel / LANES, to = (channel + width + LANES - 1) / LANES;
@@ -152,13 +160,30 @@ static void mix_rows(const task *task, int64_t start, int64_t rows, int64_t orig
     float *totals = task->totals + share * task->channels + channel;
     for (int64_t r = 0; r < rows; r++)
         for (int64_t c = 0; c < width; c++)
-            totals[c] += parts[0][r * near_stride + c];
-    for (int64_t piece = from; piece < to; piece++)
-        for (int p = 0; p < PARTS; p++)
-            outer_piece(other + products.begins[piece], task->other_channels, products.inputs,
-                        parts[p] + piece * LANES - channel, strides[p], rows,
-                        lanes_of(&products, piece),
-                        sums + (piece * PARTS + p) * products.inputs * LANES);
+            totals[c] += near[r * near_stride + c];
+    for (int64_t piece = from; piece < to; piece++) {
+        const float *wide = other + products.begins[piece];
+        const int64_t lanes = lanes_of(&products, piece), at = piece * LANES - channel;
+        const int64_t inputs = products.inputs, size = inputs * LANES;
+        float *of = sums + piece * PARTS * size;
+        outer_piece(wide, task->other_channels, inputs, near + at, 0, 1, near_stride, rows, lanes,
+                    of);
+        for (int p = 0; p < PARTS - 1; p += 3)
+            outer_piece(wide, task->other_channels, inputs, slopes[p] + at, width, 3, 3 * width,
+                        rows, lanes, of + (1 + p) * size);
+    }
+}
+
+/* The same, usual widths as constants. */
+static void mix_rows(const task *task, int64_t start, int64_t rows, int64_t origin,
+                     const float *near, int64_t near_stride, const float *first, float *second,
+                     int64_t channel, int64_t width, int64_t share)
+{
+    if (width == CHUNK && near_stride == CHUNK)
+        mix_width(task, start, rows, origin, near, CHUNK, first, second, channel, CHUNK, share);
+    else
+        mix_width(task, start, rows, origin, near, near_stride, first, second, channel, width,
+                  share);
 }
 
 /* The same at all nodes in [from, to), which no edge leaves, with first derivatives. */
@@ -167,9 +192,12 @@ static void mix_cloud(const task *task, int64_t from, int64_t to, int64_t channe
 {
     const int64_t rows = to - from;
     float *near = room, *first = near + rows * width, *second = first + rows * 3 * width;
-    for (int64_t r = 0; r < rows; r++)
-        memcpy(near + r * width, task->x + (from + r) * task->channels + channel,
-               width * sizeof(float));
+    for (int64_t r = 0; r < rows; r++) {
+        const float *row = task->x + (from + r) * task->channels + channel;
+        for (int64_t c = 0; c < width; c += LINE)
+            __builtin_prefetch(row + AHEAD * task->channels + c);
+        memcpy(near + r * width, row, width * sizeof(float));
+    }
     derive_first(near, from, width, &task->edges, from, rows, first);
     for (int64_t start = from; start < to; start += BLOCK)
         mix_rows(task, start, to - start < BLOCK ? to - start : BLOCK, from, near, width, first,

@@ -34,12 +34,13 @@ void mgic_grouped_linear(const float *x, int64_t x_stride, int64_t rows, const i
                          const float *bias, const float *addend, float *y, int threads)
 {
     packing plan = all_pieces(begins, pieces, inputs, out);
+    const parts parts = {.first = x, .first_stride = x_stride};
     plan.addend = addend;
     plan.sign = 1;
 #pragma omp parallel for schedule(static) num_threads(threads)
     for (int64_t first = 0; first < rows; first += ROWS)
-        multiply_rows(&x, &x_stride, 1, first, rows - first < ROWS ? rows - first : ROWS, &plan,
-                      weight, bias, y, out);
+        multiply_rows(&parts, first, rows - first < ROWS ? rows - first : ROWS, &plan, weight, bias, y,
+                      out);
 }
 
 #define CHUNK 256 /* rows whose inputs stay in cache while all pieces read them */
@@ -59,7 +60,8 @@ void mgic_grouped_linear_weight(const float *x, int64_t x_stride, int64_t rows,
             const int64_t here = to - first < CHUNK ? to - first : CHUNK;
             for (int64_t piece = 0; piece < pieces; piece++)
                 outer_piece(x + first * x_stride + begins[piece], x_stride, inputs,
-                            grad + first * out + piece * LANES, out, here, lanes_of(&plan, piece),
+                            grad + first * out + piece * LANES, 0, 1, out, here,
+                            lanes_of(&plan, piece),
                             sums + (share * pieces + piece) * piece_size);
         }
     }

@@ -109,7 +109,7 @@ static int64_t add_products(const float *x, const float *center, const float *ot
                 move_all(with, 0, width, here, 0, total);
             for (int64_t piece = 0; piece < layout->pieces; piece++)
                 outer_piece(moved + layout->begins[piece], columns, layout->inputs,
-                            with + piece * LANES, width, here, lanes_of(&plan, piece),
+                            with + piece * LANES, 0, 1, width, here, lanes_of(&plan, piece),
                             sums + share * share_size + piece * piece_size);
         }
         free(moved);

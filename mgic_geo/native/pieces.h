@@ -3,8 +3,7 @@
  * Narrow groups leave vector registers half empty, so that the output is cut into pieces of
  * LANES channels instead, each with the range of input channels that its groups see. The weights come
  * packed in this form, zero where a group ends inside a piece: weight[piece][part][input][LANES].
- * Inputs may lie in several parts (the features and their derivatives), each with its own row
- * length. */
+ * Inputs may lie in several parts: the features and their derivatives. */
 
 #ifndef MGIC_PIECES_H
 #define MGIC_PIECES_H
@@ -12,6 +11,7 @@
 #include "kernels.h"
 
 #define ROWS 8                       /* rows whose sums are in registers together */
+#define THREE 3                      /* gradients of which the same holds, with four inputs */
 #define WIDE (LANES < 8 ? 8 : LANES) /* inputs of which the same holds for `outer` */
 
 /* A packed weight: begins, (pieces), is the first input channel of each piece. Of the pieces only
@@ -23,6 +23,14 @@ typedef struct {
     const float *addend;
     float sign;
 } packing;
+
+/* The parts of the inputs: how far apart their rows are, and where the first ones start. */
+typedef struct {
+    const float *first;
+    int64_t first_stride;
+    const float *const *other;
+    int64_t others, other_stride;
+} parts;
 
 INLINE packing all_pieces(const int64_t *begins, int64_t pieces, int64_t inputs, int64_t out)
 {
@@ -36,28 +44,67 @@ INLINE int64_t lanes_of(const packing *plan, int64_t piece)
     return left < LANES ? left : LANES;
 }
 
+#if LANES == 8 && defined(__AVX2__)
+/* Eight inputs of some rows. A product takes one number in all lanes; where each is a load, these
+ * are what the products wait for, so that four of eight come from one load and are spread. */
+INLINE void add_eight(const float *x, int64_t stride, const float *weight, vec *sums,
+                      const int rows)
+{
+    for (int i = 0; i < 4; i++) {
+        const vec w = LOAD(weight + i * LANES);
+        for (int r = 0; r < rows; r++)
+            sums[r] += x[r * stride + i] * w;
+    }
+    vec w[4];
+    for (int i = 0; i < 4; i++) {
+        w[i] = LOAD(weight + (4 + i) * LANES);
+        HOLD(w[i]);
+    }
+    for (int r = 0; r < rows; r++) {
+        const __m256 four = _mm256_broadcast_ps((const __m128 *)(x + r * stride + 4));
+        sums[r] += (vec)_mm256_permute_ps(four, 0x00) * w[0];
+        sums[r] += (vec)_mm256_permute_ps(four, 0x55) * w[1];
+        sums[r] += (vec)_mm256_permute_ps(four, 0xaa) * w[2];
+        sums[r] += (vec)_mm256_permute_ps(four, 0xff) * w[3];
+    }
+}
+#endif
+
+/* Inputs in one part: x times the next `inputs` rows of the weight, at some rows. */
+INLINE const float *add_inputs(const float *x, int64_t stride, int64_t inputs, const float *weight,
+                               vec *sums, const int rows)
+{
+    /* of the next rows: too many streams for the processor to foresee */
+    for (int64_t i = 0; i < inputs; i += LANES)
+        for (int r = 0; r < rows; r++)
+            __builtin_prefetch(x + (rows + r) * stride + i);
+    int64_t i = 0;
+#if LANES == 8 && defined(__AVX2__)
+    for (; i + 8 <= inputs; i += 8, weight += 8 * LANES)
+        add_eight(x + i, stride, weight, sums, rows);
+#endif
+#pragma GCC unroll 8
+    for (; i < inputs; i++, weight += LANES) {
+        const vec w = LOAD(weight);
+        for (int r = 0; r < rows; r++)
+            sums[r] += x[r * stride + i] * w;
+    }
+    return weight;
+}
+
 /* One piece of some rows, a constant where this is inlined: y[row] = bias + the sum over parts. */
-INLINE void multiply_piece(const float *const *parts, const int64_t *strides, int64_t num_parts,
-                           int64_t row, int64_t begin, int64_t inputs, const float *weight,
-                           vec start, int64_t count, float *y, int64_t stride, int64_t relu,
-                           const float *addend, float sign, const int rows)
+INLINE void multiply_piece(const parts *x, int64_t row, int64_t begin, int64_t inputs,
+                           const float *weight, vec start, int64_t count, float *y, int64_t stride,
+                           int64_t relu, const float *addend, float sign, const int rows)
 {
     vec sums[ROWS];
     for (int r = 0; r < rows; r++)
         sums[r] = start;
-    for (int64_t p = 0; p < num_parts; p++) {
-        const float *x = parts[p] + row * strides[p] + begin;
-        /* of the next rows: too many streams for the processor to foresee */
-        for (int64_t i = 0; i < inputs; i += LANES)
-            for (int r = 0; r < rows; r++)
-                __builtin_prefetch(x + (rows + r) * strides[p] + i);
-#pragma GCC unroll 8
-        for (int64_t i = 0; i < inputs; i++, weight += LANES) {
-            const vec w = LOAD(weight);
-            for (int r = 0; r < rows; r++)
-                sums[r] += x[r * strides[p] + i] * w;
-        }
-    }
+    weight = add_inputs(x->first + row * x->first_stride + begin, x->first_stride, inputs, weight,
+                        sums, rows);
+    for (int64_t p = 0; p < x->others; p++)
+        weight = add_inputs(x->other[p] + row * x->other_stride + begin, x->other_stride, inputs,
+                            weight, sums, rows);
     for (int r = 0; r < rows; r++) {
         const int64_t place = (row + r) * stride;
         vec result = sums[r];
@@ -70,58 +117,78 @@ INLINE void multiply_piece(const float *const *parts, const int64_t *strides, in
 }
 
 /* Up to ROWS rows, from number `first`. */
-INLINE void multiply_rows(const float *const *parts, const int64_t *strides, int64_t num_parts,
-                          int64_t first, int64_t rows, const packing *plan, const float *weight,
-                          const float *bias, float *y, int64_t stride)
+INLINE void multiply_rows(const parts *x, int64_t first, int64_t rows, const packing *plan,
+                          const float *weight, const float *bias, float *y, int64_t stride)
 {
     for (int64_t piece = plan->from; piece < plan->to; piece++) {
-        const float *w = weight + piece * num_parts * plan->inputs * LANES;
+        const float *w = weight + piece * (1 + x->others) * plan->inputs * LANES;
         const int64_t count = lanes_of(plan, piece), begin = plan->begins[piece] - plan->origin;
         const vec start = bias ? LOAD(bias + piece * LANES) : (vec){};
         const float *addend = plan->addend ? plan->addend + piece * LANES : 0;
         float *to = y + piece * LANES;
-        if (rows == ROWS && plan->inputs == 8) /* a constant: the loop over inputs is unrolled */
-            multiply_piece(parts, strides, num_parts, first, begin, 8, w, start, count, to, stride,
-                           plan->relu, addend, plan->sign, ROWS);
+        if (rows == ROWS && plan->inputs == 8) /* a constant: no loop over inputs is left */
+            multiply_piece(x, first, begin, 8, w, start, count, to, stride, plan->relu, addend,
+                           plan->sign, ROWS);
         else if (rows == ROWS)
-            multiply_piece(parts, strides, num_parts, first, begin, plan->inputs, w, start, count,
-                           to, stride, plan->relu, addend, plan->sign, ROWS);
+            multiply_piece(x, first, begin, plan->inputs, w, start, count, to, stride, plan->relu,
+                           addend, plan->sign, ROWS);
         else
             for (int64_t r = 0; r < rows; r++)
-                multiply_piece(parts, strides, num_parts, first + r, begin, plan->inputs, w, start,
-                               count, to, stride, plan->relu, addend, plan->sign, 1);
+                multiply_piece(x, first + r, begin, plan->inputs, w, start, count, to, stride,
+                               plan->relu, addend, plan->sign, 1);
     }
 }
 
-/* sum over rows of x[row][begin + i] * grad[row][piece], for `count` inputs i */
-INLINE void outer(const float *x, int64_t stride, const float *grad, int64_t out, int64_t rows,
-                  int64_t lanes, float *sums, const int count)
+/* sum over rows of x[row][i] * grad[row], for `count` inputs i and `many` gradients: `across` apart
+ * in a row, and their sums `apart`. */
+INLINE void outer(const float *x, int64_t stride, const float *grad, int64_t across, int64_t out,
+                  int64_t rows, int64_t lanes, float *sums, int64_t apart, const int count,
+                  const int many)
 {
-    vec total[WIDE];
-    for (int i = 0; i < count; i++)
-        total[i] = LOAD(sums + i * LANES);
-    for (int64_t r = 0; r < rows; r++) {
-        const vec g = load_lanes(grad + r * out, lanes);
+    vec total[THREE][WIDE], g[THREE];
+    for (int p = 0; p < many; p++)
         for (int i = 0; i < count; i++)
-            total[i] += x[r * stride + i] * g;
+            total[p][i] = LOAD(sums + p * apart + i * LANES);
+    for (int64_t r = 0; r < rows; r++) {
+        for (int p = 0; p < many; p++) {
+            g[p] = load_lanes(grad + r * out + p * across, lanes);
+            HOLD(g[p]);
+        }
+        for (int i = 0; i < count; i++) {
+            vec near = x[r * stride + i] - (vec){};
+            HOLD(near);
+            for (int p = 0; p < many; p++) {
+                total[p][i] += near * g[p];
+                HOLD(total[p][i]);
+            }
+        }
     }
-    for (int i = 0; i < count; i++)
-        STORE(sums + i * LANES, total[i]);
+    for (int p = 0; p < many; p++)
+        for (int i = 0; i < count; i++)
+            STORE(sums + p * apart + i * LANES, total[p][i]);
 }
 
-/* Adds to the packed gradient of one piece and part: `rows` rows of x and of the output's. */
+/* Adds to the packed gradient of one piece and `many` parts, one or three: `rows` rows of x and of
+ * the output's. */
 INLINE void outer_piece(const float *x, int64_t stride, int64_t inputs, const float *grad,
-                        int64_t out, int64_t rows, int64_t lanes, float *sums)
+                        int64_t across, const int many, int64_t out, int64_t rows, int64_t lanes,
+                        float *sums)
 {
+    const int64_t apart = inputs * LANES;
     int64_t i = 0;
-    for (; i + WIDE <= inputs; i += WIDE, sums += WIDE * LANES)
-        outer(x + i, stride, grad, out, rows, lanes, sums, WIDE);
-    for (; i + 8 <= inputs; i += 8, sums += 8 * LANES)
-        outer(x + i, stride, grad, out, rows, lanes, sums, 8);
-    for (; i + 4 <= inputs; i += 4, sums += 4 * LANES)
-        outer(x + i, stride, grad, out, rows, lanes, sums, 4);
-    for (; i < inputs; i++, sums += LANES)
-        outer(x + i, stride, grad, out, rows, lanes, sums, 1);
+#define OUTER(count)                                                                               \
+    for (; i + count <= inputs; i += count, sums += count * LANES)                                 \
+        if (lanes == LANES)                                                                        \
+            outer(x + i, stride, grad, across, out, rows, LANES, sums, apart, count, many);        \
+        else                                                                                       \
+            outer(x + i, stride, grad, across, out, rows, lanes, sums, apart, count, many)
+    if (many == 1) {
+        OUTER(WIDE);
+        OUTER(8);
+    }
+    OUTER(4);
+    OUTER(1);
+#undef OUTER
 }
 
 #endif

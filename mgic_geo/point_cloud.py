@@ -188,7 +188,7 @@ class PointCloudClassifier(nn.Module):
 
         The neighbors are those of the points as they came, so that the result is the same.
         """
-        if self.graph != "static" or torch.compiler.is_compiling() or not native.usable(pos):
+        if self.graph != "static" or torch.compiler.is_exporting() or not native.usable(pos):
             return self.point_features(pos, batch), batch
         neighbors = knn_indices(pos.detach(), self.k, batch)
         order = order_along_curve(pos.detach(), batch)

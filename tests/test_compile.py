@@ -36,7 +36,11 @@ def agree(model: nn.Module, inputs: tuple, *, backend: str) -> None:
     for (name, eager), other in state:
         assert (eager.grad is None) == (other.grad is None), name
         if eager.grad is not None:
-            scale = eager.grad.abs().max().clamp_min(1e-3)
+            # of a bias in front of a norm it is zero: what is found are rounding errors of terms
+            # as large as those of the weight
+            beside = model.get_submodule(name.rpartition(".")[0]).parameters(recurse=False)
+            largest = [p.grad.abs().max() for p in beside if p.grad is not None]
+            scale = torch.stack(largest).max().clamp_min(1e-3)
             assert_close(other.grad / scale, eager.grad / scale, rtol=0, atol=1e-3, msg=name)
     for (name, eager), other in zip(model.named_buffers(), twin.buffers(), strict=True):
         assert_close(other, eager, rtol=1e-4, atol=1e-4, msg=name)

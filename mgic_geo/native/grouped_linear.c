@@ -39,8 +39,8 @@ void mgic_grouped_linear(const float *x, int64_t x_stride, int64_t rows, const i
     plan.sign = 1;
 #pragma omp parallel for schedule(static) num_threads(threads)
     for (int64_t first = 0; first < rows; first += ROWS)
-        multiply_rows(&parts, first, rows - first < ROWS ? rows - first : ROWS, &plan, weight, bias, y,
-                      out);
+        multiply_rows(&parts, first, rows - first < ROWS ? rows - first : ROWS, &plan, weight, bias,
+                      y, out);
 }
 
 #define CHUNK 256 /* rows whose inputs stay in cache while all pieces read them */

@@ -11,7 +11,7 @@
 #include "kernels.h"
 
 #define ROWS 8                       /* rows whose sums are in registers together */
-#define THREE 3                      /* gradients of which the same holds, with four inputs */
+#define MANY 3                       /* gradients at most of which the same holds, with four inputs */
 #define WIDE (LANES < 8 ? 8 : LANES) /* inputs of which the same holds for `outer` */
 
 /* A packed weight: begins, (pieces), is the first input channel of each piece. Of the pieces only
@@ -145,7 +145,7 @@ INLINE void outer(const float *x, int64_t stride, const float *grad, int64_t acr
                   int64_t rows, int64_t lanes, float *sums, int64_t apart, const int count,
                   const int many)
 {
-    vec total[THREE][WIDE], g[THREE];
+    vec total[MANY][WIDE], g[MANY];
     for (int p = 0; p < many; p++)
         for (int i = 0; i < count; i++)
             total[p][i] = LOAD(sums + p * apart + i * LANES);

@@ -8,20 +8,23 @@ from torch.nn import functional
 from torch_geometric.nn import BatchNorm
 
 from mgic_geo import native
+from mgic_geo.native.activations import ACTIVATIONS
 from mgic_geo.native.norm import memory_order
 from mgic_geo.operators import Operator, differentiable_gradients, is_transformed
+
+_PLAIN = {number: act() for act, number in ACTIVATIONS.items()}
 
 
 def norm_act(norm: nn.Module, act: nn.Module | None, x: Tensor) -> Tensor:
     """Apply a norm and, behind it, an activation.
 
-    A batch norm in training and a ReLU are one compiled operation, forward and backward, where the
-    kernels can be used; everything else is called as it is. The running statistics move as those of
-    :class:`torch.nn.BatchNorm1d` do.
+    A batch norm in training and a ReLU or hard swish are one compiled operation, forward and
+    backward, where the kernels can be used; everything else is called as it is. The running
+    statistics move as those of :class:`torch.nn.BatchNorm1d` do.
 
     Args:
         norm: Any module; ``torch.nn.BatchNorm1d`` and PyG's ``BatchNorm`` may be fused.
-        act: Any module, or ``None`` for none; ``torch.nn.ReLU`` may be fused.
+        act: Any module, or ``None`` for none; those of the kernels may be fused.
         x: Features.
 
     Shape:
@@ -33,20 +36,21 @@ def norm_act(norm: nn.Module, act: nn.Module | None, x: Tensor) -> Tensor:
                 [1.]], grad_fn=<RoundBackward0>)
     """
     batch_norm = fusable(norm, x)
-    known = type(act) in (type(None), nn.Identity, nn.ReLU) and not is_hooked(act)
-    if batch_norm is None or not known:
+    if batch_norm is None or not is_known(act):
         x = norm(x)
         return x if act is None else act(x)
-    return _normalize(batch_norm, x, relu=isinstance(act, nn.ReLU))
+    return _normalize(batch_norm, act, x)
 
 
-def normalize_images(norm: nn.BatchNorm2d, x: Tensor, *, relu: bool = False) -> Tensor | None:
+def normalize_images(
+    norm: nn.BatchNorm2d, x: Tensor, act: nn.Module | None = None
+) -> Tensor | None:
     """Apply a batch norm to images by the compiled operation, if that can be.
 
     Args:
         norm: The norm.
         x: Images.
-        relu: Apply a ReLU behind it.
+        act: The activation behind it, if :func:`is_known`; ``None`` for none.
 
     Shape:
         - ``x``: ``(B, C, H, W)``, channels-last. Returns the same, or ``None``: call
@@ -60,11 +64,12 @@ def normalize_images(norm: nn.BatchNorm2d, x: Tensor, *, relu: bool = False) -> 
         and x.is_contiguous(memory_format=torch.channels_last)
         and _takes_batch_statistics(norm, x)
     )
-    return _normalize(norm, x, relu=relu) if usable else None
+    return _normalize(norm, act, x) if usable else None
 
 
-def _normalize(norm: nn.BatchNorm1d | nn.BatchNorm2d, x: Tensor, *, relu: bool) -> Tensor:
-    y, statistics = _native_norm(x, norm.weight, norm.bias, norm.eps, relu)
+def _normalize(norm: nn.BatchNorm1d | nn.BatchNorm2d, act: nn.Module | None, x: Tensor) -> Tensor:
+    activation = ACTIVATIONS[nn.Identity if act is None else type(act)]
+    y, statistics = _native_norm(x, norm.weight, norm.bias, norm.eps, activation)
     mean, variance, _ = statistics.detach()
     move_running_statistics(norm, mean, variance, x.numel() // x.size(1))
     return y
@@ -92,6 +97,11 @@ def fusable(norm: nn.Module, x: Tensor) -> nn.BatchNorm1d | None:
 def unwrap_norm(norm: nn.Module) -> nn.Module:
     """Torch's batch norm inside PyG's wrapper; another norm as it is."""
     return norm.module if isinstance(norm, BatchNorm) else norm
+
+
+def is_known(act: nn.Module | None) -> bool:
+    """Whether the kernels apply an activation, and nobody wants to see it applied."""
+    return act is None or (type(act) in ACTIVATIONS and not is_hooked(act))
 
 
 def is_hooked(module: nn.Module | None) -> bool:
@@ -137,13 +147,13 @@ def move_running_statistics(
 
 
 def _norm_fake(
-    x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float, relu: bool
+    x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float, activation: int
 ) -> tuple[Tensor, Tensor]:
     return torch.empty_like(x, memory_format=memory_order(x)), x.new_empty(3, x.size(1))
 
 
 def _norm_setup(ctx, inputs, output) -> None:
-    x, weight, bias, ctx.eps, ctx.relu = inputs
+    x, weight, bias, ctx.eps, ctx.activation = inputs
     ctx.mark_non_differentiable(output[1])
     ctx.save_for_backward(x, weight, bias, output[1])
 
@@ -152,20 +162,20 @@ def _norm_backward(ctx, grad: Tensor, _: Tensor):
     x, weight, bias, statistics = ctx.saved_tensors
     if torch.is_grad_enabled() and not torch.compiler.is_compiling():  # to differentiate again
         y = functional.batch_norm(x, None, None, weight, bias, True, 0.0, ctx.eps)
-        y = y.relu() if ctx.relu else y
+        y = _PLAIN[ctx.activation](y)
         return *differentiable_gradients(y, (x, weight, bias), grad), None, None
-    grads = _native_norm_backward(grad, x, bias, statistics, ctx.eps, ctx.relu)
+    grads = _native_norm_backward(grad, x, bias, statistics, ctx.eps, ctx.activation)
     needed = ctx.needs_input_grad
     return *(g if n else None for g, n in zip(grads, needed, strict=False)), None, None
 
 
 _native_norm = Operator(
-    "mgic::norm_relu", native.norm_relu, _norm_fake, backward=_norm_backward, setup=_norm_setup
+    "mgic::norm_act", native.norm_act, _norm_fake, backward=_norm_backward, setup=_norm_setup
 )
 
 
 def _norm_backward_fake(
-    grad: Tensor, x: Tensor, bias: Tensor | None, statistics: Tensor, eps: float, relu: bool
+    grad: Tensor, x: Tensor, bias: Tensor | None, statistics: Tensor, eps: float, activation: int
 ) -> tuple[Tensor, Tensor, Tensor]:
     columns = x.new_empty(x.size(1))
     y = torch.empty_like(x, memory_format=memory_order(x))
@@ -173,5 +183,5 @@ def _norm_backward_fake(
 
 
 _native_norm_backward = Operator(
-    "mgic::norm_relu_backward", native.norm_relu_backward, _norm_backward_fake
+    "mgic::norm_act_backward", native.norm_act_backward, _norm_backward_fake
 )

@@ -6,7 +6,7 @@ from typing import TypeGuard
 
 from torch import Tensor, nn
 
-from mgic_geo.norm_act import is_hooked, normalize_images
+from mgic_geo.norm_act import is_hooked, is_known, normalize_images
 
 
 class BatchNorm2d(nn.BatchNorm2d):
@@ -30,9 +30,10 @@ class BatchNorm2d(nn.BatchNorm2d):
 
 
 class Chain(nn.Sequential):
-    """:class:`torch.nn.Sequential` that trains a :class:`BatchNorm2d` and a ReLU behind it as one.
+    """:class:`torch.nn.Sequential` that trains a :class:`BatchNorm2d` and what activates it as one.
 
-    They are called one by one where the norm is torch's and where a hook looks on.
+    So it is with ReLU and hard swish. Norm and activation are called one by one where the norm is
+    torch's and where a hook looks on.
 
     Example:
         >>> import torch
@@ -46,7 +47,7 @@ class Chain(nn.Sequential):
         while modules:
             module, y = modules.pop(0), None
             if modules and _are_one(module, modules[0]):
-                y = normalize_images(module, input, relu=True)
+                y = normalize_images(module, input, modules[0])
             if y is None:
                 input = module(input)
             else:
@@ -56,9 +57,4 @@ class Chain(nn.Sequential):
 
 
 def _are_one(norm: nn.Module, act: nn.Module) -> TypeGuard[BatchNorm2d]:
-    return (
-        type(norm) is BatchNorm2d
-        and type(act) is nn.ReLU
-        and not is_hooked(norm)
-        and not is_hooked(act)
-    )
+    return type(norm) is BatchNorm2d and not is_hooked(norm) and is_known(act)

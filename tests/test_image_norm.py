@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 
 from mgic_geo import norm_act
+from mgic_geo.native.activations import ACTIVATIONS
 from mgic_vision import create_model
 from mgic_vision.norm import BatchNorm2d, Chain
 
@@ -25,7 +26,8 @@ def calls(monkeypatch) -> list[str]:
     native, torchs = norm_act._native_norm, nn.BatchNorm2d.forward
 
     def compiled(*args):
-        called.append("compiled with ReLU" if args[-1] else "compiled")
+        act = next(act for act, number in ACTIVATIONS.items() if number == args[-1])
+        called.append("compiled" if act is nn.Identity else f"compiled with {act.__name__}")
         return native(*args)
 
     def plain(norm, x):
@@ -105,8 +107,9 @@ def test_transforms_and_forward_mode_go_through():
 
 
 @needs_compiler
-def test_a_norm_and_its_relu_are_one_and_equal_double(calls):
-    chain = Chain(nn.Conv2d(3, 6, 1), drawn(BatchNorm2d(6)), nn.ReLU(inplace=True), nn.Tanh())
+@pytest.mark.parametrize("act", [nn.ReLU(inplace=True), nn.Hardswish()])
+def test_a_norm_and_its_activation_are_one_and_equal_double(act, calls):
+    chain = Chain(nn.Conv2d(3, 6, 1), drawn(BatchNorm2d(6)), act, nn.Tanh())
     plain = copy.deepcopy(chain).double()
     x, grad = images(2, 3, 5, 5), images(2, 6, 5, 5)
 
@@ -115,7 +118,7 @@ def test_a_norm_and_its_relu_are_one_and_equal_double(calls):
         return y.detach(), *torch.autograd.grad(y, tuple(module.parameters()), grad.to(dtype))
 
     ours = results(chain, torch.float32)
-    assert calls == ["compiled with ReLU"]
+    assert calls == [f"compiled with {type(act).__name__}"]
     assert_close([z.double() for z in ours], list(results(plain, torch.double)), rtol=0, atol=1e-4)
 
 

@@ -49,7 +49,7 @@ def only_plain(monkeypatch):
 @needs_compiler
 @pytest.mark.parametrize("rows", [2, 31, 700, 5000])
 @pytest.mark.parametrize("channels", [1, 8, 21, 33, 64])
-@pytest.mark.parametrize("act", [None, nn.ReLU()])
+@pytest.mark.parametrize("act", [None, nn.ReLU(), nn.Hardswish()])
 @pytest.mark.parametrize("affine", [True, False])
 def test_fused_norm_and_its_gradients_equal_double(rows, channels, act, affine, only_fused):
     norm = drawn(nn.BatchNorm1d(channels, affine=affine))
@@ -101,15 +101,16 @@ def test_norm_without_running_statistics_takes_those_of_the_batch_in_evaluation(
 
 
 @needs_compiler
-def test_gradients_of_gradients_equal_those_of_torch():
+@pytest.mark.parametrize("act", [nn.ReLU(), nn.Hardswish()])
+def test_gradients_of_gradients_equal_those_of_torch(act):
     def curvature(apply):
         x, norm = features(30, 4).requires_grad_(), drawn(nn.BatchNorm1d(4))
         y = apply(norm, x)
         (slope,) = torch.autograd.grad(y.square().sum(), x, create_graph=True)
         return torch.autograd.grad(slope.square().sum(), (x, *norm.parameters()))
 
-    fused = curvature(lambda norm, x: norm_act(norm, nn.ReLU(), x.tanh()))
-    plain = curvature(lambda norm, x: norm(x.tanh()).relu())
+    fused = curvature(lambda norm, x: norm_act(norm, act, x.tanh()))
+    plain = curvature(lambda norm, x: act(norm(x.tanh())))
     assert_close(fused, plain, rtol=1e-3, atol=1e-3)
 
 

@@ -23,8 +23,8 @@ from mgic_geo.native.neighbors import MAX_DIM as MAX_DIM
 from mgic_geo.native.neighbors import knn as knn
 from mgic_geo.native.neighbors import neighbor_max as neighbor_max
 from mgic_geo.native.neighbors import neighbor_max_backward as neighbor_max_backward
-from mgic_geo.native.norm import norm_relu as norm_relu
-from mgic_geo.native.norm import norm_relu_backward as norm_relu_backward
+from mgic_geo.native.norm import norm_act as norm_act
+from mgic_geo.native.norm import norm_act_backward as norm_act_backward
 from mgic_geo.native.normalized_linear import add_normalized_linear as add_normalized_linear
 from mgic_geo.native.normalized_linear import (
     add_normalized_linear_backward as add_normalized_linear_backward,

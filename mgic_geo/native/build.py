@@ -54,7 +54,7 @@ GRAPHS = Kernels(
             *("neighbor_max.c", "norm.c", "normalized_linear.c"),
         )
     ),
-    (_here / "kernels.h", _here / "pieces.h"),
+    tuple(_here / name for name in ("activations.h", "kernels.h", "pieces.h")),
     {
         "mgic_add_normalized_linear": "ppnnnnpppdpppppppn",
         "mgic_add_normalized_linear_backward": "ppnnnnpppppdpppppppn",

@@ -1,4 +1,4 @@
-"""Batch norm and the ReLU behind it, compiled."""
+"""Batch norm and the activation behind it, compiled."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from mgic_geo.native import build
 from mgic_geo.native.grouped_linear import address, num_shares
 
 
-def norm_relu(
-    x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float, relu: bool
+def norm_act(
+    x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float, activation: int
 ) -> tuple[Tensor, Tensor]:
-    """Normalize every channel over the rows; ReLU where that is asked for.
+    """Normalize every channel over the rows; one of ``ACTIVATIONS`` behind it.
 
     Shape:
         - ``x``: ``(N, C)``, or channels-last ``(B, C, H, W)``, whose pixels are the rows.
@@ -29,19 +29,19 @@ def norm_relu(
     sums = x.new_zeros(2, shares, channels, dtype=torch.double)
     build.loaded().mgic_norm(
         *(x.data_ptr(), rows, channels, address(weight), bias.data_ptr(), eps),
-        *(relu, y.data_ptr(), statistics.data_ptr()),
+        *(activation, y.data_ptr(), statistics.data_ptr()),
         *(sums.data_ptr(), shares, torch.get_num_threads()),
     )
     return y, statistics
 
 
-def norm_relu_backward(
-    grad: Tensor, x: Tensor, bias: Tensor | None, statistics: Tensor, eps: float, relu: bool
+def norm_act_backward(
+    grad: Tensor, x: Tensor, bias: Tensor | None, statistics: Tensor, eps: float, activation: int
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of ``x``, ``weight`` and ``bias``.
 
     Shape:
-        - As in :func:`norm_relu`.
+        - As in :func:`norm_act`.
     """
     order = memory_order(x)
     grad, x = grad.contiguous(memory_format=order), x.contiguous(memory_format=order)
@@ -53,7 +53,7 @@ def norm_relu_backward(
     sums = x.new_zeros(2, shares, channels, dtype=torch.double)
     build.loaded().mgic_norm_backward(
         *(grad.data_ptr(), x.data_ptr(), rows, channels, bias.data_ptr(), statistics.data_ptr()),
-        *(eps, relu, grad_x.data_ptr(), grad_weight.data_ptr(), grad_bias.data_ptr()),
+        *(eps, activation, grad_x.data_ptr(), grad_weight.data_ptr(), grad_bias.data_ptr()),
         *(room.data_ptr(), sums.data_ptr(), shares, torch.get_num_threads()),
     )
     return grad_x, grad_weight, grad_bias

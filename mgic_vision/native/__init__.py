@@ -20,7 +20,7 @@ IMAGES = build.Kernels(
     (_here / "cycle.c", _here / "grouped_conv.c"),
     (
         *(_here / name for name in ("level.h", "team.h", "tiles.h")),
-        Path(build.__file__).parent / "kernels.h",
+        *(Path(build.__file__).parent / name for name in ("activations.h", "kernels.h")),
     ),
     {"mgic_cycle": "ppnnnpnp", "mgic_grouped_conv": "ppnnnnnpppp"},
     ("mgic_cycle", "mgic_grouped_conv"),

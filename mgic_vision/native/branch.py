@@ -9,9 +9,9 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from mgic_geo.levels import Level, Residual
+from mgic_geo.native.activations import ACTIVATIONS
 from mgic_vision.layers import SqueezeExcite
 
-ACTIVATIONS: dict[type[nn.Module], int] = {nn.Identity: 0, nn.ReLU: 1, nn.Hardswish: 2}
 MAX_KERNEL = 9  # of level.h: 81 taps
 
 
@@ -26,7 +26,7 @@ class Branch:
         spatial: Keeps the inner width; depthwise, or in the groups of the level.
         squeeze: On the inner width.
         last: 1x1, back to the outer width.
-        activation: What follows the norm and all but the last convolution, as in tiles.h.
+        activation: What follows the norm and all but the last convolution, as in activations.h.
     """
 
     norm: _BatchNorm | None

@@ -10,9 +10,10 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import register_flop_formula
 
 from mgic_geo.native import build
+from mgic_geo.native.activations import ACTIVATIONS
 from mgic_geo.native.grouped_linear import packing
 from mgic_vision.native import available, usable
-from mgic_vision.native.branch import ACTIVATIONS, MAX_KERNEL
+from mgic_vision.native.branch import MAX_KERNEL
 from mgic_vision.native.kernel import PackedModule, run_kernel
 from mgic_vision.native.packing import pack_bias
 

@@ -8,33 +8,16 @@
 #ifndef MGIC_TILES_H
 #define MGIC_TILES_H
 
+#include "activations.h"
 #include "kernels.h"
 
 #define ROWS 6
 #define PAIR 2
 #define MAX_TAPS 81
 
-enum activation { NONE, RELU, HARD_SWISH };
-
 INLINE int64_t pieces_of(int64_t channels) { return (channels + LANES - 1) / LANES; }
 INLINE int64_t padded(int64_t channels) { return pieces_of(channels) * LANES; }
 INLINE int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
-
-INLINE vec hard_sigmoid(vec v)
-{
-    const vec six = (vec){} + 6;
-    v = choose(v > -3, v + 3, (vec){});
-    return choose(v < six, v, six) * (1.0f / 6);
-}
-
-INLINE vec activated(vec v, int64_t activation)
-{
-    if (activation == RELU)
-        return choose(v > 0, v, (vec){});
-    if (activation == HARD_SWISH)
-        return v * hard_sigmoid(v);
-    return v;
-}
 
 /* What `tile` needs beside the pixels. Offsets of taps are in numbers, from the first pixel. */
 typedef struct {

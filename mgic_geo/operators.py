@@ -60,7 +60,7 @@ class Operator:
 
     def __call__(self, *inputs: Any) -> Any:
         """Compute."""
-        return self.registered(*inputs) if _is_observed(inputs) else self.direct(*inputs)
+        return self.registered(*inputs) if is_observed(inputs) else self.direct(*inputs)
 
 
 def _differentiable(
@@ -82,7 +82,7 @@ def _differentiable(
 _PLAIN = frozenset((Tensor, nn.Parameter, type(None), bool, int, float, str))
 
 
-def _is_observed(inputs: tuple[Any, ...]) -> bool:
+def is_observed(inputs: tuple[Any, ...]) -> bool:
     """Whether somebody wants to see the operator rather than have its result."""
     return (
         torch.compiler.is_compiling()

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from mgic_vision.native.depthwise import can_filter, depthwise
 from mgic_vision.norm import BatchNorm2d, Chain
 
 Activation = Callable[[], nn.Module]
@@ -83,6 +84,8 @@ class GroupedConv2d(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """Convolve ``x``."""
+        if can_filter(x, self):
+            return depthwise(x, self.weight, self.dilation[0])
         return convolve(x, self)
 
 

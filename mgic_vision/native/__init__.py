@@ -17,13 +17,18 @@ _here = Path(__file__).parent
 
 IMAGES = build.Kernels(
     "mgic_vision",
-    (_here / "cycle.c", _here / "grouped_conv.c"),
+    tuple(_here / name for name in ("cycle.c", "depthwise.c", "grouped_conv.c")),
     (
         *(_here / name for name in ("level.h", "team.h", "tiles.h")),
         *(Path(build.__file__).parent / name for name in ("activations.h", "kernels.h")),
     ),
-    {"mgic_cycle": "ppnnnpnp", "mgic_grouped_conv": "ppnnnnnpppp"},
-    ("mgic_cycle", "mgic_grouped_conv"),
+    {
+        "mgic_cycle": "ppnnnpnp",
+        "mgic_depthwise": "ppnnnnnnp",
+        "mgic_depthwise_backward": "pppnnnnnnpp",
+        "mgic_grouped_conv": "ppnnnnnpppp",
+    },
+    ("mgic_cycle", "mgic_depthwise", "mgic_depthwise_backward", "mgic_grouped_conv"),
 )
 
 
@@ -33,13 +38,16 @@ def available() -> bool:
     return build.library(IMAGES) is not None
 
 
-def usable(x: Tensor) -> bool:
-    """Whether the kernels can work on this."""
+def computable(*tensors: Tensor) -> bool:
+    """Whether the kernels can work on these, beside recording what gradients need."""
     return (
-        x.is_cpu
-        and x.dtype == torch.float32
+        all(x.is_cpu and x.dtype == torch.float32 for x in tensors)
         and not torch.compiler.is_exporting()
         and not torch.is_autocast_enabled("cpu")
-        and not (torch.is_grad_enabled() and x.requires_grad)
         and available()
     )
+
+
+def usable(x: Tensor) -> bool:
+    """Whether the kernels of deployed networks, which have no gradients, can work on this."""
+    return computable(x) and not (torch.is_grad_enabled() and x.requires_grad)

@@ -11,8 +11,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from mgic_geo.levels import Level, Residual
 from mgic_geo.native.activations import ACTIVATIONS
 from mgic_vision.layers import SqueezeExcite
-
-MAX_KERNEL = 9  # of level.h: 81 taps
+from mgic_vision.native.kernel import MAX_KERNEL
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,7 @@ from mgic_geo.native import build
 from mgic_geo.native.activations import ACTIVATIONS
 from mgic_geo.native.grouped_linear import packing
 from mgic_vision.native import available, usable
-from mgic_vision.native.branch import MAX_KERNEL
-from mgic_vision.native.kernel import PackedModule, run_kernel
+from mgic_vision.native.kernel import MAX_KERNEL, PackedModule, run_kernel
 from mgic_vision.native.packing import pack_bias
 
 MAX_ZEROS = 4  # weights of a piece for one that is none of the padding

@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from mgic_geo.native import build
 from mgic_vision.native import IMAGES
 
+MAX_KERNEL = 9  # side: MAX_TAPS of tiles.h are 81
+
 
 def run_kernel(name: str, x: Tensor, *arguments: Any) -> None:
     """Call a compiled function, which reports a status.

@@ -1,0 +1,88 @@
+"""Depthwise convolutions that keep the resolution and their gradients, compiled."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from mgic_geo.native.grouped_linear import address
+from mgic_geo.operators import differentiable_gradients, is_observed, is_transformed
+from mgic_vision.native import computable
+from mgic_vision.native.kernel import MAX_KERNEL, run_kernel
+
+
+def can_filter(x: Tensor, conv: nn.Conv2d) -> bool:
+    """Whether to do what ``conv`` does in the kernel: to record gradients, where nobody looks on.
+
+    It knows one channel a group and every pixel, channels-last. Without gradients torch is as fast.
+    """
+    kernel, dilation = conv.kernel_size[0], conv.dilation[0]
+    return (
+        torch.is_grad_enabled()
+        and (x.requires_grad or conv.weight.requires_grad)
+        and conv.groups == conv.in_channels == conv.out_channels == x.size(1)
+        and conv.bias is None
+        and conv.stride == (1, 1)
+        and conv.kernel_size == (kernel, kernel)
+        and conv.dilation == (dilation, dilation)
+        and kernel in range(3, MAX_KERNEL + 1, 2)
+        and conv.padding == (kernel // 2 * dilation,) * 2
+        and conv.padding_mode == "zeros"
+        and x.dim() == 4
+        and x.is_contiguous(memory_format=torch.channels_last)
+        and not is_observed((x, conv.weight))
+        and not is_transformed()
+        and computable(x, conv.weight)
+    )
+
+
+def depthwise(x: Tensor, weight: Tensor, dilation: int = 1) -> Tensor:
+    """Filter every channel; the size stays.
+
+    Shape:
+        - ``x``: ``(B, C, H, W)``, channels-last. ``weight``: ``(C, 1, k, k)``. Returns as ``x``.
+    """
+    return _Depthwise.apply(x, weight, dilation)
+
+
+class _Depthwise(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, dilation: int) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        ctx.dilation = dilation
+        x, weight = _in_order(x), weight.contiguous()
+        y = torch.empty_like(x)
+        run_kernel(
+            *("mgic_depthwise", x, x.data_ptr(), weight.data_ptr(), *_sizes(x, weight, dilation)),
+            *(y.data_ptr(), torch.get_num_threads()),
+        )
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+        (grad,), (x, weight) = grads, ctx.saved_tensors
+        if torch.is_grad_enabled():  # to differentiate again
+            padding = weight.size(2) // 2 * ctx.dilation
+            y = functional.conv2d(x, weight, None, 1, padding, ctx.dilation, x.size(1))
+            of_x, of_weight = differentiable_gradients(y, (x, weight), grad)
+            return of_x, of_weight, None
+        grad, x, weight = _in_order(grad), _in_order(x), weight.contiguous()
+        of_x = torch.empty_like(x) if ctx.needs_input_grad[0] else None
+        of_weight = torch.empty_like(weight) if ctx.needs_input_grad[1] else None
+        run_kernel(
+            *("mgic_depthwise_backward", x, grad.data_ptr(), x.data_ptr(), weight.data_ptr()),
+            *(*_sizes(x, weight, ctx.dilation), address(of_x), address(of_weight)),
+            torch.get_num_threads(),
+        )
+        return of_x, of_weight, None
+
+
+def _in_order(x: Tensor) -> Tensor:
+    return x.contiguous(memory_format=torch.channels_last)
+
+
+def _sizes(x: Tensor, weight: Tensor, dilation: int) -> tuple[int, ...]:
+    return x.size(0), x.size(2), x.size(3), x.size(1), weight.size(2), dilation

@@ -1,0 +1,150 @@
+"""The compiled depthwise convolution of training against torch's, in double precision."""
+
+import copy
+
+import pytest
+import torch
+from test_norm_act import needs_compiler
+from torch import Tensor, nn
+from torch.testing import assert_close
+from torch.utils.flop_counter import FlopCounterMode
+
+from mgic_vision import layers
+from mgic_vision.layers import DepthwiseConv2d
+
+
+def images(*shape: int, seed: int = 0, order=torch.channels_last) -> Tensor:
+    x = torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+    return x.contiguous(memory_format=order)
+
+
+def gradients(conv: nn.Conv2d, x: Tensor, grad: Tensor) -> tuple[Tensor, ...]:
+    y = conv(x)
+    return y, *torch.autograd.grad(y, (x, conv.weight), grad)
+
+
+@pytest.fixture
+def calls(monkeypatch) -> list[Tensor]:
+    """What was filtered by the kernel."""
+    called, native = [], layers.depthwise
+
+    def count(x, *arguments):
+        called.append(x)
+        return native(x, *arguments)
+
+    monkeypatch.setattr(layers, "depthwise", count)
+    return called
+
+
+# channels of whole and of broken vectors, of one chunk and of several; images of several strips
+SHAPES = [
+    (2, 1, 5, 4),
+    (3, 8, 7, 7),
+    (1, 21, 9, 1),
+    (2, 72, 6, 13),
+    (5, 100, 3, 3),
+    (2, 16, 120, 90),
+]
+
+
+@needs_compiler
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize(("kernel", "dilation"), [(3, 1), (5, 1), (7, 1), (9, 1), (3, 2), (5, 3)])
+def test_result_and_gradients_equal_double(shape, kernel, dilation, calls):
+    conv = DepthwiseConv2d(shape[1], shape[1], kernel=kernel, dilation=dilation)
+    x, grad = images(*shape).requires_grad_(), images(*shape, seed=1)
+    ours = gradients(conv, x, grad)
+    double = gradients(
+        copy.deepcopy(conv).double(), x.detach().double().requires_grad_(), grad.double()
+    )
+    assert len(calls) == 1
+    assert ours[0].is_contiguous(memory_format=torch.channels_last)
+    for one, exact in zip(ours, double, strict=True):
+        scale = exact.abs().max()
+        assert_close(one.double() / scale, exact / scale, rtol=0, atol=3e-6)
+
+
+@needs_compiler
+@pytest.mark.parametrize("needed", ["input", "weight"])
+def test_a_gradient_that_nobody_needs_is_left_out(needed, calls):
+    conv, x = DepthwiseConv2d(12, 12), images(2, 12, 6, 6).requires_grad_(needed == "input")
+    conv.weight.requires_grad_(needed == "weight")
+    wanted = x if needed == "input" else conv.weight
+    (ours,) = torch.autograd.grad(conv(x).square().sum(), wanted)
+    plain = nn.functional.conv2d(x, conv.weight, padding=1, groups=12)
+    assert_close(ours, torch.autograd.grad(plain.square().sum(), wanted)[0], rtol=1e-4, atol=1e-4)
+    assert len(calls) == 1
+
+
+@needs_compiler
+def test_gradients_in_any_order_of_memory_and_of_gradients(calls):
+    conv, x = DepthwiseConv2d(6, 6, kernel=5), images(2, 6, 5, 5).requires_grad_()
+    plain = nn.Conv2d(6, 6, 5, padding=2, groups=6, bias=False)
+    plain.weight = conv.weight
+
+    def curvature(module):
+        (slope,) = torch.autograd.grad(module(x).sin().mean(), x, create_graph=True)
+        return torch.autograd.grad(slope.square().sum(), (x, conv.weight))
+
+    assert_close(curvature(conv), curvature(plain))
+    for order in (torch.contiguous_format, torch.channels_last):
+        grad = images(2, 6, 5, 5, seed=2, order=order)
+        assert_close(gradients(conv, x, grad), gradients(plain, x, grad), rtol=1e-4, atol=1e-4)
+    expanded = torch.ones(1, 1, 1, 1).expand(2, 6, 5, 5)
+    assert_close(gradients(conv, x, expanded), gradients(plain, x, expanded), rtol=1e-4, atol=1e-4)
+    assert len(calls) == 4
+
+
+@needs_compiler
+def test_threads_change_nothing():
+    conv = DepthwiseConv2d(40, 40, kernel=5)
+    x, grad = images(3, 40, 30, 30).requires_grad_(), images(3, 40, 30, 30, seed=1)
+    threads, results = torch.get_num_threads(), []
+    try:
+        for count in (1, 2, 5):
+            torch.set_num_threads(count)
+            results.append(gradients(conv, x, grad))
+    finally:
+        torch.set_num_threads(threads)
+    for other in results[1:]:
+        assert_close(other, results[0], rtol=0, atol=0)
+
+
+OTHERS = {
+    "nothing to record": lambda: (DepthwiseConv2d(4, 4).requires_grad_(False), images(2, 4, 5, 5)),
+    "double": lambda: (DepthwiseConv2d(4, 4).double(), images(2, 4, 5, 5).double()),
+    "bfloat16": lambda: (DepthwiseConv2d(4, 4).bfloat16(), images(2, 4, 5, 5).bfloat16()),
+    "another order": lambda: (
+        DepthwiseConv2d(4, 4),
+        images(2, 4, 5, 5, order=torch.contiguous_format),
+    ),
+    "a stride": lambda: (DepthwiseConv2d(4, 4, stride=2), images(2, 4, 5, 5)),
+    "another width": lambda: (DepthwiseConv2d(4, 8), images(2, 4, 5, 5)),
+    "one tap": lambda: (DepthwiseConv2d(4, 4, kernel=1), images(2, 4, 5, 5)),
+    "no image": lambda: (DepthwiseConv2d(4, 4), torch.randn(4, 5, 5)),
+}
+
+
+@pytest.mark.parametrize("case", OTHERS)
+def test_other_convolutions_and_inputs_go_to_torch(case, calls):
+    conv, x = OTHERS[case]()
+    y = conv(x)
+    assert calls == []
+    assert_close(y, nn.Conv2d.forward(conv, x))
+
+
+def test_modes_and_transforms_see_a_convolution(calls):
+    conv, x = DepthwiseConv2d(3, 3), images(2, 3, 4, 4)
+    with FlopCounterMode(display=False) as counter:
+        conv(x)
+    assert counter.get_total_flops() == 2 * 9 * x.numel()
+    with torch.autocast("cpu", torch.bfloat16):
+        assert conv(x).dtype == torch.bfloat16
+    slope = torch.func.grad(lambda scale: conv(x * scale).sum())(torch.tensor(1.0))
+    assert_close(slope, conv(x).sum().detach(), rtol=1e-4, atol=1e-4)
+    assert len(calls) == 1  # the one of this comparison
+
+
+def test_wrong_channels_are_refused_as_torch_does():
+    with pytest.raises(RuntimeError, match="channels"):
+        DepthwiseConv2d(4, 4)(images(2, 5, 6, 6))

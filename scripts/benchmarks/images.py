@@ -79,7 +79,7 @@ def _training_suite(ours: str, theirs: str, arguments: argparse.Namespace) -> Su
     contenders = []
     for name in (ours, theirs):
         network = _build(name).to(memory_format=torch.channels_last)
-        contenders.append(Contender(name, training_step(network, (x,), label)))
+        contenders.append(Contender(name, training_step(network, [((x,), label)])))
     return Suite(
         f"training step, {arguments.images} x 3 x {arguments.image} x {arguments.image}",
         contenders,

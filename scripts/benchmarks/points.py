@@ -1,4 +1,9 @@
-"""Point clouds: a training step of the networks of Table 10, ours and as PyG users write them."""
+"""Point clouds: a training step of the networks of Table 10, ours and as PyG users write them.
+
+A step is one of ``scripts.train_modelnet10``: furniture of shapes10, other shapes in every step,
+and its optimizer. What a search for neighbors costs depends on the features: on one batch again and
+again, which a network soon knows by heart, torch-cluster's gets cheaper from step to step.
+"""
 
 import argparse
 from collections.abc import Callable, Iterator
@@ -6,12 +11,22 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor, nn
 
+from datasets.shapes10_parts import Shapes10Parts
 from mgic_geo import create_model
 from scripts.benchmarks import pyg_baselines
-from scripts.benchmarks.timing import Contender, Pair, Suite, inference, training_step
+from scripts.benchmarks.timing import (
+    ADAMW,
+    Batch,
+    Contender,
+    Pair,
+    Suite,
+    inference,
+    training_step,
+)
 
 SUMMARY = "networks of Table 10 on point clouds, beside the same from PyG's layers"
 NUM_CLASSES = 10
+STEPS = 48  # until the first batch comes again
 
 PYG_DYNAMIC = "PyG dgcnn, dynamic"
 PYG_STATIC = "PyG dgcnn, static"
@@ -57,13 +72,16 @@ def make_suites(arguments: argparse.Namespace) -> Iterator[Suite]:
             "--clouds and --points must be at least 2, "
             f"got {arguments.clouds} and {arguments.points}"
         )
-    pos, batch, label = make_clouds(arguments.clouds, arguments.points)
-    make_run = inference if arguments.inference else training_step
-    inputs = (pos, batch, arguments.clouds)
+    batches = make_batches(arguments.clouds, arguments.points, 1 if arguments.inference else STEPS)
     contenders = []
     for name, make_model in MODELS.items():
         torch.manual_seed(0)
-        contenders.append(Contender(name, make_run(make_model(), inputs, label)))
+        model = make_model()
+        if arguments.inference:
+            run = inference(model, batches[0][0])
+        else:
+            run = training_step(model, batches, ADAMW)
+        contenders.append(Contender(name, run))
     work = "inference" if arguments.inference else "training step"
     yield Suite(
         title=f"{work}, {arguments.clouds} clouds of {arguments.points} points, k = 10, float32",
@@ -71,6 +89,23 @@ def make_suites(arguments: argparse.Namespace) -> Iterator[Suite]:
         pairs=PAIRS,
         notes=() if pyg_baselines.HAS_TORCH_CLUSTER else (NO_TORCH_CLUSTER,),
     )
+
+
+def make_batches(clouds: int, points: int, count: int) -> list[Batch]:
+    """Batches of generated furniture in any order: points, their clouds, how many, and the classes.
+
+    Shape:
+        - ``(N, 3)``, ``(N,)`` and ``clouds``; ``(clouds,)``.
+    """
+    shapes = Shapes10Parts("train", num_points=points, num_shapes=-(-clouds * count // NUM_CLASSES))
+    order = torch.randperm(len(shapes), generator=torch.Generator().manual_seed(0)).tolist()
+    batch = torch.arange(clouds).repeat_interleave(points)
+    batches: list[Batch] = []
+    for begin in range(0, clouds * count, clouds):
+        drawn = [shapes[index] for index in order[begin : begin + clouds]]
+        pos, label = (torch.cat([shape[key] for shape in drawn]) for key in ("pos", "y"))
+        batches.append(((pos, batch, clouds), label))
+    return batches
 
 
 def make_clouds(clouds: int, points: int) -> tuple[Tensor, Tensor, Tensor]:

@@ -6,12 +6,14 @@ same round.
 """
 
 import gc
+import itertools
 import math
 import random
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -177,17 +179,27 @@ def exponents(samples: Mapping[str, Sequence[float]], curve: Mapping[int, str]) 
     return [statistics.linear_regression(sizes, [*map(math.log2, times)]).slope for times in rounds]
 
 
-def training_step(model: nn.Module, inputs: Sequence[Any], targets: Tensor) -> Callable[[], object]:
-    """Forward, cross-entropy, backward and a step of gradient descent.
+Batch = tuple[Sequence[Any], Tensor]  # what a network is called with, and the classes to find
+MakeOptimizer = Callable[[Iterator[nn.Parameter]], torch.optim.Optimizer]
+
+SGD: MakeOptimizer = partial(torch.optim.SGD, lr=0.01, momentum=0.9, fused=True)
+ADAMW: MakeOptimizer = partial(torch.optim.AdamW, lr=1e-3, fused=True)
+
+
+def training_step(
+    model: nn.Module, batches: Sequence[Batch], make_optimizer: MakeOptimizer = SGD
+) -> Callable[[], object]:
+    """Forward, cross-entropy, backward and a step of the optimizer, on one batch after another.
 
     Args:
-        model: Scores classes, of ``model(*inputs)``.
-        inputs: What it is called with.
-        targets: Its classes.
+        model: Scores classes.
+        batches: Inputs and classes; behind the last one the first follows again.
+        make_optimizer: Of the model's parameters.
     """
-    optimizer = torch.optim.SGD(model.train().parameters(), lr=0.01, momentum=0.9, fused=True)
+    optimizer, endless = make_optimizer(model.train().parameters()), itertools.cycle(batches)
 
     def step() -> None:
+        inputs, targets = next(endless)
         optimizer.zero_grad()
         functional.cross_entropy(model(*inputs), targets).backward()
         optimizer.step()
@@ -195,10 +207,8 @@ def training_step(model: nn.Module, inputs: Sequence[Any], targets: Tensor) -> C
     return step
 
 
-def inference(
-    model: nn.Module, inputs: Sequence[Any], targets: Tensor | None = None
-) -> Callable[[], object]:
-    """The forward pass alone, in evaluation mode; arguments as :func:`training_step` has them."""
+def inference(model: nn.Module, inputs: Sequence[Any]) -> Callable[[], object]:
+    """The forward pass alone, in evaluation mode."""
     model.eval()
     return torch.inference_mode()(lambda: model(*inputs))
 

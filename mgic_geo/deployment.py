@@ -9,6 +9,7 @@ from typing import TypeVar
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from mgic_geo import native
 from mgic_geo.correction_norm import CorrectionNorm
 from mgic_geo.diff_conv import DiffGCNConv
 from mgic_geo.grouped_linear import GroupedLinear
@@ -35,7 +36,8 @@ def fuse(model: Model) -> Model:
 
     Returns:
         A network in evaluation mode whose parameters need no gradients; its values are those of
-        ``model.eval()`` up to rounding.
+        ``model.eval()`` up to rounding. Weights stay as the kernels want them from call to call:
+        what changes them by way of ``weight.data`` goes unnoticed.
 
     Example:
         >>> import torch
@@ -55,6 +57,9 @@ def fuse(model: Model) -> Model:
         elif isinstance(module, MGICBlock):
             for index, prolong in enumerate(module.prolong):
                 _fold_child(module.norms, str(index), prolong)
+    for module in fused.modules():
+        if isinstance(module, GroupedLinear):
+            native.keep_packed_(module.weight)
     return fused
 
 

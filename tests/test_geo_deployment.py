@@ -1,9 +1,11 @@
 """The deployed form of graph networks and of networks on vectors equals the trained one."""
 
 import copy
+import gc
 
 import pytest
 import torch
+from test_norm_act import needs_compiler
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.testing import assert_close
@@ -21,6 +23,7 @@ from mgic_geo import (
     knn_graph,
     list_models,
 )
+from mgic_geo.native.grouped_linear import Packing, _kept
 
 BATCH = torch.arange(3).repeat_interleave(14)
 POINTS = torch.rand(42, 3, generator=torch.Generator().manual_seed(0)), BATCH
@@ -38,6 +41,42 @@ def trained(model: nn.Module, *inputs) -> nn.Module:
         norm.weight.data += 0.3 * torch.randn(norm.weight.shape, generator=generator)
         norm.bias.data += 0.3 * torch.randn(norm.bias.shape, generator=generator)
     return model
+
+
+@needs_compiler
+def test_weights_of_a_fused_network_stay_packed_until_they_change(monkeypatch):
+    model, other = (create_model("mgic_diffgcn", k=4, width=16).eval() for _ in range(2))
+    fused, packed = fuse(model), []
+    pack = Packing._pack
+    monkeypatch.setattr(Packing, "_pack", lambda *args: packed.append(args) or pack(*args))
+    with torch.inference_mode():
+        first = fused(*POINTS)
+        count = len(packed)
+        assert_close(fused(*POINTS), first, rtol=0, atol=0)
+    assert len(packed) == count > 0
+    fused.load_state_dict(fuse(other).state_dict())
+    assert_close(fused(*POINTS), other(*POINTS), rtol=1e-4, atol=1e-4)
+    assert len(packed) > count
+    for parameter in fused.parameters():  # others in their place
+        parameter.data = torch.zeros_like(parameter)
+    assert_close(fused(*POINTS), torch.zeros(3, 10))
+    count = len(packed)
+    assert_close(copy.deepcopy(fused)(*POINTS), torch.zeros(3, 10))
+    model(*POINTS)
+    model(*POINTS)
+    assert len(packed) > count + 1  # one that may be trained on is packed every time
+
+
+@needs_compiler
+def test_a_fused_network_that_is_gone_leaves_nothing_packed():
+    gc.collect()
+    before = len(_kept)
+    fused = fuse(create_model("mgic_diffgcn", k=4, width=16).eval())
+    fused(*POINTS)
+    assert len(_kept) > before
+    del fused
+    gc.collect()
+    assert len(_kept) == before
 
 
 def norms(model: nn.Module) -> list[_BatchNorm]:

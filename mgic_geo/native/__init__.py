@@ -19,6 +19,7 @@ from mgic_geo.native.edge_gradients import edge_gradients as edge_gradients
 from mgic_geo.native.grouped_linear import add_grouped_linear as add_grouped_linear
 from mgic_geo.native.grouped_linear import grouped_linear as grouped_linear
 from mgic_geo.native.grouped_linear import grouped_linear_weight as grouped_linear_weight
+from mgic_geo.native.grouped_linear import keep_packed_ as keep_packed_
 from mgic_geo.native.neighbors import MAX_DIM as MAX_DIM
 from mgic_geo.native.neighbors import knn as knn
 from mgic_geo.native.neighbors import neighbor_max as neighbor_max

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 from torch.nn import functional
+from torch.utils.weak import WeakIdKeyDictionary
 
 from mgic_geo.native import build
 
@@ -43,6 +44,15 @@ class Packing(NamedTuple):
 
     def pack(self, weight: Tensor) -> Tensor:
         """Returns the packed weight, ``(pieces, parts, inputs, lanes)``."""
+        kept = _kept.get(weight)
+        if kept is None:
+            return self._pack(weight)
+        state = weight._version, weight.data_ptr()
+        if kept.plan is not self or kept.state != state:
+            _kept[weight] = kept = _Kept(self, state, self._pack(weight))
+        return kept.packed
+
+    def _pack(self, weight: Tensor) -> Tensor:
         weight, packed = weight.contiguous(), weight.new_empty(self.index.shape)
         build.loaded().mgic_pack(
             *(weight.data_ptr(), weight.numel(), self.index.data_ptr(), packed.numel()),
@@ -68,6 +78,25 @@ class Packing(NamedTuple):
             *(weight.numel(), weight.data_ptr(), 1),
         )
         return weight
+
+
+class _Kept(NamedTuple):
+    plan: Packing | None
+    state: tuple[int, int]  # version and address
+    packed: Tensor
+
+
+_kept = WeakIdKeyDictionary()
+
+
+def keep_packed_(weight: Tensor) -> None:
+    """Let a weight stay packed from one product to the next, until it changes.
+
+    Worth it where nobody trains any more: twice the memory, and changes by way of ``weight.data``
+    go unnoticed.
+    """
+    if not weight.is_inference():  # these do not count their changes
+        _kept[weight] = _Kept(None, (-1, -1), torch.empty(0))
 
 
 @lru_cache(maxsize=256)

@@ -219,7 +219,13 @@ def test_diff_gcn_takes_its_edge_gradients(graph):
     assert_close(layer(x, edge_index[:, order], edge_attr=edge_attr[order]), expected)
 
 
-@pytest.mark.parametrize("conv", CONVS)
+QUICK = (pyg.GCNConv, pyg.GATConv, GroupedEdgeConv)
+
+
+@pytest.mark.parametrize(
+    "conv",
+    [conv if conv in QUICK else pytest.param(conv, marks=pytest.mark.slow) for conv in CONVS],
+)
 def test_layers_compile_without_graph_breaks(conv, graph):
     x, edge_index = graph
     torch.compiler.reset()

@@ -127,8 +127,9 @@ def test_degenerate_clouds_give_finite_logits_and_gradients(name, kind):
     assert all(parameter.grad.isfinite().all() for parameter in model.parameters())
 
 
-COMPILED = [  # cycles take longest; test_compile has one of them, on clouds of equal size
-    pytest.param(name, marks=[pytest.mark.slow] if name.startswith("mgic") else [])
+# by default one network of each graph; test_compile has a cycle, on clouds of equal size
+COMPILED = [
+    pytest.param(name, marks=[] if name in ("dgcnn", "diffgcn") else [pytest.mark.slow])
     for name in MODELS
 ]
 

@@ -81,10 +81,16 @@ def assert_resumes_exactly(command, folder, whole, *options) -> str:
 @pytest.mark.parametrize(
     ("fault", "options"),
     [
-        (SignalAt(CLASSIFIER, "training_step", 9), ["--data.num_workers", "2"]),
-        (SignalAt(CLASSIFIER, "validation_step", 4), []),
+        pytest.param(
+            *(SignalAt(CLASSIFIER, "training_step", 9), ["--data.num_workers", "2"]),
+            id="within-epoch",
+        ),
+        pytest.param(
+            *(SignalAt(CLASSIFIER, "validation_step", 4), []),
+            id="in-validation",
+            marks=pytest.mark.slow,
+        ),
     ],
-    ids=["within-epoch", "in-validation"],
 )
 def test_killed_and_resumed_run_is_bit_identical(fault, options, tiny, whole, tmp_path):
     command = ["fit", *tiny, *NO_TEST, "--run_dir", tmp_path]

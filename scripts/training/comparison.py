@@ -152,7 +152,7 @@ def step_seconds(
     torch.set_num_threads(1)
     try:
         racers = [
-            timing.Contender(name, timing.training_step(make_model(), inputs, targets))
+            timing.Contender(name, timing.training_step(make_model(), [(inputs, targets)]))
             for name, make_model in models.items()
         ]
         samples = timing.race(racers, repeats=REPEATS)

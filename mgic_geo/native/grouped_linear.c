@@ -2,6 +2,9 @@
 
 #include "pieces.h"
 
+#define AT_ONCE 4 /* pieces in front of which is fetched what the next rows have of them */
+#define LINE 16   /* numbers that are fetched together */
+
 /* How many numbers a vector has: what weights are packed for. */
 const int64_t mgic_lanes = LANES;
 
@@ -27,6 +30,18 @@ void mgic_unpack(const float *sums, int64_t shares, int64_t size, const int64_t 
     }
 }
 
+/* Fetch what some pieces will read and write of the rows in [from, to): rows are streams of their
+ * own, and these are more than the processor foresees. */
+INLINE void fetch_rows(const packing *plan, int64_t from, int64_t to, float *y)
+{
+    for (int64_t row = from; row < to; row++)
+        for (int64_t c = plan->from * LANES; c < plan->to * LANES; c += LINE) {
+            __builtin_prefetch(y + row * plan->out + c, 1);
+            if (plan->addend)
+                __builtin_prefetch(plan->addend + row * plan->out + c);
+        }
+}
+
 /* x: (rows, ...), rows x_stride apart; weight: (pieces, 1, inputs, LANES); bias:
  * (pieces * LANES) or null; addend, y: (rows, out), the first one or null. */
 void mgic_grouped_linear(const float *x, int64_t x_stride, int64_t rows, const int64_t *begins,
@@ -38,9 +53,15 @@ void mgic_grouped_linear(const float *x, int64_t x_stride, int64_t rows, const i
     plan.addend = addend;
     plan.sign = 1;
 #pragma omp parallel for schedule(static) num_threads(threads)
-    for (int64_t first = 0; first < rows; first += ROWS)
-        multiply_rows(&parts, first, rows - first < ROWS ? rows - first : ROWS, &plan, weight, bias,
-                      y, out);
+    for (int64_t first = 0; first < rows; first += ROWS) {
+        const int64_t here = rows - first < ROWS ? rows - first : ROWS;
+        packing some = plan;
+        for (some.from = 0; some.from < pieces; some.from = some.to) {
+            some.to = some.from + AT_ONCE < pieces ? some.from + AT_ONCE : pieces;
+            fetch_rows(&some, first + ROWS, first + 2 * ROWS < rows ? first + 2 * ROWS : rows, y);
+            multiply_rows(&parts, first, here, &some, weight, bias, y, out);
+        }
+    }
 }
 
 #define CHUNK 256 /* rows whose inputs stay in cache while all pieces read them */

@@ -1,8 +1,8 @@
 /* Batch norm over rows and the activation behind it, forward and backward, in two passes each.
  *
- * Sums are in float over BLOCK rows and in double from there on, share by share: their order is that
- * of the shares, not of the threads. Backward, where there are few rows and many channels, both passes
- * go over some channels after another, and the second one finds them in cache. */
+ * Sums are in float over BLOCK rows and in double from there on, share by share: their order is
+ * that of the shares, not of the threads. Backward, where there are few rows and many channels,
+ * both passes go over some channels after another, and the second one finds them in cache. */
 
 #include <math.h>
 #include <stdlib.h>
@@ -23,9 +23,8 @@ typedef struct {
     double eps;
     const float *x, *grad, *weight, *bias; /* grad: null forward; weight: null for ones */
     float *mean, *variance, *scale;        /* the norm is (x - mean) * scale + bias */
-    float *slope, *offset;                 /* grad_x is grad * scale + (x - mean) * slope + offset */
-    float *grad_weight, *grad_bias;
-    float *y;                              /* or grad_x */
+    float *slope, *offset;                 /* grad_x: grad * scale + (x - mean) * slope + offset */
+    float *grad_weight, *grad_bias, *y;    /* y: or grad_x */
 } norm;
 
 /* Rows of a block: fewer of many channels, whose pieces are too far apart to be fetched ahead. */
@@ -35,9 +34,9 @@ static int64_t block_rows(int64_t channels)
     return fit < 8 ? 8 : fit < BLOCK ? fit : BLOCK;
 }
 
-/* Two sums over `rows` rows, from number `row` on, of some channels, each added to a double: of x and
- * its square, both less the mean; or, where there are gradients, of these and their products with x
- * less the mean. */
+/* Two sums over `rows` rows, from number `row` on, of some channels, each added to a double: of x
+ * and its square, both less the mean; or, where there are gradients, of these and their products
+ * with x less the mean. */
 INLINE void sum_rows(const norm *n, int64_t row, int64_t rows, int64_t c, double *first,
                      double *second, const int backward, const int64_t activation,
                      const int vectors, int64_t lanes)
@@ -169,8 +168,8 @@ static void settle(const norm *n, int64_t from, int64_t to, const double *first,
     }
 }
 
-/* Channels whose rows stay in cache between the two passes, as many as leave work for all threads; 0
- * where even a few do not, or all do. Forward that is slower: what comes in was just computed. */
+/* Channels whose rows stay in cache between the two passes, as many as leave work for all threads;
+ * 0 where even a few do not, or all do. Forward that is slower: what comes in was just computed. */
 static int64_t piece_width(const norm *n, int threads)
 {
     const int64_t bytes = n->rows * 3 * (int64_t)sizeof(float); /* of x, grad and y */

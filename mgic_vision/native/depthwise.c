@@ -1,8 +1,8 @@
 /* Depthwise convolutions that keep the resolution, and their gradients.
  *
  * A unit of work is a strip of rows of some channels of an image. These are copied, one vector of
- * channels behind the other, each with zeros around it, so that neighboring pixels are LANES numbers
- * apart whatever the number of channels. Weights are (channels, kernel, kernel). */
+ * channels behind the other, each with zeros around it, so that neighboring pixels are LANES
+ * numbers apart whatever the number of channels. Weights are (channels, kernel, kernel). */
 
 #include "team.h"
 #include "tiles.h"
@@ -158,8 +158,8 @@ INLINE void correlate_side(const float *grad, const float *x, int64_t far, int64
 }
 
 /* The weight's gradient from a strip, added to sums, (vectors, taps, LANES). */
-static void correlate_strip(const sizes *s, const strip *at, const float *grads, const float *planes,
-                            float *sums)
+static void correlate_strip(const sizes *s, const strip *at, const float *grads,
+                            const float *planes, float *sums)
 {
     const int64_t far = s->dilation * s->row, inside = s->margin * (s->row + LANES);
     for (int64_t row = 0; row < at->bottom - at->top; row++)
@@ -212,8 +212,8 @@ int64_t mgic_depthwise(const float *x, const float *weight, int64_t batch, int64
     return 0;
 }
 
-/* grad, x, grad_x: (batch, height, width, channels), grad_x or grad_weight null where nobody asks for
- * them. Returns 0, or 1 where there is no memory. */
+/* grad, x, grad_x: (batch, height, width, channels), grad_x or grad_weight null where nobody asks
+ * for them. Returns 0, or 1 where there is no memory. */
 int64_t mgic_depthwise_backward(const float *grad, const float *x, const float *weight,
                                 int64_t batch, int64_t height, int64_t width, int64_t channels,
                                 int64_t kernel, int64_t dilation, float *grad_x, float *grad_weight,

@@ -15,7 +15,6 @@
 #define SMALL 512   /* nodes at least that are worked through together, if there are so many */
 #define LARGE 4096  /* nodes at most of which CHUNK channels of first derivatives stay in cache */
 #define VECTORS 4   /* whose sums along three axes are in registers */
-#define LINE 16     /* numbers that are fetched together */
 #define AHEAD 16    /* rows ahead that are fetched: they are too far apart for the processor */
 #define PARTS 7     /* the features, three first and three second derivatives */
 

@@ -3,7 +3,6 @@
 #include "pieces.h"
 
 #define AT_ONCE 4 /* pieces in front of which is fetched what the next rows have of them */
-#define LINE 16   /* numbers that are fetched together */
 
 /* How many numbers a vector has: what weights are packed for. */
 const int64_t mgic_lanes = LANES;

@@ -23,6 +23,8 @@
 #define LANES 4
 #endif
 
+#define LINE 16 /* numbers that are fetched together */
+
 typedef float vec __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
 typedef int32_t ints __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
 

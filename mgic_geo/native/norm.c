@@ -13,7 +13,6 @@
 #define BLOCK 128       /* rows whose sums are in float, at most */
 #define BYTES 32768     /* of those rows: a piece of each row at a time, they stay in cache */
 #define CACHE (5 << 17) /* bytes of the second cache that are kept between two passes */
-#define LINE 16         /* numbers that are fetched together */
 #define AHEAD 8         /* rows ahead that are fetched: they are too far apart for the processor */
 #define VECTORS 4       /* of channels at a time */
 

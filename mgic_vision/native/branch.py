@@ -11,7 +11,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from mgic_geo.levels import Level, Residual
 from mgic_geo.native.activations import ACTIVATIONS
 from mgic_vision.layers import SqueezeExcite
-from mgic_vision.native.kernel import MAX_KERNEL
+from mgic_vision.native.kernel import keeps_size
 
 
 @dataclass(frozen=True)
@@ -79,9 +79,9 @@ def read_branch(layer: nn.Module, level: Level) -> Branch | None:
     )
     outer_maps = [conv for conv in (first, last) if conv is not None]
     known = (
-        all(conv in one_pixel and _keeps_size(conv) for conv in outer_maps)
+        all(conv in one_pixel and keeps_size(conv) for conv in outer_maps)
         and all(conv.groups == level.groups for conv in outer_maps)
-        and _keeps_size(spatial)
+        and keeps_size(spatial)
         and spatial.in_channels == spatial.out_channels == level.inner
         and (branch.depthwise or spatial.groups == level.groups)
         and (first is not None or level.inner == level.outer)
@@ -95,16 +95,3 @@ def _leaves(branch: nn.Module) -> list[nn.Module]:
     if type(branch) is nn.Sequential:
         return [leaf for child in branch for leaf in _leaves(child)]
     return [branch]
-
-
-def _keeps_size(conv: nn.Conv2d) -> bool:
-    kernel, dilation = conv.kernel_size[0], conv.dilation[0]
-    return (
-        conv.stride == (1, 1)
-        and conv.kernel_size == (kernel, kernel)
-        and conv.dilation == (dilation, dilation)
-        and kernel % 2 == 1
-        and kernel <= MAX_KERNEL
-        and conv.padding == (kernel // 2 * dilation,) * 2
-        and conv.padding_mode == "zeros"
-    )

@@ -73,7 +73,7 @@ static void copy_strip(const sizes *s, const strip *at, const float *x, float *p
         const float *from = x + (at->image * s->height + row) * s->width * channels + at->channel;
         float *to = planes + margin * LANES;
         for (int64_t column = 0; column < s->width; column++, from += channels, to += LANES) {
-            for (int64_t c = 0; c < at->vectors * LANES; c += 16)
+            for (int64_t c = 0; c < at->vectors * LANES; c += LINE)
                 __builtin_prefetch(from + 8 * channels + c);
             for (int64_t v = 0; v < last; v++)
                 STORE(to + v * s->plane, LOAD(from + v * LANES));

@@ -11,7 +11,7 @@ from torch.nn import functional
 from mgic_geo.native.grouped_linear import address
 from mgic_geo.operators import differentiable_gradients, is_observed, is_transformed
 from mgic_vision.native import computable
-from mgic_vision.native.kernel import MAX_KERNEL, run_kernel
+from mgic_vision.native.kernel import keeps_size, run_kernel
 
 
 def can_filter(x: Tensor, conv: nn.Conv2d) -> bool:
@@ -19,18 +19,13 @@ def can_filter(x: Tensor, conv: nn.Conv2d) -> bool:
 
     It knows one channel a group and every pixel, channels-last. Without gradients torch is as fast.
     """
-    kernel, dilation = conv.kernel_size[0], conv.dilation[0]
     return (
         torch.is_grad_enabled()
         and (x.requires_grad or conv.weight.requires_grad)
         and conv.groups == conv.in_channels == conv.out_channels == x.size(1)
         and conv.bias is None
-        and conv.stride == (1, 1)
-        and conv.kernel_size == (kernel, kernel)
-        and conv.dilation == (dilation, dilation)
-        and kernel in range(3, MAX_KERNEL + 1, 2)
-        and conv.padding == (kernel // 2 * dilation,) * 2
-        and conv.padding_mode == "zeros"
+        and conv.kernel_size != (1, 1)
+        and keeps_size(conv)
         and x.dim() == 4
         and x.is_contiguous(memory_format=torch.channels_last)
         and not is_observed((x, conv.weight))

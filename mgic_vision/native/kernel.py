@@ -14,6 +14,20 @@ from mgic_vision.native import IMAGES
 MAX_KERNEL = 9  # side: MAX_TAPS of tiles.h are 81
 
 
+def keeps_size(conv: nn.Conv2d) -> bool:
+    """Whether a convolution is square, keeps the resolution, and is none too large for a kernel."""
+    kernel, dilation = conv.kernel_size[0], conv.dilation[0]
+    return (
+        conv.stride == (1, 1)
+        and conv.kernel_size == (kernel, kernel)
+        and conv.dilation == (dilation, dilation)
+        and kernel % 2 == 1
+        and kernel <= MAX_KERNEL
+        and conv.padding == (kernel // 2 * dilation,) * 2
+        and conv.padding_mode == "zeros"
+    )
+
+
 def run_kernel(name: str, x: Tensor, *arguments: Any) -> None:
     """Call a compiled function, which reports a status.
 

@@ -93,7 +93,7 @@ INLINE int64_t next_rows(int64_t left)
 INLINE void foresee(const float *x, int64_t x_stride, int64_t count, int64_t rows)
 {
     for (int64_t r = rows; r < 2 * rows; r++)
-        for (int64_t c = 0; c < count; c += 16)
+        for (int64_t c = 0; c < count; c += LINE)
             __builtin_prefetch(x + r * x_stride + c);
 }
 

@@ -1,8 +1,9 @@
 """Point clouds: a training step of the networks of Table 10, ours and as PyG users write them.
 
-A step is one of ``scripts.train_modelnet10``: furniture of shapes10, other shapes in every step,
-and its optimizer. What a search for neighbors costs depends on the features: on one batch again and
-again, which a network soon knows by heart, torch-cluster's gets cheaper from step to step.
+A step is like one of ``scripts.train_modelnet10``: furniture of shapes10, other shapes in every
+step, and AdamW at its rate, without its schedule and decay. What a search for neighbors costs
+depends on the features: on one batch again and again, which a network soon knows by heart,
+torch-cluster's gets cheaper from step to step.
 """
 
 import argparse

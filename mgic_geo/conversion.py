@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import copy
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from itertools import chain
+from typing import Any
 
 from torch import nn
 
+from mgic_geo.cost import num_weights
 from mgic_geo.levels import Level
+
+_log = logging.getLogger(__name__)
 
 
 class NotConvertible(ValueError):
@@ -36,6 +43,7 @@ class Row:
         after: Weights of what replaced it; ``None`` where it was left.
         levels: Of the cycle, the finest first.
         reason: Why it was left.
+        also: Its other names, where one module is used at several places.
     """
 
     name: str
@@ -44,9 +52,10 @@ class Row:
     after: int | None = None
     levels: tuple[Level, ...] = ()
     reason: str = ""
+    also: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        name = self.name or "the model itself"
+        name = " = ".join((self.name or "the model itself", *self.also))
         if self.after is None:
             return f"left     {name} ({self.kind}, {self.before:,} weights): {self.reason}"
         widths = " > ".join(f"{x.outer}:{x.inner}/{x.groups}" for x in self.levels)
@@ -66,6 +75,7 @@ class Report:
         weights_after: Of the new one.
         multiply_adds_before: For one input; ``None`` where they were not counted.
         multiply_adds_after: Likewise.
+        shared_weights: What several blocks share, counted once for every block but one.
     """
 
     rows: tuple[Row, ...]
@@ -73,6 +83,7 @@ class Report:
     weights_after: int
     multiply_adds_before: int | None = None
     multiply_adds_after: int | None = None
+    shared_weights: int = 0
 
     @property
     def changed(self) -> tuple[Row, ...]:
@@ -87,7 +98,7 @@ class Report:
     @property
     def unknown_weights(self) -> int:
         """Weights outside the blocks that are known: stem, head, attention and the like."""
-        return self.weights_before - sum(row.before for row in self.rows)
+        return self.weights_before - sum(row.before for row in self.rows) + self.shared_weights
 
     def __str__(self) -> str:
         lines = [*map(str, self.rows)]
@@ -128,19 +139,111 @@ def check_patterns(names: Sequence[str], patterns: Sequence[str], model: nn.Modu
             raise ValueError(f"no known block fits {pattern!r}; there are {', '.join(names)}")
 
 
-def check_chosen(name: str, include: Sequence[str] | None, exclude: Sequence[str] | None) -> None:
-    """Leave a block that is not asked for.
+def check_chosen(
+    names: Sequence[str], include: Sequence[str] | None, exclude: Sequence[str] | None
+) -> None:
+    """Leave a block that is not asked for by one of its names.
 
     Raises:
         NotConvertible: With the list that decided.
     """
-    require(include is None or fits([name], include), "not in `include`")
-    require(not fits([name], exclude or ()), "in `exclude`")
+    require(include is None or fits(names, include), "not in `include`")
+    require(not fits(names, exclude or ()), "in `exclude`")
 
 
 def fits(names: Sequence[str], patterns: Sequence[str]) -> bool:
     """Whether one of the names fits one of the patterns."""
     return any(fnmatchcase(name, pattern) for name in names for pattern in patterns)
+
+
+@dataclass(frozen=True)
+class Replacement:
+    """What takes the place of a block.
+
+    Args:
+        module: The new module.
+        levels: Of its cycle, the finest first.
+        kept: Modules of the block that live on in it, with their hooks.
+    """
+
+    module: nn.Module
+    levels: tuple[Level, ...]
+    kept: frozenset[nn.Module] = frozenset()
+
+
+def rewrite(
+    model: nn.Module,
+    names: Sequence[str],
+    make: Callable[[nn.Module], Replacement],
+    *,
+    include: Sequence[str] | None,
+    exclude: Sequence[str] | None,
+) -> tuple[nn.Module, Report]:
+    """Replace the blocks of a copy of ``model``, and report without multiply-adds.
+
+    A block that is used at several places is made once and put at all of them. Hooks on modules
+    that do not live on are dropped, with a warning.
+
+    Args:
+        model: The network; it is left as it is.
+        names: Of its blocks.
+        make: From a block of the copy to what takes its place; raises :class:`NotConvertible` to
+            leave it.
+        include: Patterns of names; others are left. It is enough that one name of a block fits.
+        exclude: Patterns of names that are left; likewise.
+
+    Raises:
+        ValueError: As :func:`check_patterns`.
+    """
+    places = {name: find_places(model, name) for name in names}
+    check_patterns([*chain(*places.values())], (*(include or ()), *(exclude or ())), model)
+    new: nn.Module = copy.deepcopy(model)
+    rows = []
+    for name, found in places.items():
+        block = new.get_submodule(name)
+        kind, before, also = type(block).__name__, num_weights(block), found[1:]
+        try:
+            check_chosen(found, include, exclude)
+            check_untied(new, block, found)
+            made = make(block)
+        except NotConvertible as reason:
+            rows.append(Row(name, kind, before, reason=str(reason), also=also))
+            continue
+        rows.append(Row(name, kind, before, num_weights(made.module), made.levels, also=also))
+        _warn_of_hooks(name, block, made.kept)
+        for place in found:
+            new = replace_module(new, place, made.module)
+    known = {p: p.numel() for name in names for p in model.get_submodule(name).parameters()}
+    shared = sum(row.before for row in rows) - sum(known.values())
+    weights = num_weights(model), num_weights(new)
+    return new, Report(tuple(rows), *weights, shared_weights=shared)
+
+
+def find_places(model: nn.Module, name: str) -> tuple[str, ...]:
+    """All names of the module called ``name``.
+
+    Example:
+        >>> relu = nn.ReLU()
+        >>> find_places(nn.Sequential(relu, nn.Sequential(relu)), "0")
+        ('0', '1.0')
+    """
+    module = model.get_submodule(name)
+    every = model.named_modules(remove_duplicate=False)
+    return tuple(place for place, found in every if found is module)
+
+
+def check_untied(model: nn.Module, block: nn.Module, places: Sequence[str]) -> None:
+    """Leave a block whose weights are also used elsewhere: what is made anew is not tied to them.
+
+    Raises:
+        NotConvertible: With the name that they have elsewhere.
+    """
+    own = {id(tensor) for tensor in chain(block.parameters(), block.buffers())}
+    for name, tensor in chain(
+        model.named_parameters(remove_duplicate=False), model.named_buffers(remove_duplicate=False)
+    ):
+        inside = any(not place or name.startswith(f"{place}.") for place in places)
+        require(inside or id(tensor) not in own, f"shares weights with {name}, outside of it")
 
 
 def replace_module(model: nn.Module, name: str, new: nn.Module) -> nn.Module:
@@ -149,3 +252,64 @@ def replace_module(model: nn.Module, name: str, new: nn.Module) -> nn.Module:
         return new
     model.set_submodule(name, new)
     return model
+
+
+def user_hooks(module: nn.Module, block: nn.Module) -> list[Callable]:
+    """Hooks that somebody registered on ``module``.
+
+    Not those that make it what it is: methods of the modules of ``block``, and what computes pruned
+    and normalized weights.
+    """
+    hooks = [_unwrapped(hook) for found in _hook_dictionaries(module) for hook in found.values()]
+    own = {id(part) for part in block.modules()} if hooks else set()
+    return [
+        hook
+        for hook in hooks
+        if id(getattr(hook, "__self__", None)) not in own
+        and not type(hook).__module__.startswith("torch.nn.utils.")
+    ]
+
+
+def shared_hooks(block: nn.Module) -> dict[int, Any]:
+    """For ``copy.deepcopy``: copies of ``block`` call what the user registered, not copies of it.
+
+    Example:
+        >>> import torch
+        >>> block, seen = nn.Sequential(nn.ReLU()), []
+        >>> handle = block[0].register_forward_pre_hook(lambda module, inputs: seen.append(module))
+        >>> new = copy.deepcopy(block, shared_hooks(block))
+        >>> y = new(torch.ones(1))
+        >>> seen == [new[0]]
+        True
+    """
+    return {id(hook): hook for module in block.modules() for hook in user_hooks(module, block)}
+
+
+def drop_hooks(block: nn.Module, *, inside: bool = True) -> None:
+    """Remove the user's hooks from ``block`` and, if ``inside``, from the modules inside it."""
+    for module in block.modules() if inside else (block,):
+        dropped = {id(hook) for hook in user_hooks(module, block)}
+        for found in _hook_dictionaries(module):
+            for key in [key for key, hook in found.items() if id(_unwrapped(hook)) in dropped]:
+                del found[key]
+        if not module._backward_hooks:
+            module._is_full_backward_hook = None  # else hooks of the other kind are refused
+
+
+def _warn_of_hooks(name: str, block: nn.Module, kept: frozenset[nn.Module]) -> None:
+    for path, module in block.named_modules():
+        if module not in kept and user_hooks(module, block):
+            _log.warning(
+                "the hooks on %s are dropped: convert replaces this module, register them again",
+                ".".join(filter(None, (name, path))) or "the model itself",
+            )
+
+
+def _hook_dictionaries(module: nn.Module) -> list[dict[int, Callable]]:
+    """Of torch, and of PyG's message passing."""
+    return [value for name, value in vars(module).items() if name.endswith("_hooks")]
+
+
+def _unwrapped(hook: Callable) -> Callable:
+    """What was registered: torch wraps some hooks together with their module."""
+    return getattr(hook, "hook", hook)

@@ -7,7 +7,6 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import torch
 import torch_geometric.nn as pyg
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
@@ -15,17 +14,18 @@ from torch_geometric.nn.inits import reset
 
 from mgic_geo.conversion import (
     NotConvertible,
+    Replacement,
     Report,
-    Row,
-    check_chosen,
-    check_patterns,
+    drop_hooks,
     outermost,
-    replace_module,
     require,
+    rewrite,
+    shared_hooks,
 )
-from mgic_geo.cost import num_weights
+from mgic_geo.correction_norm import CorrectionNorm
+from mgic_geo.grouped_conv import check_caches
 from mgic_geo.levels import level_plan
-from mgic_geo.message_passing import MGICMessagePassing
+from mgic_geo.message_passing import ConvNormAct, MGICMessagePassing
 
 Factory = Callable[[int, int], nn.Module]
 PLAIN = (bool, int, float, str, tuple, type(None))
@@ -53,6 +53,10 @@ def convert(
     A cycle reaches several hops (:attr:`MGICMessagePassing.num_hops`), which sampled neighborhoods
     have to have. Everything that is new has to be trained.
 
+    A convolution that is used at several places stays one; one whose weights are used outside of
+    it, too, is left. Hooks on a convolution that is replaced, and on modules in it, are dropped,
+    and a warning says so.
+
     Args:
         model: The network, such as PyG's ``GCN``, ``GraphSAGE``, ``GIN`` or ``GAT``, or your own;
             it is left as it is, and a copy returned.
@@ -78,6 +82,7 @@ def convert(
         Section 5 ("a universal approach suitable for different kinds of CNNs, GCNs").
 
     Example:
+        >>> import torch
         >>> model = pyg.GraphSAGE(16, 64, num_layers=3, out_channels=4)
         >>> new, report = convert(model, group_size=16)
         >>> print(report)
@@ -97,33 +102,37 @@ def convert(
         raise ValueError("the model takes widths from its first input: run it once before")
     factories = factories or {}
     names = outermost(model, lambda module: is_convolution(module, factories))
-    check_patterns(names, (*(include or ()), *(exclude or ())), model)
-    new: nn.Module = copy.deepcopy(model)
-    rows = []
-    for name in names:
-        conv: Any = new.get_submodule(name)
-        kind, before = type(conv).__name__, num_weights(conv)
+
+    def make(conv: Any) -> Replacement:
+        channels = _width(conv)
+        require(channels >= min_width, f"{channels} channels, below min_width {min_width}")
         try:
-            check_chosen(name, include, exclude)
-            channels = _width(conv)
-            require(channels >= min_width, f"{channels} channels, below min_width {min_width}")
-            make_conv = factories.get(type(conv)) or read_factory(conv, channels)
-            made = MGICMessagePassing(
-                channels,
-                channels,
-                make_conv,
-                group_size=group_size,
-                coarse_size=coarse_size,
-                norm=norm,
-                act=act,
-            )
-        except NotConvertible as reason:
-            rows.append(Row(name, kind, before, reason=str(reason)))
-            continue
+            check_caches(conv)
+        except ValueError as error:
+            raise NotConvertible(str(error)) from error
+        made = MGICMessagePassing(
+            channels,
+            channels,
+            factories.get(type(conv)) or read_factory(conv, channels),
+            group_size=group_size,
+            coarse_size=coarse_size,
+            norm=copy.deepcopy(norm),
+            act=act,
+        )
+        _separate(made)
         made.to(next(conv.parameters())).train(conv.training)
-        rows.append(Row(name, kind, before, num_weights(made), made.block.levels))
-        new = replace_module(new, name, made)
-    return new, Report(tuple(rows), num_weights(model), num_weights(new))
+        return Replacement(made, made.block.levels)
+
+    return rewrite(model, names, make, include=include, exclude=exclude)
+
+
+def _separate(made: MGICMessagePassing) -> None:
+    """Give each level its own norm and activation, where `norm` or `act` is a module."""
+    for module in made.modules():
+        if isinstance(module, ConvNormAct):
+            module.norm, module.act = copy.deepcopy(module.norm), copy.deepcopy(module.act)
+        elif isinstance(module, CorrectionNorm):
+            module.norm = copy.deepcopy(module.norm)
 
 
 def is_convolution(module: nn.Module, factories: Mapping[type[nn.Module], Factory]) -> bool:
@@ -149,7 +158,9 @@ def read_factory(conv: Any, channels: int) -> Factory:
     def make_conv(in_channels: int, out_channels: int) -> nn.Module:
         def scale(option: Any) -> Any:
             is_network = isinstance(option, nn.Module)
-            return narrow_network(option, in_channels, channels) if is_network else option
+            if is_network:
+                return narrow_network(option, in_channels, channels)
+            return copy.deepcopy(option)
 
         chosen = {name: scale(option) for name, option in options.items()}
         takes = inspect.signature(type(conv)).parameters
@@ -181,7 +192,8 @@ def narrow_network(network: nn.Module, new: int, old: int) -> nn.Module:
         require(width * new % old == 0, f"its width {width} cannot be scaled by {new}/{old}")
         return width * new // old
 
-    narrow = copy.deepcopy(network)
+    narrow = copy.deepcopy(network, shared_hooks(network))
+    drop_hooks(narrow)
     for module in narrow.modules():
         for name, tensor in module.named_parameters(recurse=False):
             require(
@@ -191,6 +203,7 @@ def narrow_network(network: nn.Module, new: int, old: int) -> nn.Module:
             shape = [scale(size) for size in tensor.shape]
             setattr(module, name, nn.Parameter(tensor.new_ones(shape), tensor.requires_grad))
         for name, tensor in module.named_buffers(recurse=False):
+            require(tensor.dim() < 2, f"does not understand {name} of {type(module).__name__}")
             if tensor.dim() == 1:
                 setattr(module, name, tensor.new_zeros(scale(tensor.numel())))
         noted = vars(module)
@@ -241,9 +254,11 @@ def _read_options(conv: Any) -> dict[str, Any]:
     return options
 
 
-def _describe(conv: nn.Module) -> tuple[dict[str, torch.Size], dict[str, Any]]:
-    """Shapes of the state, and the plain attributes."""
-    shapes = {name: tensor.shape for name, tensor in conv.state_dict().items()}
+def _describe(conv: nn.Module) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Shapes of the state and which of it is the same, and the plain attributes."""
+    state = conv.state_dict(keep_vars=True)
+    first = {id(tensor): name for name, tensor in reversed(state.items())}
+    shapes = {name: (tensor.shape, first[id(tensor)]) for name, tensor in state.items()}
     plain = {
         name: value
         for name, value in vars(conv).items()

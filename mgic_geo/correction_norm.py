@@ -59,7 +59,7 @@ class CorrectionNorm(nn.Module):
         ):
             return addend + self(prolong(x))
         weight, scale, shift = prolong.weight, norm.weight, norm.bias
-        y, *statistics = add_normalized_linear(addend, x, weight, scale, shift, norm.eps)
-        mean, variance = (tensor.detach() for tensor in statistics[:2])
+        y, statistics = add_normalized_linear(addend, x, weight, scale, shift, norm.eps)
+        mean, variance = statistics.detach()[:2]
         move_running_statistics(norm, mean, variance, len(x))
         return y

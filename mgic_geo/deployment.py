@@ -6,6 +6,7 @@ import copy
 from itertools import pairwise
 from typing import TypeVar
 
+import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -36,31 +37,37 @@ def fuse(model: Model) -> Model:
 
     Returns:
         A network in evaluation mode whose parameters need no gradients; its values are those of
-        ``model.eval()`` up to rounding. Weights stay as the kernels want them from call to call:
-        what changes them by way of ``weight.data`` goes unnoticed.
+        ``model.eval()`` up to rounding. It is a network as others are: it may be moved, cast,
+        copied, saved and fused again, and its state may be replaced by that of another fused
+        network. Weights stay as the kernels want them from call to call until they change; what
+        writes to them by way of ``weight.data`` goes unnoticed.
 
     Example:
-        >>> import torch
         >>> from mgic_geo import create_model
         >>> model = create_model("mgic_diffgcn", k=4).eval()
         >>> pos = torch.rand(20, 3)
         >>> torch.testing.assert_close(fuse(model)(pos), model(pos), rtol=1e-4, atol=1e-4)
     """
-    fused = copy.deepcopy(model).eval().requires_grad_(False)
-    for module in list(fused.modules()):
-        if isinstance(module, ConvNormAct):
-            _fold_child(module, "norm", module.conv)
-            _fold_relu(module)
-        elif type(module).forward is nn.Sequential.forward:
-            for (_, before), (name, _) in pairwise(module.named_children()):
-                _fold_child(module, name, before)
-        elif isinstance(module, MGICBlock):
-            for index, prolong in enumerate(module.prolong):
-                _fold_child(module.norms, str(index), prolong)
-    for module in fused.modules():
-        if isinstance(module, GroupedLinear):
-            native.keep_packed_(module.weight)
+    with torch.inference_mode(False):  # tensors made in it do not count their changes
+        fused = copy.deepcopy(model).eval().requires_grad_(False)
+        for module in list(fused.modules()):
+            _fold_children(module)
+        for module in fused.modules():
+            if isinstance(module, GroupedLinear):
+                native.keep_packed_(module.weight)
     return fused
+
+
+def _fold_children(module: nn.Module) -> None:
+    if isinstance(module, ConvNormAct):
+        _fold_child(module, "norm", module.conv)
+        _fold_relu(module)
+    elif type(module).forward is nn.Sequential.forward:
+        for (_, before), (name, _) in pairwise(module.named_children()):
+            _fold_child(module, name, before)
+    elif isinstance(module, MGICBlock):
+        for index, prolong in enumerate(module.prolong):
+            _fold_child(module.norms, str(index), prolong)
 
 
 def _fold_child(parent: nn.Module, name: str, before: nn.Module) -> None:
@@ -68,12 +75,17 @@ def _fold_child(parent: nn.Module, name: str, before: nn.Module) -> None:
     linear, norm = _last_map(before), _plain_norm(parent.get_submodule(name))
     if linear is None or norm is None or norm.running_mean is None or norm.running_var is None:
         return
-    scale = (norm.running_var + norm.eps).rsqrt()
-    scale = scale if norm.weight is None else scale * norm.weight
-    shift = -scale * norm.running_mean
-    shift = shift if norm.bias is None else shift + norm.bias
+    scale = (_precise(norm.running_var) + norm.eps).rsqrt()
+    scale = scale if norm.weight is None else scale * _precise(norm.weight)
+    shift = -scale * _precise(norm.running_mean)
+    shift = shift if norm.bias is None else shift + _precise(norm.bias)
     _scale_and_shift(linear, scale, shift)
     setattr(parent, name, nn.Identity())
+
+
+def _precise(x: Tensor) -> Tensor:
+    """For what is rounded to half precision only once it is done."""
+    return x.float() if x.dtype in (torch.half, torch.bfloat16) else x
 
 
 def _fold_relu(layer: ConvNormAct) -> None:
@@ -88,11 +100,12 @@ def _fold_relu(layer: ConvNormAct) -> None:
 
 
 def _scale_and_shift(linear: nn.Linear | GroupedLinear, scale: Tensor, shift: Tensor) -> None:
-    rows = linear.weight.view(scale.numel(), -1)  # of an output each, in both kinds
-    weight = (rows * scale.unsqueeze(1)).view_as(linear.weight)
-    bias = shift if linear.bias is None else linear.bias * scale + shift
-    linear.weight = nn.Parameter(weight, requires_grad=False)
-    linear.bias = nn.Parameter(bias, requires_grad=False)
+    old = linear.weight
+    rows = _precise(old).view(scale.numel(), -1)  # of an output each, in both kinds
+    weight = (rows * scale.unsqueeze(1)).view_as(old)
+    bias = shift if linear.bias is None else _precise(linear.bias) * scale + shift
+    linear.weight = nn.Parameter(weight.to(old.dtype), requires_grad=False)
+    linear.bias = nn.Parameter(bias.to(old.dtype), requires_grad=False)
 
 
 def _last_map(module: nn.Module) -> nn.Linear | GroupedLinear | None:

@@ -12,8 +12,8 @@ from torch_geometric.data.datapipes import functional_transform
 from torch_geometric.transforms import BaseTransform
 
 from mgic_geo import native
-from mgic_geo.operators import Operator
-from mgic_geo.sparse import Adjacency, SparseMatrix, to_adjacency
+from mgic_geo.operators import Operator, check_values
+from mgic_geo.sparse import Adjacency, SparseMatrix, split_edges, to_adjacency
 
 
 class DerivativeOperators(NamedTuple):
@@ -44,6 +44,26 @@ class DerivativeOperators(NamedTuple):
     index_t: Tensor
     value_t: Tensor
     crossings: Tensor
+
+    @property
+    def num_nodes(self) -> int:
+        """Number of nodes."""
+        return self.ptr.numel() - 1
+
+    def check(self) -> None:
+        """Raise where the parts do not fit each other.
+
+        Raises:
+            ValueError: They are of different lengths.
+        """
+        pointers = {x.shape for x in (self.ptr, self.ptr_t, self.crossings)}
+        indices = {x.shape for x in (self.index, self.index_t)}
+        values = {x.shape for x in (self.value, self.value_t)}
+        if max(map(len, (pointers, indices, values))) > 1:
+            raise ValueError(
+                "ptr, index and value of derivatives and of their transposes must have the same "
+                f"shapes, got {[tuple(x.shape) for x in self]}"
+            )
 
     @property
     def graph(self) -> native.Graph:
@@ -104,23 +124,29 @@ def edge_gradients(
         >>> edge_gradients(pos, torch.tensor([[1, 0], [0, 1]])).tolist()
         [[1.0, 0.0, 0.0], [-1.0, 0.0, 0.0]]
     """
-    if pos.dim() != 2 or pos.size(1) != 3:
-        raise ValueError(f"pos must be (N, 3), got shape {tuple(pos.shape)}")
-    if batch is not None and batch.shape != pos.shape[:1]:
-        raise ValueError(f"batch must be ({pos.size(0)},), got shape {tuple(batch.shape)}")
+    if pos.dim() != 2 or pos.size(1) != 3 or not pos.is_floating_point():
+        raise ValueError(
+            f"pos must be (N, 3) floating point, got shape {tuple(pos.shape)} of {pos.dtype}"
+        )
+    check_values(pos=pos, batch=batch)
+    if batch is not None and (batch.shape != pos.shape[:1] or batch.dtype != torch.long):
+        raise ValueError(
+            f"batch must be ({pos.size(0)},) int64, got shape {tuple(batch.shape)} of {batch.dtype}"
+        )
     if not softening >= 0:
         raise ValueError(f"softening must be at least 0, got {softening}")
-    num_nodes = pos.size(0)
-    if isinstance(edge_index, Adjacency):
-        source, target = edge_index.index, edge_index.targets()
-    elif edge_index.layout == torch.strided:
-        source, target = edge_index[0], edge_index[1]
-    else:
-        adjacency = to_adjacency(edge_index, num_nodes, num_nodes)
-        source, target = adjacency.index, adjacency.targets()
+    source, target = _ends(edge_index, pos.size(0))
     if native.usable(pos.detach()) and not _needs_gradients(pos):
         return _native_gradients(pos.detach(), source, target, batch, softening)
     return _plain_gradients(pos, source, target, _cloud_places(pos, batch), softening)
+
+
+def _ends(edge_index: Tensor | EdgeIndex | Adjacency, num_nodes: int) -> tuple[Tensor, Tensor]:
+    """Source and target of every edge, in the order of the list."""
+    if not isinstance(edge_index, Tensor) or edge_index.layout != torch.strided:
+        adjacency = to_adjacency(edge_index, num_nodes, num_nodes)
+        return adjacency.index, adjacency.targets()
+    return split_edges(edge_index, num_nodes, num_nodes)
 
 
 def _plain_gradients(
@@ -214,10 +240,10 @@ def derivative_operators(adjacency: Adjacency, edge_attr: Tensor) -> DerivativeO
         >>> spmm(operators.matrix(0), torch.tensor([[0.0], [5.0]])).tolist()
         [[5.0], [5.0]]
     """
-    if edge_attr.shape != (adjacency.index.numel(), 3):
+    if edge_attr.shape != (adjacency.index.numel(), 3) or not edge_attr.is_floating_point():
         raise ValueError(
-            f"edge_attr must be ({adjacency.index.numel()}, 3), one row an edge, "
-            f"got shape {tuple(edge_attr.shape)}"
+            f"edge_attr must be ({adjacency.index.numel()}, 3), one row an edge, floating point, "
+            f"got shape {tuple(edge_attr.shape)} of {edge_attr.dtype}"
         )
     if native.usable(edge_attr.detach()) and not _needs_gradients(edge_attr):
         return DerivativeOperators(

@@ -81,10 +81,10 @@ class DiffGCNConv(MessagePassing):
         edge_attr: Tensor | None = None,
     ) -> DerivativeOperators:
         """Build the operators; the result may be passed as ``edge_index``, many times."""
-        if isinstance(edge_index, DerivativeOperators):
-            return edge_index
         if isinstance(x, tuple):
             raise ValueError("DiffGCNConv needs one set of nodes, got a bipartite pair")
+        if isinstance(edge_index, DerivativeOperators):
+            return edge_index
         if edge_attr is None:
             raise ValueError("DiffGCNConv needs edge_attr=edge_gradients(pos, edge_index)")
         adjacency = to_adjacency(edge_index, x.size(0), x.size(0))
@@ -152,7 +152,21 @@ def mix_derivatives(
           channels under the first operator in front. ``bias``: ``(out,)``.
         - ``subtrahend``: ``(N, out)``. Returns the same.
     """
-    if not operators.value.requires_grad and native.can_multiply(x, weight):
+    groups, _, columns = weight.shape
+    if x.dim() != 2 or x.size(1) != groups * (columns // NUM_OPERATORS):
+        raise ValueError(
+            f"x must be (N, {groups * (columns // NUM_OPERATORS)}), got shape {tuple(x.shape)}"
+        )
+    if operators.num_nodes != x.size(0):
+        raise ValueError(
+            f"the derivatives are those of {operators.num_nodes} nodes, got features of {x.size(0)}"
+        )
+    operators.check()
+    if (
+        not operators.value.requires_grad
+        and native.usable(operators.value)
+        and native.can_multiply(x, weight)
+    ):
         behind = relu or subtrahend is not None
         if behind and not torch.is_grad_enabled() and _fits(subtrahend, x, weight):
             return _mix_behind(x, weight, bias, subtrahend, relu, *operators.graph)

@@ -128,6 +128,10 @@ def grouped_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Ten
         raise ValueError(
             f"x must have {groups * columns} channels last, got shape {tuple(x.shape)}"
         )
+    if x.device != weight.device or not x.is_floating_point():
+        raise ValueError(
+            f"x must be floating point on {weight.device}, got {x.dtype} on {x.device}"
+        )
     rows = x if x.dim() == 2 else x.reshape(-1, x.size(-1))
     if native.can_multiply(rows, weight):
         return _native_linear(rows, weight, bias).view(*x.shape[:-1], groups * width)

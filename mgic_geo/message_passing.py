@@ -11,7 +11,7 @@ from torch_geometric.nn import MessagePassing
 from torch_geometric.nn.resolver import activation_resolver, normalization_resolver
 
 from mgic_geo.correction_norm import CorrectionNorm
-from mgic_geo.grouped_conv import make_grouped_conv
+from mgic_geo.grouped_conv import check_strategy, make_grouped_conv
 from mgic_geo.grouped_linear import transfer
 from mgic_geo.levels import Level, MGICBlock, reset_parameters
 from mgic_geo.norm_act import norm_act
@@ -49,6 +49,8 @@ class MGICMessagePassing(MessagePassing):
         norm: Norm of the coarser levels and after every prolongation, as PyG resolves it.
         norm_kwargs: Arguments of ``norm``.
         act: Activation of the coarser levels, as PyG resolves it.
+        strategy: How ``conv`` is turned grouped: ``"auto"``, ``"wide"``, ``"vmap"`` or ``"loop"``,
+            as :func:`make_grouped_conv`.
         **kwargs: Passed to ``conv``.
 
     Shape:
@@ -60,7 +62,8 @@ class MGICMessagePassing(MessagePassing):
         As :class:`MGICBlock`, :math:`K` being the weights of ``conv(out_channels, out_channels)``.
 
     Raises:
-        ValueError: If a width or size is below 1, or the input is ``(x, None)``.
+        ValueError: If a width or size is below 1, ``strategy`` is unknown or not right for
+            ``conv``, ``conv`` caches features, or the input is ``(x, None)``.
 
     References:
         Sections 3.2 and 4.5.
@@ -87,9 +90,11 @@ class MGICMessagePassing(MessagePassing):
         norm: str | Callable | None = "batch_norm",
         norm_kwargs: dict[str, Any] | None = None,
         act: str | Callable | None = "relu",
+        strategy: str = "auto",
         **kwargs: Any,
     ) -> None:
         super().__init__()
+        check_strategy(strategy)
         coarse_size = group_size if coarse_size is None else coarse_size
         _check_widths(in_channels, out_channels)
         if norm == "batch_norm" and norm_kwargs is None:
@@ -104,7 +109,8 @@ class MGICMessagePassing(MessagePassing):
             return nn.Identity() if act is None else activation_resolver(act)
 
         def make_layer(level: Level) -> nn.Module:
-            layer = make_grouped_conv(conv, level.outer, level.outer, level.groups, **kwargs)
+            width, groups = level.outer, level.groups
+            layer = make_grouped_conv(conv, width, width, groups, strategy=strategy, **kwargs)
             return layer if level.finest else ConvNormAct(layer, make_norm(level.outer), make_act())
 
         self.in_channels, self.out_channels = in_channels, out_channels

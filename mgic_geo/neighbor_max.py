@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from mgic_geo import native
 from mgic_geo.operators import Operator
-from mgic_geo.sparse import Adjacency
+from mgic_geo.sparse import Adjacency, check_nodes, check_pointer
 
 
 def neighbor_max(adjacency: Adjacency, x: Tensor) -> Tensor:
@@ -35,7 +35,10 @@ def _best_and_row(x: Tensor, ptr: Tensor, index: Tensor) -> tuple[Tensor, Tensor
     if native.usable(values):
         best, row = native.neighbor_max(values, ptr, index)
     else:
-        best, row = _plain_max(values, ptr, index[: int(ptr[-1])])
+        check_pointer(ptr, index)
+        index = index[: int(ptr[-1])]
+        check_nodes(index, x.size(0), "source")  # sparse products of PyTorch's do not
+        best, row = _plain_max(values, ptr, index)
     return best.to(x.dtype), row
 
 

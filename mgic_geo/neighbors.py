@@ -17,7 +17,7 @@ from torch_geometric import EdgeIndex
 
 from mgic_geo import native
 from mgic_geo.neighbor_search import search
-from mgic_geo.operators import Operator
+from mgic_geo.operators import Operator, check_values
 
 _BACKENDS = ("auto", "exact", "torch_cluster")
 
@@ -138,6 +138,7 @@ def knn_indices(x: Tensor, k: int, batch: Tensor | None = None, *, backend: str 
             f"batch must be int64 of shape ({x.size(0)},), got {batch.dtype} of shape "
             f"{tuple(batch.shape)}"
         )
+    check_values(x=x, batch=batch)
     return _knn(x.detach(), batch, k, backend)
 
 

@@ -9,8 +9,8 @@ from torch_geometric.nn import BatchNorm
 
 from mgic_geo import native
 from mgic_geo.native.activations import ACTIVATIONS
-from mgic_geo.native.norm import memory_order
-from mgic_geo.operators import Operator, differentiable_gradients, is_transformed
+from mgic_geo.native.norm import STATISTICS, memory_order
+from mgic_geo.operators import Operator, differentiable_gradients, is_exporting, is_transformed
 
 _PLAIN = {number: act() for act, number in ACTIVATIONS.items()}
 
@@ -70,7 +70,7 @@ def normalize_images(
 def _normalize(norm: nn.BatchNorm1d | nn.BatchNorm2d, act: nn.Module | None, x: Tensor) -> Tensor:
     activation = ACTIVATIONS[nn.Identity if act is None else type(act)]
     y, statistics = _native_norm(x, norm.weight, norm.bias, norm.eps, activation)
-    mean, variance, _ = statistics.detach()
+    mean, variance = statistics.detach()[:2]
     move_running_statistics(norm, mean, variance, x.numel() // x.size(1))
     return y
 
@@ -120,7 +120,7 @@ def _takes_batch_statistics(norm: nn.BatchNorm1d | nn.BatchNorm2d, x: Tensor) ->
         (norm.training or norm.running_mean is None)
         and x.size(1) == norm.num_features
         and x.numel() > x.size(1)  # more than one row
-        and not torch.compiler.is_exporting()
+        and not is_exporting()
         and not torch.is_autocast_enabled("cpu")
         and native.usable(x, *(z for z in _vectors(norm) if z is not None))
     )
@@ -149,7 +149,7 @@ def move_running_statistics(
 def _norm_fake(
     x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float, activation: int
 ) -> tuple[Tensor, Tensor]:
-    return torch.empty_like(x, memory_format=memory_order(x)), x.new_empty(3, x.size(1))
+    return torch.empty_like(x, memory_format=memory_order(x)), x.new_empty(STATISTICS, x.size(1))
 
 
 def _norm_setup(ctx, inputs, output) -> None:
@@ -164,7 +164,7 @@ def _norm_backward(ctx, grad: Tensor, _: Tensor):
         y = functional.batch_norm(x, None, None, weight, bias, True, 0.0, ctx.eps)
         y = _PLAIN[ctx.activation](y)
         return *differentiable_gradients(y, (x, weight, bias), grad), None, None
-    grads = _native_norm_backward(grad, x, bias, statistics, ctx.eps, ctx.activation)
+    grads = _native_norm_backward(grad, x, statistics, ctx.eps, ctx.activation)
     needed = ctx.needs_input_grad
     return *(g if n else None for g, n in zip(grads, needed, strict=False)), None, None
 
@@ -175,7 +175,7 @@ _native_norm = Operator(
 
 
 def _norm_backward_fake(
-    grad: Tensor, x: Tensor, bias: Tensor | None, statistics: Tensor, eps: float, activation: int
+    grad: Tensor, x: Tensor, statistics: Tensor, eps: float, activation: int
 ) -> tuple[Tensor, Tensor, Tensor]:
     columns = x.new_empty(x.size(1))
     y = torch.empty_like(x, memory_format=memory_order(x))

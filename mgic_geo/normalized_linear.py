@@ -9,6 +9,7 @@ from torch.utils.flop_counter import register_flop_formula
 
 from mgic_geo import native
 from mgic_geo.grouped_linear import grouped_linear
+from mgic_geo.native.norm import STATISTICS
 from mgic_geo.operators import Operator, differentiable_gradients
 
 
@@ -19,29 +20,26 @@ def _fake(
     scale: Tensor | None,
     shift: Tensor | None,
     eps: float,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    width, columns = addend.size(1), weight.size(2)
+) -> tuple[Tensor, Tensor]:
     y = torch.empty_like(addend, memory_format=torch.contiguous_format)
-    statistics = x.new_empty(width), x.new_empty(width), x.new_empty(x.size(1))
-    return y, *statistics, x.new_empty(weight.size(0), columns, columns)
+    return y, x.new_empty(STATISTICS, addend.size(1))
 
 
 def _setup(ctx, inputs, output) -> None:
     _, x, weight, scale, shift, ctx.eps = inputs
-    _, _, *statistics = output
-    ctx.mark_non_differentiable(*output[1:])
-    ctx.save_for_backward(x, weight, scale, shift, *statistics)
+    ctx.mark_non_differentiable(output[1])
+    ctx.save_for_backward(x, weight, scale, shift, output[1])
 
 
-def _backward(ctx, grad: Tensor, *_: Tensor):
-    x, weight, scale, shift, *statistics = ctx.saved_tensors
+def _backward(ctx, grad: Tensor, _: Tensor):
+    x, weight, scale, shift, statistics = ctx.saved_tensors
     if torch.is_grad_enabled() and not torch.compiler.is_compiling():  # to differentiate again
         y = functional.batch_norm(
             grouped_linear(x, weight), None, None, scale, shift, True, 0.0, ctx.eps
         )
         grads = differentiable_gradients(y, (x, weight, scale, shift), grad)
     else:
-        grads = _gradients(grad, x, weight, scale, *statistics, ctx.eps)
+        grads = _gradients(grad, x, weight, statistics, ctx.eps)
     needed = ctx.needs_input_grad
     return grad, *(g if n else None for g, n in zip(grads, needed[1:5], strict=True)), None
 
@@ -71,9 +69,9 @@ _gradients = Operator(
 
 @register_flop_formula(torch.ops.mgic.add_normalized_linear)
 def _flops(addend: torch.Size, x: torch.Size, weight: torch.Size, *args, **kwargs) -> int:
-    return 2 * x[0] * (weight.numel() + x[1] * weight[2])
+    return 2 * 2 * x[0] * weight.numel()
 
 
 @register_flop_formula(torch.ops.mgic.add_normalized_linear_backward)
 def _backward_flops(grad: torch.Size, x: torch.Size, weight: torch.Size, *args, **kwargs) -> int:
-    return 2 * x[0] * (2 * weight.numel() + x[1] * weight[2])
+    return 4 * 2 * x[0] * weight.numel()

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
+from torch.jit._trace import is_tracing
 from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
 
@@ -51,8 +54,9 @@ class Operator:
         backward: Callable[..., Any] | None = None,
         setup: Callable[[Any, tuple[Any, ...], Any], None] | None = None,
     ) -> None:
+        self.names = tuple(inspect.signature(kernel).parameters)
         self.registered = torch.library.custom_op(name, kernel, mutates_args=())
-        self.registered.register_fake(fake)
+        self.registered.register_fake(self._on_one_device(fake))
         self.direct = kernel
         if backward is not None:
             self.registered.register_autograd(backward, setup_context=setup)
@@ -60,7 +64,33 @@ class Operator:
 
     def __call__(self, *inputs: Any) -> Any:
         """Compute."""
-        return self.registered(*inputs) if is_observed(inputs) else self.direct(*inputs)
+        if is_observed(inputs):
+            return self.registered(*inputs)
+        return self.registered(*inputs) if self._check_devices(inputs) else self.direct(*inputs)
+
+    def _check_devices(self, inputs: Sequence[Any]) -> bool:
+        """Whether the tensors have no content.
+
+        Raises:
+            ValueError: They are on several devices.
+        """
+        devices = {x.device for x in inputs if isinstance(x, Tensor)}
+        if len(devices) < 2:
+            return torch.device("meta") in devices
+        found = ", ".join(
+            f"{name} on {x.device}"
+            for name, x in zip(self.names, inputs, strict=False)
+            if isinstance(x, Tensor)
+        )
+        raise ValueError(f"all tensors must be on one device, got {found}")
+
+    def _on_one_device(self, fake: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(fake)
+        def checked(*inputs: Any) -> Any:
+            self._check_devices(inputs)
+            return fake(*inputs)
+
+        return checked
 
 
 def _differentiable(
@@ -84,11 +114,33 @@ _PLAIN = frozenset((Tensor, nn.Parameter, type(None), bool, int, float, str))
 
 def is_observed(inputs: tuple[Any, ...]) -> bool:
     """Whether somebody wants to see the operator rather than have its result."""
-    return (
-        torch.compiler.is_compiling()
-        or is_in_torch_dispatch_mode()
-        or not _PLAIN.issuperset(map(type, inputs))
-    )
+    return is_traced() or is_in_torch_dispatch_mode() or not _PLAIN.issuperset(map(type, inputs))
+
+
+def is_traced() -> bool:
+    """Whether operations are recorded rather than run: no value is known yet.
+
+    Example:
+        >>> is_traced()
+        False
+    """
+    return torch.compiler.is_compiling() or is_tracing()
+
+
+def is_exporting() -> bool:
+    """Whether a file is being written that knows PyTorch's own operators only."""
+    return torch.compiler.is_exporting() or (is_tracing() and torch.onnx.is_in_onnx_export())
+
+
+def check_values(**tensors: Tensor | None) -> None:
+    """Raise where what a result depends on is not there.
+
+    Raises:
+        ValueError: A tensor is on the meta device, outside of a compiler or exporter.
+    """
+    for name, tensor in tensors.items():
+        if tensor is not None and type(tensor) in _PLAIN and tensor.is_meta and not is_traced():
+            raise ValueError(f"{name} must have values, got a tensor on meta")
 
 
 def is_transformed() -> bool:

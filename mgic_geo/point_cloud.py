@@ -16,6 +16,7 @@ from mgic_geo.message_passing import ConvNormAct, MGICMessagePassing
 from mgic_geo.neighbor_max import neighbor_max
 from mgic_geo.neighbors import knn_indices
 from mgic_geo.numbering import order_along_curve, renumber
+from mgic_geo.operators import check_values, is_traced
 from mgic_geo.sparse import Adjacency, from_neighbors, to_adjacency
 
 GRAPHS = ("static", "dynamic", "random", "none")
@@ -250,6 +251,7 @@ def check_points(pos: Tensor, batch: Tensor | None) -> None:
         raise ValueError(
             f"batch must be ({pos.size(0)},) int64, got {tuple(batch.shape)} of {batch.dtype}"
         )
+    check_values(pos=pos, batch=batch)
 
 
 def check_batch_size(batch: Tensor | None, batch_size: int | None) -> int:
@@ -258,7 +260,7 @@ def check_batch_size(batch: Tensor | None, batch_size: int | None) -> int:
     Raises:
         ValueError: If ``batch`` names a cloud that ``batch_size`` does not have.
     """
-    if batch_size is not None and torch.compiler.is_compiling():
+    if batch_size is not None and is_traced():
         return batch_size
     last = 0 if batch is None else int(batch.max())
     if batch_size is None:

@@ -15,7 +15,7 @@ from torch.nn import functional
 from torch.utils.flop_counter import register_flop_formula
 from torch_geometric import EdgeIndex
 
-from mgic_geo.operators import Operator
+from mgic_geo.operators import Operator, check_values, is_exporting, is_traced
 
 _INTEGERS = (torch.int64, torch.int32)
 
@@ -93,7 +93,7 @@ def to_adjacency(
         tensor([0, 1, 3, 3])
     """
     if isinstance(edge_index, Adjacency):
-        return edge_index
+        return _checked(edge_index, num_sources, num_targets)
     if not isinstance(edge_index, Tensor):
         raise ValueError(
             "edge_index must be a (2, E) tensor, an EdgeIndex or a torch.sparse matrix, "
@@ -101,25 +101,90 @@ def to_adjacency(
         )
     if edge_index.layout != torch.strided:
         return _from_sparse(edge_index, num_sources, num_targets)
+    if isinstance(edge_index, EdgeIndex):
+        return _from_edge_index(edge_index, num_sources, num_targets)
+    source, target = split_edges(edge_index, num_sources, num_targets)
+    if is_exporting():
+        return _exported(source, target, num_sources, num_targets)
+    compress = _compress if is_traced() else _compressed
+    ptr, index, order = compress(source, target, num_sources, num_targets)
+    return Adjacency(ptr, index, num_sources, order)
+
+
+def split_edges(edge_index: Tensor, num_sources: int, num_targets: int) -> tuple[Tensor, Tensor]:
+    """Source and target of every edge of a list, in int64.
+
+    Shape:
+        - ``edge_index``: ``(2, E)``. Returns ``(E,)`` twice.
+
+    Raises:
+        ValueError: If it is no list of edges, or names a node that does not exist. While the
+            computation is traced or compiled, nodes are looked at when it runs.
+    """
     if edge_index.dim() != 2 or edge_index.size(0) != 2 or edge_index.dtype not in _INTEGERS:
         raise ValueError(
             f"edge_index must be (2, E) int64 or int32, got shape {tuple(edge_index.shape)} "
             f"of {edge_index.dtype}"
         )
-    if isinstance(edge_index, EdgeIndex):
-        return _from_edge_index(edge_index, num_sources, num_targets)
-    source, target = edge_index.long()
+    plain = edge_index.as_tensor() if isinstance(edge_index, EdgeIndex) else edge_index
+    check_values(edge_index=plain)
+    source, target = plain.long()
+    if not is_traced():
+        check_nodes(source, num_sources, "source")
+        check_nodes(target, num_targets, "target")
+    return source, target
+
+
+def _checked(adjacency: Adjacency, num_sources: int, num_targets: int) -> Adjacency:
+    """An adjacency of that size; the nodes that it names are looked at where they are read."""
+    if (adjacency.num_sources, adjacency.num_targets) != (num_sources, num_targets):
+        raise ValueError(
+            f"the adjacency is one of {adjacency.num_sources} sources and {adjacency.num_targets} "
+            f"targets, got features of {num_sources} and {num_targets}"
+        )
+    if adjacency.ptr.dtype == adjacency.index.dtype == torch.int64:
+        return adjacency
+    return adjacency._replace(ptr=adjacency.ptr.long(), index=adjacency.index.long())
+
+
+def _compressed(
+    source: Tensor, target: Tensor, num_sources: int, num_targets: int
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Pointer, sources and places of edges sorted by target; no places where they were sorted."""
     order = None
-    if torch.compiler.is_compiling():
+    if not (target[1:] >= target[:-1]).all():
         target, order = target.sort(stable=True)
         source = source[order]
-    elif target.numel():
-        _check_nodes(source, num_sources, "source")
-        _check_nodes(target, num_targets, "target")
-        if not (target[1:] >= target[:-1]).all():
-            target, order = target.sort(stable=True)
-            source = source[order]
-    return Adjacency(_pointer(target, num_targets), source.contiguous(), num_sources, order)
+    return _pointer(target, num_targets), source.contiguous(), order
+
+
+def _exported(source: Tensor, target: Tensor, num_sources: int, num_targets: int) -> Adjacency:
+    """In PyTorch's own operators: index_select refuses nodes that do not exist."""
+    sources, targets = (torch.arange(n, device=source.device) for n in (num_sources, num_targets))
+    target, order = targets.index_select(0, target).sort(stable=True)
+    source = sources.index_select(0, source)[order]
+    return Adjacency(_pointer(target, num_targets), source, num_sources, order)
+
+
+# One opaque operator: whether edges are sorted, and which nodes they name, is known at run time.
+def _compress_always(
+    source: Tensor, target: Tensor, num_sources: int, num_targets: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    check_nodes(source, num_sources, "source")
+    check_nodes(target, num_targets, "target")
+    ptr, index, order = _compressed(source, target, num_sources, num_targets)
+    if order is None:
+        return ptr, index.clone(), torch.arange(index.numel(), device=index.device)
+    return ptr, index, order
+
+
+def _compress_fake(
+    source: Tensor, target: Tensor, num_sources: int, num_targets: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    return source.new_empty(num_targets + 1), torch.empty_like(source), torch.empty_like(source)
+
+
+_compress = Operator("mgic::compress", _compress_always, _compress_fake)
 
 
 def from_neighbors(neighbors: Tensor) -> Adjacency:
@@ -134,7 +199,7 @@ def from_neighbors(neighbors: Tensor) -> Adjacency:
     """
     num_nodes = neighbors.size(0)
     there = neighbors >= 0
-    if not torch.compiler.is_compiling() and there.all():
+    if not is_traced() and there.all():
         ptr = torch.arange(num_nodes + 1, device=neighbors.device) * neighbors.size(1)
         return Adjacency(ptr, neighbors.reshape(-1), num_nodes)
     ptr = functional.pad(there.sum(1).cumsum(0), (1, 0))
@@ -142,7 +207,7 @@ def from_neighbors(neighbors: Tensor) -> Adjacency:
     place = (there.cumsum(1) - 1 + ptr[:-1].unsqueeze(1)).where(there, neighbors.numel())
     index = neighbors.new_full((neighbors.numel() + 1,), num_nodes - 1)
     index = index.scatter(0, place.view(-1), neighbors.reshape(-1))[:-1]
-    if not torch.compiler.is_compiling():
+    if not is_traced():
         index = index[: int(ptr[-1])]
     return Adjacency(ptr, index, num_nodes)
 
@@ -153,7 +218,14 @@ def _pointer(target: Tensor, num_targets: int) -> Tensor:
     return torch.searchsorted(target.contiguous(), nodes)
 
 
-def _check_nodes(nodes: Tensor, count: int, role: str) -> None:
+def check_nodes(nodes: Tensor, count: int, role: str) -> None:
+    """Raise where a node does not exist.
+
+    Raises:
+        ValueError: Naming the first such number that is too low, or too high.
+    """
+    if not nodes.numel():
+        return
     low, high = (int(value) for value in nodes.aminmax())
     if low < 0 or high >= count:
         raise ValueError(
@@ -163,10 +235,9 @@ def _check_nodes(nodes: Tensor, count: int, role: str) -> None:
 
 
 def _from_edge_index(edge_index: EdgeIndex, num_sources: int, num_targets: int) -> Adjacency:
-    if edge_index.numel():
-        plain = edge_index.as_tensor()
-        _check_nodes(plain[0], num_sources, "source")
-        _check_nodes(plain[1], num_targets, "target")
+    _, target = split_edges(edge_index, num_sources, num_targets)
+    if edge_index.is_sorted_by_col and not (target[1:] >= target[:-1]).all():
+        raise ValueError("edge_index says that it is sorted by target (col), which it is not")
     if edge_index.is_sorted_by_col and edge_index.get_sparse_size(1) == num_targets:
         (ptr, index), order = edge_index.get_csc()
         return Adjacency(ptr.long(), index.long(), num_sources, order)
@@ -179,9 +250,31 @@ def _from_sparse(matrix: Tensor, num_sources: int, num_targets: int) -> Adjacenc
             f"a torch.sparse adjacency must be transposed, {num_targets} targets by {num_sources} "
             f"sources, got shape {tuple(matrix.shape)}"
         )
+    if matrix.layout == torch.sparse_coo:
+        target, source = matrix._indices()
+        check_nodes(target, num_targets, "target")
+        check_nodes(source, num_sources, "source")
+    elif matrix.layout == torch.sparse_csr:
+        _check_compressed(matrix.crow_indices(), matrix.col_indices(), num_sources, "source")
+    elif matrix.layout == torch.sparse_csc:
+        _check_compressed(matrix.ccol_indices(), matrix.row_indices(), num_targets, "target")
+    else:
+        raise ValueError(
+            f"a torch.sparse adjacency must be in COO, CSR or CSC layout, got {matrix.layout}"
+        )
     csr = matrix if matrix.layout == torch.sparse_csr else matrix.to_sparse_csr()
     ptr, index, value = csr.crow_indices().long(), csr.col_indices().long(), csr.values()
     return Adjacency(ptr, index, num_sources, None, value)
+
+
+def _check_compressed(ptr: Tensor, nodes: Tensor, count: int, role: str) -> None:
+    """PyTorch itself takes such matrices as they are, right or wrong."""
+    if ptr[0] != 0 or ptr[-1] != nodes.numel() or (ptr.diff() < 0).any():
+        raise ValueError(
+            f"a torch.sparse adjacency must have pointers that rise from 0 to {nodes.numel()}, its "
+            f"number of entries, got {ptr.tolist()}"
+        )
+    check_nodes(nodes, count, role)
 
 
 class SparseMatrix(NamedTuple):
@@ -242,7 +335,15 @@ def spmm(matrix: SparseMatrix, x: Tensor) -> Tensor:
 
     Cost:
         ``entries * C`` multiply-adds.
+
+    Raises:
+        ValueError: If the matrix does not fit ``x``, or its parts do not fit each other.
     """
+    if x.dim() != 2 or x.size(0) != matrix.ptr_t.numel() - 1:
+        raise ValueError(
+            f"x must be ({matrix.ptr_t.numel() - 1}, C), a row a column of the matrix, got shape "
+            f"{tuple(x.shape)}"
+        )
     return _spmm(x, *matrix)
 
 
@@ -256,6 +357,12 @@ def _product(
     value_t: Tensor,
 ) -> Tensor:
     dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
+    if index.shape != value.shape:
+        raise ValueError(
+            f"index and value must be one number an entry, got shapes {tuple(index.shape)} and "
+            f"{tuple(value.shape)}"
+        )
+    check_pointer(ptr, index)
     entries = slice(int(ptr[-1]))
     sums = functional.embedding_bag(
         index[entries],
@@ -266,6 +373,19 @@ def _product(
         include_last_offset=True,
     )
     return sums.to(x.dtype)
+
+
+def check_pointer(ptr: Tensor, index: Tensor) -> None:
+    """Raise where ``ptr`` does not begin and end as one of ``index`` does.
+
+    Raises:
+        ValueError: It does not start with 0 and end with the entries of ``index`` at most.
+    """
+    if not ptr.numel() or ptr[0] != 0 or not 0 <= int(ptr[-1]) <= index.numel():
+        raise ValueError(
+            f"ptr must start with 0 and end with {index.numel()} at most, the entries of index, "
+            f"got {ptr.tolist()[:1]} to {ptr.tolist()[-1:]}"
+        )
 
 
 def _spmm_fake(x: Tensor, ptr: Tensor, *args: Tensor) -> Tensor:

@@ -2,39 +2,28 @@
 
 from __future__ import annotations
 
-import copy
+import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from mgic_geo.conversion import (
-    NotConvertible,
-    Report,
-    Row,
-    check_chosen,
-    check_patterns,
-    outermost,
-    replace_module,
-    require,
-)
+from mgic_geo.conversion import Replacement, Report, drop_hooks, outermost, require, rewrite
 from mgic_geo.correction_norm import CorrectionNorm
-from mgic_geo.cost import multiply_adds, num_weights
+from mgic_geo.cost import multiply_adds
 from mgic_geo.grouped_linear import transfer
 from mgic_geo.levels import Level, MGICBlock, Residual, level_plan
 from mgic_vision.conversion import convnext, inverted, resnet, transformer  # noqa: F401, register
 from mgic_vision.conversion.narrow import branch_widths, leaves, narrow
-from mgic_vision.conversion.parts import (
-    CycleBranch,
-    CycleResidual,
-    Parts,
-    find_adapter,
-)
+from mgic_vision.conversion.parts import CycleBranch, CycleResidual, Parts, find_adapter
 from mgic_vision.norm import BatchNorm2d
 from mgic_vision.summary import without_values
 from mgic_vision.transfers import TransferConv2d
+
+_log = logging.getLogger(__name__)
 
 
 def convert(
@@ -56,6 +45,11 @@ def convert(
     groups of the level; squeeze-excite is on the finest level only, as in MGIC-MobileNetV3, and
     what scales, drops or activates the sum stays where it was, once. Stem, head, shapes, device,
     precision and mode stay as they are. Everything that is new has to be trained.
+
+    A block that is used at several places stays one block; one whose weights are used outside of
+    it, too, is left. Hooks stay on the modules that live on, in the branch of the finest level and
+    around the cycle. For those on a block itself, and on the linear maps in it, a warning says that
+    they are dropped.
 
     Args:
         model: The network; it is left as it is, and a copy returned.
@@ -92,24 +86,16 @@ def convert(
     if min_width < 1:
         raise ValueError(f"min_width must be at least 1, got {min_width}")
     level_plan(1, group_size=group_size, coarse_size=coarse_size)  # checks the sizes
-    names = known_blocks(model)
-    check_patterns(names, (*(include or ()), *(exclude or ())), model)
-    new: nn.Module = copy.deepcopy(model)
-    rows = []
-    for name in names:
-        block = new.get_submodule(name)
-        kind, before = type(block).__name__, num_weights(block)
-        try:
-            check_chosen(name, include, exclude)
-            made = _cycle(block, group_size, coarse_size, min_width, project=project)
-        except NotConvertible as reason:
-            rows.append(Row(name, kind, before, reason=str(reason)))
-            continue
-        rows.append(Row(name, kind, before, num_weights(made), made.cycle.levels))
-        new = replace_module(new, name, made)
-    size = _own_input_size(model) if input_size is None else input_size
-    work = [None if size is None else _multiply_adds(network, size) for network in (model, new)]
-    return new, Report(tuple(rows), num_weights(model), num_weights(new), *work)
+    make = partial(
+        _cycle,
+        group_size=group_size,
+        coarse_size=coarse_size,
+        min_width=min_width,
+        project=project,
+    )
+    new, report = rewrite(model, known_blocks(model), make, include=include, exclude=exclude)
+    before, after = _work(model, new, input_size)
+    return new, replace(report, multiply_adds_before=before, multiply_adds_after=after)
 
 
 def known_blocks(model: nn.Module) -> list[str]:
@@ -124,20 +110,23 @@ def known_blocks(model: nn.Module) -> list[str]:
 
 
 def _cycle(
-    block: nn.Module, group_size: int, coarse_size: int, min_width: int, *, project: bool
-) -> CycleResidual | CycleBranch:
+    block: nn.Module, *, group_size: int, coarse_size: int, min_width: int, project: bool
+) -> Replacement:
     adapter = find_adapter(block)
     assert adapter is not None
     parts = adapter(block)
+    outer, inner = branch_widths(parts.branch)
+    require(outer >= min_width, f"{outer} channels, below min_width {min_width}")
     parts.branch.training = block.training  # what is inside keeps its own mode, frozen norms too
     parts.after.train(block.training)
     parts.act.train(block.training)
-    outer, inner = branch_widths(parts.branch)
-    require(outer >= min_width, f"{outer} channels, below min_width {min_width}")
     finest = level_plan(outer, inner, group_size=group_size, coarse_size=coarse_size)[0]
 
     def make_layer(level: Level) -> Residual:
-        return Residual(narrow(parts.branch, level, finest, project=project))
+        branch = narrow(parts.branch, level, finest, project=project)
+        if parts.branch is block:  # whose hooks want the cycle's output
+            drop_hooks(branch, inside=False)
+        return Residual(branch)
 
     cycle = MGICBlock(
         outer,
@@ -154,7 +143,14 @@ def _cycle(
     new = CycleResidual(cycle, parts.after, parts.act) if parts.is_residual else CycleBranch(cycle)
     for container in (new, cycle, cycle.layers, *cycle.layers):
         container.training = block.training
-    return new
+    return Replacement(new, cycle.levels, _kept(block, parts))
+
+
+def _kept(block: nn.Module, parts: Parts) -> frozenset[nn.Module]:
+    """Modules of a block that are in the cycle's finest level or around the cycle."""
+    found = {module for part in (parts.branch, parts.after, parts.act) for module in part.modules()}
+    made_anew = {leaf for _, leaf in leaves(parts.branch) if isinstance(leaf, nn.Linear)}
+    return frozenset(found - made_anew - {block})
 
 
 def _correction_norm(parts: Parts, width: int) -> CorrectionNorm:
@@ -179,12 +175,35 @@ class ImageLayerNorm(nn.LayerNorm):
         return x.movedim(-1, 1)
 
 
-def _own_input_size(model: nn.Module) -> tuple[int, ...] | None:
+def _work(
+    model: nn.Module, new: nn.Module, input_size: tuple[int, ...] | None
+) -> tuple[int | None, int | None]:
+    """Multiply-adds before and after; none without a size, or where the model's own is wrong."""
+    if input_size is not None:
+        return _multiply_adds(model, input_size), _multiply_adds(new, input_size)
     known = getattr(model, "default_cfg", None) or {}
     size = getattr(model, "input_size", None) or known.get("input_size")
-    return None if size is None else tuple(size)
+    if size is None:
+        return None, None
+    try:
+        before = _multiply_adds(model, tuple(size))
+    except Exception as error:  # timm's describe the weights, whatever the model was made for
+        _log.warning(
+            "multiply-adds are not counted: %s says that it takes inputs of %s, and fails on one "
+            "(%s); give `input_size`",
+            type(model).__name__,
+            tuple(size),
+            error,
+        )
+        return None, None
+    return before, _multiply_adds(new, tuple(size))
 
 
 def _multiply_adds(model: nn.Module, input_size: tuple[int, ...]) -> int:
-    """For one input, counted on a copy without values."""
-    return multiply_adds(without_values(model), torch.empty(1, *input_size, device="meta"))
+    """For one input, counted on a copy without values, in the precision of the first weights."""
+    shadow = without_values(model)
+    drop_hooks(shadow)  # which expect values
+    floating = (tensor.dtype for tensor in shadow.parameters() if tensor.is_floating_point())
+    return multiply_adds(
+        shadow, torch.empty(1, *input_size, device="meta", dtype=next(floating, None))
+    )

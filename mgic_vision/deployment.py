@@ -10,7 +10,7 @@ from torch import nn
 
 from mgic_vision.folding import fold_norms_
 from mgic_vision.native import available
-from mgic_vision.native.install import use_kernels_
+from mgic_vision.native.install import drop_kernels_, use_kernels_
 
 NATIVE = ("auto", "never")
 
@@ -36,8 +36,10 @@ def fuse(model: Model, *, native: str = "auto") -> Model:
 
     Returns:
         A network in evaluation mode whose parameters need no gradients; its values are those of
-        ``model.eval()`` up to rounding. It is finished: weights loaded into it later would not
-        reach the kernels.
+        ``model.eval()`` up to rounding. It is a network as others are: it may be moved, cast,
+        copied, saved and fused again, and its state, whose names and shapes are the same with and
+        without kernels, may be replaced by that of another fused network. Kernels take the new
+        weights, unless these are written by way of ``weight.data``.
 
     Raises:
         ValueError: If ``native`` is neither.
@@ -50,9 +52,10 @@ def fuse(model: Model, *, native: str = "auto") -> Model:
     """
     if native not in NATIVE:
         raise ValueError(f"native must be one of {', '.join(NATIVE)}, got {native!r}")
-    fused = copy.deepcopy(model).eval().requires_grad_(False)
-    fold_norms_(fused)
-    fused.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    if native == "auto" and available():
-        use_kernels_(fused)
+    with torch.inference_mode(False):  # tensors made in it do not count their changes
+        fused = drop_kernels_(copy.deepcopy(model)).eval().requires_grad_(False)
+        fold_norms_(fused)
+        fused.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        if native == "auto" and available():
+            use_kernels_(fused)
     return fused

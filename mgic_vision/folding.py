@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 from itertools import pairwise
 from typing import Any, cast
 
+import torch
 from torch import fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils import fuse_conv_bn_eval, fuse_linear_bn_eval
@@ -63,11 +65,14 @@ def rest_of(norm: nn.Module) -> nn.Module:
 
 
 def folded(linear: nn.Module, norm: nn.Module) -> nn.Module:
-    """A linear map that equals ``norm(linear(x))``."""
-    norm = cast(_BatchNorm, norm)
+    """A linear map that equals ``norm(linear(x))``; rounded once where it is in half precision."""
+    linear, norm = cast(nn.Conv2d | nn.Linear, linear), cast(_BatchNorm, norm)
+    dtype = linear.weight.dtype
+    if dtype in (torch.half, torch.bfloat16):
+        linear, norm = copy.deepcopy(linear).float(), copy.deepcopy(norm).float()
     if isinstance(linear, nn.Linear):
-        return fuse_linear_bn_eval(linear, norm)
-    return fuse_conv_bn_eval(cast(nn.Conv2d, linear), norm)
+        return fuse_linear_bn_eval(linear, norm).to(dtype)
+    return fuse_conv_bn_eval(linear, norm).to(dtype)
 
 
 def _fold_cycle(cycle: MGICBlock) -> None:

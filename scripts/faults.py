@@ -3,7 +3,7 @@
 ``python -m scripts.faults`` runs all of them; ``--part quick`` leaves out what kills processes or
 fills disks by the minute, ``--part slow`` runs only that. A test belongs to a fault by its mark,
 ``@pytest.mark.fault(12)``, and its name is what was seen. ``--page docs/reliability.md`` writes the
-table with date and versions.
+table with date and versions. Faults without a test stand there as ``open``, and do not pass.
 """
 
 import argparse
@@ -74,7 +74,22 @@ FAULTS = {
     42: ("resumed with other threads", "warning"),
     43: ("folder holds another run", "error unless resumed or replaced"),
     44: ("odd paths", "work"),
+    45: ("graph of any form with a node out of range", "error that names it; no read outside"),
+    46: ("graph of another number of nodes", "error with both numbers"),
+    47: ("bias, edges, indices of other type, stride, length", "right, or error"),
+    48: ("fewer threads than asked for", "same result"),
+    49: ("clouds of any sizes in a batch", "gradients of float64, up to rounding"),
+    50: ("fused network cast, moved, copied, loaded into", "right, or error"),
+    51: ("threads, hooks, parametrizations, torch.func", "as with torch's layers, or error"),
+    52: ("NaN or infinity reaches a norm", "NaN in output and statistics, as in torch"),
+    53: ("cache of kernels damaged or another user's", "not loaded; built again, or elsewhere"),
+    54: ("two runs start in one folder", "the second leaves, the first is untouched"),
+    55: ("a stage is given other data than the run's", "used and said in the result, or error"),
+    56: ("mesh with another axis upwards", "turned if format or option says so, or warning"),
 }
+
+# number -> why there is no test of it yet; to be removed with the first test
+OPEN = dict.fromkeys((54, 55, 56), "not yet covered: belongs to the points issue")
 
 
 @dataclass
@@ -100,7 +115,7 @@ class Seen:
 
 
 def main(args: Sequence[str] | None = None) -> int:
-    """Run the tests and print the table; 0: every fault of the part was survived."""
+    """Run the tests and print the table; 0: every fault of the part was survived or is open."""
     parser = argparse.ArgumentParser(
         prog="python -m scripts.faults", description=(__doc__ or "").split("\n")[0]
     )
@@ -131,7 +146,7 @@ def main(args: Sequence[str] | None = None) -> int:
         minutes = f"in {(time.monotonic() - begin) / 60:.1f} minutes"
         how = "from the results of pytest" if options.results else minutes
         write_whole(options.page, as_page(rows, summary(seen), how, options.part).encode())
-    return int(code != 0 or any(row[-1] != "pass" for row in rows))
+    return int(code != 0 or any(row[-1] not in ("pass", "open") for row in rows))
 
 
 def run_tests(part: str, jobs: int, results: Path) -> int:
@@ -184,16 +199,21 @@ def make_rows(seen: Mapping[int, Seen], *, whole: bool) -> Iterable[tuple[str, .
         found = seen.get(number, Seen())
         if not whole and not found.outcomes:
             continue
+        if number in OPEN and not found.outcomes:
+            yield f"{number:02}", fault, expected, OPEN[number], "open"
+            continue
         names = [f"{name} ({n})" if n > 1 else name for name, n in found.names.most_common()]
         yield f"{number:02}", fault, expected, "; ".join(names), found.verdict
 
 
 def summary(seen: Mapping[int, Seen]) -> str:
-    """Say how many faults were survived, by how many tests."""
+    """Say how many faults were survived, by how many tests, and which ones nothing tests."""
     passed = sum(found.verdict == "pass" for found in seen.values())
+    missing = [str(number) for number in OPEN if number not in seen]
+    still = f", {len(missing)} are open ({', '.join(missing)})" if missing else ""
     outcomes = sum((found.outcomes for found in seen.values()), Counter())
     counts = ", ".join(f"{outcomes[key]} {key}" for key in ("passed", "failed", "skipped"))
-    return f"{passed} of {len(FAULTS)} faults pass; tests, by fault: {counts}"
+    return f"{passed} of {len(FAULTS)} faults pass{still}; tests, by fault: {counts}"
 
 
 def as_text(rows: Sequence[Sequence[str]]) -> str:

@@ -11,6 +11,12 @@ no_network.refuse_network()
 LONG = ("test_train", "test_recovery", "test_faults", "test_compile", "test_export", "test_vision")
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """How long ``make fuzz`` draws cases, and from where on."""
+    parser.addoption("--fuzz-minutes", dest="fuzz_minutes", type=float, default=1.0)
+    parser.addoption("--fuzz-seed", dest="fuzz_seed", type=int, default=1000)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with the files that take long, so that no process is left with one in the end."""
     items.sort(key=lambda item: not item.path.name.startswith(LONG))

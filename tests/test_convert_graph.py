@@ -132,3 +132,11 @@ def test_what_cannot_be_done_is_said(options, message):
 def test_model_without_convolutions_is_refused():
     with pytest.raises(ValueError, match="MLP has no block that is known here"):
         convert(pyg.MLP([4, 4]), group_size=8)
+
+
+def test_a_convolution_that_keeps_features_is_left():
+    model = nn.Sequential(pyg.SGConv(64, 64, cached=True))
+    with pytest.raises(ValueError, match="take cached=False"):
+        MGICMessagePassing(64, 64, pyg.SGConv, cached=True)
+    _, report = convert(model, group_size=16)
+    assert "take cached=False" in str(report)

@@ -1,5 +1,6 @@
 import copy
 import functools
+import inspect
 import pickle
 
 import pytest
@@ -345,6 +346,68 @@ def test_modules_among_the_keyword_arguments_are_not_shared_by_the_copies():
     conv = make_grouped_conv(pyg.SAGEConv, 8, 8, 2, strategy="loop", aggr=aggregation)
     ids = {id(narrow.aggr_module.t) for narrow in conv.convs}
     assert len(ids | {id(aggregation.t)}) == 3
+
+
+def test_modules_among_the_keyword_arguments_are_not_shared_by_levels_of_a_cycle():
+    aggregation = pyg.SoftmaxAggregation(learn=True)
+    first, second = (make_grouped_conv(pyg.SAGEConv, 8, 8, 1, aggr=aggregation) for _ in range(2))
+    assert len({id(conv.aggr_module) for conv in (first, second)} | {id(aggregation)}) == 3
+
+
+@functools.cache
+def takes_cached():
+    kinds = [getattr(pyg, name) for name in pyg.conv.__all__]
+    return [kind for kind in kinds if "cached" in inspect.signature(kind).parameters]
+
+
+GRAPH_IS_CACHED = {
+    pyg.GCNConv: lambda **kwargs: pyg.GCNConv(4, 4, **kwargs),
+    pyg.GCN2Conv: lambda **kwargs: pyg.GCN2Conv(4, 0.5, **kwargs),
+    pyg.EGConv: lambda **kwargs: pyg.EGConv(4, 4, num_heads=1, **kwargs),
+    pyg.FAConv: lambda **kwargs: pyg.FAConv(4, **kwargs),
+    pyg.APPNP: lambda **kwargs: pyg.APPNP(2, 0.1, **kwargs),
+    pyg.DNAConv: lambda **kwargs: pyg.DNAConv(4, **kwargs),
+}
+FEATURES_ARE_CACHED = {pyg.SGConv: "_cached_x", pyg.SSGConv: "_cached_h"}
+
+
+def test_it_is_known_of_all_convolutions_of_pyg_what_they_cache():
+    assert set(takes_cached()) == GRAPH_IS_CACHED.keys() | FEATURES_ARE_CACHED.keys()
+
+
+@pytest.mark.parametrize("kind", GRAPH_IS_CACHED)
+def test_a_cached_graph_is_allowed_and_not_stacked(kind):
+    make = GRAPH_IS_CACHED[kind]
+    conv = make_grouped_conv(lambda i, o: make(cached=True), CHANNELS, CHANNELS, GROUPS)
+    assert type(conv) is (WideConv if kind is pyg.GCNConv else LoopConv)
+
+
+@pytest.mark.parametrize("groups", [1, GROUPS])
+@pytest.mark.parametrize("strategy", ["auto", "wide", "vmap", "loop"])
+@pytest.mark.parametrize("kind", FEATURES_ARE_CACHED)
+def test_cached_features_are_refused(kind, strategy, groups):
+    def inner(i, o):
+        return nn.Sequential(make(i, o), nn.ReLU())
+
+    arguments = {"alpha": 0.1} if kind is pyg.SSGConv else {}
+    make = functools.partial(kind, cached=True, **arguments)
+    message = f"{kind.__name__} keeps features of its first call in {FEATURES_ARE_CACHED[kind]},"
+    for conv in (make, inner):
+        with pytest.raises(ValueError, match=f"{message}.*take cached=False"):
+            make_grouped_conv(conv, CHANNELS, CHANNELS, groups, strategy=strategy)
+    plain = functools.partial(kind, **arguments)
+    make_grouped_conv(plain, CHANNELS, CHANNELS, groups, strategy=strategy)
+
+
+def test_convolutions_of_others_that_cache_features_are_refused_by_their_attributes():
+    class Cached(nn.Module):
+        def __init__(self, i, o, *, groups=1, cached=False):
+            super().__init__()
+            self.cached, self.x_cache = cached, None
+
+    with pytest.raises(ValueError, match="Cached keeps features of its first call in x_cache"):
+        make_grouped_conv(Cached, CHANNELS, CHANNELS, GROUPS, cached=True)
+    make_grouped_conv(Cached, CHANNELS, CHANNELS, GROUPS)
 
 
 @pytest.mark.parametrize("name", [name for name, case in CASES.items() if case[2] is VmapConv])

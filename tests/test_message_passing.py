@@ -1,6 +1,7 @@
 """MGICMessagePassing with PyG's convolutions and our own, in all that PyG does with layers."""
 
 import copy
+import functools
 import io
 import pickle
 
@@ -21,6 +22,7 @@ from mgic_geo import (
     knn_graph,
     make_grouped_conv,
 )
+from mgic_geo.grouped_conv import LoopConv, VmapConv, WideConv
 
 
 def gin(in_channels: int, out_channels: int) -> nn.Module:
@@ -243,6 +245,61 @@ def test_autocast_to_bfloat16_stays_close(conv, graph):
     with torch.autocast("cpu", dtype=torch.bfloat16):
         out = layer(x, edge_index)
     assert_close(out.float(), expected, rtol=0.1, atol=0.05)
+
+
+@pytest.mark.parametrize(
+    ("strategy", "form"),
+    [("auto", WideConv), ("wide", WideConv), ("vmap", VmapConv), ("loop", LoopConv)],
+)
+def test_the_strategy_decides_how_the_grouped_levels_run(strategy, form, graph):
+    layer = MGICMessagePassing(32, 32, pyg.SAGEConv, strategy=strategy, normalize=False)
+    finest, middle, coarsest = layer.block.layers
+    assert type(finest) is type(middle.conv) is form
+    assert type(coarsest.conv) is pyg.SAGEConv
+    assert layer(*graph).shape == (12, 32)
+
+
+def test_the_strategy_is_not_passed_to_the_convolution():
+    def conv(in_channels, out_channels, **kwargs):
+        assert kwargs == {"aggr": "max"}
+        return pyg.SAGEConv(in_channels, out_channels, **kwargs)
+
+    MGICMessagePassing(3, 32, conv, strategy="vmap", aggr="max")
+
+
+def test_an_unknown_strategy_is_refused_before_anything_is_built():
+    def conv(in_channels, out_channels):
+        raise AssertionError("built")
+
+    with pytest.raises(ValueError, match=r"strategy must be one of \['auto', .* got 'fast'"):
+        MGICMessagePassing(32, 32, conv, strategy="fast")
+
+
+def test_a_strategy_that_would_mix_groups_is_refused():
+    with pytest.raises(ValueError, match="'wide' would mix the groups of SAGEConv"):
+        MGICMessagePassing(32, 32, pyg.SAGEConv, strategy="wide", normalize=True)
+
+
+@pytest.mark.parametrize("conv", [pyg.SGConv, functools.partial(pyg.SSGConv, alpha=0.1)])
+def test_cached_features_are_refused_as_coarse_weights_would_stop_counting(conv, graph):
+    with pytest.raises(ValueError, match=r"SS?GConv keeps features .* take cached=False"):
+        MGICMessagePassing(32, 32, conv, cached=True)
+    assert_coarse_weights_count(MGICMessagePassing(32, 32, conv), *graph)
+
+
+def test_a_cached_graph_leaves_coarse_weights_counting(graph):
+    assert_coarse_weights_count(MGICMessagePassing(32, 32, pyg.GCNConv, cached=True), *graph)
+
+
+def assert_coarse_weights_count(layer, x, edge_index):
+    layer = layer.eval()
+    for norm in layer.block.norms:
+        nn.init.constant_(norm.norm.module.weight, 1.0)
+    before = layer(x, edge_index)
+    with torch.no_grad():
+        for parameter in layer.block.layers[-1].parameters():
+            parameter.add_(0.5)
+    assert (layer(x, edge_index) != before).any()
 
 
 def test_it_works_inside_pyg_sequential(graph):

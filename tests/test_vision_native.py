@@ -3,8 +3,8 @@
 import copy
 import io
 import logging
+from contextlib import contextmanager
 from functools import partial
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -28,9 +28,9 @@ from mgic_vision.layers import HARDSWISH
 from mgic_vision.native import IMAGES
 from mgic_vision.native.branch import read_branch
 from mgic_vision.native.cycle import NativeCycle, run_cycle
-from mgic_vision.native.grouped_conv import NativeConv, plan_conv, run_grouped_conv
-from mgic_vision.native.kernel import run_kernel
-from mgic_vision.native.plan import plan_cycle
+from mgic_vision.native.grouped_conv import ConvPlan, NativeConv
+from mgic_vision.native.packed import PackedModule
+from mgic_vision.native.plan import ABSENT, LevelPlan
 
 needs_compiler = pytest.mark.skipif(build.library(IMAGES) is None, reason="no C compiler")
 
@@ -65,23 +65,44 @@ def make_cycle(outer, inner, group_size, coarse_size, min_levels, layer) -> MGIC
     return shift_norms(unit).eval().requires_grad_(False).cycle
 
 
+def make_native(kind: str) -> NativeCycle:
+    """A cycle that the kernel knows, its norms folded."""
+    native = NativeCycle.take(fold_norms_(make_cycle(*LAYERS[kind])))
+    assert native is not None
+    return native
+
+
+def make_change(*widths: int, **options) -> tuple[nn.Module, NativeConv]:
+    """A change of width, and the same in the kernel."""
+    torch.manual_seed(0)
+    change = shift_norms(depthwise_change(*widths, **options)).eval().requires_grad_(False)
+    native = NativeConv.take(fold_norms_(copy.deepcopy(change)))
+    assert native is not None
+    return change, native
+
+
+@contextmanager
+def on_threads(count: int):
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 @needs_compiler
 @pytest.mark.parametrize("threads", [1, 3])
 @pytest.mark.parametrize("kind", LAYERS)
 def test_compiled_cycle_equals_the_definition(kind, threads):
-    cycle = make_cycle(*LAYERS[kind])
-    native = NativeCycle(fold_norms_(copy.deepcopy(cycle)))
-    assert native.plan is not None
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
+    cycle, native = make_cycle(*LAYERS[kind]).double(), make_native(kind)
+    with on_threads(threads):
         # one image together, one each, and both; rows in several strips and less than a kernel
         for shape in [(1, 7, 7), (3, 13, 11), (5, 1, 2), (1, 150, 40)]:
             x = torch.randn(shape[0], LAYERS[kind][0], *shape[1:])
-            y = run_cycle(x, native.plan, native.weights)
-            assert_equal(y, cycle.double()(x.double()).float())
-    finally:
-        torch.set_num_threads(before)
+            y = run_cycle(x, *native.pack())
+            assert_equal(y, cycle(x.double()).float())
+            assert_close(native(x), y, rtol=0, atol=0)
 
 
 @needs_compiler
@@ -91,41 +112,41 @@ def test_compiled_cycle_equals_the_definition(kind, threads):
     [((8, 32), 3, 1), ((20, 40), 3, 2), ((24, 40), 5, 2), ((80, 112), 3, 1), ((6, 9), 3, 2)],
 )
 def test_compiled_change_of_width_equals_the_convolution(widths, kernel, stride, threads):
-    torch.manual_seed(0)
-    change = shift_norms(depthwise_change(*widths, kernel=kernel, stride=stride)).eval()
-    folded = fold_norms_(copy.deepcopy(change).requires_grad_(False))
-    native = NativeConv(folded.conv, folded.act)
-    assert native.sizes
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
-        with torch.no_grad():
-            for shape in [(1, 7, 7), (3, 12, 10), (2, 1, 2), (1, 61, 130)]:
-                x = torch.randn(shape[0], widths[0], *shape[1:])
-                assert_equal(native(x), change(x))
-    finally:
-        torch.set_num_threads(before)
+    change, native = make_change(*widths, kernel=kernel, stride=stride)
+    with on_threads(threads), torch.no_grad():
+        for shape in [(1, 7, 7), (3, 12, 10), (2, 1, 2), (1, 61, 130)]:
+            x = torch.randn(shape[0], widths[0], *shape[1:])
+            assert_equal(native(x), change(x))
 
 
 @needs_compiler
-def test_convolutions_that_would_be_mostly_zeros_stay_with_torch():
-    assert plan_conv(nn.Conv2d(64, 64, 3, padding=1, groups=64), nn.ReLU()) is None
-    assert plan_conv(nn.Conv2d(64, 64, 3, padding=1, groups=2), nn.ReLU()) is None
-    assert plan_conv(nn.Conv2d(8, 32, 3, padding=1, groups=8), nn.SiLU()) is None
-    assert plan_conv(nn.Conv2d(8, 32, 3, groups=8), nn.ReLU()) is None
+@pytest.mark.parametrize(
+    ("conv", "act"),
+    [
+        (nn.Conv2d(64, 64, 3, padding=1, groups=64), nn.ReLU()),
+        (nn.Conv2d(64, 64, 3, padding=1, groups=2), nn.ReLU()),
+        (nn.Conv2d(8, 32, 3, padding=1, groups=8), nn.SiLU()),
+        (nn.Conv2d(8, 32, 3, groups=8), nn.ReLU()),
+        (nn.Conv2d(8, 32, 3, padding=65, dilation=65, groups=8), nn.ReLU()),
+        (nn.Conv2d(8, 32, 11, padding=5, groups=8), nn.ReLU()),
+    ],
+)
+def test_convolutions_that_would_be_mostly_zeros_or_are_not_known_stay_with_torch(conv, act):
+    assert NativeConv.take(nn.Sequential(conv, act)) is None
 
 
 @needs_compiler
-def test_images_do_not_depend_on_their_batch():
-    native = NativeCycle(fold_norms_(make_cycle(*LAYERS["squeeze-finest"])))
-    x = torch.randn(4, 40, 9, 9)
-    for n in range(4):
-        assert_close(native(x)[n : n + 1], native(x[n : n + 1]), rtol=1e-5, atol=1e-5)
+def test_a_convolution_without_activation_is_known():
+    conv = nn.Conv2d(8, 32, 3, padding=1, groups=8)
+    native, x = NativeConv.take(nn.Sequential(conv).eval()), torch.randn(1, 8, 5, 5)
+    with torch.no_grad():
+        assert_close(native(x), conv(x), rtol=1e-4, atol=1e-4)
+    assert native._packed is not None
 
 
 @needs_compiler
 def test_any_layout_is_taken():
-    native = NativeCycle(fold_norms_(make_cycle(*LAYERS["bottleneck"])))
+    native = make_native("bottleneck")
     x = torch.randn(2, 64, 6, 5)
     y = native(x)
     assert y.is_contiguous(memory_format=torch.channels_last)
@@ -136,12 +157,57 @@ def test_any_layout_is_taken():
 
 @needs_compiler
 def test_the_operator_is_sound():
-    native = NativeCycle(fold_norms_(make_cycle(*LAYERS["bottleneck"])))
+    native = make_native("bottleneck")
     x = torch.randn(2, 64, 6, 5).contiguous(memory_format=torch.channels_last)
-    torch.library.opcheck(run_cycle, (x, native.plan, native.weights))
-    conv = NativeConv(nn.Conv2d(64, 128, 3, stride=2, padding=1, groups=64), nn.ReLU())
-    arguments = (x, conv.begins, conv.weight, conv.bias, conv.sizes)
-    torch.library.opcheck(run_grouped_conv, arguments)
+    torch.library.opcheck(run_cycle.registered, (x, *native.pack()))
+    _, conv = make_change(64, 128, stride=2)
+    torch.library.opcheck(torch.ops.mgic_vision.grouped_conv.default, (x, *conv.pack()))
+
+
+@needs_compiler
+def test_no_image_is_an_empty_result_and_no_pixel_an_error():
+    cycle, (_, change) = make_native("squeeze-every"), make_change(24, 48, stride=2)
+    assert cycle(torch.empty(0, 24, 6, 5)).shape == (0, 24, 6, 5)
+    assert change(torch.empty(0, 24, 6, 5)).shape == (0, 48, 3, 3)
+    for module in (cycle, change):
+        with pytest.raises(ValueError, match=r"height must be from 1 to \d+, got 0"):
+            module(torch.empty(2, 24, 0, 5))
+        with pytest.raises(ValueError, match=r"width must be from 1 to \d+, got 0"):
+            module(torch.empty(2, 24, 6, 0))
+    with pytest.raises((ValueError, RuntimeError)):
+        fuse(create_model("mgic_mobilenetv3_small"))(torch.empty(1, 3, 0, 32))
+
+
+@needs_compiler
+def test_what_torch_takes_beside_batches_of_images_is_computed_by_torch():
+    _, change = make_change(8, 32)
+    x = torch.randn(2, 8, 6, 5)
+    assert_close(change(x[0]), change(x)[0], rtol=1e-4, atol=1e-4)
+    for module in (change, make_native("bottleneck")):
+        with pytest.raises(RuntimeError, match="channels"):
+            module(torch.randn(2, 7, 6, 5))
+
+
+@needs_compiler
+@pytest.mark.fault(52)
+@pytest.mark.parametrize("kind", LAYERS)
+def test_nan_in_a_cycle_goes_where_it_goes_in_torch(kind):
+    native = make_native(kind)
+    x = torch.randn(3, LAYERS[kind][0], 9, 9)
+    x[1, 2, 4, 4] = float("nan")
+    y, expected = native(x), super(NativeCycle, native).forward(x)
+    assert_close(y.isnan(), expected.isnan())
+    assert expected[1].isnan().any()
+
+
+@needs_compiler
+@pytest.mark.fault(52)
+def test_nan_in_a_change_of_width_stays():
+    change, native = make_change(8, 32)
+    x = torch.randn(2, 8, 6, 6)
+    x[1, 2, 3, 3] = float("nan")
+    assert native(x).isnan()[change(x).isnan()].all()
+    assert not native(x)[0].isnan().any()
 
 
 @needs_compiler
@@ -150,13 +216,16 @@ def test_every_cycle_of_a_network_is_compiled(name):
     options = {"repeats": (1, 1, 1, 1)} if name == "mgic_resnet50" else {}
     model = create_model(name, **options)
     cycles = [module for module in model.modules() if isinstance(module, MGICBlock)]
-    native = [module for module in fuse(model).modules() if isinstance(module, NativeCycle)]
+    fused = fuse(model)
+    native = [module for module in fused.modules() if isinstance(module, NativeCycle)]
     assert len(native) == len(cycles) > 0
-    assert not any(isinstance(m, NativeCycle) for m in fuse(model, native="never").modules())
+    for plain in (fuse(model, native="never"), fuse(fused, native="never")):
+        assert not any(isinstance(m, PackedModule) for m in plain.modules())
+        assert plain.state_dict().keys() == fused.state_dict().keys()
 
 
 @needs_compiler
-def test_compiled_cycles_leave_no_graph_breaks():
+def test_a_fused_network_is_one_graph():
     model = fuse(create_model("mgic_resnet50", repeats=(1, 1, 1, 1)))
     x = torch.rand(1, 3, 64, 64)
     with torch.no_grad():
@@ -172,18 +241,24 @@ def test_compiled_cycles_leave_no_graph_breaks():
 def test_other_layers_stay_plain(layer):
     cycle = fold_norms_(make_cycle(16, 16, 8, 8, 1, layer))
     assert read_branch(cycle.layers[0], cycle.levels[0]) is None
-    assert plan_cycle(cycle) is None
+    assert NativeCycle.take(cycle) is None
+    assert type(cycle) is MGICBlock
 
 
 @needs_compiler
-def test_doubles_autocast_and_gradients_go_the_plain_way(monkeypatch):
+def test_what_has_no_kernel_goes_the_plain_way(monkeypatch):
     monkeypatch.setattr("mgic_vision.native.cycle.run_cycle", None)
-    native = NativeCycle(fold_norms_(make_cycle(*LAYERS["bottleneck"])))
-    x = torch.randn(2, 64, 6, 5)
-    assert_close(native.double()(x.double()), native.cycle(x.double()), rtol=0, atol=0)
+    native = make_native("bottleneck")
+    plain, x = make_cycle(*LAYERS["bottleneck"]), torch.randn(2, 64, 6, 5)
+    expected = plain(x)
+    assert_equal(native.double()(x.double()).float(), expected)
     native.float()
     with torch.autocast("cpu", torch.bfloat16):
         assert native(x).isfinite().all()
+    slope = torch.func.grad(lambda scale: native(x * scale).sum())(torch.tensor(1.0))
+    assert slope.isfinite()
+    assert_equal(torch.func.vmap(native)(x[None])[0], expected)
+    assert copy.deepcopy(native).train()(x).isfinite().all()  # a norm takes other statistics
     x.requires_grad_()
     native(x).sum().backward()
     assert x.grad is not None
@@ -192,15 +267,36 @@ def test_doubles_autocast_and_gradients_go_the_plain_way(monkeypatch):
 
 
 @needs_compiler
+def test_weights_that_are_trained_again_get_gradients():
+    cycle, (_, change) = make_native("inverted"), make_change(8, 32)
+    for module, channels in ((cycle, 40), (change, 8)):
+        module(torch.randn(1, channels, 5, 5))  # packed
+        module.requires_grad_()
+        module(torch.randn(1, channels, 5, 5)).sum().backward()
+        assert all(parameter.grad is not None for parameter in module.parameters())
+
+
+@needs_compiler
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::torch.jit.TracerWarning")
+def test_a_traced_network_computes():
+    model = fuse(create_model("mgic_mobilenetv3_small"))
+    x, other = torch.rand(2, 1, 3, 32, 32)
+    with torch.no_grad():
+        traced = torch.jit.trace(model, x, check_trace=False)
+        assert_equal(traced(other), model(other))
+
+
+@needs_compiler
 def test_a_saved_network_packs_its_weights_again(monkeypatch):
     model = fuse(create_model("mgic_mobilenetv3_small"))
-    file = io.BytesIO()
-    torch.save(model, file)
     x = torch.rand(1, 3, 32, 32)
     with torch.no_grad():
-        y = model(x)
-        for lanes in (build.lanes(), None):
-            if lanes is None:  # a machine without a compiler
+        y, file, bare = model(x), io.BytesIO(), io.BytesIO()
+        torch.save(model, file)
+        torch.save(fuse(model, native="never"), bare)
+        assert file.tell() == pytest.approx(bare.tell(), rel=0.05)  # none of what is packed
+        for compiler in (True, False):
+            if not compiler:
                 monkeypatch.setattr(build, "library", lambda *_: None)
             file.seek(0)
             assert_equal(torch.load(file, weights_only=False)(x), y)
@@ -219,14 +315,6 @@ def test_an_unknown_choice_is_named():
         fuse(nn.Identity(), native="always")
 
 
-def test_a_kernel_that_finds_no_memory_is_named_with_its_input(monkeypatch):
-    library = SimpleNamespace(mgic_cycle=lambda *arguments: len(arguments))
-    monkeypatch.setattr(build, "library", lambda kernels: library)
-    run_kernel("mgic_cycle", torch.empty(2, 3))
-    with pytest.raises(MemoryError, match=r"no memory for mgic_cycle on \(2, 3\)"):
-        run_kernel("mgic_cycle", torch.empty(2, 3), 1)
-
-
 @needs_compiler
 @pytest.mark.parametrize(
     ("name", "options"),
@@ -238,3 +326,101 @@ def test_multiply_adds_of_kernels_are_those_of_the_convolutions(name, options):
     fused = fuse(model)
     assert any(isinstance(module, NativeCycle | NativeConv) for module in fused.modules())
     assert multiply_adds(fused, x) == multiply_adds(fuse(model, native="never"), x)
+
+
+REFUSED = (ValueError, MemoryError)
+FAR = (-2, 2**40 + 1, 2**62, -(2**63))
+
+
+def read_fields(plan: torch.Tensor):
+    """Level, column and name of every field that the kernel follows."""
+    for level, row in enumerate(plan.tolist()):
+        for column, name in enumerate(LevelPlan._fields):
+            last = level + 1 == len(plan) and name.startswith(("restrict", "prolong"))
+            if not last and row[column] != ABSENT:
+                yield level, column, name
+
+
+@needs_compiler
+@pytest.mark.parametrize("kind", LAYERS)
+def test_a_plan_that_leads_out_of_its_weights_is_refused(kind):
+    plan, weights = make_native(kind).pack()
+    x = torch.randn(2, LAYERS[kind][0], 5, 6)
+    for level, column, name in read_fields(plan):
+        offset = name.endswith(("_weight", "_bias")) or name in ("scale", "shift")
+        for value in (*FAR, *[weights.numel()] * offset):
+            changed = plan.clone()
+            changed[level, column] = value
+            with pytest.raises(REFUSED, match=name if offset else None):
+                torch.ops.mgic_vision.cycle(x, changed, weights)
+    for short in (plan[:0], plan[:-1], plan[1:], plan.flatten()[:-1], plan.repeat(20, 1)):
+        with pytest.raises(ValueError, match=r"plan|coarse|x must have"):
+            torch.ops.mgic_vision.cycle(x, short.contiguous(), weights)
+    with pytest.raises(ValueError, match="must leave"):
+        torch.ops.mgic_vision.cycle(x, plan, weights[: weights.numel() // 2])
+
+
+@needs_compiler
+@pytest.mark.parametrize("kind", ["bottleneck", "squeeze-every"])
+def test_any_plan_is_refused_or_computed(kind):
+    plan, weights = make_native(kind).pack()
+    generator, computed = torch.Generator().manual_seed(0), 0
+    x = torch.randn(1, LAYERS[kind][0], 4, 3)
+    for _ in range(300):
+        changed = plan.flatten().clone()
+        for _ in range(int(torch.randint(1, 4, (), generator=generator))):
+            place = torch.randint(plan.numel(), (), generator=generator)
+            changed[place] = torch.randint(-1, 33, (), generator=generator)
+        try:
+            y = torch.ops.mgic_vision.cycle(x, changed.view_as(plan), weights)
+        except REFUSED:
+            continue
+        assert y.shape == x.shape
+        computed += 1
+    assert computed > 0
+
+
+@needs_compiler
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"x": torch.randn(2, 24, 5, 5).double()}, "x must be torch.float32"),
+        ({"x": torch.randn(2, 23, 5, 5)}, "x must have 1200 numbers, got 1150"),
+        ({"x": torch.empty(2, 24, 5, 5, device="meta")}, "on meta"),
+        ({"plan": torch.zeros(3, 29)}, "plan must be torch.int64"),
+        ({"plan": torch.zeros(3, 58, dtype=torch.int64)[:, ::2]}, "plan must be in order"),
+        ({"plan": torch.zeros(3, 29, dtype=torch.int64, device="meta")}, "on cpu, where x is"),
+        ({"weights": torch.randn(20000).half()}, "weights must be torch.float32"),
+        ({"weights": torch.randn(40000)[::2]}, "weights must be in order"),
+        ({"weights": torch.randn(20000).to_sparse()}, "weights must be .* on a processor"),
+    ],
+)
+def test_tensors_of_another_kind_are_refused_by_name(changes, message):
+    plan, weights = make_native("squeeze-every").pack()
+    arguments = {"x": torch.randn(2, 24, 5, 5), "plan": plan, "weights": weights, **changes}
+    with pytest.raises((ValueError, TypeError, NotImplementedError), match=message):
+        torch.ops.mgic_vision.cycle(*arguments.values())
+
+
+@needs_compiler
+def test_sizes_that_do_not_fit_a_convolution_are_refused():
+    _, native = make_change(24, 48, stride=2)
+    begins, weight, bias, sizes = native.pack()
+    run, x = torch.ops.mgic_vision.grouped_conv, torch.randn(2, 24, 5, 6)
+    for place, name in enumerate(ConvPlan._fields[:-1]):
+        near = 3 if name == "activation" else 0 if name in ("stride", "dilation") else 40
+        for value in (*FAR, near):
+            changed = [*sizes[:place], value, *sizes[place + 1 :]]
+            with pytest.raises((*REFUSED, RuntimeError)):
+                run(x, begins, weight, bias, changed)
+    for wrong in (begins - 1, begins + 24, begins[:-1], begins.repeat(2)):
+        with pytest.raises(ValueError, match="begins"):
+            run(x, wrong, weight, bias, sizes)
+    with pytest.raises(ValueError, match="weight must have"):
+        run(x, begins, weight[1:], bias, sizes)
+    with pytest.raises(ValueError, match="bias must have"):
+        run(x, begins, weight, bias[1:], sizes)
+    with pytest.raises(TypeError, match="bias must be"):
+        run(x, begins, weight, bias.double(), sizes)
+    with pytest.raises(ValueError, match="sizes must be"):
+        run(x, begins, weight, bias, sizes[1:])

@@ -30,6 +30,7 @@ from mgic_geo.native.normalized_linear import add_normalized_linear as add_norma
 from mgic_geo.native.normalized_linear import (
     add_normalized_linear_backward as add_normalized_linear_backward,
 )
+from mgic_geo.operators import is_exporting
 
 MAX_COLUMNS = 7 * 128  # inputs of a group up to which a product here is faster than torch's
 MAX_ROWS = 1 << 31  # rows are int32 in the kernels
@@ -38,13 +39,19 @@ MAX_ROWS = 1 << 31  # rows are int32 in the kernels
 def usable(*tensors: Tensor) -> bool:
     """Whether the kernels can work on these."""
     return (
-        all(x.is_cpu and x.dtype == torch.float32 and x.size(0) < MAX_ROWS for x in tensors)
+        all(
+            x.is_cpu
+            and x.dtype == torch.float32
+            and x.layout == torch.strided
+            and x.size(0) < MAX_ROWS
+            for x in tensors
+        )
         and build.available()
     )
 
 
 def can_multiply(x: Tensor, weight: Tensor) -> bool:
     """Whether a product with these groups, ``(groups, out, in)``, is faster here than in torch."""
-    if torch.compiler.is_exporting() or torch.is_autocast_enabled("cpu"):
+    if is_exporting() or torch.is_autocast_enabled("cpu"):
         return False
     return weight.size(2) <= MAX_COLUMNS and usable(x, weight)

@@ -7,14 +7,14 @@
 
 enum activation { NONE, RELU, HARD_SWISH };
 
+/* Here and below a comparison is such that NaN, of which none holds, propagates as in torch. */
 INLINE vec hard_sigmoid(vec v)
 {
     const vec six = (vec){} + 6;
-    v = choose(v > -3, v + 3, (vec){});
-    return choose(v < six, v, six) * (1.0f / 6);
+    v = choose(v < -3, (vec){}, v + 3);
+    return choose(v > six, six, v) * (1.0f / 6);
 }
 
-/* What is not a number stays it. */
 INLINE vec activated(vec v, const int64_t activation)
 {
     if (activation == RELU)
@@ -28,10 +28,10 @@ INLINE vec activated(vec v, const int64_t activation)
 INLINE vec activated_backward(vec grad, vec v, const int64_t activation)
 {
     if (activation == RELU)
-        return choose(v > 0, grad, (vec){});
+        return choose(v <= 0, (vec){}, grad);
     if (activation == HARD_SWISH) {
-        const vec slope = choose(v > -3, v * (1.0f / 3) + 0.5f, (vec){});
-        return grad * choose(v < 3, slope, (vec){} + 1);
+        const vec sloped = choose(v >= 3, grad, grad * (v * (1.0f / 3) + 0.5f));
+        return choose(v <= -3, (vec){}, sloped);
     }
     return grad;
 }

@@ -1,108 +1,88 @@
-"""Compile the kernels at their first use, once for every machine, and load them."""
+"""Load the kernels: those that come with a wheel, or compiled at their first use."""
 
 from __future__ import annotations
 
 import ctypes
-import hashlib
 import logging
 import os
-import platform
-import shlex
-import shutil
 import subprocess
-import tempfile
-from dataclasses import dataclass, field
+import sys
+import threading
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
 import torch
 
-FLAGS = ("-O3", "-march=native", "-fno-math-errno", "-std=gnu11", "-fPIC", "-shared", "-w")
-OPENMP = "-fopenmp"
-SWITCH = "MGIC_NATIVE"
+from mgic_geo.native import cache as libraries
+from mgic_geo.native import processor
+from mgic_geo.native.call import Entry, read_prototypes
+from mgic_geo.native.compiler import MORE_FLAGS, Kernels, compile_library, settings
+
+SWITCH = "MGIC_KERNELS"
+CHOICES = ("auto", "native", "prebuilt", "reference", "require")
+
+# no compiler, folder or library; one that refuses; a command that is none, a prototype that is not
+# known, no mgic_lanes; no such function
+FAILURES = (OSError, subprocess.SubprocessError, ValueError, AttributeError)
 
 _log = logging.getLogger(__name__)
-_here = Path(__file__).parent
+_lock = threading.Lock()
 
 
 @dataclass(frozen=True)
-class Kernels:
-    """What makes one library of kernels.
+class Library:
+    """Compiled kernels.
 
     Args:
-        package: Whose they are.
-        sources: C files.
-        headers: What these include of the project.
-        arguments: Functions by name; ``p`` is an address or array, ``n`` a whole number, ``d`` a
-            double, and the number of threads follows as an int.
-        status: Functions that return a number.
+        entries: Functions by name.
+        lanes: How many numbers a vector of theirs has, what weights are packed for.
     """
 
-    package: str
-    sources: tuple[Path, ...]
-    headers: tuple[Path, ...]
-    arguments: dict[str, str] = field(hash=False)
-    status: tuple[str, ...] = ()
+    entries: dict[str, Entry]
+    lanes: int
 
 
-GRAPHS = Kernels(
-    "mgic_geo",
-    tuple(
-        _here / name
-        for name in (
-            *("derivatives.c", "edge_gradients.c", "grouped_linear.c", "knn.c"),
-            *("neighbor_max.c", "norm.c", "normalized_linear.c"),
-        )
-    ),
-    tuple(_here / name for name in ("activations.h", "kernels.h", "pieces.h")),
-    {
-        "mgic_add_normalized_linear": "ppnnnnpppdpppppppn",
-        "mgic_add_normalized_linear_backward": "ppnnnnpppppdpppppppn",
-        "mgic_derivative_operators": "pnppppppppp",
-        "mgic_edge_gradients": "pnpppndppp",
-        "mgic_grouped_linear": "pnnpnnnpppp",
-        "mgic_grouped_linear_weight": "pnnpnnnppn",
-        "mgic_knn": "ppnnnpp",
-        "mgic_pack": "pnpnp",
-        "mgic_unpack": "pnnpnp",
-        "mgic_mix_derivatives": "pnnpppppnnnnppnpppnpnnppn",
-        "mgic_neighbor_max": "pnnppnpp",
-        "mgic_neighbor_max_backward": "ppnnnp",
-        "mgic_norm": "pnnppdnpppn",
-        "mgic_norm_backward": "ppnnppdnpppppn",
-    },
-    (
-        "mgic_add_normalized_linear",
-        "mgic_add_normalized_linear_backward",
-        "mgic_derivative_operators",
-        "mgic_edge_gradients",
-        "mgic_knn",
-        "mgic_mix_derivatives",
-    ),
-)
+GRAPHS = Kernels.of_folder("mgic_geo", Path(__file__).parent)
 
 
 @cache
-def library(kernels: Kernels = GRAPHS) -> ctypes.CDLL | None:
-    """The compiled kernels, or ``None`` where they are switched off or cannot be compiled.
+def library(kernels: Kernels = GRAPHS) -> Library | None:
+    """The compiled kernels, or ``None`` where they are switched off or cannot be had.
 
-    They are compiled with ``$CC``, ``cc``, ``gcc`` or ``clang``, in a few seconds, into the user's
-    cache folder (``$XDG_CACHE_HOME/mgic``, by default ``~/.cache/mgic``). A file there is named by
-    sources, compiler and processor, so that machines may share the folder. ``MGIC_NATIVE=0`` in the
-    environment switches the kernels off: everything then runs in plain PyTorch, slower.
+    ``MGIC_KERNELS`` in the environment says which:
+
+    - ``auto``: those that the wheel has for processors like this one, else ``native``; without a
+      word where ``MGIC_KERNELS`` is not set.
+    - ``native``: compiled for this very processor at first use, in half a minute, by ``$CC``,
+      ``cc``, ``gcc`` or ``clang``, into ``$XDG_CACHE_HOME/mgic`` (by default ``~/.cache/mgic``). A
+      file there is named by sources, flags and processor, so that machines may share the folder; to
+      load it takes no compiler.
+    - ``prebuilt``: those that the wheel has.
+    - ``reference``: none. Everything runs in plain PyTorch, slower, as it does with a warning where
+      the others cannot be had.
+    - ``require``: as ``auto``, with an error in place of that warning.
+
+    ``MGIC_CFLAGS`` are more flags for the compiler, for which nothing is prebuilt.
+
+    Raises:
+        ValueError: ``MGIC_KERNELS`` is something else.
+        RuntimeError: They are required and cannot be had.
     """
-    if os.environ.get(SWITCH, "1") == "0":
+    choice = _choice()
+    if choice == "reference":
         return None
     try:
-        return _declared(ctypes.CDLL(str(_compiled(kernels))), kernels)
-    except (OSError, subprocess.SubprocessError) as error:
-        detail = (getattr(error, "stderr", "") or "").strip()
+        with _lock:
+            return _found(kernels, choice)
+    except FAILURES as error:
+        said = (getattr(error, "output", "") or "").strip()
+        reason = f"{error}\n{said}" if said else f"{error}"
+        if choice == "require":
+            raise RuntimeError(f"{kernels.package} has no compiled kernels: {reason}") from error
         _log.warning(
-            "%s runs without its compiled kernels, slower: %s%s (%s=0 silences this)",
-            kernels.package,
-            error,
-            f"\n{detail}" if detail else "",
-            SWITCH,
+            "%s runs without its compiled kernels, slower: %s (%s=reference silences this)",
+            *(kernels.package, reason, SWITCH),
         )
         return None
 
@@ -113,83 +93,71 @@ def available() -> bool:
     return library() is not None
 
 
-def loaded() -> ctypes.CDLL:
+def loaded() -> Library:
     """The compiled kernels, where it is known that they are there."""
     found = library()
     assert found is not None
     return found
 
 
-@cache
 def lanes() -> int:
     """How many numbers a vector of the kernels has, what weights are packed for."""
-    return ctypes.c_int64.in_dll(loaded(), "mgic_lanes").value
+    return loaded().lanes
 
 
-def _declared(found: ctypes.CDLL, kernels: Kernels) -> ctypes.CDLL:
-    """Say what the functions take and return."""
-    kinds = {"p": ctypes.c_void_p, "n": ctypes.c_int64, "d": ctypes.c_double}
-    for name, arguments in kernels.arguments.items():
-        function = getattr(found, name)
-        function.argtypes = [*(kinds[kind] for kind in arguments), ctypes.c_int]
-        function.restype = ctypes.c_int64 if name in kernels.status else None
-    return found
+def run(name: str, *arguments: object) -> None:
+    """Call a compiled function of graphs: see :class:`~mgic_geo.native.call.Entry`."""
+    loaded().entries[name](*arguments)
+
+
+def _choice() -> str:
+    choice = os.environ.get(SWITCH) or CHOICES[0]
+    if choice not in CHOICES:
+        raise ValueError(f"{SWITCH} must be one of {', '.join(CHOICES)}, got {choice!r}")
+    return choice
+
+
+def _found(kernels: Kernels, choice: str) -> Library:
+    """Kernels of a wheel where these are wanted and there, else compiled ones."""
+    if choice == "prebuilt" or (choice != "native" and not os.environ.get(MORE_FLAGS)):
+        grades = [grade.name for grade in processor.supported()]
+        for path in filter(Path.exists, map(kernels.prebuilt, grades)):
+            try:
+                return _load(path, kernels)
+            except FAILURES as error:
+                _log.warning("%s cannot be loaded: %s", path, error)
+        if choice == "prebuilt":
+            raise OSError(f"nothing prebuilt for {', '.join(grades) or 'this kind of machine'}")
+    return _load(_compiled(kernels), kernels)
 
 
 def _compiled(kernels: Kernels) -> Path:
-    """Path of the shared library, compiled if it is not there."""
-    compiler = _compiler()
-    version = subprocess.run(
-        [*compiler, "--version"], capture_output=True, text=True, check=True, timeout=60
-    ).stdout
-    digest = hashlib.sha256()
-    for part in (*compiler, version, *FLAGS, platform.machine(), _processor()):
-        digest.update(part.encode() + b"\0")
-    for file in (*kernels.sources, *kernels.headers):
-        digest.update(file.read_bytes())
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mgic"
-    path = folder / f"kernels-{digest.hexdigest()[:16]}.so"
-    if not path.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        _log.info("compiling kernels of %s (once, a few seconds): %s", kernels.package, path)
-        _compile(compiler, kernels, path)
-    return path
+    """Path of the library for this very processor, compiled if it is not there."""
+    key = f"{kernels.package}-{kernels.digest(*settings(), processor.describe())}"
 
-
-def _compiler() -> list[str]:
-    if named := os.environ.get("CC"):
-        return shlex.split(named)
-    for name in ("cc", "gcc", "clang"):
-        if found := shutil.which(name):
-            return [found]
-    raise OSError("no C compiler (cc, gcc or clang) on the path")
-
-
-def _processor() -> str:
-    """What ``-march=native`` depends on, as far as the system tells."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor()
-    wanted = ("model name", "flags", "Features")
-    return "\n".join(sorted({line for line in lines if line.startswith(wanted)}))
-
-
-def _compile(compiler: list[str], kernels: Kernels, path: Path) -> None:
-    """Write the library whole or not at all; several processes may do so at once."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=path.stem, suffix=".part")
-    os.close(handle)
-    sources = [f"-I{_here}", *map(str, kernels.sources)]
-    try:
-        for openmp in ([OPENMP], []):  # Apple's clang has none
-            command = [*compiler, *FLAGS, *openmp, *sources, "-o", name, "-lm"]
-            done = subprocess.run(command, capture_output=True, text=True, timeout=300)
-            if done.returncode == 0:
-                os.chmod(name, 0o644)
-                os.replace(name, path)
-                return
-        raise subprocess.CalledProcessError(
-            done.returncode, shlex.join(command), stderr=done.stderr[-2000:]
+    def make(path: Path) -> None:
+        # a warning, since others are shown nowhere unless somebody asked for them
+        _log.warning(
+            "%s: compiling its kernels for this processor (once, half a minute)", kernels.package
         )
-    finally:
-        Path(name).unlink(missing_ok=True)
+        compile_library(kernels, path)
+
+    return libraries.find(key) or libraries.store(key, make)
+
+
+def _load(path: Path, kernels: Kernels) -> Library:
+    found, prototypes = ctypes.CDLL(str(path)), read_prototypes(*kernels.sources)
+    entries = {
+        name: Entry(getattr(found, name), parameters) for name, parameters in prototypes.items()
+    }
+    return Library(entries, ctypes.c_int64.in_dll(found, "mgic_lanes").value)
+
+
+def _renew_lock() -> None:
+    global _lock
+    _lock = threading.Lock()
+
+
+# a process that is forked while another thread compiles has the lock of a thread that it has not
+if sys.platform != "win32":
+    os.register_at_fork(after_in_child=_renew_lock)

@@ -8,6 +8,7 @@
 
 #include <stdlib.h>
 
+#include "entry.h"
 #include "pieces.h"
 
 #define BLOCK 32    /* rows whose second derivatives are held together */
@@ -148,8 +149,8 @@ INLINE void mix_width(const task *task, int64_t start, int64_t rows, int64_t ori
         plan.from++;
     while (plan.to > plan.from && plan.begins[plan.to - 1] >= channel + width)
         plan.to--;
-    for (int64_t r = 0; r < rows; r += ROWS)
-        multiply_rows(&parts, r, rows - r < ROWS ? rows - r : ROWS, &plan, task->weight, task->bias,
+    for (int64_t r = 0; r < rows; r += ROWS_TOGETHER)
+        multiply_rows(&parts, r, rows - r < ROWS_TOGETHER ? rows - r : ROWS_TOGETHER, &plan, task->weight, task->bias,
                       task->y + start * plan.out, plan.out);
     if (!task->other)
         return;
@@ -203,6 +204,15 @@ static void mix_cloud(const task *task, int64_t from, int64_t to, int64_t channe
                  second, channel, width, share);
 }
 
+/* How a call ended. */
+typedef enum { DONE, OUT_OF_MEMORY, BAD_EDGE } outcome;
+
+/* Whether the edges of nodes [from, to) come from nodes in [low, high). */
+INLINE int edges_within(const graph *edges, int64_t from, int64_t to, int64_t low, int64_t high)
+{
+    return all_within(edges->index, edges->ptr[from], edges->ptr[to], low, high);
+}
+
 /* The first node from here on at which a cloud starts, or the number of nodes. */
 INLINE int64_t next_cloud(const graph *edges, int64_t node)
 {
@@ -217,11 +227,11 @@ INLINE int64_t share_start(const graph *edges, int64_t share, int64_t shares)
     return next_cloud(edges, edges->nodes * share / shares);
 }
 
-/* Nodes from `from` on that are worked through together: whole clouds. */
-INLINE int64_t clouds_end(const graph *edges, int64_t from)
+/* Nodes from `from` on that are worked through together: whole clouds of a share, which ends where
+ * a cloud does. Those behind its end belong to the next share. */
+INLINE int64_t clouds_end(const graph *edges, int64_t from, int64_t end)
 {
-    const int64_t least = from + SMALL < edges->nodes ? from + SMALL : edges->nodes;
-    return next_cloud(edges, least);
+    return from + SMALL < end ? next_cloud(edges, from + SMALL) : end;
 }
 
 /* Most nodes that would be worked through together; without end if that leaves less than half as
@@ -234,7 +244,7 @@ static int64_t largest_clouds(const graph *edges, int64_t shares, int64_t chunks
         const int64_t end = share_start(edges, share + 1, shares);
         busy += from < end;
         for (; from < end; from = to) {
-            to = clouds_end(edges, from);
+            to = clouds_end(edges, from, end);
             largest = to - from > largest ? to - from : largest;
         }
     }
@@ -242,17 +252,17 @@ static int64_t largest_clouds(const graph *edges, int64_t shares, int64_t chunks
 }
 
 /* Cloud by cloud and chunk by chunk of channels, in cache. */
-static int64_t mix_clouds(const task *task, int64_t largest, int64_t shares, int threads)
+static outcome mix_clouds(const task *task, int64_t largest, int64_t shares, int threads)
 {
     const graph *edges = &task->edges;
     const int64_t chunks = (task->channels + CHUNK - 1) / CHUNK;
-    int64_t failed = 0;
+    outcome result = DONE;
 #pragma omp parallel num_threads(threads)
     {
         float *room = aligned_alloc(64, (largest * 4 + BLOCK * 3) * CHUNK * sizeof(float));
         if (!room) {
 #pragma omp atomic write
-            failed = 1;
+            result = OUT_OF_MEMORY;
         }
 #pragma omp for schedule(dynamic)
         for (int64_t unit = 0; unit < shares * chunks; unit++) {
@@ -261,35 +271,48 @@ static int64_t mix_clouds(const task *task, int64_t largest, int64_t shares, int
             int64_t from = share_start(edges, share, shares), to;
             const int64_t end = share_start(edges, share + 1, shares);
             for (; room && from < end; from = to) {
-                to = clouds_end(edges, from);
-                mix_cloud(task, from, to, channel, left < CHUNK ? left : CHUNK, room, share);
+                to = clouds_end(edges, from, end);
+                if (edges_within(edges, from, to, from, to))
+                    mix_cloud(task, from, to, channel, left < CHUNK ? left : CHUNK, room, share);
+                else {
+#pragma omp atomic write
+                    result = BAD_EDGE;
+                }
             }
         }
         free(room);
     }
-    return failed;
+    return result;
 }
 
 /* All channels at once: first derivatives of all nodes, then the rest, block by block. */
-static int64_t mix_nodes(const task *task, int64_t shares, int threads)
+static outcome mix_nodes(const task *task, int64_t shares, int threads)
 {
     const graph *edges = &task->edges;
     const int64_t channels = task->channels, nodes = edges->nodes;
     float *first = malloc(nodes * 3 * channels * sizeof(float));
-    int64_t failed = !first;
-    if (failed)
-        return failed;
-#pragma omp parallel for schedule(static) num_threads(threads)
-    for (int64_t node = 0; node < nodes; node += BLOCK)
-        derive_first(task->x, 0, channels, edges, node,
-                     nodes - node < BLOCK ? nodes - node : BLOCK, first + node * 3 * channels);
+    outcome result = first ? DONE : OUT_OF_MEMORY;
+#pragma omp parallel for schedule(static) num_threads(threads) if (first)
+    for (int64_t node = 0; node < nodes; node += BLOCK) {
+        const int64_t rows = nodes - node < BLOCK ? nodes - node : BLOCK;
+        if (first && edges_within(edges, node, node + rows, 0, nodes))
+            derive_first(task->x, 0, channels, edges, node, rows, first + node * 3 * channels);
+        else if (first) {
+#pragma omp atomic write
+            result = BAD_EDGE;
+        }
+    }
+    if (result != DONE) {
+        free(first);
+        return result;
+    }
 #pragma omp parallel for schedule(static) num_threads(threads)
     for (int64_t share = 0; share < shares; share++) {
         const int64_t from = nodes * share / shares, to = nodes * (share + 1) / shares;
         float *second = malloc(BLOCK * 3 * channels * sizeof(float));
         if (!second) {
 #pragma omp atomic write
-            failed = 1;
+            result = OUT_OF_MEMORY;
         }
         for (int64_t start = from; second && start < to; start += BLOCK)
             mix_rows(task, start, to - start < BLOCK ? to - start : BLOCK, 0, task->x, channels,
@@ -297,27 +320,54 @@ static int64_t mix_nodes(const task *task, int64_t shares, int threads)
         free(second);
     }
     free(first);
-    return failed;
+    return result;
 }
 
-/* x: (nodes, channels); weight: packed for PARTS parts; bias: (pieces * LANES) or null;
- * y: (nodes, out), with ReLU where that is asked for, less subtrahend, of the same shape or null.
- * narrow: whether no piece has inputs from two chunks of channels.
+/* Whether no piece has inputs from two chunks of channels, so that chunks can be taken alone. */
+static int is_narrow(const packing *plan)
+{
+    for (int64_t piece = 0; piece < plan->pieces; piece++)
+        if (plan->begins[piece] / CHUNK != (plan->begins[piece] + plan->inputs - 1) / CHUNK)
+            return 0;
+    return 1;
+}
+
+/* x: (nodes, channels); ptr, crossings: (nodes + 1); index: (edges); value: (edges, 3); begins:
+ * (pieces); weight: packed for PARTS parts of `inputs`; bias: (pieces * LANES) or null; subtrahend,
+ * y: (nodes, out), the first one or null: y has ReLU where that is asked for, less subtrahend.
  *
  * Where `other` is given, (nodes, other_channels), its products with all parts are added up as
  * well, share by share, in the packed form of a weight from `other` to x's channels, and x itself
  * to totals, (shares, channels): these are the gradients of weight and bias if x is the output's
  * and the graph is transposed. */
-int64_t mgic_mix_derivatives(const float *x, int64_t channels, int64_t nodes, const int64_t *ptr,
-                             const int64_t *index, const float *value, const int64_t *crossings,
-                             const int64_t *begins, int64_t pieces, int64_t inputs, int64_t out,
-                             int64_t narrow, const float *weight, const float *bias, int64_t relu,
-                             const float *subtrahend, float *y,
-                             const float *other, int64_t other_channels,
-                             const int64_t *other_begins, int64_t other_pieces,
-                             int64_t other_inputs, float *sums, float *totals, int64_t shares,
-                             int threads)
+ENTRY mgic_mix_derivatives(FLOATS(x), int64_t nodes, int64_t channels, INTS(ptr), INTS(index),
+                           FLOATS(value), INTS(crossings), INTS(begins), int64_t inputs,
+                           int64_t out, FLOATS(weight), FLOATS(bias), int64_t relu,
+                           FLOATS(subtrahend), OUT_FLOATS(y), FLOATS(other),
+                           int64_t other_channels, INTS(other_begins), int64_t other_inputs,
+                           OUT_FLOATS(sums), OUT_FLOATS(totals), int64_t shares, int threads)
 {
+    const int64_t pieces = begins_length, other_pieces = other_begins_length;
+    WITHIN(nodes, 0, MAX_SIZE);
+    WITHIN(channels, 1, MAX_SIZE);
+    WITHIN(shares, 1, MAX_SIZE);
+    HOLDS(x, times(nodes, channels));
+    HOLDS(ptr, nodes + 1);
+    HOLDS(crossings, nodes + 1);
+    HOLDS(value, times(index_length, 3));
+    TRY(check_starts("ptr", ptr, nodes + 1, index_length));
+    TRY(check_plan("begins", begins, pieces, inputs, out, channels));
+    HOLDS(weight, times(pieces, PARTS * inputs * LANES));
+    HOLDS_OR_NULL(bias, times(pieces, LANES));
+    HOLDS_OR_NULL(subtrahend, times(nodes, out));
+    HOLDS(y, times(nodes, out));
+    if (other || other_length) {
+        HOLDS(other, times(nodes, other_channels));
+        TRY(check_plan("other_begins", other_begins, other_pieces, other_inputs, channels,
+                       other_channels));
+        HOLDS(sums, times(shares, times(other_pieces, PARTS * other_inputs * LANES)));
+        HOLDS(totals, times(shares, channels));
+    }
     task task = {
         .edges = {ptr, index, crossings, value, nodes},
         .x = x,
@@ -335,11 +385,16 @@ int64_t mgic_mix_derivatives(const float *x, int64_t channels, int64_t nodes, co
     task.plan.relu = relu;
     task.plan.addend = subtrahend;
     task.plan.sign = -1;
-    if (narrow) {
-        const int64_t chunks = (channels + CHUNK - 1) / CHUNK;
-        const int64_t largest = largest_clouds(&task.edges, shares, chunks);
-        if (largest <= LARGE)
-            return mix_clouds(&task, largest, shares, threads);
+    const int64_t chunks = (channels + CHUNK - 1) / CHUNK;
+    const int64_t largest =
+        is_narrow(&task.plan) ? largest_clouds(&task.edges, shares, chunks) : INT64_MAX;
+    const outcome result = largest <= LARGE ? mix_clouds(&task, largest, shares, threads)
+                                            : mix_nodes(&task, shares, threads);
+    if (result == OUT_OF_MEMORY)
+        return NO_MEMORY;
+    if (result == BAD_EDGE) {
+        NODES_WITHIN(index, ptr[nodes], 0, nodes);
+        return problem("crossings must count the edges that cross a node, these do not");
     }
-    return mix_nodes(&task, shares, threads);
+    return NULL;
 }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import NamedTuple
 
 import torch
@@ -11,13 +10,11 @@ from torch import Tensor
 from mgic_geo.native import build
 from mgic_geo.native.grouped_linear import (
     Packing,
-    address,
     grouped_linear_weight,
     num_shares,
     packing,
 )
 
-CHUNK = 32  # channels that the kernel works through together
 PARTS = 7  # the features, three first and three second derivatives
 
 
@@ -68,6 +65,11 @@ def mix_derivatives_backward(
           :func:`mix_derivatives`.
     """
     groups, rows, columns = weight.shape
+    if x.shape != (grad.size(0), groups * columns // PARTS) or grad.size(1) != groups * rows:
+        raise ValueError(
+            f"x must be (N, {groups * columns // PARTS}) and grad (N, {groups * rows}), got shapes "
+            f"{tuple(x.shape)} and {tuple(grad.shape)}"
+        )
     plan = packing(groups, rows, columns // PARTS, PARTS, lanes=build.lanes())
     shares = num_shares(x.size(0))
     sums, totals = grad.new_zeros(shares, *plan.index.shape), grad.new_zeros(shares, grad.size(1))
@@ -114,31 +116,16 @@ def _multiply(
 ) -> Tensor:
     """The derivatives of ``x`` times ``weight``."""
     x, subtrahend = x.contiguous(), None if subtrahend is None else subtrahend.contiguous()
-    graph = Graph(*(tensor.contiguous() for tensor in graph))
-    (nodes, channels), (groups, rows, _) = x.shape, weight.shape
-    columns, lanes = channels // groups, build.lanes()
-    plan = packing(groups, rows, columns, PARTS, lanes=lanes)
-    packed, bias = plan.pack(weight), plan.pad(bias)
-    y = x.new_empty(nodes, groups * rows)
-    beside: tuple[int, ...] = (0,) * 7
+    groups, rows, columns = weight.shape
+    plan = packing(groups, rows, columns // PARTS, PARTS, lanes=build.lanes())
+    y = x.new_empty(x.size(0), groups * rows)
+    beside = (None, 0, None, 0, None, None)
     if products is not None:
         other, other_plan, sums, totals = products
-        results = sums.data_ptr(), totals.data_ptr()
-        beside = other.data_ptr(), other.size(1), *other_plan.sizes, *results
-    failed = build.loaded().mgic_mix_derivatives(
-        *(x.data_ptr(), channels, nodes, *(tensor.data_ptr() for tensor in graph)),
-        *(*plan.sizes, y.size(1), _is_narrow(groups, rows, columns, lanes)),
-        *(packed.data_ptr(), address(bias), relu, address(subtrahend), y.data_ptr()),
-        *(*beside, num_shares(nodes), torch.get_num_threads()),
+        beside = other, other.size(1), other_plan.begins, other_plan.inputs, sums, totals
+    build.run(
+        *("mgic_mix_derivatives", x, *x.shape, *(tensor.contiguous() for tensor in graph)),
+        *(plan.begins, plan.inputs, y.size(1), plan.pack(weight), plan.pad(bias, y.size(1)), relu),
+        *(subtrahend, y, *beside, num_shares(x.size(0))),
     )
-    if failed:
-        raise MemoryError(f"no memory for the derivatives of {channels} channels")
     return y
-
-
-@lru_cache(maxsize=256)
-def _is_narrow(groups: int, rows: int, columns: int, lanes: int) -> bool:
-    """Whether no piece of outputs has inputs from two chunks of channels."""
-    plan = packing(groups, rows, columns, PARTS, lanes=lanes)
-    last = plan.begins + plan.index.size(2) - 1
-    return torch.equal(plan.begins // CHUNK, last // CHUNK)

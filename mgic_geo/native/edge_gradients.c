@@ -2,21 +2,27 @@
 
 #include <math.h>
 
+#include <string.h>
+
+#include "entry.h"
 #include "kernels.h"
 
 /* pos: (nodes, 3); source, target: (edges); cloud: (nodes), below `nodes`; value: (edges, 3), the
  * weights; lengths: (edges); sums: (3, nodes), zero: the lengths and the number of the edges of
- * every cloud, and the number of those that end at every node, no edges of length 0 among them.
- * Returns the first edge whose nodes do not exist, or -1. */
-int64_t mgic_edge_gradients(const float *pos, int64_t nodes, const int64_t *source,
-                            const int64_t *target, const int64_t *cloud, int64_t edges,
-                            double softening, float *value, float *lengths, double *sums,
-                            int threads)
+ * every cloud, and the number of those that end at every node, no edges of length 0 among them. */
+ENTRY mgic_edge_gradients(FLOATS(pos), INTS(source), INTS(target), INTS(cloud), double softening,
+                          OUT_FLOATS(value), OUT_FLOATS(lengths), OUT_DOUBLES(sums), int threads)
 {
+    const int64_t nodes = cloud_length, edges = source_length;
+    HOLDS(pos, times(nodes, 3));
+    HOLDS(target, edges);
+    HOLDS(value, times(edges, 3));
+    HOLDS(lengths, edges);
+    HOLDS(sums, times(nodes, 3));
+    NODES_WITHIN(source, edges, 0, nodes);
+    NODES_WITHIN(target, edges, 0, nodes);
+    NODES_WITHIN(cloud, nodes, 0, nodes);
     double *total = sums, *count = total + nodes, *degree = count + nodes;
-    for (int64_t e = 0; e < edges; e++)
-        if ((uint64_t)source[e] >= (uint64_t)nodes || (uint64_t)target[e] >= (uint64_t)nodes)
-            return e;
 #pragma omp parallel for schedule(static) num_threads(threads)
     for (int64_t e = 0; e < edges; e++) {
         const float *from = pos + 3 * source[e], *to = pos + 3 * target[e];
@@ -56,7 +62,7 @@ int64_t mgic_edge_gradients(const float *pos, int64_t nodes, const int64_t *sour
         for (int a = 0; a < 3; a++)
             unit[a] *= length > 0 ? weight : 0 * weight;
     }
-    return -1;
+    return NULL;
 }
 
 /* The transpose of a matrix with `nodes` rows and columns, its entries in the order of their rows:
@@ -98,15 +104,25 @@ static void count_crossings(const int64_t *ptr, const int64_t *index, int64_t no
 
 /* A graph, ptr, (nodes + 1), and index, (edges), with weights edge_value, (edges, 3), and every
  * node's own weights, minus the sum of the others, as one more edge: see `transpose` and
- * `count_crossings` for the results. Returns the first edge whose source does not exist, or -1. */
-int64_t mgic_derivative_operators(const int64_t *ptr, int64_t nodes, const int64_t *index,
-                                  const float *edge_value, int64_t *all_ptr, int64_t *all_index,
-                                  float *value, int64_t *ptr_t, int64_t *index_t, float *value_t,
-                                  int64_t *crossings, int threads)
+ * `count_crossings` for the results. */
+ENTRY mgic_derivative_operators(INTS(ptr), INTS(index), FLOATS(edge_value), OUT_INTS(all_ptr),
+                                OUT_INTS(all_index), OUT_FLOATS(value), OUT_INTS(ptr_t),
+                                OUT_INTS(index_t), OUT_FLOATS(value_t), OUT_INTS(crossings),
+                                int threads)
 {
-    for (int64_t e = 0; e < ptr[nodes]; e++)
-        if ((uint64_t)index[e] >= (uint64_t)nodes)
-            return e;
+    const int64_t nodes = ptr_length - 1, edges = index_length;
+    TRY(check_starts("ptr", ptr, nodes + 1, edges));
+    CHECK(ptr[nodes] == edges, "ptr must end with the number of edges, %lld, got %lld",
+          (long long)edges, (long long)ptr[nodes]);
+    NODES_WITHIN(index, edges, 0, nodes);
+    HOLDS(edge_value, times(edges, 3));
+    HOLDS(all_ptr, nodes + 1);
+    HOLDS(all_index, edges + nodes);
+    HOLDS(value, times(edges + nodes, 3));
+    HOLDS(ptr_t, nodes + 1);
+    HOLDS(index_t, edges + nodes);
+    HOLDS(value_t, times(edges + nodes, 3));
+    HOLDS(crossings, nodes + 1);
     for (int64_t node = 0; node <= nodes; node++)
         all_ptr[node] = ptr[node] + node;
 #pragma omp parallel for schedule(static) num_threads(threads)
@@ -127,5 +143,5 @@ int64_t mgic_derivative_operators(const int64_t *ptr, int64_t nodes, const int64
 #pragma omp section
         count_crossings(ptr, index, nodes, crossings);
     }
-    return -1;
+    return NULL;
 }

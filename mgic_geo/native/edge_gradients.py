@@ -18,18 +18,10 @@ def edge_gradients(
           N - 1. Returns ``(E, 3)``.
     """
     pos, source, target = pos.contiguous(), source.contiguous(), target.contiguous()
+    cloud = cloud.contiguous()
     value, lengths = pos.new_empty(source.numel(), 3), pos.new_empty(source.numel())
     sums = pos.new_zeros(3, pos.size(0), dtype=torch.double)
-    bad = build.loaded().mgic_edge_gradients(
-        *(pos.data_ptr(), pos.size(0), source.data_ptr(), target.data_ptr(), cloud.data_ptr()),
-        *(source.numel(), softening, value.data_ptr(), lengths.data_ptr(), sums.data_ptr()),
-        torch.get_num_threads(),
-    )
-    if bad >= 0:
-        raise ValueError(
-            f"edge {bad} joins nodes {int(source[bad])} and {int(target[bad])}, "
-            f"but there are {pos.size(0)}"
-        )
+    build.run("mgic_edge_gradients", pos, source, target, cloud, softening, value, lengths, sums)
     return value
 
 
@@ -41,7 +33,7 @@ def derivative_operators(ptr: Tensor, index: Tensor, edge_value: Tensor) -> tupl
         - Returns the fields of :class:`~mgic_geo.derivatives.DerivativeOperators`.
     """
     ptr, index, edge_value = ptr.contiguous(), index.contiguous(), edge_value.contiguous()
-    nodes, entries = ptr.numel() - 1, index.numel() + ptr.numel() - 1
+    entries = index.numel() + ptr.numel() - 1
     results = [
         matrix
         for _ in range(2)
@@ -52,11 +44,5 @@ def derivative_operators(ptr: Tensor, index: Tensor, edge_value: Tensor) -> tupl
         )
     ]
     results.append(torch.empty_like(ptr))
-    bad = build.loaded().mgic_derivative_operators(
-        *(ptr.data_ptr(), nodes, index.data_ptr(), edge_value.data_ptr()),
-        *(tensor.data_ptr() for tensor in results),
-        torch.get_num_threads(),
-    )
-    if bad >= 0:
-        raise ValueError(f"edge {bad} starts at node {int(index[bad])}, but there are {nodes}")
+    build.run("mgic_derivative_operators", ptr, index, edge_value, *results)
     return tuple(results)

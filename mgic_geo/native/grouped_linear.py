@@ -22,11 +22,6 @@ def num_shares(rows: int) -> int:
     return min(max(rows // ROWS_PER_SHARE, 1), MAX_SHARES)
 
 
-def address(x: Tensor | None) -> int:
-    """Where a tensor lies; 0 where there is none."""
-    return 0 if x is None else x.data_ptr()
-
-
 class Packing(NamedTuple):
     """How a weight ``(groups, out, parts * in)`` is laid out for the kernel.
 
@@ -47,43 +42,58 @@ class Packing(NamedTuple):
         kept = _kept.get(weight)
         if kept is None:
             return self._pack(weight)
-        state = weight._version, weight.data_ptr()
-        if kept.plan is not self or kept.state != state:
-            _kept[weight] = kept = _Kept(self, state, self._pack(weight))
+        if not kept.holds(self, weight):
+            _kept[weight] = kept = _Kept(self, weight)
         return kept.packed
 
     def _pack(self, weight: Tensor) -> Tensor:
-        weight, packed = weight.contiguous(), weight.new_empty(self.index.shape)
-        build.loaded().mgic_pack(
-            *(weight.data_ptr(), weight.numel(), self.index.data_ptr(), packed.numel()),
-            *(packed.data_ptr(), 1),
-        )
+        packed = weight.new_empty(self.index.shape)
+        build.run("mgic_pack", weight.contiguous(), self.index, packed)
         return packed
 
     @property
-    def sizes(self) -> tuple[int, int, int]:
-        """Address of ``begins``, pieces, and inputs of a piece."""
-        return self.begins.data_ptr(), self.index.size(0), self.index.size(2)
+    def inputs(self) -> int:
+        """Input channels of a piece."""
+        return self.index.size(2)
 
-    def pad(self, bias: Tensor | None) -> Tensor | None:
-        """Returns the bias with zeros up to a full piece."""
-        missing = 0 if bias is None else self.index.size(3) * self.index.size(0) - bias.numel()
-        return bias if bias is None or not missing else functional.pad(bias, (0, missing))
+    def pad(self, bias: Tensor | None, width: int) -> Tensor | None:
+        """Returns the bias of ``width`` outputs with zeros up to a full piece."""
+        if bias is None:
+            return None
+        if bias.shape != (width,):
+            raise ValueError(f"bias must be ({width},), got shape {tuple(bias.shape)}")
+        missing = self.index.size(3) * self.index.size(0) - width
+        return functional.pad(bias, (0, missing)) if missing else bias.contiguous()
 
     def unpack(self, sums: Tensor, shape: Sequence[int]) -> Tensor:
         """Returns the weight that several packed ones add up to, ``(shares, *packed)``."""
         weight = sums.new_empty(shape)
-        build.loaded().mgic_unpack(
-            *(sums.data_ptr(), sums.size(0), self.index.numel(), self.inverse.data_ptr()),
-            *(weight.numel(), weight.data_ptr(), 1),
-        )
+        build.run("mgic_unpack", sums, self.index.numel(), self.inverse, weight)
         return weight
 
 
-class _Kept(NamedTuple):
-    plan: Packing | None
-    state: tuple[int, int]  # version and address
-    packed: Tensor
+class _Kept:
+    """A packed weight, as long as the weight is what it was.
+
+    Args:
+        plan: How it is packed; ``None`` where it is to be packed at the next product.
+        weight: What is packed.
+    """
+
+    def __init__(self, plan: Packing | None, weight: Tensor) -> None:
+        self.plan = plan
+        # its memory cannot become another weight's while this one is kept
+        self.source, self.version = weight.detach(), weight._version
+        self.packed = torch.empty(0) if plan is None else plan._pack(weight)
+
+    def holds(self, plan: Packing, weight: Tensor) -> bool:
+        """Whether this is that weight, packed in that way."""
+        return (
+            self.plan is plan
+            and self.version == weight._version
+            and self.source.data_ptr() == weight.data_ptr()
+            and self.source.stride() == weight.stride()
+        )
 
 
 _kept = WeakIdKeyDictionary()
@@ -96,7 +106,7 @@ def keep_packed_(weight: Tensor) -> None:
     go unnoticed.
     """
     if not weight.is_inference():  # these do not count their changes
-        _kept[weight] = _Kept(None, (-1, -1), torch.empty(0))
+        _kept[weight] = _Kept(None, weight)
 
 
 @lru_cache(maxsize=256)
@@ -135,14 +145,12 @@ def add_grouped_linear(addend: Tensor, x: Tensor, weight: Tensor, bias: Tensor |
 
 
 def _multiply(x: Tensor, weight: Tensor, bias: Tensor | None, addend: Tensor | None) -> Tensor:
-    x = _rows(x)
+    x = in_rows(x)
     plan = packing(*weight.shape, lanes=build.lanes())
-    packed, bias = plan.pack(weight), plan.pad(bias)
     y = x.new_empty(x.size(0), weight.size(0) * weight.size(1))
-    build.loaded().mgic_grouped_linear(
-        *(x.data_ptr(), x.stride(0), x.size(0), *plan.sizes, y.size(1)),
-        *(packed.data_ptr(), address(bias), address(addend), y.data_ptr()),
-        torch.get_num_threads(),
+    build.run(
+        *("mgic_grouped_linear", x, *x.shape, plan.begins, plan.inputs, y.size(1)),
+        *(plan.pack(weight), plan.pad(bias, y.size(1)), addend, y),
     )
     return y
 
@@ -154,16 +162,17 @@ def grouped_linear_weight(x: Tensor, grad: Tensor, groups: int) -> Tensor:
         - ``x``: ``(N, groups * in)``. ``grad``: ``(N, groups * out)``. Returns
           ``(groups, out, in)``.
     """
-    x, grad = _rows(x), grad.contiguous()
+    x, grad = in_rows(x), grad.contiguous()
     rows, columns = grad.size(1) // groups, x.size(1) // groups
     plan = packing(groups, rows, columns, lanes=build.lanes())
     sums = grad.new_zeros(num_shares(x.size(0)), *plan.index.shape)
-    build.loaded().mgic_grouped_linear_weight(
-        *(x.data_ptr(), x.stride(0), x.size(0), *plan.sizes, grad.size(1)),
-        *(grad.data_ptr(), sums.data_ptr(), sums.size(0), torch.get_num_threads()),
+    build.run(
+        *("mgic_grouped_linear_weight", x, *x.shape, plan.begins, plan.inputs, grad.size(1)),
+        *(grad, sums, sums.size(0)),
     )
     return plan.unpack(sums, (groups, rows, columns))
 
 
-def _rows(x: Tensor) -> Tensor:
-    return x if x.stride(1) == 1 else x.contiguous()
+def in_rows(x: Tensor) -> Tensor:
+    """``x`` with the numbers of a row side by side."""
+    return x if x.stride(1) == 1 and not x.is_neg() else x.contiguous().resolve_neg()

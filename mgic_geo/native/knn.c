@@ -8,9 +8,10 @@
 #include <math.h>
 #include <stdlib.h>
 
+#include "entry.h"
 #include "kernels.h"
 
-#define ROWS (LANES < 16 ? 4 : 8) /* points whose distances are found together, in registers */
+#define AT_ONCE (LANES < 16 ? 4 : 8) /* points whose distances are found together, in registers */
 #define PANEL (2 * LANES)         /* points in a panel, stored coordinate by coordinate */
 
 typedef struct {
@@ -68,22 +69,22 @@ static void pack(const float *x, int64_t size, int64_t dim, double scale, float 
     }
 }
 
-/* rows: (dim, ROWS); distances: (ROWS, stride) of these points to those of all panels */
+/* rows: (dim, AT_ONCE); distances: (AT_ONCE, stride) of these points to those of all panels */
 INLINE void all_distances(const float *rows, const float *panels, int64_t num_panels, int64_t dim,
                           float *distances, int64_t stride)
 {
     for (int64_t p = 0; p < num_panels; p++) {
         const float *panel = panels + p * dim * PANEL;
-        vec low[ROWS] = {}, high[ROWS] = {};
+        vec low[AT_ONCE] = {}, high[AT_ONCE] = {};
         for (int64_t c = 0; c < dim; c++) {
             const vec a = LOAD(panel + c * PANEL), b = LOAD(panel + c * PANEL + LANES);
-            for (int r = 0; r < ROWS; r++) {
-                const vec left = a - rows[c * ROWS + r], right = b - rows[c * ROWS + r];
+            for (int r = 0; r < AT_ONCE; r++) {
+                const vec left = a - rows[c * AT_ONCE + r], right = b - rows[c * AT_ONCE + r];
                 low[r] += left * left;
                 high[r] += right * right;
             }
         }
-        for (int r = 0; r < ROWS; r++) {
+        for (int r = 0; r < AT_ONCE; r++) {
             STORE(distances + r * stride + p * PANEL, low[r]);
             STORE(distances + r * stride + p * PANEL + LANES, high[r]);
         }
@@ -142,8 +143,8 @@ typedef struct {
 
 static int allocate(workspace *work, int64_t stride, int64_t dim, int64_t k)
 {
-    work->rows = malloc(dim * ROWS * sizeof(float));
-    work->distances = malloc(ROWS * stride * sizeof(float));
+    work->rows = malloc(dim * AT_ONCE * sizeof(float));
+    work->distances = malloc(AT_ONCE * stride * sizeof(float));
     work->minima = malloc(2 * (k + 1 + PANEL) * sizeof(float));
     work->values = malloc((k + 1) * sizeof(float));
     work->places = malloc((k + 1) * sizeof(int32_t));
@@ -187,7 +188,7 @@ static void decide(const cloud *points, int64_t row, const float *distances, flo
         neighbors[i] = points->start + candidates[i].place;
 }
 
-/* Finds the neighbors of points `first` to `first + ROWS - 1` of a cloud; neighbors: (size, k). */
+/* Finds the neighbors of points `first` to `first + AT_ONCE - 1` of a cloud; neighbors: (size, k). */
 static void search(const cloud *points, int64_t first, int64_t k, int64_t stride, workspace *work,
                    int64_t *neighbors)
 {
@@ -201,12 +202,12 @@ static void search(const cloud *points, int64_t first, int64_t k, int64_t stride
     if (count == 0)
         return; /* a lone point */
     for (int64_t c = 0; c < dim; c++)
-        for (int64_t r = 0; r < ROWS; r++) {
+        for (int64_t r = 0; r < AT_ONCE; r++) {
             const int64_t row = first + r < size ? first + r : size - 1;
-            work->rows[c * ROWS + r] = (float)(points->x[row * dim + c] * points->scale);
+            work->rows[c * AT_ONCE + r] = (float)(points->x[row * dim + c] * points->scale);
         }
     all_distances(work->rows, points->panels, num_panels, dim, work->distances, stride);
-    for (int64_t r = 0; r < ROWS && first + r < size; r++) {
+    for (int64_t r = 0; r < AT_ONCE && first + r < size; r++) {
         float *distances = work->distances + r * stride;
         int64_t *out = neighbors + (first + r) * k;
         distances[first + r] = INFINITY;
@@ -223,12 +224,25 @@ static void search(const cloud *points, int64_t first, int64_t k, int64_t stride
     }
 }
 
+#define MAX_DIM (1 << 16) /* of the error bound */
+
 /* x: (points, dim), the clouds one after another; starts: (clouds + 1); panels: room for
- * (points + clouds * PANEL) * dim; neighbors: (points, k), -1. Returns -1, or the first cloud with
- * a coordinate that is not finite, or -2 where there is no memory. */
-int64_t mgic_knn(const float *x, const int64_t *starts, int64_t clouds, int64_t dim, int64_t k,
-                 float *panels, int64_t *neighbors, int threads)
+ * (points + clouds * PANEL) * dim at least; neighbors: (points, k), -1. */
+ENTRY mgic_knn(FLOATS(x), int64_t points, int64_t dim, INTS(starts), int64_t k, OUT_FLOATS(panels),
+               OUT_INTS(neighbors), int threads)
 {
+    const int64_t clouds = starts_length - 1;
+    WITHIN(points, 0, INT32_MAX);
+    WITHIN(dim, 1, MAX_DIM);
+    WITHIN(k, 1, INT32_MAX);
+    HOLDS(x, times(points, dim));
+    HOLDS(neighbors, times(points, k));
+    TRY(check_starts("starts", starts, clouds + 1, points));
+    CHECK(starts[clouds] == points, "starts must end with the number of points, %lld, got %lld",
+          (long long)points, (long long)starts[clouds]);
+    const int64_t needed = times(points + times(clouds, PANEL), dim);
+    CHECK(panels_length >= needed, "panels must have %lld numbers, got %lld", (long long)needed,
+          (long long)panels_length);
     int64_t stride = 0, blocks = 0, num_panels = 0, status = -1;
     cloud *all = malloc((clouds + 1) * sizeof(cloud));
     int64_t *first_block = malloc((clouds + 1) * sizeof(int64_t));
@@ -241,7 +255,7 @@ int64_t mgic_knn(const float *x, const int64_t *starts, int64_t clouds, int64_t 
                          dim, 0};
         first_block[b] = blocks;
         num_panels += own_panels;
-        blocks += (size + ROWS - 1) / ROWS;
+        blocks += (size + AT_ONCE - 1) / AT_ONCE;
         stride = own_panels * PANEL > stride ? own_panels * PANEL : stride;
     }
     if (status == -1)
@@ -249,7 +263,7 @@ int64_t mgic_knn(const float *x, const int64_t *starts, int64_t clouds, int64_t 
 #pragma omp parallel num_threads(threads) if (status == -1)
     {
         workspace work = {0};
-        if (status == -1 && !allocate(&work, stride, dim, k)) {
+        if (status == -1 && !allocate(&work, stride, dim, k < stride ? k : stride)) {
 #pragma omp atomic write
             status = -2;
         }
@@ -268,7 +282,7 @@ int64_t mgic_knn(const float *x, const int64_t *starts, int64_t clouds, int64_t 
                 while (block >= first_block[b + 1])
                     b++;
                 if (all[b].scale > 0)
-                    search(all + b, (block - first_block[b]) * ROWS, k, stride, &work,
+                    search(all + b, (block - first_block[b]) * AT_ONCE, k, stride, &work,
                            neighbors + all[b].start * k);
             }
         }
@@ -279,5 +293,8 @@ int64_t mgic_knn(const float *x, const int64_t *starts, int64_t clouds, int64_t 
             status = b;
     free(all);
     free(first_block);
-    return status;
+    if (status == -2)
+        return NO_MEMORY;
+    CHECK(status == -1, "x must be finite, is not in cloud %lld", (long long)status);
+    return NULL;
 }

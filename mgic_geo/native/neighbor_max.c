@@ -1,7 +1,6 @@
 /* Channel-wise maximum over neighbors and the row it came from, and the way back. */
 
-#include <math.h>
-
+#include "entry.h"
 #include "kernels.h"
 
 /* Some channels of a target, at most 64; `vectors` is a constant where this is inlined. A NaN
@@ -32,50 +31,82 @@ INLINE void best_of(const float *x, int64_t channels, const int64_t *index, int6
     }
 }
 
+/* The maximum of one target, all channels. */
+static void best_of_target(const float *x, int64_t channels, const int64_t *index, int64_t first,
+                           int64_t last, float *best, int64_t *row_of)
+{
+    int64_t c = 0;
+    for (; c + 4 * LANES <= channels; c += 4 * LANES)
+        best_of(x + c, channels, index, first, last, best + c, row_of + c, 4, LANES);
+    for (; c + LANES <= channels; c += LANES)
+        best_of(x + c, channels, index, first, last, best + c, row_of + c, 1, LANES);
+    if (c < channels)
+        best_of(x + c, channels, index, first, last, best + c, row_of + c, 1, channels - c);
+}
+
 /* x: (sources, channels); ptr: (targets + 1); best: (targets, channels); row_of: as best, with
  * `sources`, a row behind the last, where a target has no neighbors (and best is 0) */
-void mgic_neighbor_max(const float *x, int64_t sources, int64_t channels, const int64_t *ptr,
-                       const int64_t *index, int64_t targets, float *best, int64_t *row_of,
-                       int threads)
+ENTRY mgic_neighbor_max(FLOATS(x), int64_t sources, int64_t channels, INTS(ptr), INTS(index),
+                        OUT_FLOATS(best), OUT_INTS(row_of), int threads)
 {
+    const int64_t targets = ptr_length - 1;
+    int bad = 0;
+    WITHIN(sources, 0, INT32_MAX); /* rows are 32 bits wide on the way */
+    HOLDS(x, times(sources, channels));
+    TRY(check_starts("ptr", ptr, targets + 1, index_length));
+    HOLDS(best, times(targets, channels));
+    HOLDS(row_of, times(targets, channels));
 #pragma omp parallel for schedule(static) num_threads(threads)
     for (int64_t t = 0; t < targets; t++) {
         const int64_t first = ptr[t], last = ptr[t + 1];
         float *out = best + t * channels;
         int64_t *rows = row_of + t * channels;
-        if (first == last) {
-            for (int64_t c = 0; c < channels; c++) {
-                out[c] = 0;
-                rows[c] = sources;
-            }
-            continue;
+        for (int64_t c = 0; c < channels && first == last; c++) {
+            out[c] = 0;
+            rows[c] = sources;
         }
-        int64_t c = 0;
-        for (; c + 4 * LANES <= channels; c += 4 * LANES)
-            best_of(x + c, channels, index, first, last, out + c, rows + c, 4, LANES);
-        for (; c + LANES <= channels; c += LANES)
-            best_of(x + c, channels, index, first, last, out + c, rows + c, 1, LANES);
-        if (c < channels)
-            best_of(x + c, channels, index, first, last, out + c, rows + c, 1, channels - c);
+        if (!all_within(index, first, last, 0, sources)) {
+#pragma omp atomic write
+            bad = 1;
+        } else if (first < last)
+            best_of_target(x, channels, index, first, last, out, rows);
     }
+    if (bad)
+        NODES_WITHIN(index, ptr[targets], 0, sources);
+    return NULL;
 }
 
-/* grad: (targets, channels); grad_x: (sources, channels), zero. Every thread takes some channels of
- * all targets, so that the sums are the same however many threads there are. */
-void mgic_neighbor_max_backward(const float *grad, const int64_t *row_of, int64_t targets,
-                                int64_t sources, int64_t channels, float *grad_x, int threads)
+/* grad: (targets, channels); row_of: as grad, `sources` for none; grad_x: (sources, channels),
+ * zero. Every thread takes some channels of all targets, so that the sums are the same however many
+ * threads there are. */
+ENTRY mgic_neighbor_max_backward(FLOATS(grad), INTS(row_of), int64_t targets, int64_t sources,
+                                 int64_t channels, OUT_FLOATS(grad_x), int threads)
 {
-    const int64_t shares = threads < channels / LANES ? threads : channels / LANES;
+    HOLDS(grad, times(targets, channels));
+    HOLDS(row_of, times(targets, channels));
+    HOLDS(grad_x, times(sources, channels));
+    const int64_t all = channels / LANES, wanted = threads < all ? threads : all;
+    const int64_t shares = wanted ? wanted : 1;
+    int bad = 0;
 #pragma omp parallel for schedule(static, 1) num_threads(threads)
-    for (int64_t share = 0; share < (shares ? shares : 1); share++) {
-        const int64_t all = channels / LANES;
-        const int64_t first = shares ? all * share / shares * LANES : 0;
+    for (int64_t share = 0; share < shares; share++) {
+        const int64_t first = all * share / shares * LANES;
         const int64_t last = share + 1 < shares ? all * (share + 1) / shares * LANES : channels;
+        int outside = 0;
         for (int64_t t = 0; t < targets; t++)
             for (int64_t c = first; c < last; c++) {
                 const int64_t row = row_of[t * channels + c];
-                if (row < sources)
+                if ((uint64_t)row < (uint64_t)sources)
                     grad_x[row * channels + c] += grad[t * channels + c];
+                else
+                    outside |= row != sources;
             }
+        if (outside) {
+#pragma omp atomic write
+            bad = 1;
+        }
     }
+    if (bad)
+        NODES_WITHIN(row_of, row_of_length, 0, sources + 1);
+    return NULL;
 }

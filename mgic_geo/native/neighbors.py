@@ -22,12 +22,7 @@ def knn(x: Tensor, starts: Tensor, k: int) -> Tensor:
     clouds, dim = starts.numel() - 1, x.size(1)
     panels = x.new_empty((x.size(0) + clouds * PANEL) * dim)
     neighbors = torch.full((x.size(0), k), -1)
-    status = build.loaded().mgic_knn(
-        *(x.data_ptr(), starts.data_ptr(), clouds, dim, k),
-        *(panels.data_ptr(), neighbors.data_ptr(), torch.get_num_threads()),
-    )
-    if status != -1:
-        raise MemoryError(f"no memory for the neighbors of {x.size(0)} points")
+    build.run("mgic_knn", x, *x.shape, starts, k, panels, neighbors)
     return neighbors
 
 
@@ -39,12 +34,11 @@ def neighbor_max(x: Tensor, ptr: Tensor, index: Tensor) -> tuple[Tensor, Tensor]
         - Returns ``(targets, C)`` twice.
     """
     x, ptr, index = x.contiguous(), ptr.contiguous(), index.contiguous()
+    if not ptr.numel():
+        raise ValueError("ptr must start with 0, got none")
     best = x.new_empty(ptr.numel() - 1, x.size(1))
     row = torch.empty_like(best, dtype=torch.long)
-    build.loaded().mgic_neighbor_max(
-        *(x.data_ptr(), x.size(0), x.size(1), ptr.data_ptr(), index.data_ptr(), best.size(0)),
-        *(best.data_ptr(), row.data_ptr(), torch.get_num_threads()),
-    )
+    build.run("mgic_neighbor_max", x, *x.shape, ptr, index, best, row)
     return best, row
 
 
@@ -52,8 +46,5 @@ def neighbor_max_backward(grad: Tensor, row: Tensor, num_sources: int) -> Tensor
     """The gradient of :func:`neighbor_max`, ``(num_sources, C)``."""
     grad, row = grad.contiguous(), row.contiguous()
     grad_x = grad.new_zeros(num_sources, grad.size(1))
-    build.loaded().mgic_neighbor_max_backward(
-        *(grad.data_ptr(), row.data_ptr(), grad.size(0), num_sources, grad.size(1)),
-        *(grad_x.data_ptr(), torch.get_num_threads()),
-    )
+    build.run("mgic_neighbor_max_backward", grad, row, len(grad), *grad_x.shape, grad_x)
     return grad_x

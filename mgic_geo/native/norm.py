@@ -6,7 +6,9 @@ import torch
 from torch import Tensor
 
 from mgic_geo.native import build
-from mgic_geo.native.grouped_linear import address, num_shares
+from mgic_geo.native.grouped_linear import num_shares
+
+STATISTICS = 5  # of norm_rows.h
 
 
 def norm_act(
@@ -17,26 +19,24 @@ def norm_act(
     Shape:
         - ``x``: ``(N, C)``, or channels-last ``(B, C, H, W)``, whose pixels are the rows.
         - ``weight``, ``bias``: ``(C,)``.
-        - Returns that shape, and ``(3, C)``: mean and biased variance of the rows, and the scale
-          that the latter and ``weight`` make.
+        - Returns that shape, and ``(STATISTICS, C)``: mean and biased variance of the rows, and
+          what the way back needs beside them.
     """
     x = x.contiguous(memory_format=memory_order(x))
-    weight = None if weight is None else weight.contiguous()
-    channels, rows = x.size(1), x.numel() // x.size(1)
+    weight, bias = (None if each is None else each.contiguous() for each in (weight, bias))
+    rows, channels = _rows_of(x)
     shares = num_shares(rows)
-    bias = x.new_zeros(channels) if bias is None else bias.contiguous()
-    y, statistics = torch.empty_like(x), x.new_empty(3, channels)
+    y, statistics = torch.empty_like(x), x.new_empty(STATISTICS, channels)
     sums = x.new_zeros(2, shares, channels, dtype=torch.double)
-    build.loaded().mgic_norm(
-        *(x.data_ptr(), rows, channels, address(weight), bias.data_ptr(), eps),
-        *(activation, y.data_ptr(), statistics.data_ptr()),
-        *(sums.data_ptr(), shares, torch.get_num_threads()),
+    build.run(
+        *("mgic_norm", in_memory(x), rows, channels, weight, bias, eps, activation),
+        *(in_memory(y), statistics, sums, shares),
     )
     return y, statistics
 
 
 def norm_act_backward(
-    grad: Tensor, x: Tensor, bias: Tensor | None, statistics: Tensor, eps: float, activation: int
+    grad: Tensor, x: Tensor, statistics: Tensor, eps: float, activation: int
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of ``x``, ``weight`` and ``bias``.
 
@@ -45,20 +45,30 @@ def norm_act_backward(
     """
     order = memory_order(x)
     grad, x = grad.contiguous(memory_format=order), x.contiguous(memory_format=order)
-    channels, rows = x.size(1), x.numel() // x.size(1)
+    rows, channels = _rows_of(x)
     shares = num_shares(rows)
-    bias = x.new_zeros(channels) if bias is None else bias.contiguous()
     grad_x, room = torch.empty_like(x), x.new_empty(2, channels)
     grad_weight, grad_bias = x.new_empty(channels), x.new_empty(channels)
     sums = x.new_zeros(2, shares, channels, dtype=torch.double)
-    build.loaded().mgic_norm_backward(
-        *(grad.data_ptr(), x.data_ptr(), rows, channels, bias.data_ptr(), statistics.data_ptr()),
-        *(eps, activation, grad_x.data_ptr(), grad_weight.data_ptr(), grad_bias.data_ptr()),
-        *(room.data_ptr(), sums.data_ptr(), shares, torch.get_num_threads()),
+    build.run(
+        *("mgic_norm_backward", in_memory(grad), in_memory(x), rows, channels),
+        *(statistics.contiguous(), eps, activation, in_memory(grad_x), grad_weight, grad_bias),
+        *(room, sums, shares),
     )
     return grad_x, grad_weight, grad_bias
+
+
+def _rows_of(x: Tensor) -> tuple[int, int]:
+    if x.dim() not in (2, 4) or not x.numel():
+        raise ValueError(f"x must be (N, C) or (B, C, H, W), none of them 0, got {tuple(x.shape)}")
+    return x.numel() // x.size(1), x.size(1)
 
 
 def memory_order(x: Tensor) -> torch.memory_format:
     """The order in which the channels of a row, or of a pixel, are side by side."""
     return torch.channels_last if x.dim() == 4 else torch.contiguous_format
+
+
+def in_memory(x: Tensor) -> Tensor:
+    """``x`` with its axes in the order of memory: the channels last."""
+    return x.permute(0, 2, 3, 1) if x.dim() == 4 else x

@@ -1,228 +1,194 @@
 /* A grouped map and the batch norm behind it, added to features: see normalized_linear.py.
  *
- * Maps are (groups, out, in) here, and packed for the product with all rows. */
+ * The result of the map, z, is wider than x and is never kept: a block of its rows is found again in
+ * cache wherever it is needed. Forward for its moments and for the result, backward for the sums that
+ * decide on its gradient and for that gradient. So the values are those of map and norm one after
+ * the other, also where the map's inputs nearly agree and z is small beside them. */
 
-#include <math.h>
 #include <stdlib.h>
 
+#include "entry.h"
+#include "norm_rows.h"
 #include "pieces.h"
 
-#define CHUNK 256 /* rows that stay in cache while all pieces read them */
-#define VECTORS 4 /* of channels at a time */
-
-/* How a map is packed: see Packing in grouped_linear.py. */
+/* A map, (groups, outputs, inputs), packed for the product with rows of `columns` numbers. */
 typedef struct {
-    const int64_t *begins;
-    int64_t pieces, inputs;
-    const int64_t *index, *inverse;
-} layout;
+    packing plan;
+    const float *weight;
+    int64_t columns;
+} packed_map;
 
-typedef struct {
-    int64_t rows, groups, outputs, inputs; /* of all groups together; of one group each */
-} sizes;
-
-void mgic_pack(const float *, int64_t, const int64_t *, int64_t, float *, int);
-void mgic_unpack(const float *, int64_t, int64_t, const int64_t *, int64_t, float *, int);
-void mgic_grouped_linear(const float *, int64_t, int64_t, const int64_t *, int64_t, int64_t,
-                         int64_t, const float *, const float *, const float *, float *, int);
-
-/* y = constant + the map of x + addend, the last one possibly y itself. */
-static int64_t apply(const float *x, const float *map, const layout *layout, const float *constant,
-                     const float *addend, const sizes *sizes, int64_t inputs, int64_t outputs,
-                     float *y, int threads)
+static report check_map(const char *name, const int64_t *begins, int64_t pieces, int64_t inputs,
+                        int64_t out, int64_t columns, int64_t weight_length, const float *weight,
+                        packed_map *map)
 {
-    const int64_t count = layout->pieces * layout->inputs * LANES, groups = sizes->groups;
-    float *packed = malloc((count + layout->pieces * LANES) * sizeof(float));
-    if (!packed)
-        return 1;
-    float *start = packed + count;
-    mgic_pack(map, groups * outputs * inputs, layout->index, count, packed, 1);
-    memset(start, 0, layout->pieces * LANES * sizeof(float));
-    if (constant)
-        memcpy(start, constant, groups * outputs * sizeof(float));
-    mgic_grouped_linear(x, groups * inputs, sizes->rows, layout->begins, layout->pieces,
-                        layout->inputs, groups * outputs, packed, start, addend, y, threads);
-    free(packed);
-    return 0;
+    TRY(check_plan(name, begins, pieces, inputs, out, columns));
+    CHECK(weight_length == times(pieces, inputs * LANES) && (weight || !weight_length),
+          "the weight packed for %s must have %lld numbers, got %lld", name,
+          (long long)times(pieces, inputs * LANES), (long long)weight_length);
+    *map = (packed_map){all_pieces(begins, pieces, inputs, out), weight, columns};
+    return NULL;
 }
 
-/* Some channels of `rows` rows, less center where there is one, to `moved`, and their sum added to
- * total, where there are such. */
-INLINE void move_rows(const float *x, const float *center, int64_t columns, int64_t rows, int64_t c,
-                      float *moved, float *total, const int vectors, int64_t lanes)
+/* The map of `rows` rows of x, into z. */
+static void map_block(const packed_map *map, const float *x, int64_t rows, float *z)
 {
-    vec middle[VECTORS] = {}, sum[VECTORS] = {};
-    for (int v = 0; v < vectors && center; v++)
-        middle[v] = load_lanes(center + c + LANES * v, lanes);
-    for (int64_t r = 0; r < rows; r++)
-        for (int v = 0; v < vectors; v++) {
-            const int64_t place = r * columns + c + LANES * v;
-            const vec far = load_lanes(x + place, lanes) - middle[v];
-            sum[v] += far;
-            if (moved)
-                store_lanes(moved + place, far, lanes);
-        }
-    for (int v = 0; v < vectors && total; v++) {
-        float *place = total + c + LANES * v;
-        store_lanes(place, load_lanes(place, lanes) + sum[v], lanes);
-    }
+    const parts parts = {.first = x, .first_stride = map->columns};
+    multiply_block(&parts, rows, &map->plan, map->weight, z, map->plan.out);
 }
 
-/* The same for all channels. */
-static void move_all(const float *x, const float *center, int64_t columns, int64_t rows,
-                     float *moved, float *total)
+/* Sums over all rows, share by share: the moments of z, or those of the norm's backward pass. first,
+ * second: (shares, out), zero; in the end, of the first share, what all come to. Returns whether
+ * there was no memory. */
+static int sum_shares(const norm *all, const packed_map *map, const float *x, double *first,
+                      double *second, int64_t shares, int threads)
 {
-    int64_t c = 0;
-#define MOVE(vectors, lanes)                                                                       \
-    move_rows(x, center, columns, rows, c, moved, total, vectors, lanes)
-    FOR_CHANNELS(c, columns, VECTORS, MOVE)
-#undef MOVE
-}
-
-/* Sums over rows of the products, within groups, of x less center with `other`, (rows, width), or
- * with itself where that is null: products, as a map from x; and of the latter alone: totals. */
-static int64_t add_products(const float *x, const float *center, const float *other,
-                            const sizes *sizes, int64_t width, const layout *layout,
-                            int64_t shares, float *products, double *totals, int threads)
-{
-    const packing plan = all_pieces(layout->begins, layout->pieces, layout->inputs, width);
-    const int64_t columns = sizes->groups * sizes->inputs, rows = sizes->rows;
-    const int64_t piece_size = layout->inputs * LANES, share_size = layout->pieces * piece_size;
-    float *sums = calloc(shares * (share_size + width), sizeof(float));
-    int64_t failed = !sums;
-    if (failed)
-        return failed;
-    float *all_totals = sums + shares * share_size;
+    const int64_t out = all->channels, size = block_rows(out);
+    int failed = 0;
 #pragma omp parallel for schedule(static) num_threads(threads)
     for (int64_t share = 0; share < shares; share++) {
-        const int64_t from = rows * share / shares, to = rows * (share + 1) / shares;
-        float *moved = malloc(CHUNK * columns * sizeof(float)), *total = all_totals + share * width;
-        if (!moved) {
+        const int64_t from = all->rows * share / shares, to = all->rows * (share + 1) / shares;
+        float *z = malloc(size * out * sizeof(float));
+        if (!z) {
 #pragma omp atomic write
             failed = 1;
         }
-        for (int64_t first = from; moved && first < to; first += CHUNK) {
-            const int64_t here = to - first < CHUNK ? to - first : CHUNK;
-            const float *with = other ? other + first * width : moved;
-            move_all(x + first * columns, center, columns, here, moved, other ? 0 : total);
-            if (other)
-                move_all(with, 0, width, here, 0, total);
-            for (int64_t piece = 0; piece < layout->pieces; piece++)
-                outer_piece(moved + layout->begins[piece], columns, layout->inputs,
-                            with + piece * LANES, 0, 1, width, here, lanes_of(&plan, piece),
-                            sums + share * share_size + piece * piece_size);
+        for (int64_t row = from; z && row < to; row += size) {
+            const int64_t here = to - row < size ? to - row : size;
+            norm block = *all;
+            block.x = z;
+            block.grad = all->grad ? all->grad + row * out : NULL;
+            map_block(map, x + row * map->columns, here, z);
+            sum_block(&block, 0, here, row - from, 0, out, first + share * out,
+                      second + share * out);
         }
-        free(moved);
+        free(z);
     }
-    mgic_unpack(sums, shares, share_size, layout->inverse, width * sizes->inputs, products, 1);
-    for (int64_t c = 0; c < width; c++) {
-        totals[c] = 0;
-        for (int64_t share = 0; share < shares; share++)
-            totals[c] += all_totals[share * width + c];
-    }
-    free(sums);
+    join_shares(all, first, second, shares);
     return failed;
 }
 
-/* The sum of a row of a map times a column of covariances: of output `o` of a group, input `i`. */
-INLINE double mix(const float *row, const float *covariance, int64_t inputs, int64_t i)
+/* addend, y: (rows, out); x: (rows, columns); begins, weight: how the map is packed; scale, shift:
+ * (out) or null; statistics: (STATISTICS, out), those of z; sums: (2, shares, out), zero; room:
+ * (3, pieces * LANES), zero. */
+ENTRY mgic_add_normalized_linear(FLOATS(addend), FLOATS(x), int64_t rows, int64_t columns,
+                                 INTS(begins), int64_t inputs, int64_t out, FLOATS(weight),
+                                 FLOATS(scale), FLOATS(shift), double eps, OUT_FLOATS(y),
+                                 OUT_FLOATS(statistics), OUT_DOUBLES(sums), OUT_FLOATS(room),
+                                 int64_t shares, int threads)
 {
-    double sum = 0;
-    for (int64_t j = 0; j < inputs; j++)
-        sum += (double)row[j] * covariance[j * inputs + i];
-    return sum;
+    packed_map map;
+    const int64_t pieces = begins_length, padded = pieces * LANES;
+    WITHIN(rows, 2, MAX_SIZE);
+    WITHIN(shares, 1, rows);
+    TRY(check_map("begins", begins, pieces, inputs, out, columns, weight_length, weight, &map));
+    HOLDS(addend, times(rows, out));
+    HOLDS(x, times(rows, columns));
+    HOLDS_OR_NULL(scale, out);
+    HOLDS_OR_NULL(shift, out);
+    HOLDS(y, times(rows, out));
+    HOLDS(statistics, times(STATISTICS, out));
+    HOLDS(sums, times(2, times(shares, out)));
+    HOLDS(room, times(3, padded));
+    norm n = {.rows = rows, .channels = out, .activation = NONE, .eps = eps, .weight = scale,
+              .bias = shift};
+    place_statistics(&n, statistics);
+    double *first = sums, *second = sums + shares * out;
+    if (sum_shares(&n, &map, x, first, second, shares, threads))
+        return NO_MEMORY;
+    settle(&n, 0, out, first, second);
+    memcpy(room, n.mean, out * sizeof(float));
+    memcpy(room + padded, n.scale, out * sizeof(float));
+    memcpy(room + 2 * padded, n.shift, out * sizeof(float));
+    packing plan = map.plan;
+    plan.mean = room;
+    plan.scale = room + padded;
+    plan.shift = room + 2 * padded;
+    plan.addend = addend;
+    plan.sign = 1;
+    multiply_all(x, columns, rows, &plan, weight, 0, y, threads);
+    return NULL;
 }
 
-/* addend, y: (rows, out); x: (rows, in); map: (groups, outputs, inputs); scale, shift: (out) or
- * null; mean, variance: (out); center: (in); covariance: (groups, inputs, inputs). forth, own: how
- * maps from x to y and from x to x are packed. Returns whether there was no memory. */
-int64_t mgic_add_normalized_linear(const float *addend, const float *x, int64_t rows,
-                                   int64_t groups, int64_t outputs, int64_t inputs,
-                                   const float *map, const float *scale, const float *shift,
-                                   double eps, const layout *forth, const layout *own, float *y,
-                                   float *mean, float *variance, float *center, float *covariance,
-                                   int64_t shares, int threads)
+/* What mgic_add_normalized_linear_backward adds up beside the gradient of x. */
+typedef struct {
+    const norm *all;
+    const packed_map *forth, *back;
+    const float *x;
+    float *grad_x, *sums;
+} task;
+
+/* Gradients at the rows of one share; room: (2, block_rows, out). */
+static void finish_share(const task *t, int64_t from, int64_t to, float *sums, float *room)
 {
-    const sizes sizes = {rows, groups, outputs, inputs};
-    const int64_t in = groups * inputs, out = groups * outputs;
-    double *totals = malloc(in * sizeof(double));
-    float *scaled = malloc((out * inputs + out) * sizeof(float)), *constant = scaled + out * inputs;
-    int64_t failed = !totals || !scaled ||
-                     add_products(x, x, 0, &sizes, in, own, shares, covariance, totals, threads);
-    for (int64_t c = 0; c < in && !failed; c++) {
-        center[c] = x[c] + totals[c] / rows;
-        for (int64_t i = 0, first = c / inputs * inputs; i < inputs; i++) {
-            float *entry = covariance + c * inputs + i;
-            *entry = *entry / (double)rows - totals[c] / rows * (totals[first + i] / rows);
-        }
+    const norm *all = t->all;
+    const packing *plan = &t->forth->plan;
+    const int64_t out = all->channels, columns = t->forth->columns, size = block_rows(out);
+    float *z = room, *grad_z = room + size * out;
+    for (int64_t row = from; row < to; row += size) {
+        const int64_t here = to - row < size ? to - row : size;
+        const float *x = t->x + row * columns;
+        norm block = *all;
+        block.x = z;
+        block.grad = all->grad + row * out;
+        block.y = grad_z;
+        map_block(t->forth, x, here, z);
+        scale_block(&block, 0, here, 0, out);
+        map_block(t->back, grad_z, here, t->grad_x + row * columns);
+        for (int64_t piece = 0; piece < plan->pieces; piece++)
+            outer_piece(x + plan->begins[piece], columns, plan->inputs, grad_z + piece * LANES, 0,
+                        1, out, here, lanes_of(plan, piece),
+                        sums + piece * plan->inputs * LANES);
     }
-    for (int64_t c = 0; c < out && !failed; c++) {
-        const int64_t group = c / outputs;
-        const float *row = map + c * inputs;
-        double far = 0, spread = 0;
-        for (int64_t i = 0; i < inputs; i++) {
-            far += (double)row[i] * center[group * inputs + i];
-            spread += row[i] * mix(row, covariance + group * inputs * inputs, inputs, i);
-        }
-        mean[c] = far;
-        variance[c] = spread > 0 ? spread : spread <= 0 ? 0 : spread; /* not a number stays it */
-        const double factor = (scale ? scale[c] : 1) / sqrt(variance[c] + eps);
-        for (int64_t i = 0; i < inputs; i++)
-            scaled[c * inputs + i] = factor * row[i];
-        constant[c] = (shift ? shift[c] : 0) - factor * far;
-    }
-    failed = failed ||
-             apply(x, scaled, forth, constant, addend, &sizes, inputs, outputs, y, threads);
-    free(totals);
-    free(scaled);
-    return failed;
 }
 
-/* grad: (rows, out); the others as above; grad_x: (rows, in); grad_map: as map; grad_scale,
- * grad_shift: (out); back: how maps from y to x are packed. */
-int64_t mgic_add_normalized_linear_backward(
-    const float *grad, const float *x, int64_t rows, int64_t groups, int64_t outputs,
-    int64_t inputs, const float *map, const float *scale, const float *variance,
-    const float *center, const float *covariance, double eps, const layout *forth,
-    const layout *own, const layout *back, float *grad_x, float *grad_map, float *grad_scale,
-    float *grad_shift, int64_t shares, int threads)
+/* grad: (rows, out); x, grad_x: (rows, columns); begins, weight: how the map is packed; back_begins,
+ * back_weight: its transpose; statistics: of the way forward; grad_map: (shares, as weight), zero;
+ * grad_scale, grad_shift: (out); room: (3, out), zero; sums: (2, shares, out), zero. */
+ENTRY mgic_add_normalized_linear_backward(
+    FLOATS(grad), FLOATS(x), int64_t rows, int64_t columns, INTS(begins), int64_t inputs,
+    int64_t out, FLOATS(weight), INTS(back_begins), int64_t back_inputs, FLOATS(back_weight),
+    FLOATS(statistics), double eps, OUT_FLOATS(grad_x), OUT_FLOATS(grad_map),
+    OUT_FLOATS(grad_scale), OUT_FLOATS(grad_shift), OUT_FLOATS(room), OUT_DOUBLES(sums),
+    int64_t shares, int threads)
 {
-    const sizes sizes = {rows, groups, outputs, inputs};
-    const int64_t in = groups * inputs, out = groups * outputs;
-    double *totals = malloc(out * sizeof(double));
-    float *maps = calloc(out * inputs + in * inputs + in, sizeof(float));
-    float *returned = maps, *within = maps + out * inputs, *constant = within + in * inputs;
-    int64_t failed = !totals || !maps ||
-                     add_products(x, center, grad, &sizes, out, forth, shares, grad_map, totals,
-                                  threads);
-    for (int64_t c = 0; c < out && !failed; c++) {
-        const int64_t group = c / outputs, o = c % outputs;
-        const float *row = map + c * inputs, *own_covariance = covariance + group * inputs * inputs;
-        const double inverse = 1 / sqrt(variance[c] + eps);
-        const double factor = inverse * (scale ? scale[c] : 1);
-        double along = 0;
-        for (int64_t i = 0; i < inputs; i++)
-            along += (double)grad_map[c * inputs + i] * row[i];
-        const double pull = inverse * inverse * along; /* rows times that of the standardized y */
-        grad_scale[c] = inverse * along;
-        grad_shift[c] = totals[c];
-        for (int64_t i = 0; i < inputs; i++) {
-            const int64_t channel = group * inputs + i;
-            float *entry = grad_map + c * inputs + i;
-            *entry = factor * (*entry - pull * mix(row, own_covariance, inputs, i));
-            returned[channel * outputs + o] = factor * row[i];
-            constant[channel] -= factor * row[i] * totals[c] / rows;
-            for (int64_t j = 0; j < inputs; j++) {
-                const double each = factor * pull / rows * row[i] * row[j];
-                within[channel * inputs + j] -= each;
-                constant[channel] += each * center[group * inputs + j];
-            }
+    packed_map forth, back;
+    WITHIN(rows, 2, MAX_SIZE);
+    WITHIN(shares, 1, rows);
+    TRY(check_map("begins", begins, begins_length, inputs, out, columns, weight_length, weight,
+                  &forth));
+    TRY(check_map("back_begins", back_begins, back_begins_length, back_inputs, columns, out,
+                  back_weight_length, back_weight, &back));
+    HOLDS(grad, times(rows, out));
+    HOLDS(x, times(rows, columns));
+    HOLDS(statistics, times(STATISTICS, out));
+    HOLDS(grad_x, times(rows, columns));
+    HOLDS(grad_map, times(shares, weight_length));
+    HOLDS(grad_scale, out);
+    HOLDS(grad_shift, out);
+    HOLDS(room, times(2, out));
+    HOLDS(sums, times(2, times(shares, out)));
+    norm n = {.rows = rows, .channels = out, .activation = NONE, .eps = eps, .grad = grad,
+              .slope = room, .offset = room + out, .grad_weight = grad_scale,
+              .grad_bias = grad_shift};
+    place_statistics(&n, (float *)statistics); /* only read on the way back */
+    double *first = sums, *second = sums + shares * out;
+    int failed = sum_shares(&n, &forth, x, first, second, shares, threads);
+    if (failed)
+        return NO_MEMORY;
+    settle(&n, 0, out, first, second);
+    const task t = {&n, &forth, &back, x, grad_x, grad_map};
+#pragma omp parallel for schedule(static) num_threads(threads)
+    for (int64_t share = 0; share < shares; share++) {
+        float *blocks = malloc(2 * block_rows(out) * out * sizeof(float));
+        if (blocks)
+            finish_share(&t, rows * share / shares, rows * (share + 1) / shares,
+                         grad_map + share * weight_length, blocks);
+        else {
+#pragma omp atomic write
+            failed = 1;
         }
+        free(blocks);
     }
-    failed = failed ||
-             apply(grad, returned, back, constant, 0, &sizes, outputs, inputs, grad_x, threads) ||
-             apply(x, within, own, 0, grad_x, &sizes, inputs, inputs, grad_x, threads);
-    free(totals);
-    free(maps);
-    return failed;
+    return failed ? NO_MEMORY : NULL;
 }

@@ -8,19 +8,21 @@
 #ifndef MGIC_PIECES_H
 #define MGIC_PIECES_H
 
+#include "entry.h"
 #include "kernels.h"
 
-#define ROWS 8                       /* rows whose sums are in registers together */
+#define ROWS_TOGETHER 8              /* rows whose sums are in registers together */
 #define MANY 3                       /* gradients at most of which the same holds, with four inputs */
 #define WIDE (LANES < 8 ? 8 : LANES) /* inputs of which the same holds for `outer` */
 
 /* A packed weight: begins, (pieces), is the first input channel of each piece. Of the pieces only
  * those in [from, to) are used, on inputs that start with channel `origin`. ReLU follows where that
- * is asked for, and `sign` times what is in `addend`, (rows, out) or null, is added in the end. */
+ * is asked for, or, where there is one, the norm (y - mean) * scale + shift, each (pieces * LANES);
+ * and `sign` times what is in `addend`, (rows, out) or null, is added in the end. */
 typedef struct {
     const int64_t *begins;
     int64_t pieces, inputs, out, from, to, origin, relu;
-    const float *addend;
+    const float *mean, *scale, *shift, *addend;
     float sign;
 } packing;
 
@@ -36,6 +38,40 @@ INLINE packing all_pieces(const int64_t *begins, int64_t pieces, int64_t inputs,
 {
     return (packing){
         .begins = begins, .pieces = pieces, .inputs = inputs, .out = out, .to = pieces};
+}
+
+/* What a packing must be, so that nothing beyond rows of `channels` numbers is read. */
+__attribute__((unused)) static report check_plan(const char *name, const int64_t *begins,
+                                                 int64_t pieces, int64_t inputs, int64_t out,
+                                                 int64_t channels)
+{
+    CHECK(out >= 0 && pieces == (out + LANES - 1) / LANES, "%s must have %lld pieces, got %lld",
+          name, (long long)(out + LANES - 1) / LANES, (long long)pieces);
+    CHECK(inputs >= 0 && inputs <= channels && channels < MAX_SIZE,
+          "inputs of %s must be from 0 to %lld, got %lld", name, (long long)channels,
+          (long long)inputs);
+    const int64_t bad = first_outside(begins, pieces, 0, channels - inputs + 1);
+    CHECK(bad == pieces, "%s[%lld] must be from 0 to %lld, got %lld", name, (long long)bad,
+          (long long)(channels - inputs), (long long)begins[bad]);
+    return NULL;
+}
+
+INLINE void pack_weight(const float *weight, int64_t size, const int64_t *index, int64_t count,
+                        float *packed)
+{
+    for (int64_t i = 0; i < count; i++)
+        packed[i] = index[i] < size ? weight[index[i]] : 0;
+}
+
+INLINE void unpack_weight(const float *sums, int64_t shares, int64_t packed,
+                          const int64_t *inverse, int64_t count, float *weight)
+{
+    for (int64_t i = 0; i < count; i++) {
+        float sum = 0;
+        for (int64_t share = 0; share < shares; share++)
+            sum += sums[share * packed + inverse[i]];
+        weight[i] = sum;
+    }
 }
 
 INLINE int64_t lanes_of(const packing *plan, int64_t piece)
@@ -92,51 +128,66 @@ INLINE const float *add_inputs(const float *x, int64_t stride, int64_t inputs, c
     return weight;
 }
 
-/* One piece of some rows, a constant where this is inlined: y[row] = bias + the sum over parts. */
-INLINE void multiply_piece(const parts *x, int64_t row, int64_t begin, int64_t inputs,
-                           const float *weight, vec start, int64_t count, float *y, int64_t stride,
-                           int64_t relu, const float *addend, float sign, const int rows)
+/* One piece of some rows, a constant where this is inlined, of `inputs` inputs, the same:
+ * y[row] = bias + the sum over parts, and what the plan has behind it. */
+INLINE void multiply_piece(const parts *x, int64_t row, const packing *plan, int64_t piece,
+                           const float *weight, const float *bias, float *y, int64_t stride,
+                           const int64_t inputs, const int rows)
 {
-    vec sums[ROWS];
+    const int64_t begin = plan->begins[piece] - plan->origin, lanes = lanes_of(plan, piece);
+    const int64_t channel = piece * LANES;
+    vec sums[ROWS_TOGETHER];
     for (int r = 0; r < rows; r++)
-        sums[r] = start;
+        sums[r] = bias ? LOAD(bias + channel) : (vec){};
+    weight += piece * (1 + x->others) * inputs * LANES;
     weight = add_inputs(x->first + row * x->first_stride + begin, x->first_stride, inputs, weight,
                         sums, rows);
     for (int64_t p = 0; p < x->others; p++)
         weight = add_inputs(x->other[p] + row * x->other_stride + begin, x->other_stride, inputs,
                             weight, sums, rows);
     for (int r = 0; r < rows; r++) {
-        const int64_t place = (row + r) * stride;
+        const int64_t place = (row + r) * stride + channel;
         vec result = sums[r];
-        if (relu)
+        if (plan->relu)
             result = choose(result < 0, (vec){}, result);
-        if (addend)
-            result += sign * load_lanes(addend + place, count);
-        store_lanes(y + place, result, count);
+        if (plan->scale)
+            result = (result - LOAD(plan->mean + channel)) * LOAD(plan->scale + channel) +
+                     LOAD(plan->shift + channel);
+        if (plan->addend)
+            result += plan->sign * load_lanes(plan->addend + place, lanes);
+        store_lanes(y + place, result, lanes);
     }
 }
 
-/* Up to ROWS rows, from number `first`. */
+/* Up to ROWS_TOGETHER rows, from number `first`; y, its rows `stride` apart, begins with row 0, and
+ * so does the addend. */
 INLINE void multiply_rows(const parts *x, int64_t first, int64_t rows, const packing *plan,
                           const float *weight, const float *bias, float *y, int64_t stride)
 {
     for (int64_t piece = plan->from; piece < plan->to; piece++) {
-        const float *w = weight + piece * (1 + x->others) * plan->inputs * LANES;
-        const int64_t count = lanes_of(plan, piece), begin = plan->begins[piece] - plan->origin;
-        const vec start = bias ? LOAD(bias + piece * LANES) : (vec){};
-        const float *addend = plan->addend ? plan->addend + piece * LANES : 0;
-        float *to = y + piece * LANES;
-        if (rows == ROWS && plan->inputs == 8) /* a constant: no loop over inputs is left */
-            multiply_piece(x, first, begin, 8, w, start, count, to, stride, plan->relu, addend,
-                           plan->sign, ROWS);
-        else if (rows == ROWS)
-            multiply_piece(x, first, begin, plan->inputs, w, start, count, to, stride, plan->relu,
-                           addend, plan->sign, ROWS);
+        if (rows == ROWS_TOGETHER && plan->inputs == 8) /* a constant: no loop over inputs is left */
+            multiply_piece(x, first, plan, piece, weight, bias, y, stride, 8, ROWS_TOGETHER);
+        else if (rows == ROWS_TOGETHER)
+            multiply_piece(x, first, plan, piece, weight, bias, y, stride, plan->inputs,
+                           ROWS_TOGETHER);
         else
             for (int64_t r = 0; r < rows; r++)
-                multiply_piece(x, first + r, begin, plan->inputs, w, start, count, to, stride,
-                               plan->relu, addend, plan->sign, 1);
+                multiply_piece(x, first + r, plan, piece, weight, bias, y, stride, plan->inputs,
+                               1);
     }
+}
+
+/* All rows, by all threads: in grouped_linear.c. */
+void multiply_all(const float *x, int64_t x_stride, int64_t rows, const packing *plan,
+                  const float *weight, const float *bias, float *y, int threads);
+
+/* Any number of rows. */
+INLINE void multiply_block(const parts *x, int64_t rows, const packing *plan, const float *weight,
+                           float *y, int64_t stride)
+{
+    for (int64_t r = 0; r < rows; r += ROWS_TOGETHER)
+        multiply_rows(x, r, rows - r < ROWS_TOGETHER ? rows - r : ROWS_TOGETHER, plan, weight, 0, y,
+                      stride);
 }
 
 /* sum over rows of x[row][i] * grad[row], for `count` inputs i and `many` gradients: `across` apart

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mgic_geo.conversion import NotConvertible, require
+from mgic_geo.conversion import NotConvertible, drop_hooks, require, shared_hooks
 from mgic_geo.grouped_linear import GroupedLinear
 from mgic_geo.levels import Level, group_count, reset_parameters
 
@@ -23,11 +23,16 @@ def branch_widths(branch: nn.Module) -> tuple[int, int]:
     """Outer and inner width of a branch.
 
     Raises:
-        NotConvertible: If it changes the width, has more than two widths or modules that are not
-            understood.
+        NotConvertible: If it changes the width, has more than two widths, weights that two modules
+            share or modules that are not understood.
     """
     ends: list[tuple[int, int]] = []
-    for _, leaf in leaves(branch):
+    found = [leaf for _, leaf in leaves(branch)]
+    weights = [id(weight) for leaf in found for weight in leaf.parameters()]
+    require(len(weights) == len(set(weights)), "shares weights between two of its modules")
+    for leaf in found:
+        if isinstance(leaf, nn.Conv2d | nn.Linear):
+            _check_plain(leaf)
         if isinstance(leaf, nn.Conv2d):
             require(set(leaf.stride) == {1}, "changes the resolution")
             ends.append((leaf.in_channels, leaf.out_channels))
@@ -70,6 +75,13 @@ def is_squeeze(module: nn.Module) -> bool:
     return type(module).__name__ in SQUEEZES
 
 
+def _check_plain(leaf: nn.Module) -> None:
+    """Pruned, normalized and standardized weights are computed from others."""
+    state = {name for name, _ in (*leaf.named_parameters(), *leaf.named_buffers())}
+    others = sorted(state - {"weight", "bias"})
+    require(not others, f"does not understand {type(leaf).__name__} with {', '.join(others)}")
+
+
 def _check_vectors(leaf: nn.Module) -> None:
     known = all(tensor.dim() < 2 for tensor in leaf.state_dict().values())
     if not known or isinstance(leaf, MIXING_NORMS):
@@ -81,7 +93,9 @@ def narrow(branch: nn.Module, level: Level, finest: Level, *, project: bool) -> 
 
     Convolutions and linear maps get the level's groups, a depthwise convolution stays depthwise,
     and one that has groups already keeps their width where they are the narrower ones. Norms are
-    made as wide as the level, squeeze-excite is on the finest level only, the rest is copied.
+    made as wide as the level, squeeze-excite is on the finest level only, the rest is copied. A
+    module without weights that stands at two places becomes two. Hooks are those of the finest
+    level only, whose widths they know.
 
     Args:
         branch: As the block had it.
@@ -92,50 +106,59 @@ def narrow(branch: nn.Module, level: Level, finest: Level, *, project: bool) -> 
     """
     widths = {finest.outer: level.outer, finest.inner: level.inner}
     keep = project and level.finest
-    made: dict[int, nn.Module] = {}
-    found = leaves(branch)
-    for _, leaf in found:
-        if id(leaf) not in made:
-            made[id(leaf)] = _narrow_leaf(leaf, widths, level, keep=keep)
-    if found[0][0] == "":
-        return made[id(branch)]
-    # what is replaced is not copied on the way
-    memo: dict[int, Any] = {id(leaf): made[id(leaf)] for _, leaf in found}
-    return copy.deepcopy(branch, memo)
+    memo = shared_hooks(branch)
+    for _, leaf in leaves(branch):
+        memo[id(leaf)] = _narrow_leaf(leaf, widths, level, memo, keep=keep)
+    new: nn.Module = copy.deepcopy(branch, memo)  # what is replaced is not copied on the way
+    if not level.finest:
+        drop_hooks(new)
+    _separate(new)
+    return new
 
 
-def _narrow_leaf(leaf: nn.Module, widths: Widths, level: Level, *, keep: bool) -> nn.Module:
+def _separate(branch: nn.Module) -> None:
+    """Give modules without weights that stand at several places a copy at each."""
+    seen: set[nn.Module] = set()
+    for name, module in list(branch.named_modules(remove_duplicate=False)):
+        if module in seen and not (list(module.parameters()) or list(module.buffers())):
+            branch.set_submodule(name, copy.deepcopy(module, shared_hooks(module)))
+        seen.add(module)
+
+
+def _narrow_leaf(
+    leaf: nn.Module, widths: Widths, level: Level, memo: dict[int, Any], *, keep: bool
+) -> nn.Module:
     if is_squeeze(leaf):
         if not level.finest:
             return nn.Identity().train(leaf.training)
-        squeeze = copy.deepcopy(leaf)
+        squeeze = copy.deepcopy(leaf, memo)
         if not keep:
             reset_parameters(squeeze)
         return squeeze
     if isinstance(leaf, nn.Conv2d):
-        return _narrow_conv(leaf, widths, level, keep=keep)
+        return _narrow_conv(leaf, widths, level, memo, keep=keep)
     if isinstance(leaf, nn.Linear):
         return _narrow_linear(leaf, widths, level, keep=keep)
-    return _narrow_vectors(leaf, widths, keep=keep)
+    return _narrow_vectors(leaf, widths, memo, keep=keep)
 
 
-def _narrow_conv(conv: nn.Conv2d, widths: Widths, level: Level, *, keep: bool) -> nn.Conv2d:
-    new = copy.copy(conv)  # of its own class, with its padding
-    new._parameters = dict(conv._parameters)
-    new.in_channels, new.out_channels = widths[conv.in_channels], widths[conv.out_channels]
-    new.groups = level.groups
+def _narrow_conv(
+    conv: nn.Conv2d, widths: Widths, level: Level, memo: dict[int, Any], *, keep: bool
+) -> nn.Conv2d:
+    in_channels, out_channels = widths[conv.in_channels], widths[conv.out_channels]
+    groups = level.groups
     if conv.groups > 1:
-        own = group_count(
-            new.in_channels, new.out_channels, group_size=conv.in_channels // conv.groups
-        )
-        new.groups = max(own, level.groups)
-    shape = (new.out_channels, new.in_channels // new.groups, *conv.kernel_size)
-    fan_out = math.prod(conv.kernel_size) * new.out_channels // new.groups
+        own = group_count(in_channels, out_channels, group_size=conv.in_channels // conv.groups)
+        groups = max(own, groups)
+    shape = (out_channels, in_channels // groups, *conv.kernel_size)
+    fan_out = math.prod(conv.kernel_size) * out_channels // groups
     weight = conv.weight.new_empty(shape).normal_(std=math.sqrt(2 / fan_out))
     if keep:
-        weight.copy_(_blocks(conv.weight, conv.groups, new.groups))
-    new.weight = nn.Parameter(weight)
-    new.bias = _bias(conv.bias, new.out_channels, keep=keep)
+        weight.copy_(_blocks(conv.weight, conv.groups, groups))
+    memo[id(conv.weight)] = nn.Parameter(weight)
+    memo[id(conv.bias)] = _bias(conv.bias, out_channels, keep=keep)
+    new = copy.deepcopy(conv, memo)  # of its own class, with its padding
+    new.in_channels, new.out_channels, new.groups = in_channels, out_channels, groups
     return new
 
 
@@ -171,14 +194,21 @@ def _bias(bias: Tensor | None, width: int, *, keep: bool) -> nn.Parameter | None
     return nn.Parameter(bias.detach().clone() if keep else bias.new_zeros(width))
 
 
-def _narrow_vectors(leaf: nn.Module, widths: Widths, *, keep: bool) -> nn.Module:
+def _narrow_vectors(
+    leaf: nn.Module, widths: Widths, memo: dict[int, Any], *, keep: bool
+) -> nn.Module:
     """Norms and activations: what they hold a channel, and the widths they note."""
-    new = copy.deepcopy(leaf)
-    for name, tensor in (*leaf.named_parameters(), *leaf.named_buffers()):
-        if tensor.dim() == 1 and tensor.numel() in widths:
-            part = tensor.detach()[: widths[tensor.numel()]].clone()
-            is_parameter = isinstance(tensor, nn.Parameter)
-            setattr(new, name, nn.Parameter(part, tensor.requires_grad) if is_parameter else part)
+    new = copy.deepcopy(leaf, memo)
+    for module in new.modules():
+        for name, tensor in (
+            *module.named_parameters(recurse=False),
+            *module.named_buffers(recurse=False),
+        ):
+            if tensor.dim() == 1 and tensor.numel() in widths:
+                part: Any = tensor.detach()[: widths[tensor.numel()]].clone()
+                if isinstance(tensor, nn.Parameter):
+                    part = nn.Parameter(part, tensor.requires_grad)
+                setattr(module, name, part)
     noted = vars(new)
     for name in {"num_features", "num_channels"} & noted.keys():
         noted[name] = widths.get(noted[name], noted[name])

@@ -9,27 +9,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from mgic_geo.native import build
+from mgic_geo.operators import is_transformed
 
-_here = Path(__file__).parent
-
-IMAGES = build.Kernels(
-    "mgic_vision",
-    tuple(_here / name for name in ("cycle.c", "depthwise.c", "grouped_conv.c")),
-    (
-        *(_here / name for name in ("level.h", "team.h", "tiles.h")),
-        *(Path(build.__file__).parent / name for name in ("activations.h", "kernels.h")),
-    ),
-    {
-        "mgic_cycle": "ppnnnpnp",
-        "mgic_depthwise": "ppnnnnnnp",
-        "mgic_depthwise_backward": "pppnnnnnnpp",
-        "mgic_grouped_conv": "ppnnnnnpppp",
-    },
-    ("mgic_cycle", "mgic_depthwise", "mgic_depthwise_backward", "mgic_grouped_conv"),
-)
+IMAGES = build.Kernels.of_folder("mgic_vision", Path(__file__).parent, Path(build.__file__).parent)
 
 
 @torch.compiler.assume_constant_result
@@ -38,16 +23,33 @@ def available() -> bool:
     return build.library(IMAGES) is not None
 
 
+def loaded() -> build.Library:
+    """The compiled kernels, where it is known that they are there."""
+    found = build.library(IMAGES)
+    assert found is not None
+    return found
+
+
 def computable(*tensors: Tensor) -> bool:
     """Whether the kernels can work on these, beside recording what gradients need."""
     return (
         all(x.is_cpu and x.dtype == torch.float32 for x in tensors)
         and not torch.compiler.is_exporting()
         and not torch.is_autocast_enabled("cpu")
+        and torch._C._get_tracing_state() is None  # torch.jit.trace sees torch's operations only
         and available()
     )
 
 
 def usable(x: Tensor) -> bool:
-    """Whether the kernels of deployed networks, which have no gradients, can work on this."""
-    return computable(x) and not (torch.is_grad_enabled() and x.requires_grad)
+    """Whether the kernels of deployed networks, which have no gradients, can work on this.
+
+    Not under ``torch.compile``, to which it is unknown whether weights change between two calls.
+    """
+    return (
+        not torch.compiler.is_compiling()
+        and type(x) in (Tensor, nn.Parameter)
+        and not (torch.is_grad_enabled() and x.requires_grad)
+        and not is_transformed()
+        and computable(x)
+    )

@@ -86,8 +86,14 @@ def read_branch(layer: nn.Module, level: Level) -> Branch | None:
         and (branch.depthwise or spatial.groups == level.groups)
         and (first is not None or level.inner == level.outer)
         and (norm is None or (leading and norm.running_mean is not None))
+        and all(type(x.act) is nn.ReLU and type(x.gate) is nn.Hardsigmoid for x in squeezes)
     )
     return branch if known else None
+
+
+def is_nothing(module: nn.Module) -> bool:
+    """Whether a module gives what it gets: all that is left of a folded norm."""
+    return type(module) is nn.Identity or (type(module) is nn.Sequential and not len(module))
 
 
 def _leaves(branch: nn.Module) -> list[nn.Module]:

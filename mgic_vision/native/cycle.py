@@ -2,36 +2,38 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
 from mgic_geo.levels import MGICBlock
-from mgic_vision.native import available, usable
-from mgic_vision.native.kernel import PackedModule, run_kernel
-from mgic_vision.native.plan import LevelPlan, plan_cycle
+from mgic_geo.operators import Operator
+from mgic_vision.native.kernel import check_device, run_kernel
+from mgic_vision.native.packed import PackedModule
+from mgic_vision.native.plan import LevelPlan, pack_cycle, read_cycle
 
 
-@torch.library.custom_op("mgic_vision::cycle", mutates_args=(), device_types="cpu")
-def run_cycle(x: Tensor, plan: Tensor, weights: Tensor) -> Tensor:
-    """Run a cycle as :func:`plan_cycle` describes it.
+def _run_cycle(x: Tensor, plan: Tensor, weights: Tensor) -> Tensor:
+    """Run a cycle as :func:`pack_cycle` describes it.
 
     Shape:
-        - ``x``: ``(B, C, H, W)``, channels innermost. Returns the same.
+        - ``x``: ``(B, C, H, W)``. Returns the same, channels innermost.
     """
     x = x.contiguous(memory_format=torch.channels_last)
     y = torch.empty_like(x)
     batch, _, height, width = x.shape
-    run_kernel(
-        *("mgic_cycle", x, x.data_ptr(), y.data_ptr(), batch, height, width),
-        *(plan.data_ptr(), plan.size(0), weights.data_ptr(), torch.get_num_threads()),
-    )
+    run_kernel("mgic_cycle", x, plan, weights, y, batch, height, width)
     return y
 
 
-@run_cycle.register_fake
-def _(x: Tensor, plan: Tensor, weights: Tensor) -> Tensor:
+def _cycle_fake(x: Tensor, plan: Tensor, weights: Tensor) -> Tensor:
+    check_device(x, plan=plan, weights=weights)
     return torch.empty_like(x, memory_format=torch.channels_last)
+
+
+run_cycle = Operator("mgic_vision::cycle", _run_cycle, _cycle_fake)
 
 
 @register_flop_formula(torch.ops.mgic_vision.cycle, get_raw=True)
@@ -40,32 +42,38 @@ def _flops(x: Tensor, plan: Tensor, weights: Tensor, **_: object) -> int:
     return 2 * x.size(0) * sum(LevelPlan(*row).multiply_adds(places) for row in plan.tolist())
 
 
-class NativeCycle(PackedModule):
+class NativeCycle(PackedModule, MGICBlock):
     """A cycle that runs in the compiled kernel where that can be, and else as it was.
-
-    Args:
-        cycle: The cycle, its norms folded.
 
     Shape:
         - ``x``: ``(B, C, H, W)``. Returns the same shape.
     """
 
-    def __init__(self, cycle: MGICBlock) -> None:
-        super().__init__()
-        self.cycle = cycle
-        self.plan: Tensor | None
-        self.weights: Tensor | None
-        self.pack()
+    @classmethod
+    def take(cls, cycle: MGICBlock) -> NativeCycle | None:
+        """Make one of a cycle whose norms are folded, in place.
 
-    def forward(self, x: Tensor) -> Tensor:
+        Returns ``None``, and leaves the cycle alone, where the kernels do not know its parts.
+        """
+        if type(cycle) is not MGICBlock or read_cycle(cycle) is None:
+            return None
+        cycle.__class__ = cls
+        assert isinstance(cycle, cls)
+        return cycle
+
+    def give_back(self) -> None:
+        """Become the plain cycle again, in place."""
+        self._packed = None
+        self.__class__ = MGICBlock  # type: ignore[assignment]
+
+    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """Run the cycle."""
-        vectors = x.shape[-2:] == (1, 1)  # faster as products of matrices
-        if self.plan is None or self.weights is None or vectors or not usable(x):
-            return self.cycle(x)
-        return run_cycle(x, self.plan, self.weights)
+        images = x.dim() == 4 and x.size(1) == self.levels[0].outer
+        vectors = images and x.shape[-2:] == (1, 1)  # faster as products of matrices
+        known = images and not vectors and not args and not kwargs
+        packed = self.packed_for(x) if known else None
+        return super().forward(x, *args, **kwargs) if packed is None else run_cycle(x, *packed)
 
-    def pack(self) -> None:
-        """Lay out the weights, where there are kernels that know them."""
-        plan, weights = (available() and plan_cycle(self.cycle)) or (None, None)
-        self.register_buffer("plan", plan, persistent=False)
-        self.register_buffer("weights", weights, persistent=False)
+    def pack(self) -> tuple[Tensor, Tensor] | None:
+        """Sizes and weights as :func:`pack_cycle` lays them out."""
+        return pack_cycle(self)

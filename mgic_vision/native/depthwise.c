@@ -9,7 +9,6 @@
 
 #define VECTORS 6                  /* of channels in a unit, at most */
 #define STRIP_NUMBERS (128 * 1024) /* of a copy: it stays in the second cache */
-#define MAX_SIDE 9                 /* of a kernel: MAX_TAPS */
 #define UNITS 32                   /* of work at least, where gradients of weights are summed up */
 
 typedef struct {
@@ -22,7 +21,8 @@ typedef struct {
 static sizes measure(int64_t height, int64_t width, int64_t channels, int64_t kernel,
                      int64_t dilation)
 {
-    sizes s = {height, width, channels, kernel, dilation};
+    sizes s = {.height = height, .width = width, .channels = channels, .kernel = kernel,
+               .dilation = dilation};
     s.chunks = (pieces_of(channels) + VECTORS - 1) / VECTORS;
     s.vectors = (pieces_of(channels) + s.chunks - 1) / s.chunks; /* all about as wide */
     s.margin = kernel / 2 * dilation;
@@ -32,8 +32,27 @@ static sizes measure(int64_t height, int64_t width, int64_t channels, int64_t ke
     const int64_t strips = (height + s.rows - 1) / s.rows;
     s.rows = (height + strips - 1) / strips; /* all about as high */
     s.strips = (height + s.rows - 1) / s.rows;
-    s.plane = (s.rows + 2 * s.margin) * s.row;
+    s.plane = times(s.rows + 2 * s.margin, s.row);
     return s;
+}
+
+static report check_sizes(int64_t batch, int64_t height, int64_t width, int64_t channels,
+                          int64_t kernel, int64_t dilation)
+{
+    WITHIN(batch, 0, MAX_SIZE);
+    WITHIN(height, 1, MAX_SIZE);
+    WITHIN(width, 1, MAX_SIZE);
+    WITHIN(channels, 1, MAX_SIZE);
+    WITHIN(kernel, 1, MAX_KERNEL);
+    CHECK(kernel % 2, "kernel must be odd, got %lld", (long long)kernel);
+    WITHIN(dilation, 1, kernel > 1 ? MAX_MARGIN / (kernel / 2) : MAX_SIZE);
+    return NULL;
+}
+
+/* Numbers of a batch of images, -1 for more than there can be */
+static int64_t images(int64_t batch, const sizes *s)
+{
+    return times(times(batch, s->height), times(s->width, s->channels));
 }
 
 /* One of the strips of all images, some of its channels. */
@@ -112,7 +131,7 @@ static void filter_strip(const sizes *s, const strip *at, const float *planes, c
             float *to = y + (at->image * s->height + row) * s->width * s->channels + channel;
             for (int64_t column = 0, n; column < s->width; column += n) {
                 n = next_rows(s->width - column);
-                float *pixel = to + column * s->channels, part[ROWS * LANES];
+                float *pixel = to + column * s->channels, part[PIXELS * LANES];
                 if (lanes == LANES) {
                     filter(&m, from + column * LANES, LANES, pixel, s->channels, n);
                     continue;
@@ -129,7 +148,7 @@ static void filter_strip(const sizes *s, const strip *at, const float *planes, c
 INLINE void correlate_row(const float *grad, const float *x, int64_t far, int64_t width,
                           int64_t dilation, float *sums, const int kernel, const int count)
 {
-    vec all[2 * MAX_SIDE];
+    vec all[2 * MAX_KERNEL];
     for (int i = 0; i < kernel * count; i++)
         all[i] = LOAD(sums + i * LANES);
     for (int64_t column = 0; column < width; column++) {
@@ -186,77 +205,127 @@ static void correlate_strip(const sizes *s, const strip *at, const float *grads,
         }
 }
 
-static _Thread_local arena memory;
-
-/* x, y: (batch, height, width, channels). Returns 0, or 1 where there is no memory. */
-int64_t mgic_depthwise(const float *x, const float *weight, int64_t batch, int64_t height,
-                       int64_t width, int64_t channels, int64_t kernel, int64_t dilation, float *y,
-                       int threads)
+static void filter_all(const sizes *s, int64_t batch, const float *x, const float *weight, float *y,
+                       float *planes)
 {
-    const sizes s = measure(height, width, channels, kernel, dilation);
-    const int64_t copy = s.vectors * s.plane, each = copy + kernel * kernel * s.vectors * LANES;
-    float *base = room(&memory, threads * each);
-    if (!base)
-        return 1;
-#pragma omp parallel num_threads(threads)
-    {
-        float *planes = base + all_threads().rank * each, *packed = planes + copy;
+    float *packed = planes + s->vectors * s->plane;
 #pragma omp for schedule(dynamic)
-        for (int64_t unit = 0; unit < batch * s.strips * s.chunks; unit++) {
-            const strip at = strip_of(&s, unit / s.chunks, unit % s.chunks);
-            pack(&s, at.channel, at.vectors, weight, 0, packed);
-            copy_strip(&s, &at, x, planes);
-            filter_strip(&s, &at, planes, packed, y);
-        }
+    for (int64_t unit = 0; unit < batch * s->strips * s->chunks; unit++) {
+        const strip at = strip_of(s, unit / s->chunks, unit % s->chunks);
+        pack(s, at.channel, at.vectors, weight, 0, packed);
+        copy_strip(s, &at, x, planes);
+        filter_strip(s, &at, planes, packed, y);
     }
-    return 0;
 }
 
-/* grad, x, grad_x: (batch, height, width, channels), grad_x or grad_weight null where nobody asks
- * for them. Returns 0, or 1 where there is no memory. */
-int64_t mgic_depthwise_backward(const float *grad, const float *x, const float *weight,
-                                int64_t batch, int64_t height, int64_t width, int64_t channels,
-                                int64_t kernel, int64_t dilation, float *grad_x, float *grad_weight,
-                                int threads)
+/* x, y: (batch, height, width, channels); weight: (channels, kernel, kernel). */
+ENTRY mgic_depthwise(IMAGES(x), FLOATS(weight), OUT_IMAGES(y), int64_t batch, int64_t height,
+                     int64_t width, int64_t channels, int64_t kernel, int64_t dilation, int threads)
 {
+    TRY(check_sizes(batch, height, width, channels, kernel, dilation));
     const sizes s = measure(height, width, channels, kernel, dilation);
-    const int64_t strips = batch * s.strips, copy = s.vectors * s.plane;
-    const int64_t shares = least((UNITS + s.chunks - 1) / s.chunks, strips);
-    const int64_t taps = kernel * kernel, size = taps * s.vectors * LANES, each = 2 * copy + size;
-    const int64_t all = shares * s.chunks * size; /* of sums, which do not depend on the threads */
-    float *sums = room(&memory, all + threads * each);
-    if (!sums)
-        return 1;
-    memset(sums, 0, all * sizeof(float));
+    HOLDS(x, images(batch, &s));
+    HOLDS(y, x_length);
+    HOLDS(weight, times(channels, kernel * kernel));
+    if (!batch)
+        return NULL;
+    const int64_t each = times(plus(s.plane, kernel * kernel * LANES), s.vectors);
+    float *room = NULL;
 #pragma omp parallel num_threads(threads)
     {
-        float *grads = sums + all + all_threads().rank * each, *planes = grads + copy;
-        float *packed = planes + copy;
-#pragma omp for schedule(dynamic)
-        for (int64_t unit = 0; unit < shares * s.chunks; unit++) {
-            const int64_t share = unit / s.chunks, chunk = unit % s.chunks;
-            const int64_t end = strips * (share + 1) / shares;
-            for (int64_t number = strips * share / shares; number < end; number++) {
-                const strip at = strip_of(&s, number, chunk);
-                copy_strip(&s, &at, grad, grads);
-                if (grad_x) {
-                    pack(&s, at.channel, at.vectors, weight, 1, packed);
-                    filter_strip(&s, &at, grads, packed, grad_x);
-                }
-                if (grad_weight) {
-                    copy_strip(&s, &at, x, planes);
-                    correlate_strip(&s, &at, grads, planes, sums + unit * size);
-                }
-            }
+        const team all = all_threads();
+        find_room(all, 0, each, &room);
+        if (room)
+            filter_all(&s, batch, x, weight, y, room + all.rank * each);
+    }
+    return room ? NULL : NO_MEMORY;
+}
+
+/* What the gradients of a batch are computed from and go to; those that nobody asks for are null.
+ * Sums of the weight's are taken share by share, (shares, chunks, vectors, taps, LANES), and do not
+ * depend on the threads. */
+typedef struct {
+    const sizes *s;
+    int64_t strips, shares;
+    const float *grad, *x, *weight;
+    float *grad_x, *sums;
+} gradients;
+
+INLINE int64_t size_of_sums(const sizes *s) { return s->kernel * s->kernel * s->vectors * LANES; }
+
+/* One share of the strips, some of their channels; grads: room of this thread. */
+static void run_share(const gradients *g, int64_t share, int64_t chunk, float *grads)
+{
+    const sizes *s = g->s;
+    float *planes = grads + s->vectors * s->plane, *packed = planes + s->vectors * s->plane;
+    const int64_t end = g->strips * (share + 1) / g->shares;
+    for (int64_t number = g->strips * share / g->shares; number < end; number++) {
+        const strip at = strip_of(s, number, chunk);
+        copy_strip(s, &at, g->grad, grads);
+        if (g->grad_x) {
+            pack(s, at.channel, at.vectors, g->weight, 1, packed);
+            filter_strip(s, &at, grads, packed, g->grad_x);
+        }
+        if (g->sums) {
+            copy_strip(s, &at, g->x, planes);
+            correlate_strip(s, &at, grads, planes,
+                            g->sums + (share * s->chunks + chunk) * size_of_sums(s));
         }
     }
-    for (int64_t c = 0; grad_weight && c < channels; c++)
+}
+
+static void run_shares(const gradients *g, float *mine)
+{
+#pragma omp for schedule(dynamic)
+    for (int64_t unit = 0; unit < g->shares * g->s->chunks; unit++)
+        run_share(g, unit / g->s->chunks, unit % g->s->chunks, mine);
+}
+
+/* The weight's gradient from the sums of all shares */
+static void join_shares(const gradients *g, float *grad_weight)
+{
+    const sizes *s = g->s;
+    const int64_t taps = s->kernel * s->kernel, size = size_of_sums(s);
+    for (int64_t c = 0; c < s->channels; c++)
         for (int64_t t = 0; t < taps; t++) {
             const int64_t place = (c / LANES * taps + t) * LANES + c % LANES;
             double sum = 0;
-            for (int64_t share = 0; share < shares; share++)
-                sum += sums[share * s.chunks * size + place];
-            grad_weight[c * taps + t] = sum;
+            for (int64_t share = 0; share < g->shares; share++)
+                sum += g->sums[share * s->chunks * size + place];
+            grad_weight[c * taps + t] = (float)sum;
         }
-    return 0;
+}
+
+/* grad, x, grad_x: (batch, height, width, channels); weight, grad_weight: (channels, kernel,
+ * kernel); grad_x or grad_weight null where nobody asks for them. */
+ENTRY mgic_depthwise_backward(IMAGES(grad), IMAGES(x), FLOATS(weight), OUT_IMAGES(grad_x),
+                              OUT_FLOATS(grad_weight), int64_t batch, int64_t height,
+                              int64_t width, int64_t channels, int64_t kernel, int64_t dilation,
+                              int threads)
+{
+    TRY(check_sizes(batch, height, width, channels, kernel, dilation));
+    const sizes s = measure(height, width, channels, kernel, dilation);
+    HOLDS(x, images(batch, &s));
+    HOLDS(grad, x_length);
+    HOLDS_OR_NULL(grad_x, x_length);
+    HOLDS(weight, times(channels, kernel * kernel));
+    HOLDS_OR_NULL(grad_weight, weight_length);
+    gradients g = {&s, batch * s.strips, least((UNITS + s.chunks - 1) / s.chunks, batch * s.strips),
+                   grad, x, weight, grad_x, NULL};
+    const int64_t sums = grad_weight ? times(g.shares * s.chunks, size_of_sums(&s)) : 0;
+    const int64_t each = batch ? plus(times(2 * s.vectors, s.plane), size_of_sums(&s)) : 0;
+    float *room = NULL;
+#pragma omp parallel num_threads(threads)
+    {
+        const team all = all_threads();
+        find_room(all, sums, each, &room);
+        if (room && all.rank == 0 && grad_weight)
+            g.sums = memset(room, 0, sums * sizeof(float));
+        meet(all);
+        if (room)
+            run_shares(&g, room + sums + all.rank * each);
+    }
+    if (room && grad_weight)
+        join_shares(&g, grad_weight);
+    return room ? NULL : NO_MEMORY;
 }

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from mgic_geo.native.grouped_linear import address
 from mgic_geo.operators import differentiable_gradients, is_observed, is_transformed
 from mgic_vision.native import computable
 from mgic_vision.native.kernel import keeps_size, run_kernel
@@ -50,10 +49,7 @@ class _Depthwise(torch.autograd.Function):
         ctx.dilation = dilation
         x, weight = _in_order(x), weight.contiguous()
         y = torch.empty_like(x)
-        run_kernel(
-            *("mgic_depthwise", x, x.data_ptr(), weight.data_ptr(), *_sizes(x, weight, dilation)),
-            *(y.data_ptr(), torch.get_num_threads()),
-        )
+        run_kernel("mgic_depthwise", x, weight, y, *_sizes(x, weight, dilation))
         return y
 
     @staticmethod
@@ -68,9 +64,8 @@ class _Depthwise(torch.autograd.Function):
         of_x = torch.empty_like(x) if ctx.needs_input_grad[0] else None
         of_weight = torch.empty_like(weight) if ctx.needs_input_grad[1] else None
         run_kernel(
-            *("mgic_depthwise_backward", x, grad.data_ptr(), x.data_ptr(), weight.data_ptr()),
-            *(*_sizes(x, weight, ctx.dilation), address(of_x), address(of_weight)),
-            torch.get_num_threads(),
+            *("mgic_depthwise_backward", grad, x, weight, of_x, of_weight),
+            *_sizes(x, weight, ctx.dilation),
         )
         return of_x, of_weight, None
 

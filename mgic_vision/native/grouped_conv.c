@@ -9,9 +9,9 @@
 
 #define STRIP_NUMBERS (64 * 1024)
 
-/* Sizes as Python lays them out (grouped_conv.py, ConvPlan). */
 typedef struct {
-    int64_t in_channels, out_channels, kernel, stride, dilation, activation, pieces, inputs;
+    int64_t in_channels, out_channels, kernel, stride, dilation, pieces;
+    const int64_t *begins; /* first input channel of every piece */
 } conv;
 
 static int64_t rows_in(const conv *c, int64_t rows)
@@ -21,7 +21,7 @@ static int64_t rows_in(const conv *c, int64_t rows)
 
 static int64_t strip_row(const conv *c, int64_t width)
 {
-    return (width + (c->kernel - 1) * c->dilation + c->stride) * c->in_channels;
+    return times(width + (c->kernel - 1) * c->dilation, c->in_channels);
 }
 
 /* `rows` rows of an image from number `top - margin` on */
@@ -43,67 +43,118 @@ static void copy_strip(const conv *c, const float *x, int64_t height, int64_t wi
 }
 
 /* A few pixels of a row, all pieces; the last piece may be narrower than a vector. */
-static void convolve(const conv *c, const map *m, const int64_t *begins, const float *x, float *y,
-                     int64_t rows)
+static void convolve(const conv *c, const map *m, const float *x, float *y, int64_t rows)
 {
     const int64_t x_stride = c->stride * c->in_channels, out = c->out_channels;
     const int64_t whole = out / LANES;
-#define ONE_PIECE(n) tile(m, piece, x + begins[piece], x_stride, y, out, n, 1)
+#define ONE_PIECE(n) tile(m, piece, x + c->begins[piece], x_stride, y, out, n, 1)
     for (int64_t piece = 0; piece < whole; piece++)
-        FOR_ROWS(rows, ONE_PIECE)
+        FOR_PIXELS(rows, ONE_PIECE)
     if (whole == c->pieces)
         return;
-    float last[ROWS * LANES], *to = last - whole * LANES;
+    float last[PIXELS * LANES], *to = last - whole * LANES;
     const int64_t piece = whole;
-#define LAST_PIECE(n) tile(m, piece, x + begins[piece], x_stride, to, LANES, n, 1)
-    FOR_ROWS(rows, LAST_PIECE)
+#define LAST_PIECE(n) tile(m, piece, x + c->begins[piece], x_stride, to, LANES, n, 1)
+    FOR_PIXELS(rows, LAST_PIECE)
     for (int64_t r = 0; r < rows; r++)
         store_lanes(y + r * out + whole * LANES, LOAD(last + r * LANES), out - whole * LANES);
 }
 
-static _Thread_local arena memory;
+/* Images, their results, and how they are cut into strips of `rows` rows of the result. */
+typedef struct {
+    const float *x;
+    float *y;
+    int64_t height, width, out_height, out_width, rows, strips;
+} task;
 
-/* x: (batch, height, width, in); y: (batch, out_height, out_width, out); bias: (pieces * LANES).
- * Returns 0, or 1 where there is no memory. */
-int64_t mgic_grouped_conv(const float *x, float *y, int64_t batch, int64_t height, int64_t width,
-                          int64_t out_height, int64_t out_width, const int64_t *plan,
-                          const int64_t *begins, const float *weight, const float *bias,
-                          int threads)
+/* A few rows of one result; strip: room for what they see of the image. */
+static void run_strip(const conv *c, const map *m, const task *t, int64_t unit, float *strip)
 {
-    const conv *c = (const conv *)plan;
-    const int64_t row_size = strip_row(c, width);
-    int64_t rows = STRIP_NUMBERS / row_size / c->stride + 1;
-    rows = least(rows, (out_height + threads - 1) / threads);
-    const int64_t strips = (out_height + rows - 1) / rows, units = batch * strips;
-    const int64_t room_each = padded(rows_in(c, rows) * row_size);
-    float *base = room(&memory, threads * room_each);
-    int64_t taps[MAX_TAPS], num_taps = 0;
-    if (!base)
-        return 1;
-    for (int64_t i = 0; i < c->kernel; i++)
-        for (int64_t k = 0; k < c->kernel; k++)
-            taps[num_taps++] = c->dilation * (i * row_size + k * c->in_channels);
-    const map m = {weight, bias, c->pieces, c->inputs, num_taps, c->activation, taps};
-#pragma omp parallel num_threads(threads)
-    {
-        const team t = all_threads();
-        float *strip = base + t.rank * room_each;
-        for (int64_t unit = share_begin(t, units); unit < share_end(t, units); unit++) {
-            const int64_t image = unit / strips, first = unit % strips * rows;
-            const int64_t here = least(rows, out_height - first);
-            copy_strip(c, x + image * height * width * c->in_channels, height, width,
-                       first * c->stride, rows_in(c, here), strip);
-            for (int64_t r = 0; r < here; r++) {
-                float *to = y + (image * out_height + first + r) * out_width * c->out_channels;
-                for (int64_t column = 0, n; column < out_width; column += n) {
-                    n = next_rows(out_width - column);
-                    convolve(c, &m, begins,
-                             strip + r * c->stride * row_size +
-                                 column * c->stride * c->in_channels,
-                             to + column * c->out_channels, n);
-                }
-            }
+    const int64_t image = unit / t->strips, first = unit % t->strips * t->rows;
+    const int64_t here = least(t->rows, t->out_height - first), row_size = strip_row(c, t->width);
+    copy_strip(c, t->x + image * t->height * t->width * c->in_channels, t->height, t->width,
+               first * c->stride, rows_in(c, here), strip);
+    for (int64_t r = 0; r < here; r++) {
+        const float *from = strip + r * c->stride * row_size;
+        float *to = t->y + (image * t->out_height + first + r) * t->out_width * c->out_channels;
+        for (int64_t column = 0, n; column < t->out_width; column += n) {
+            n = next_rows(t->out_width - column);
+            convolve(c, m, from + column * c->stride * c->in_channels,
+                     to + column * c->out_channels, n);
         }
     }
-    return 0;
+}
+
+/* inputs: channels that a piece sees. */
+static report check_sizes(int64_t in_channels, int64_t out_channels, int64_t kernel, int64_t stride,
+                          int64_t dilation, int64_t activation, int64_t inputs)
+{
+    WITHIN(in_channels, 1, MAX_SIZE);
+    WITHIN(out_channels, 1, MAX_SIZE);
+    WITHIN(kernel, 1, MAX_KERNEL);
+    CHECK(kernel % 2, "kernel must be odd, got %lld", (long long)kernel);
+    WITHIN(stride, 1, MAX_SIZE);
+    WITHIN(dilation, 1, kernel > 1 ? MAX_MARGIN / (kernel / 2) : MAX_SIZE);
+    WITHIN(activation, NONE, HARD_SWISH);
+    WITHIN(inputs, 1, in_channels);
+    return NULL;
+}
+
+/* The same number of rows for every thread, and no more than stay in cache. */
+static void cut(const conv *c, task *t, int threads)
+{
+    t->rows = STRIP_NUMBERS / strip_row(c, t->width) / c->stride + 1;
+    t->rows = least(t->rows, (t->out_height + threads - 1) / threads);
+    t->strips = (t->out_height + t->rows - 1) / t->rows;
+}
+
+static void run_all(const conv *c, const map *m, const task *t, int64_t batch, int threads,
+                    int64_t each, float **room)
+{
+#pragma omp parallel num_threads(threads)
+    {
+        const team all = all_threads();
+        const int64_t units = batch * t->strips;
+        find_room(all, 0, each, room);
+        for (int64_t unit = share_begin(all, units); *room && unit < share_end(all, units); unit++)
+            run_strip(c, m, t, unit, *room + all.rank * each);
+    }
+}
+
+/* x: (batch, height, width, in_channels); y: (batch, height / stride, width / stride, out_channels),
+ * rounded up; begins: (pieces); weight: (pieces, taps, inputs, LANES); bias: (pieces, LANES). */
+ENTRY mgic_grouped_conv(IMAGES(x), INTS(begins), FLOATS(weight), FLOATS(bias), OUT_IMAGES(y),
+                        int64_t batch, int64_t height, int64_t width, int64_t in_channels,
+                        int64_t out_channels, int64_t kernel, int64_t stride, int64_t dilation,
+                        int64_t activation, int64_t inputs, int threads)
+{
+    TRY(check_sizes(in_channels, out_channels, kernel, stride, dilation, activation, inputs));
+    WITHIN(batch, 0, MAX_SIZE);
+    WITHIN(height, 1, MAX_SIZE);
+    WITHIN(width, 1, MAX_SIZE);
+    const conv c = {in_channels, out_channels, kernel, stride, dilation, pieces_of(out_channels),
+                    begins};
+    task t = {.x = x, .y = y, .height = height, .width = width,
+              .out_height = (height + stride - 1) / stride,
+              .out_width = (width + stride - 1) / stride};
+    HOLDS(x, times(times(batch, height), times(width, in_channels)));
+    HOLDS(y, times(times(batch, t.out_height), times(t.out_width, out_channels)));
+    HOLDS(begins, c.pieces);
+    NODES_WITHIN(begins, c.pieces, 0, in_channels - inputs + 1);
+    HOLDS(weight, times(times(c.pieces, kernel * kernel), times(inputs, LANES)));
+    HOLDS(bias, times(c.pieces, LANES));
+    if (!batch)
+        return NULL;
+    const int64_t row_size = strip_row(&c, width);
+    if (row_size < 0)
+        return NO_MEMORY;
+    cut(&c, &t, threads);
+    int64_t taps[MAX_TAPS], num_taps = 0;
+    for (int64_t i = 0; i < kernel; i++)
+        for (int64_t k = 0; k < kernel; k++)
+            taps[num_taps++] = dilation * (i * row_size + k * in_channels);
+    const map m = {weight, bias, c.pieces, inputs, num_taps, activation, taps};
+    float *room = NULL;
+    run_all(&c, &m, &t, batch, threads, filled(times(rows_in(&c, t.rows), row_size)), &room);
+    return room ? NULL : NO_MEMORY;
 }

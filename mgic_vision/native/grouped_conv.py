@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
-import ctypes
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import register_flop_formula
 
-from mgic_geo.native import build
 from mgic_geo.native.activations import ACTIVATIONS
-from mgic_geo.native.grouped_linear import packing
-from mgic_vision.native import available, usable
-from mgic_vision.native.kernel import MAX_KERNEL, PackedModule, run_kernel
+from mgic_geo.native.grouped_linear import Packing, packing
+from mgic_geo.operators import Operator, is_observed
+from mgic_vision.native import loaded
+from mgic_vision.native.branch import is_nothing
+from mgic_vision.native.kernel import check_device, has_known_kernel, run_kernel
+from mgic_vision.native.packed import PackedModule
 from mgic_vision.native.packing import pack_bias
 
 MAX_ZEROS = 4  # weights of a piece for one that is none of the padding
 
 
 class ConvPlan(NamedTuple):
-    """``conv`` of grouped_conv.c."""
+    """What ``mgic_grouped_conv`` takes after the sizes of images, and the groups."""
 
     in_channels: int
     out_channels: int
@@ -28,16 +29,14 @@ class ConvPlan(NamedTuple):
     stride: int
     dilation: int
     activation: int
-    pieces: int
     inputs: int
     groups: int  # of no interest to the kernel
 
 
-@torch.library.custom_op("mgic_vision::grouped_conv", mutates_args=(), device_types="cpu")
-def run_grouped_conv(
+def _run_grouped_conv(
     x: Tensor, begins: Tensor, weight: Tensor, bias: Tensor, sizes: list[int]
 ) -> Tensor:
-    """Run a convolution as :class:`NativeConv` packs it; ``sizes`` are those of :class:`ConvPlan`.
+    """Run a convolution as :func:`pack_conv` lays it out; ``sizes`` are a :class:`ConvPlan`.
 
     Shape:
         - ``x``: ``(B, C, H, W)``. Returns ``(B, out_channels, H / stride, W / stride)``, rounded
@@ -45,22 +44,34 @@ def run_grouped_conv(
     """
     x = x.contiguous(memory_format=torch.channels_last)
     y = _empty_result(x, sizes)
-    run_kernel(
-        *("mgic_grouped_conv", x, x.data_ptr(), y.data_ptr(), x.size(0), *x.shape[2:]),
-        *y.shape[2:],
-        *((ctypes.c_int64 * len(sizes))(*sizes), begins.data_ptr(), weight.data_ptr()),
-        *(bias.data_ptr(), torch.get_num_threads()),
-    )
+    batch, _, height, width = x.shape
+    run_kernel("mgic_grouped_conv", x, begins, weight, bias, y, batch, height, width, *sizes[:-1])
     return y
 
 
-@run_grouped_conv.register_fake
-def _(x: Tensor, begins: Tensor, weight: Tensor, bias: Tensor, sizes: list[int]) -> Tensor:
+def _conv_fake(x: Tensor, begins: Tensor, weight: Tensor, bias: Tensor, sizes: list[int]) -> Tensor:
+    check_device(x, begins=begins, weight=weight, bias=bias)
     return _empty_result(x, sizes)
 
 
+_operator = Operator("mgic_vision::grouped_conv", _run_grouped_conv, _conv_fake)
+
+
+def run_grouped_conv(
+    x: Tensor, begins: Tensor, weight: Tensor, bias: Tensor, sizes: list[int]
+) -> Tensor:
+    """The same, past PyTorch's dispatcher where nobody looks on."""
+    observed = is_observed((x, begins, weight, bias))
+    run = _operator.registered if observed else _operator.direct
+    return run(x, begins, weight, bias, sizes)
+
+
 def _empty_result(x: Tensor, sizes: list[int]) -> Tensor:
+    if len(sizes) != len(ConvPlan._fields):
+        raise ValueError(f"sizes must be {', '.join(ConvPlan._fields)}, got {sizes}")
     plan = ConvPlan(*sizes)
+    if min(plan.stride, plan.out_channels, plan.groups) < 1:
+        raise ValueError(f"stride, out_channels and groups must be at least 1, got {plan}")
     height, width = (-(-side // plan.stride) for side in x.shape[2:])
     return torch.empty(
         (x.size(0), plan.out_channels, height, width),
@@ -76,62 +87,81 @@ def _flops(x: Tensor, begins: Tensor, weight: Tensor, bias: Tensor, sizes: list[
     return 2 * _empty_result(x, sizes).numel() * plan.in_channels // plan.groups * plan.kernel**2
 
 
-class NativeConv(PackedModule):
-    """A convolution with narrow groups that runs in the compiled kernel where that can be.
-
-    Args:
-        conv: The convolution, its norm folded.
-        act: The activation behind it, which this does as well.
+class NativeConv(PackedModule, nn.Sequential):
+    """A convolution with narrow groups and its activation, in the kernel where that can be.
 
     Shape:
-        - As ``conv``.
+        - As the convolution.
     """
 
-    def __init__(self, conv: nn.Conv2d, act: nn.Module) -> None:
-        super().__init__()
-        self.conv, self.act = conv, act
-        self.sizes: list[int] = []
-        self.begins: Tensor
-        self.weight: Tensor
-        self.bias: Tensor
-        self.pack()
+    @classmethod
+    def take(cls, sequence: nn.Sequential) -> NativeConv | None:
+        """Make one of a convolution, its norm folded, and an activation, in place.
 
-    def forward(self, x: Tensor) -> Tensor:
+        Returns ``None``, and leaves the sequence alone, where it is another one or torch is to do
+        it.
+        """
+        if type(sequence) is not nn.Sequential or read_pair(sequence) is None:
+            return None
+        sequence.__class__ = cls
+        assert isinstance(sequence, cls)
+        return sequence
+
+    def give_back(self) -> None:
+        """Become the plain sequence again, in place."""
+        self._packed = None
+        self.__class__ = nn.Sequential  # type: ignore[assignment]
+
+    def forward(self, input: Tensor) -> Tensor:
         """Run convolution and activation."""
-        if not self.sizes or not usable(x):
-            return self.act(self.conv(x))
-        return run_grouped_conv(x, self.begins, self.weight, self.bias, self.sizes)
+        packed = self.packed_for(input)
+        if packed is None or input.dim() != 4 or input.size(1) != packed[-1][0]:
+            return super().forward(input)
+        return run_grouped_conv(input, *packed)
 
-    def pack(self) -> None:
-        """Lay out the weights, where there are kernels that know them."""
-        plan = plan_conv(self.conv, self.act) if available() else None
-        self.sizes, *packed = plan if plan is not None else ([], *(torch.empty(0),) * 3)
-        for name, tensor in zip(("begins", "weight", "bias"), packed, strict=True):
-            self.register_buffer(name, tensor.detach(), persistent=False)
+    def pack(self) -> tuple[Any, ...] | None:
+        """First channels of the pieces, weight, bias and sizes."""
+        pair = read_pair(self)
+        return None if pair is None else pack_conv(*pair)
 
 
-def plan_conv(conv: nn.Conv2d, act: nn.Module) -> tuple[list[int], Tensor, Tensor, Tensor] | None:
-    """Sizes, first channels of the pieces, weight and bias; ``None`` where torch is to do it.
+def read_pair(sequence: nn.Sequential) -> tuple[nn.Conv2d, nn.Module] | None:
+    """The convolution and the activation that are all of a sequence; ``None`` for torch's work.
 
     That is where groups are wide, or so narrow that most of a piece would be zeros.
     """
-    kernel, stride, dilation = conv.kernel_size[0], conv.stride[0], conv.dilation[0]
-    if type(act) not in ACTIVATIONS or conv.groups == 1 or conv.padding_mode != "zeros":
+    parts = [part for part in sequence if not is_nothing(part)]
+    conv, act = parts[0] if parts else None, parts[1] if len(parts) > 1 else nn.Identity()
+    if not isinstance(conv, nn.Conv2d) or type(act) not in ACTIVATIONS or len(parts) > 2:
         return None
-    same = all(pair == (pair[0],) * 2 for pair in (conv.kernel_size, conv.stride, conv.dilation))
-    if not same or conv.padding != (kernel // 2 * dilation,) * 2:
+    stride = conv.stride[0]
+    if conv.groups == 1 or conv.stride != (stride, stride) or not has_known_kernel(conv):
         return None
-    if kernel % 2 == 0 or kernel > MAX_KERNEL:
-        return None
-    inputs, outputs = conv.in_channels // conv.groups, conv.out_channels // conv.groups
-    layout = packing(conv.groups, outputs, inputs, kernel**2, lanes=build.lanes())
-    pieces, _, seen, _ = layout.index.shape
-    if outputs >= build.lanes() or seen > MAX_ZEROS * inputs or seen > conv.in_channels:
-        return None
-    weight = conv.weight.flatten(2).transpose(1, 2)  # (out, taps, in)
+    return (conv, act) if _is_narrow(conv) else None
+
+
+def _is_narrow(conv: nn.Conv2d) -> bool:
+    lanes, inputs = loaded().lanes, conv.in_channels // conv.groups
+    seen = _layout(conv, lanes).index.size(2)
+    most = min(MAX_ZEROS * inputs, conv.in_channels)
+    return conv.out_channels // conv.groups < lanes and seen <= most
+
+
+def pack_conv(conv: nn.Conv2d, act: nn.Module) -> tuple[Tensor, Tensor, Tensor, list[int]]:
+    """What :func:`run_grouped_conv` takes beside the images."""
+    layout = _layout(conv, loaded().lanes)
+    weight = conv.weight.detach().flatten(2).transpose(1, 2)  # (out, taps, in)
+    numbers = torch.cat([weight.flatten(), weight.new_zeros(1)])
+    bias = None if conv.bias is None else conv.bias.detach()
     sizes = ConvPlan(
-        *(conv.in_channels, conv.out_channels, kernel, stride, dilation),
-        *(ACTIVATIONS[type(act)], pieces, seen, conv.groups),
+        *(conv.in_channels, conv.out_channels, conv.kernel_size[0], conv.stride[0]),
+        *(conv.dilation[0], ACTIVATIONS[type(act)], layout.index.size(2), conv.groups),
     )
-    bias = pack_bias(conv.bias, conv.out_channels, 1)
-    return list(sizes), layout.begins, layout.pack(weight.contiguous()), bias.flatten()
+    padded = pack_bias(bias, conv.out_channels, 1).flatten()
+    return layout.begins, numbers[layout.index], padded, list(sizes)
+
+
+def _layout(conv: nn.Conv2d, lanes: int) -> Packing:
+    inputs, outputs = conv.in_channels // conv.groups, conv.out_channels // conv.groups
+    taps = conv.kernel_size[0] * conv.kernel_size[1]
+    return packing(conv.groups, outputs, inputs, taps, lanes=lanes)

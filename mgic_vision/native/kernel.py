@@ -1,74 +1,78 @@
-"""What the modules share that run in a compiled kernel."""
+"""What callers of the compiled kernels share."""
 
 from __future__ import annotations
 
-import ctypes
-from abc import abstractmethod
-from typing import Any
+import re
+from pathlib import Path
 
+import torch
 from torch import Tensor, nn
 
 from mgic_geo.native import build
-from mgic_vision.native import IMAGES
+from mgic_vision.native import IMAGES, loaded
 
-MAX_KERNEL = 9  # side: MAX_TAPS of tiles.h are 81
+
+def read_limit(header: str, name: str) -> int:
+    """The number that a header of the kernels defines.
+
+    Example:
+        >>> read_limit("tiles.h", "MAX_KERNEL")
+        9
+    """
+    text = (Path(__file__).parent / header).read_text(encoding="utf-8")
+    found = re.search(rf"^#define {name} (\d+)", text, re.MULTILINE)
+    if found is None:
+        raise ValueError(f"{header} must define {name}")
+    return int(found[1])
+
+
+MAX_KERNEL = read_limit("tiles.h", "MAX_KERNEL")
+MAX_MARGIN = read_limit("tiles.h", "MAX_MARGIN")
 
 
 def keeps_size(conv: nn.Conv2d) -> bool:
-    """Whether a convolution is square, keeps the resolution, and is none too large for a kernel."""
+    """Whether a convolution keeps the resolution, and the kernels know its kernel."""
+    return conv.stride == (1, 1) and has_known_kernel(conv)
+
+
+def has_known_kernel(conv: nn.Conv2d) -> bool:
+    """Whether a kernel is square, odd and none too large, with as many zeros around the image."""
     kernel, dilation = conv.kernel_size[0], conv.dilation[0]
+    margin = kernel // 2 * dilation
     return (
-        conv.stride == (1, 1)
-        and conv.kernel_size == (kernel, kernel)
+        conv.kernel_size == (kernel, kernel)
         and conv.dilation == (dilation, dilation)
         and kernel % 2 == 1
         and kernel <= MAX_KERNEL
-        and conv.padding == (kernel // 2 * dilation,) * 2
+        and margin <= MAX_MARGIN
+        and conv.padding == (margin, margin)
         and conv.padding_mode == "zeros"
     )
 
 
-def run_kernel(name: str, x: Tensor, *arguments: Any) -> None:
-    """Call a compiled function, which reports a status.
-
-    Args:
-        name: Of the function.
-        x: Its input, to be named where something is wrong.
-        *arguments: Addresses and numbers.
+def check_device(x: Tensor, **others: Tensor) -> None:
+    """Raise where tensors without content are mixed with others.
 
     Raises:
-        MemoryError: There was none for its scratch space.
+        ValueError: A tensor is on another device than ``x``.
     """
-    library = build.library(IMAGES)
-    assert library is not None
-    if getattr(library, name)(*arguments):
-        raise MemoryError(f"no memory for {name} on {tuple(x.shape)}")
+    for name, tensor in others.items():
+        if tensor.device != x.device:
+            raise ValueError(f"{name} must be on {x.device}, where x is, got {tensor.device}")
+
+
+def run_kernel(name: str, *arguments: object) -> None:
+    """Call a compiled function of images: see :class:`~mgic_geo.native.call.Entry`."""
+    loaded().entries[name](*arguments)
 
 
 def cycle_bytes() -> int:
-    """Memory that cycles called from this thread keep for what passes between their levels.
+    """Memory that kernels called from this thread keep for what they compute on the way.
 
     It is as large as the largest of them needed, is kept from call to call, and is not torch's.
     """
-    library = build.library(IMAGES)
-    if library is None:
+    if build.library(IMAGES) is None:
         return 0
-    library.mgic_cycle_bytes.restype = ctypes.c_int64
-    return library.mgic_cycle_bytes()
-
-
-class PackedModule(nn.Module):
-    """A module whose weights are laid out for the vectors of this processor, beside those it has.
-
-    What is packed is not part of its state, and is packed again where the module is read from a
-    file: another processor may have longer vectors, or no kernels.
-    """
-
-    @abstractmethod
-    def pack(self) -> None:
-        """Register what the kernel takes as buffers that are not persistent."""
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        """Pack again."""
-        super().__setstate__(state)
-        self.pack()
+    size = torch.empty(1, dtype=torch.int64, device="cpu")
+    run_kernel("mgic_scratch_bytes", size)
+    return int(size)

@@ -9,23 +9,10 @@
 #ifndef MGIC_LEVEL_H
 #define MGIC_LEVEL_H
 
+#include "plan.h"
 #include "team.h"
-#include "tiles.h"
 
 #define STRIP_NUMBERS (48 * 1024) /* hidden numbers of a strip: they and weights fit a 512 KB cache */
-#define ABSENT -1
-
-/* A level as Python lays it out (cycles.py, LevelPlan): sizes, then where weights begin. */
-typedef struct {
-    int64_t channels, inner, groups;
-    int64_t kernel, dilation, depthwise, activation;
-    int64_t pre; /* whether scale, shift and activation stand in front of the first map */
-    int64_t squeezed; /* width inside squeeze-excite, 0 for none */
-    int64_t coarse, restrict_groups, prolong_groups, restrict_activation;
-    int64_t restrict_weight, restrict_bias, prolong_weight, prolong_bias, scale, shift;
-    int64_t first_weight, first_bias, spatial_weight, spatial_bias, last_weight, last_bias;
-    int64_t reduce_weight, reduce_bias, gate_weight, gate_bias;
-} level;
 
 /* What a level reads and writes of one image. */
 typedef struct {
@@ -35,13 +22,9 @@ typedef struct {
     const float *x, *coarse; /* coarse: e of the next level, null on the coarsest */
     int64_t finest;
     float *out;
-    float *hidden, *pooled, *gates; /* for squeeze-excite: (groups, H * W, m), (strips, m), (m) */
+    float *hidden, *pooled, *gates; /* for squeeze-excite: (groups, H * W, m), (H, m), (m) */
     float *scratch;                 /* of this thread */
 } job;
-
-INLINE int64_t margin_of(const level *l) { return l->kernel / 2 * l->dilation; }
-INLINE int64_t width_in(const level *l) { return l->channels / l->groups; }
-INLINE int64_t width_inside(const level *l) { return l->inner / l->groups; }
 
 /* Numbers from row to row of a hidden strip, which has a margin on both sides */
 INLINE int64_t hidden_row(const level *l, int64_t width)
@@ -60,10 +43,15 @@ static int64_t strip_rows(const level *l, int64_t height, int64_t width, int64_t
     return (height + even - 1) / even;
 }
 
-static int64_t scratch_of(const level *l, int64_t height, int64_t width, int64_t threads)
+/* What a thread needs for its strip, in a team of any size: -1 where no memory is that large. */
+static int64_t strip_room(const level *l, int64_t height, int64_t width)
 {
-    const int64_t rows = strip_rows(l, height, width, threads) + 2 * margin_of(l);
-    return rows * hidden_row(l, width) + ROWS * (padded(width_in(l)) + padded(width_inside(l)));
+    const int64_t row = times(plus(width, 2 * margin_of(l)), padded(width_inside(l)));
+    if (row < 0)
+        return -1;
+    const int64_t rows = strip_rows(l, height, width, 1) + 2 * margin_of(l); /* most for one */
+    const int64_t chunks = plus(padded(width_in(l)), padded(width_inside(l)));
+    return plus(times(rows, row), times(PIXELS, chunks));
 }
 
 INLINE map map_of(const float *weights, int64_t weight, int64_t bias, int64_t group,
@@ -78,7 +66,7 @@ INLINE map map_of(const float *weights, int64_t weight, int64_t bias, int64_t gr
 
 static const int64_t at_once[1] = {0};
 
-/* z of up to ROWS pixels from number `pixel` on, activated where the level says so, into `into`;
+/* z of up to PIXELS pixels from number `pixel` on, activated where the level says so, into `into`;
  * where `keep`, what the branch will be added to goes into the result */
 static void enter(const job *j, int64_t group, int64_t pixel, int64_t rows, int64_t keep,
                   float *into)
@@ -159,7 +147,8 @@ static void leave(const job *j, int64_t group, int64_t pixel, int64_t rows, cons
         }
 }
 
-/* Adds up a few pixels. */
+/* Adds a few pixels to those of their row. Sums of rows do not depend on the strips, and so not on
+ * the threads. */
 INLINE void pool(const float *hidden, int64_t inside, int64_t rows, float *sums)
 {
     for (int64_t c = 0; c < inside; c += LANES) {
@@ -176,9 +165,8 @@ static void run_strip(const job *j, int64_t group, int64_t strip, int64_t rows_o
     const level *l = j->l;
     const int64_t top = strip * rows_of_strip, bottom = least(top + rows_of_strip, j->height);
     const int64_t inside = padded(width_inside(l)), row_size = hidden_row(l, j->width);
-    float *chunk = j->scratch, *filtered = chunk + ROWS * padded(width_in(l));
-    float *hidden = filtered + ROWS * inside;
-    float *sums = j->pooled + strip * l->groups * inside + group * inside;
+    float *chunk = j->scratch, *filtered = chunk + PIXELS * padded(width_in(l));
+    float *hidden = filtered + PIXELS * inside;
     int64_t taps[MAX_TAPS], num_taps = 0;
     for (int64_t y = 0; y < l->kernel; y++)
         for (int64_t x = 0; x < l->kernel; x++)
@@ -188,9 +176,10 @@ static void run_strip(const job *j, int64_t group, int64_t strip, int64_t rows_o
                                taps, l->activation);
 
     fill_hidden(j, group, top, bottom, hidden, chunk);
-    if (l->squeezed)
-        memset(sums, 0, inside * sizeof(float));
-    for (int64_t row = top; row < bottom; row++)
+    for (int64_t row = top; row < bottom; row++) {
+        float *sums = j->pooled + (row * l->groups + group) * inside;
+        if (l->squeezed)
+            memset(sums, 0, inside * sizeof(float));
         for (int64_t column = 0, rows; column < j->width; column += rows) {
             rows = next_rows(j->width - column);
             const int64_t pixel = row * j->width + column;
@@ -207,20 +196,29 @@ static void run_strip(const job *j, int64_t group, int64_t strip, int64_t rows_o
             else
                 leave(j, group, pixel, rows, to, chunk);
         }
+    }
+}
+
+/* Means of the hidden channels over all pixels, from the sums of rows */
+static void average(const job *j, int64_t all, float *means)
+{
+    for (int64_t c = 0; c < all; c += LANES) {
+        double sums[LANES] = {0};
+        for (int64_t row = 0; row < j->height; row++)
+            for (int64_t lane = 0; lane < LANES; lane++)
+                sums[lane] += j->pooled[row * all + c + lane];
+        for (int64_t lane = 0; lane < LANES; lane++)
+            means[c + lane] = (float)(sums[lane] / (double)(j->height * j->width));
+    }
 }
 
 /* What the hidden channels are multiplied with, from their means; by one thread. */
-static void squeeze(const job *j, int64_t strips)
+static void squeeze(const job *j)
 {
     const level *l = j->l;
     const int64_t all = l->groups * padded(width_inside(l)), squeezed = padded(l->squeezed);
     float *means = j->gates, *inner = means + all;
-    for (int64_t c = 0; c < all; c++) {
-        float sum = 0;
-        for (int64_t strip = 0; strip < strips; strip++)
-            sum += j->pooled[strip * all + c];
-        means[c] = sum / (float)(j->height * j->width);
-    }
+    average(j, all, means);
     const map reduce = map_of(j->weights, l->reduce_weight, l->reduce_bias, 0, l->squeezed, all, 1,
                               at_once, RELU);
     multiply(&reduce, means, all, inner, squeezed, 1);
@@ -231,19 +229,21 @@ static void squeeze(const job *j, int64_t strips)
         STORE(means + c, hard_sigmoid(LOAD(means + c)));
 }
 
+/* Adds the last map of some chunks of the scaled hidden pixels to the result. */
 static void scale_and_leave(const job *j, int64_t group, int64_t begin, int64_t end)
 {
     const level *l = j->l;
     const int64_t inside = padded(width_inside(l)), pixels = j->height * j->width;
-    float *chunk = j->scratch, *scaled = chunk + ROWS * padded(width_in(l));
-    for (int64_t pixel = begin, rows; pixel < end; pixel += rows) {
-        rows = next_rows(end - pixel);
+    const float *gates = j->gates + group * inside;
+    float *room = j->scratch, *scaled = room + PIXELS * padded(width_in(l));
+    for (int64_t chunk = begin; chunk < end; chunk++) {
+        const int64_t pixel = chunk_begin(pixels, chunk);
+        const int64_t rows = chunk_begin(pixels, chunk + 1) - pixel;
         const float *from = j->hidden + (group * pixels + pixel) * inside;
         for (int64_t r = 0; r < rows; r++)
             for (int64_t c = 0; c < inside; c += LANES)
-                STORE(scaled + r * inside + c,
-                      LOAD(from + r * inside + c) * LOAD(j->gates + group * inside + c));
-        leave(j, group, pixel, rows, scaled, chunk);
+                STORE(scaled + r * inside + c, LOAD(from + r * inside + c) * LOAD(gates + c));
+        leave(j, group, pixel, rows, scaled, room);
     }
 }
 
@@ -259,11 +259,11 @@ static void run_level(const job *j, team t)
         return;
     meet(t);
     if (t.rank == 0)
-        squeeze(j, strips);
+        squeeze(j);
     meet(t);
-    const int64_t pixels = j->height * j->width;
+    const int64_t chunks = chunks_of(j->height * j->width);
     for (int64_t group = 0; group < l->groups; group++)
-        scale_and_leave(j, group, share_begin(t, pixels), share_end(t, pixels));
+        scale_and_leave(j, group, share_begin(t, chunks), share_end(t, chunks));
 }
 
 #endif

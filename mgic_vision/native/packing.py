@@ -6,12 +6,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from mgic_geo.native import build
+from mgic_vision.native import loaded
 
 
 def pad_channels(x: Tensor, dim: int) -> Tensor:
     """Fill ``dim`` up with zeros to whole vectors of the kernels."""
-    missing = -x.size(dim) % build.lanes()
+    missing = -x.size(dim) % loaded().lanes
     return functional.pad(x.movedim(dim, -1), (0, missing)).movedim(-1, dim) if missing else x
 
 
@@ -23,19 +23,19 @@ def pack_map(weight: Tensor, groups: int) -> Tensor:
           lanes)``, the outputs of a group in pieces of as many as a vector has lanes.
     """
     by_group = weight.reshape(groups, -1, weight.size(1), weight[0, 0].numel())
-    by_piece = pad_channels(by_group, 1).unflatten(1, (-1, build.lanes()))
+    by_piece = pad_channels(by_group, 1).unflatten(1, (-1, loaded().lanes))
     return by_piece.permute(0, 1, 4, 3, 2)
 
 
 def pack_filter(weight: Tensor, groups: int) -> Tensor:
     """Lay out the weight of a depthwise convolution, ``(channels, 1, k, k)``, in the same way."""
     by_piece = pad_channels(weight.reshape(groups, -1, weight[0].numel()), 1)
-    return by_piece.unflatten(1, (-1, build.lanes())).transpose(2, 3)
+    return by_piece.unflatten(1, (-1, loaded().lanes)).transpose(2, 3)
 
 
 def pack_bias(bias: Tensor | None, channels: int, groups: int) -> Tensor:
     """The bias of a convolution, or zeros: ``(groups, pieces * lanes)``."""
-    bias = torch.zeros(channels) if bias is None else bias
+    bias = torch.zeros(channels, dtype=torch.float32) if bias is None else bias
     return pad_channels(bias.reshape(groups, -1), 1)
 
 
@@ -55,4 +55,4 @@ class Store:
 
     def joined(self) -> Tensor:
         """All of it."""
-        return torch.cat(self.parts).detach().float()
+        return torch.cat(self.parts).detach()

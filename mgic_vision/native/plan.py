@@ -10,15 +10,16 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from mgic_geo.levels import Level, MGICBlock
 from mgic_vision.layers import SqueezeExcite
-from mgic_vision.native.branch import Branch, read_branch
+from mgic_vision.native.branch import Branch, is_nothing, read_branch
+from mgic_vision.native.kernel import keeps_size, read_limit
 from mgic_vision.native.packing import Store, pack_bias, pack_filter, pack_map, pad_channels
 
 ABSENT = -1
-MAX_LEVELS = 16  # of cycle.c
+MAX_LEVELS = read_limit("plan.h", "MAX_LEVELS")
 
 
 class LevelPlan(NamedTuple):
-    """``level`` of level.h: sizes, then where weights begin."""
+    """``level`` of plan.h: sizes, then where weights begin."""
 
     channels: int
     inner: int
@@ -62,34 +63,46 @@ class LevelPlan(NamedTuple):
         return places * (outer + self.inner * seen * self.kernel**2 + transfers) + squeeze
 
 
-def plan_cycle(cycle: MGICBlock) -> tuple[Tensor, Tensor] | None:
-    """Plan ``(levels, fields)`` and weights of a cycle whose norms are folded.
+def read_cycle(cycle: MGICBlock) -> list[Branch] | None:
+    """The parts of a cycle whose norms are folded.
 
     Returns ``None`` where the kernels do not know the layers or transfers.
     """
-    branches = [
+    found = [
         read_branch(layer, level) for layer, level in zip(cycle.layers, cycle.levels, strict=True)
     ]
     transfers = (*cycle.restrict, *cycle.prolong)
-    folded = all(not list(norm.parameters()) for norm in cycle.norms)
-    if None in branches or not folded or not all(_is_pointwise(conv) for conv in transfers):
+    known = [branch for branch in found if branch is not None]
+    if len(known) < len(found) or not all(map(is_nothing, cycle.norms)):
         return None
-    known = cast(list[Branch], branches)
+    if len(known) > MAX_LEVELS or not all(map(_is_pointwise, transfers)):
+        return None
     # the norm in front of the coarsest level is in the last restriction, and so is what follows it
-    moved = [branch.leading and branch.norm is None for branch in known]
-    if len(known) > MAX_LEVELS or any(moved[:-1]) or (moved[-1] and len(known) == 1):
+    moved = [_is_moved(branch) for branch in known]
+    return None if any(moved[:-1]) or (moved[-1] and len(known) == 1) else known
+
+
+def pack_cycle(cycle: MGICBlock) -> tuple[Tensor, Tensor] | None:
+    """Plan ``(levels, fields)`` and weights of a cycle, or ``None`` as :func:`read_cycle`."""
+    branches = read_cycle(cycle)
+    if branches is None:
         return None
     store, plans = Store(), []
-    for number, (branch, level) in enumerate(zip(known, cycle.levels, strict=True)):
+    for number, (branch, level) in enumerate(zip(branches, cycle.levels, strict=True)):
         plan = _plan_branch(branch, level, store)
-        if number + 1 < len(known):
+        if number + 1 < len(branches):
             restrict, prolong = cycle.restrict[number], cycle.prolong[number]
-            after = known[number + 1]
+            after = branches[number + 1]
             plan = _add_transfers(plan, cast(nn.Conv2d, restrict), cast(nn.Conv2d, prolong), store)
-            if moved[number + 1]:
+            if _is_moved(after):
                 plan = plan._replace(restrict_activation=after.activation)
         plans.append(plan)
-    return torch.tensor(plans), store.joined()
+    return torch.tensor(plans, dtype=torch.int64), store.joined()
+
+
+def _is_moved(branch: Branch) -> bool:
+    """Whether an activation in front of a branch has lost the norm before it."""
+    return branch.leading and branch.norm is None
 
 
 def _plan_branch(branch: Branch, level: Level, store: Store) -> LevelPlan:
@@ -158,4 +171,4 @@ def _scale_and_shift(norm: _BatchNorm) -> tuple[Tensor, Tensor]:
 
 
 def _is_pointwise(conv: nn.Module) -> bool:
-    return isinstance(conv, nn.Conv2d) and conv.kernel_size == (1, 1) and conv.stride == (1, 1)
+    return isinstance(conv, nn.Conv2d) and conv.kernel_size == (1, 1) and keeps_size(conv)

@@ -1,16 +1,18 @@
-/* Threads that work on one image together, or one thread that has an image for itself. */
+/* Threads that work on one image together, or one thread that has an image for itself.
+ *
+ * How many threads there are is known inside a parallel region only: a limit of the environment or a
+ * region around this one may grant fewer than were asked for. */
 
 #ifndef MGIC_TEAM_H
 #define MGIC_TEAM_H
 
 #include <stdint.h>
-#include <stdlib.h>
 
 #ifdef _OPENMP
 #include <omp.h>
 #endif
 
-#include "kernels.h"
+#include "scratch.h"
 
 typedef struct {
     int rank, size;
@@ -34,26 +36,16 @@ INLINE void meet(team t)
     }
 }
 
+/* Room for a region's threads in *room, which they share: `common` numbers, then `each` for every
+ * one of them. Null where there is no memory. The first thread of a region is the one that called. */
+INLINE void find_room(team t, int64_t common, int64_t each, float **room)
+{
+    if (t.rank == 0)
+        *room = mgic_room(plus(common, times(t.size, each)));
+    meet(t);
+}
+
 INLINE int64_t share_begin(team t, int64_t work) { return work * t.rank / t.size; }
 INLINE int64_t share_end(team t, int64_t work) { return work * (t.rank + 1) / t.size; }
-
-/* Room that a thread keeps from call to call: fresh pages would cost more than what is computed in
- * them. Null where there is no memory. */
-typedef struct {
-    float *numbers;
-    int64_t size;
-} arena;
-
-static float *room(arena *a, int64_t size)
-{
-    if (a->size < size) {
-        free(a->numbers);
-        a->size = 0;
-        a->numbers = aligned_alloc(64, (size_t)((size * 4 + 63) / 64 * 64));
-        if (a->numbers)
-            a->size = size;
-    }
-    return a->numbers;
-}
 
 #endif

@@ -1,0 +1,149 @@
+"""Calls of compiled functions, whose C prototypes are the one description of their arguments.
+
+A prototype such as ``ENTRY mgic_pack(FLOATS(weight), INTS(index), OUT_FLOATS(y), int threads)``
+says what Python has to pass, in this order: tensors of that type, whole numbers, doubles. ``None``
+stands for an array that is not there. The number of threads is added here.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+_NUMBERS = {"int64_t": ctypes.c_int64, "double": ctypes.c_double}
+_TYPES = {
+    "FLOATS": torch.float32,
+    "ROWS": torch.float32,
+    "IMAGES": torch.float32,
+    "DOUBLES": torch.float64,
+    "INTS": torch.int64,
+}
+_ARRAY = ctypes.c_void_p, ctypes.c_int64
+_PROTOTYPE = re.compile(r"^ENTRY (mgic_\w+)\(([^{;]*)\)\s*\{", re.MULTILINE)
+_PARAMETER = re.compile(r"(?:(OUT_)?([A-Z]+)\((\w+)\)|(int64_t|double) (\w+)|int threads)")
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One argument as Python passes it.
+
+    Args:
+        name: As in the prototype.
+        kind: ``FLOATS``, ``DOUBLES``, ``INTS``, ``ROWS`` or ``IMAGES`` for tensors, else the C
+            type of a number.
+    """
+
+    name: str
+    kind: str
+
+    @property
+    def ctypes(self) -> tuple[Any, ...]:
+        """What it is to C."""
+        if self.kind in _NUMBERS:
+            return (_NUMBERS[self.kind],)
+        return (*_ARRAY, ctypes.c_int64) if self.kind == "ROWS" else _ARRAY
+
+
+def read_prototypes(*sources: Path) -> dict[str, tuple[Parameter, ...]]:
+    """Parameters of the entry points in these C files, without the number of threads.
+
+    Raises:
+        ValueError: A prototype has something that is not known here.
+    """
+    found = {}
+    for source in sources:
+        for name, text in _PROTOTYPE.findall(source.read_text(encoding="utf-8")):
+            found[name] = tuple(_parameters(name, " ".join(text.split())))
+    return found
+
+
+def _parameters(name: str, text: str) -> list[Parameter]:
+    parameters = []
+    parts = text.split(", ")
+    if parts[-1] != "int threads":
+        raise ValueError(f"{name} must end with int threads, got {parts[-1]}")
+    for part in parts[:-1]:
+        known = _PARAMETER.fullmatch(part)
+        if known is None or (known[2] and known[2] not in _TYPES):
+            raise ValueError(f"{name} has a parameter that is not known: {part}")
+        parameters.append(Parameter(known[3] or known[5], known[2] or known[4]))
+    return parameters
+
+
+class Entry:
+    """A compiled function.
+
+    Args:
+        function: Of the loaded library.
+        parameters: Of its prototype.
+
+    Raises:
+        TypeError: A tensor has another type, is not on a processor or not dense.
+        ValueError: A tensor's numbers are in another order, or what the function reports.
+        MemoryError: There was none for its workspace.
+    """
+
+    def __init__(self, function: Any, parameters: tuple[Parameter, ...]) -> None:
+        kinds = [kind for parameter in parameters for kind in parameter.ctypes]
+        function.argtypes, function.restype = [*kinds, ctypes.c_int], ctypes.c_char_p
+        self.function = function
+        self.parameters = parameters
+        self.convert = tuple(_converter(parameter) for parameter in parameters)
+
+    def __call__(self, *arguments: Any) -> None:
+        """Call it with tensors and numbers, one a parameter."""
+        flat: list[Any] = []
+        for convert, argument in zip(self.convert, arguments, strict=True):
+            convert(argument, flat)
+        report = self.function(*flat, torch.get_num_threads())
+        if report is not None:
+            text = report.decode()
+            raise (MemoryError if text == "no memory" else ValueError)(text)
+
+
+def _converter(parameter: Parameter) -> Callable[[Any, list[Any]], None]:
+    """``(argument, flat)``: append what C gets for an argument."""
+    name, kind = parameter.name, parameter.kind
+    if kind in _NUMBERS:
+        return lambda argument, flat: flat.append(argument)
+    dtype, in_order = _TYPES[kind], _ORDER[kind]
+    absent = (0,) * len(parameter.ctypes)
+
+    def convert(argument: Tensor | None, flat: list[Any]) -> None:
+        if argument is None:
+            flat.extend(absent)
+            return
+        if argument.dtype is not dtype or not argument.is_cpu or argument.layout is not _DENSE:
+            raise TypeError(
+                f"{name} must be {dtype} on a processor, got {argument.dtype} on "
+                f"{argument.device} ({argument.layout})"
+            )
+        if not in_order(argument) or argument.is_neg():
+            raise ValueError(f"{name} must be in order, got strides {argument.stride()}")
+        flat.append(argument.data_ptr())
+        if kind == "ROWS":
+            rows, width = argument.shape
+            stride = argument.stride(0)
+            flat.append((rows - 1) * stride + width if rows else 0)
+            flat.append(stride)
+        else:
+            flat.append(argument.numel())
+
+    return convert
+
+
+_DENSE = torch.strided
+_ORDER: dict[str, Callable[[Tensor], bool]] = {
+    "FLOATS": Tensor.is_contiguous,
+    "DOUBLES": Tensor.is_contiguous,
+    "INTS": Tensor.is_contiguous,
+    "ROWS": lambda x: x.dim() == 2 and (x.stride(1) == 1 or x.size(1) <= 1),
+    "IMAGES": lambda x: x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last),
+}

@@ -1,0 +1,254 @@
+"""Graphs and tensors that are not what they should be are refused by name, never read outside.
+
+Each case is one that once crashed the process or gave numbers from elsewhere in memory.
+"""
+
+import io
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import onnxruntime
+import pytest
+import torch
+from torch import nn
+from torch.testing import assert_close
+from torch_geometric import EdgeIndex
+
+import mgic_geo
+from mgic_geo import MGICLinear, MGICMessagePassing, edge_gradients
+from mgic_geo.derivatives import derivative_operators
+from mgic_geo.diff_conv import DiffGCNConv
+from mgic_geo.edge_conv import GroupedEdgeConv
+from mgic_geo.native import build
+from mgic_geo.sparse import Adjacency, to_adjacency
+
+needs_compiler = pytest.mark.skipif(build.library() is None, reason="no C compiler")
+
+N = 30
+EDGES = torch.randint(0, N, (2, 100), generator=torch.Generator().manual_seed(0))
+POS = torch.rand(N, 3, generator=torch.Generator().manual_seed(1))
+X = torch.randn(N, 16, generator=torch.Generator().manual_seed(2))
+
+
+def with_node(row: int, node: int) -> torch.Tensor:
+    edges = EDGES.clone()
+    edges[row, 50] = node
+    return edges
+
+
+@pytest.mark.fault(45)
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
+@pytest.mark.parametrize("kind", [GroupedEdgeConv, DiffGCNConv])
+def test_a_compiled_layer_refuses_nodes_that_do_not_exist(kind):
+    torch.compiler.reset()
+    conv = kind(16, 16, groups=2)
+    extra = (torch.rand(100, 3),) if kind is DiffGCNConv else ()
+    compiled = torch.compile(conv, backend="aot_eager", fullgraph=True, dynamic=False)
+    assert_close(compiled(X, EDGES, *extra), conv(X, EDGES, *extra), rtol=1e-5, atol=1e-5)
+    for row, role in ((0, "source"), (1, "target")):
+        for node in (N, 10**7, -1):
+            with pytest.raises(ValueError, match=f"names {role} node {node}, but there are {N}"):
+                compiled(X, with_node(row, node), *extra)
+
+
+@pytest.mark.fault(45)
+@pytest.mark.parametrize("layout", ["csr", "coo", "csc"])
+@pytest.mark.parametrize("node", [N, 10**7, -1])
+def test_a_sparse_adjacency_is_looked_at(layout, node):
+    graph = to_adjacency(EDGES, N, N)
+    ones, size, bad = torch.ones(100), (N, N), graph.index.clone()
+    bad[50] = node
+    conv = GroupedEdgeConv(16, 16)
+    if layout == "coo":
+        pair = torch.stack([graph.targets(), bad])
+        matrix = torch.sparse_coo_tensor(pair, ones, size, check_invariants=False)
+    elif layout == "csr":
+        matrix = torch.sparse_csr_tensor(graph.ptr, bad, ones, size, check_invariants=False)
+    else:
+        matrix = torch.sparse_csc_tensor(graph.ptr, bad, ones, size, check_invariants=False)
+    with pytest.raises(ValueError, match=rf"names \w+ node {node}, but there are {N}"):
+        conv(X, matrix)
+
+
+@pytest.mark.fault(45)
+@pytest.mark.parametrize("place", [0, 10, N])
+def test_pointers_of_a_sparse_adjacency_are_looked_at(place):
+    graph = to_adjacency(EDGES, N, N)
+    ptr = graph.ptr.clone()
+    ptr[place] = 10**6
+    matrix = torch.sparse_csr_tensor(
+        ptr, graph.index, torch.ones(100), (N, N), check_invariants=False
+    )
+    with pytest.raises(ValueError, match="pointers that rise from 0 to 100"):
+        GroupedEdgeConv(16, 16)(X, matrix)
+
+
+@pytest.mark.fault(46)
+@pytest.mark.parametrize("nodes", [50, 10])
+def test_a_graph_of_another_size_is_refused_with_both_numbers(nodes):
+    graph = to_adjacency(EDGES, N, N)
+    operators = derivative_operators(graph, graph.sort(edge_gradients(POS, EDGES)))
+    x = torch.randn(nodes, 16)
+    with pytest.raises(ValueError, match=f"those of {N} nodes, got features of {nodes}"):
+        DiffGCNConv(16, 16)(x, operators)
+    for layer in (GroupedEdgeConv(16, 16), MGICMessagePassing(16, 16, GroupedEdgeConv)):
+        with pytest.raises(ValueError, match=f"{N} sources and {N} targets, got .* {nodes}"):
+            layer(x, graph)
+
+
+@pytest.mark.fault(45)
+@needs_compiler
+@pytest.mark.parametrize("node", [N, 10**7, -1, -(2**62)])
+def test_ready_made_graphs_are_looked_at_where_they_are_read(node):
+    graph = to_adjacency(EDGES, N, N)
+    bad = graph._replace(index=graph.index.clone())
+    bad.index[50] = node
+    with pytest.raises(ValueError, match=rf"index\[50\] must be from 0 to {N - 1}, got {node}"):
+        GroupedEdgeConv(16, 16)(X, bad)
+    operators = derivative_operators(graph, graph.sort(edge_gradients(POS, EDGES)))
+    wrong = operators._replace(index=operators.index.clone())
+    wrong.index[50] = node
+    with pytest.raises(ValueError, match=rf"index\[50\] must be from 0 to {N - 1}, got {node}"):
+        DiffGCNConv(16, 16)(X, wrong)
+
+
+@needs_compiler
+def test_clouds_that_edges_leave_are_refused():
+    edges = torch.randint(0, 1500, (2, 4000))
+    graph = to_adjacency(edges, 1500, 1500)
+    operators = derivative_operators(graph, torch.rand(4000, 3))
+    wrong = operators._replace(crossings=torch.zeros_like(operators.crossings))
+    with pytest.raises(ValueError, match="crossings must count the edges"):
+        DiffGCNConv(16, 16)(torch.randn(1500, 16), wrong)
+
+
+def test_an_order_that_is_not_there_is_refused():
+    edges = EdgeIndex(EDGES, sparse_size=(N, N), sort_order="col")
+    with pytest.raises(ValueError, match="says that it is sorted by target"):
+        GroupedEdgeConv(16, 16)(X, edges)
+
+
+@pytest.mark.parametrize("width", [8, 14, 28, 32])
+def test_a_differential_convolution_refuses_other_widths(width):
+    weights = edge_gradients(POS, EDGES)
+    with pytest.raises(ValueError, match=rf"x must be \(N, 16\), got shape \({N}, {width}\)"):
+        DiffGCNConv(16, 16)(torch.randn(N, width), EDGES, weights)
+
+
+@pytest.mark.fault(47)
+@needs_compiler
+def test_a_bias_of_another_kind_is_refused_by_name():
+    x, layer = torch.randn(300, 16), mgic_geo.GroupedLinear(16, 16, groups=4)
+    wrong = {
+        "float64": torch.randn(16).double(),
+        "bfloat16": torch.randn(16).bfloat16(),
+        "meta": torch.randn(16, device="meta"),
+        "15": torch.randn(15),
+        "24": torch.randn(24),
+    }
+    for text, bias in wrong.items():
+        layer.bias = nn.Parameter(bias)
+        with pytest.raises((TypeError, ValueError), match=f"bias.*{text}"):
+            layer(x)
+    layer.bias = nn.Parameter(torch.randn(2, 16).t()[:, 0])  # every second number
+    expected = nn.functional.linear(x, torch.block_diag(*layer.weight), layer.bias)
+    assert_close(layer(x), expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.fault(47)
+def test_graphs_and_weights_of_other_types_are_right():
+    graph = to_adjacency(EDGES, N, N)
+    conv, edge = DiffGCNConv(16, 16), GroupedEdgeConv(16, 16)
+    weights = edge_gradients(POS, EDGES)
+    expected = conv(X, EDGES, weights)
+    assert_close(conv(X, EDGES, weights.double()), expected, rtol=1e-4, atol=1e-4)
+    assert_close(edge_gradients(POS, EDGES.int()), weights, rtol=0, atol=0)
+    assert_close(conv(X, EDGES.int(), weights), expected, rtol=0, atol=0)
+    short = Adjacency(graph.ptr.int(), graph.index.int(), N)
+    assert_close(edge(X, short), edge(X, graph), rtol=0, atol=0)
+
+
+@needs_compiler
+def test_tensors_without_content_have_shapes_and_are_never_read():
+    layer = MGICLinear(16, group_size=4)
+    with pytest.raises((TypeError, RuntimeError), match="meta"):
+        layer(torch.randn(300, 16, device="meta"))
+    assert layer.to("meta")(torch.randn(300, 16, device="meta")).shape == (300, 16)
+
+
+@pytest.mark.fault(51)
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning", "ignore:.*torch.jit.trace")
+@pytest.mark.parametrize("grad", [True, False])
+def test_traced_layers_compute_what_they_get(grad):
+    torch.manual_seed(0)
+    layer = MGICLinear(32, group_size=8, make_norm=nn.BatchNorm1d, make_act=nn.ReLU).eval()
+    x, other = torch.randn(2, 300, 32)
+    with torch.set_grad_enabled(grad):
+        traced = torch.jit.trace(layer, (x,))
+        assert_close(traced(other), layer(other), rtol=1e-5, atol=1e-5)
+        assert_close(traced(x[:40]), layer(x[:40]), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.fault(51)
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning", "ignore:.*torch.jit.trace")
+@pytest.mark.parametrize("name", ["mgic_diffgcn", "mgic_dgcnn"])
+def test_traced_networks_compute_what_they_get(name):
+    torch.manual_seed(0)
+    model = mgic_geo.create_model(name, 4, width=16, k=4).eval()
+    batch = torch.arange(60) // 20
+    model.requires_grad_(False)  # a function has no parameters, and these become constants
+    traced = torch.jit.trace(lambda pos: model(pos, batch, 3), (torch.rand(60, 3),))
+    other = torch.rand(60, 3)
+    assert_close(traced(other), model(other, batch, 3), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_the_older_onnx_export_has_its_inputs():
+    torch.manual_seed(0)
+    layer = MGICLinear(32, group_size=8, make_norm=nn.BatchNorm1d, make_act=nn.ReLU).eval()
+    x, other = torch.randn(2, 300, 32)
+    file = io.BytesIO()
+    torch.onnx.export(layer, (x,), file, dynamo=False, input_names=["x"])
+    session = onnxruntime.InferenceSession(file.getvalue())
+    (found,) = session.run(None, {"x": other.numpy()})
+    assert_close(torch.from_numpy(found), layer(other), rtol=1e-4, atol=1e-4)
+
+
+CALLS = 600  # drawn wrong calls in the default run
+
+
+@needs_compiler
+def test_drawn_wrong_inputs_are_right_or_an_error_that_names_them(tmp_path):
+    wrong = _fuzz(0, CALLS, tmp_path / "seed")
+    assert not wrong, "\n".join(wrong)
+
+
+@pytest.mark.slow
+def test_many_drawn_wrong_inputs(tmp_path, pytestconfig):
+    """``--fuzz-minutes`` say how many: about 10,000 in five minutes."""
+    first = pytestconfig.getoption("fuzz_seed")
+    calls = int(2000 * pytestconfig.getoption("fuzz_minutes"))
+    wrong = _fuzz(first, first + calls, tmp_path / "seed")
+    assert not wrong, "\n".join(wrong)
+
+
+def _fuzz(first: int, last: int, log: Path) -> list[str]:
+    """What went wrong in a process that makes these calls; it is started again after a crash."""
+    found: list[str] = []
+    while first < last and len(found) < 40:
+        done = subprocess.run(
+            [sys.executable, "-W", "ignore", "fuzz_inputs.py", str(first), str(last), str(log)],
+            cwd=Path(__file__).parent,
+            env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
+            capture_output=True,
+            text=True,
+        )
+        found += done.stdout.splitlines()
+        if not done.returncode:
+            break
+        seed = int(log.read_text())
+        found.append(f"{seed}: ended with {done.returncode}: {done.stderr[-500:]}")
+        first = seed + 1
+    return found

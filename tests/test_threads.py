@@ -1,0 +1,177 @@
+"""Results on images do not depend on threads: how many are asked for, granted, and come and go."""
+
+import os
+import resource
+import subprocess
+import sys
+from pathlib import Path
+from threading import Thread
+
+import pytest
+import torch
+from test_deployment import assert_equal
+from test_depthwise import gradients, images
+from test_vision_native import (
+    LAYERS,
+    make_change,
+    make_cycle,
+    make_native,
+    needs_compiler,
+    on_threads,
+)
+from torch.testing import assert_close
+
+from mgic_vision import create_model, fuse
+from mgic_vision.layers import DepthwiseConv2d
+
+EXACT = {"rtol": 0, "atol": 0}
+COUNTS = (1, 2, 3, 4, 7)
+
+
+@needs_compiler
+@pytest.mark.parametrize("kind", LAYERS)
+def test_cycles_are_the_same_on_any_number_of_threads_and_anywhere_in_a_batch(kind):
+    native = make_native(kind)
+    # fewer images than threads and more, strips that threads share, more threads than rows
+    for shape in [(5, 9, 9), (3, 56, 40), (9, 2, 3)]:
+        x = torch.randn(shape[0], LAYERS[kind][0], *shape[1:])
+        alone = torch.cat([native(image[None]) for image in x])
+        for count in COUNTS:
+            with on_threads(count):
+                assert_close(native(x), alone, **EXACT)
+                assert_close(native(x[-1:]), alone[-1:], **EXACT)
+
+
+@needs_compiler
+@pytest.mark.parametrize("stride", [1, 2])
+def test_changes_of_width_are_the_same_on_any_number_of_threads(stride):
+    _, native = make_change(20, 40, stride=stride)
+    for shape in [(5, 9, 9), (3, 56, 40), (9, 2, 3)]:
+        x = torch.randn(shape[0], 20, *shape[1:])
+        alone = torch.cat([native(image[None]) for image in x])
+        for count in COUNTS:
+            with on_threads(count):
+                assert_close(native(x), alone, **EXACT)
+
+
+@needs_compiler
+@pytest.mark.parametrize("shape", [(5, 40, 30, 30), (3, 8, 120, 90), (2, 200, 7, 7)])
+def test_depthwise_convolutions_and_gradients_are_the_same_on_any_number_of_threads(shape):
+    conv = DepthwiseConv2d(shape[1], shape[1], kernel=5)
+    x, grad = images(*shape).requires_grad_(), images(*shape, seed=1)
+    first = gradients(conv, x, grad)
+    for count in COUNTS:
+        with on_threads(count):
+            assert_close(gradients(conv, x, grad), first, **EXACT)
+            one = x[-1:].detach().requires_grad_()
+            for found, expected in zip(gradients(conv, one, grad[-1:])[:2], first, strict=False):
+                assert_close(found, expected[-1:], **EXACT)
+
+
+# what a process of its own gets: fewer threads than it asks for
+GRANTS = [
+    "OMP_THREAD_LIMIT=3",
+    pytest.param("OMP_DYNAMIC=true", marks=pytest.mark.slow),
+    pytest.param("OMP_MAX_ACTIVE_LEVELS=0", marks=pytest.mark.slow),
+]
+
+
+def run_script(script: str, **environment: str) -> str:
+    """What a script prints that this file's names are there for."""
+    text = f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\n{script}"
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", text],
+        env=os.environ | environment,
+        cwd=Path(__file__).parents[1],
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    return done.stdout
+
+
+@needs_compiler
+@pytest.mark.fault(48)
+@pytest.mark.parametrize("grant", GRANTS)
+def test_fewer_threads_than_asked_for_give_the_same(grant):
+    script = "import test_threads; test_threads.check_grants()"
+    variable, _, value = grant.partition("=")
+    assert run_script(script, OMP_NUM_THREADS="1", **{variable: value}) == "same\n"
+
+
+def check_grants() -> None:
+    """In a process that gets fewer threads than it asks for, where torch may be wrong itself."""
+    change, native_change = make_change(20, 40)
+    conv, grad = DepthwiseConv2d(40, 40), images(3, 40, 30, 30, seed=1)
+    cases = [(native_change, change, torch.randn(2, 20, 30, 30))]
+    for kind in LAYERS:
+        native, plain = make_native(kind), make_cycle(*LAYERS[kind])
+        for shape in [(1, 56, 40), (5, 9, 9)]:
+            cases.append((native, plain, torch.randn(shape[0], LAYERS[kind][0], *shape[1:])))
+    for native, plain, x in cases:
+        assert_same_on_one_thread(native, x, plain(x))
+    x = images(3, 40, 30, 30).requires_grad_()
+    assert_same_on_one_thread(lambda x: gradients(conv, x, grad), x)
+    check_network()
+    print("same")
+
+
+def check_network() -> None:
+    """With squeeze-excite and with layers of torch's, which may round otherwise."""
+    model = create_model("mgic_mobilenetv3_small").eval()
+    x = torch.rand(1, 3, 96, 96).contiguous(memory_format=torch.channels_last)
+    with torch.no_grad():
+        expected = model(x)
+        with on_threads(4):
+            assert_equal(fuse(model)(x), expected)
+
+
+def assert_same_on_one_thread(compute, x, expected=None) -> None:
+    one = compute(x)
+    if expected is not None:
+        assert_equal(one, expected)
+    for count in (4, 7):
+        with on_threads(count):
+            y = compute(x)
+        assert_close(y, one, **EXACT)
+
+
+@needs_compiler
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="no /proc")
+def test_threads_that_are_gone_leave_no_memory_behind():
+    assert int(run_script("import test_threads; test_threads.run_short_threads(200)")) < 20 << 20
+
+
+def run_short_threads(count: int) -> None:
+    """Print by how many bytes threads that run a cycle each make a process grow."""
+    torch.set_num_threads(1)
+    native, x = make_native("squeeze-every"), torch.randn(1, 24, 56, 56)
+
+    def run_for_size(threads: int) -> int:
+        for _ in range(threads):
+            thread = Thread(target=native, args=(x,))
+            thread.start()
+            thread.join()
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+        return pages * os.sysconf("SC_PAGE_SIZE")
+
+    print(-run_for_size(10) + run_for_size(count))
+
+
+@needs_compiler
+@pytest.mark.slow
+def test_a_kernel_without_memory_says_so():
+    script = "import test_threads; test_threads.run_without_memory()"
+    assert run_script(script, OMP_NUM_THREADS="1") == "no memory\n"
+
+
+def run_without_memory() -> None:
+    """Print what a cycle says that is left less memory than it works with."""
+    native, x = make_native("squeeze-every"), torch.randn(1, 24, 512, 512)
+    native(x[..., :8, :8])
+    used = int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
+    resource.setrlimit(resource.RLIMIT_AS, (used + (80 << 20), resource.RLIM_INFINITY))
+    with pytest.raises(MemoryError) as raised:
+        native(x)
+    print(raised.value)

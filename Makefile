@@ -8,12 +8,15 @@ TESTS ?= tests/test_native.py tests/test_grouped_linear.py tests/test_neighbor_m
 	tests/test_norm_act.py tests/test_normalized_linear.py tests/test_diff_conv.py \
 	tests/test_edge_gradients.py tests/test_neighbors.py tests/test_vision_native.py \
 	tests/test_depthwise.py tests/test_image_norm.py
+# of `make fuzz`
+MINUTES ?= 30
+SEED ?= 1000
 INSTALL := $(BIN)/python -m pip install --quiet --no-compile --constraint constraints.txt
 
 # the paper's tables and figures that need no training of their own
 PAPER := section34 table1 figure3 table3 table5 table7 table8 figure5 table9 table11 table12 table13 figure6
 
-.PHONY: demo test lint bench paper docs faults slow-faults cluster wheel sanitize \
+.PHONY: demo test lint bench paper docs faults slow-faults cluster wheel fuzz sanitize \
 	sanitize-address sanitize-thread clean
 
 demo: .venv/.train ## train an MGIC classifier on meshes and write its report
@@ -65,10 +68,14 @@ sanitize-thread: CHECKS := -fsanitize=thread $(CURDIR)/tests/openmp_on_threads.c
 # without -O2 gcc fuses no products with sums, and rounding is not what the tests expect
 sanitize-address sanitize-thread: .venv/.test
 	LD_PRELOAD="$$($(CC) -print-file-name=$(RUNTIME)) $$($(CC) -print-file-name=libstdc++.so.6)" \
-	ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 \
-	TSAN_OPTIONS="ignore_noninstrumented_modules=1 halt_on_error=1" OMP_NUM_THREADS=2 \
-	MGIC_KERNELS=require MGIC_CFLAGS="-O2 -g -fno-omit-frame-pointer $(CHECKS)" \
-		$(BIN)/python -m pytest --capture=sys --numprocesses 2 --dist loadfile $(TESTS)
+	ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 UBSAN_OPTIONS=print_stacktrace=1 \
+	TSAN_OPTIONS="ignore_noninstrumented_modules=1:halt_on_error=1:allocator_may_return_null=1" \
+	OMP_NUM_THREADS=2 MGIC_KERNELS=require MGIC_CFLAGS="-O2 -g -fno-omit-frame-pointer $(CHECKS)" \
+		$(BIN)/python -m pytest --capture=sys $(TESTS)
+
+fuzz: ## drawn cases against double precision, and drawn wrong inputs, with sanitizers; MINUTES of each
+	$(MAKE) sanitize-address TESTS="-m slow -k many -s --fuzz-minutes $(MINUTES) --fuzz-seed $(SEED) \
+		tests/test_fuzz_values.py tests/test_kernel_inputs.py"
 
 .venv/.python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

@@ -8,6 +8,7 @@ plain PyTorch.
 
 import importlib.util
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -111,5 +112,7 @@ class BuildWheel(bdist_wheel):
 
 
 if __name__ == "__main__":
+    for package in (GRAPHS, IMAGES):  # those of other sources
+        shutil.rmtree(package / "prebuilt", ignore_errors=True)
     for library in prebuild(ROOT):
         print(library)

@@ -11,7 +11,7 @@ from mgic_geo.norm_act import fusable, is_hooked, move_running_statistics, norm_
 from mgic_geo.normalized_linear import add_normalized_linear
 
 CORRECTION_SCALE = 0.1
-MIN_ROWS = 256  # of a batch whose covariances are worth finding, and are well known
+MIN_ROWS = 256  # of a batch below which map and norm run one after the other
 
 
 class CorrectionNorm(nn.Module):

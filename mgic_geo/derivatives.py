@@ -56,10 +56,12 @@ class DerivativeOperators(NamedTuple):
         Raises:
             ValueError: They are of different lengths.
         """
-        pointers = {x.shape for x in (self.ptr, self.ptr_t, self.crossings)}
-        indices = {x.shape for x in (self.index, self.index_t)}
-        values = {x.shape for x in (self.value, self.value_t)}
-        if max(map(len, (pointers, indices, values))) > 1:
+        if (
+            self.ptr_t.shape != self.ptr.shape
+            or self.crossings.shape != self.ptr.shape
+            or self.index_t.shape != self.index.shape
+            or self.value_t.shape != self.value.shape
+        ):
             raise ValueError(
                 "ptr, index and value of derivatives and of their transposes must have the same "
                 f"shapes, got {[tuple(x.shape) for x in self]}"

@@ -27,6 +27,7 @@ from mgic_geo import GroupedLinear, MGICLinear, MGICMessagePassing
 from mgic_geo.derivatives import DerivativeOperators, derivative_operators, edge_gradients
 from mgic_geo.diff_conv import DiffGCNConv
 from mgic_geo.edge_conv import GroupedEdgeConv
+from mgic_geo.native import build
 from mgic_geo.neighbor_max import neighbor_max
 from mgic_geo.sparse import Adjacency, SparseMatrix, sparse_matrices, spmm, to_adjacency
 
@@ -196,7 +197,7 @@ def _point_network(name: str, *, fused: bool) -> Callable[[Draw], tuple[Call, Ar
     return drawn
 
 
-_images: dict[str, Any] = {}
+_images: dict[str, tuple[Any, Any]] = {}  # with kernels and without
 
 
 def _image_network(name: str) -> Callable[[Draw], tuple[Call, Arguments]]:
@@ -204,12 +205,12 @@ def _image_network(name: str) -> Callable[[Draw], tuple[Call, Arguments]]:
         if name not in _images:
             torch.manual_seed(0)
             model = mgic_vision.create_model(name, 3).eval()
-            _images[name] = mgic_vision.fuse(model)
+            _images[name] = mgic_vision.fuse(model), mgic_vision.fuse(model, native="never")
         x = draw.normal(2, 3, 32, 32).float()
 
         def call(x: Tensor) -> Tensor:
             with torch.no_grad():
-                return _images[name](x)
+                return _images[name][build.library() is None](x)
 
         return call, {"x": x}
 

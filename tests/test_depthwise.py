@@ -11,6 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from mgic_vision import layers
 from mgic_vision.layers import DepthwiseConv2d
+from mgic_vision.native.kernel import run_kernel
 
 
 def images(*shape: int, seed: int = 0, order=torch.channels_last) -> Tensor:
@@ -96,18 +97,44 @@ def test_gradients_in_any_order_of_memory_and_of_gradients(calls):
 
 
 @needs_compiler
-def test_threads_change_nothing():
-    conv = DepthwiseConv2d(40, 40, kernel=5)
-    x, grad = images(3, 40, 30, 30).requires_grad_(), images(3, 40, 30, 30, seed=1)
-    threads, results = torch.get_num_threads(), []
-    try:
-        for count in (1, 2, 5):
-            torch.set_num_threads(count)
-            results.append(gradients(conv, x, grad))
-    finally:
-        torch.set_num_threads(threads)
-    for other in results[1:]:
-        assert_close(other, results[0], rtol=0, atol=0)
+def test_no_image_is_an_empty_result_and_no_pixel_an_error(calls):
+    conv, x = DepthwiseConv2d(12, 12, kernel=5), images(0, 12, 6, 5).requires_grad_()
+    y, grad_x, grad_weight = gradients(conv, x, torch.empty(0, 12, 6, 5))
+    assert y.shape == grad_x.shape == x.shape
+    assert_close(grad_weight, torch.zeros_like(conv.weight))
+    with pytest.raises(ValueError, match=r"height must be from 1 to \d+, got 0"):
+        conv(images(2, 12, 0, 5))
+    with pytest.raises(ValueError, match=r"width must be from 1 to \d+, got 0"):
+        conv(images(2, 12, 6, 0))
+    assert len(calls) == 3
+
+
+@needs_compiler
+@pytest.mark.parametrize("place", range(6))
+@pytest.mark.parametrize("value", [-1, 0, 10, 2**41, 2**62, -(2**63)])
+def test_sizes_that_do_not_fit_are_refused(place, value):
+    x, weight = images(2, 12, 6, 5), torch.randn(12, 1, 5, 5)
+    sizes = [2, 6, 5, 12, 5, 1]
+    sizes[place] = value
+    if place == 5 and value == 10:  # of dilation
+        sizes[place] = 40
+    with pytest.raises((ValueError, MemoryError)):
+        run_kernel("mgic_depthwise", x, weight, torch.empty_like(x), *sizes)
+    with pytest.raises((ValueError, MemoryError)):
+        run_kernel("mgic_depthwise_backward", x, x, weight, torch.empty_like(x), None, *sizes)
+
+
+@needs_compiler
+def test_tensors_that_do_not_fit_are_refused_by_name():
+    x, weight, sizes = images(2, 12, 6, 5), torch.randn(12, 1, 5, 5), (2, 6, 5, 12, 5, 1)
+    for y, name in ((images(2, 12, 6, 4), "y must have"), (x.double(), "y must be torch.float32")):
+        with pytest.raises((ValueError, TypeError), match=name):
+            run_kernel("mgic_depthwise", x, weight, y, *sizes)
+    with pytest.raises(ValueError, match="weight must have"):
+        run_kernel("mgic_depthwise", x, weight[1:], x.clone(), *sizes)
+    for grads, name in (((x[:1], None), "grad_x"), ((None, weight[1:]), "grad_weight")):
+        with pytest.raises(ValueError, match=f"{name} must have"):
+            run_kernel("mgic_depthwise_backward", x, x, weight, *grads, *sizes)
 
 
 OTHERS = {
@@ -120,6 +147,7 @@ OTHERS = {
     ),
     "a stride": lambda: (DepthwiseConv2d(4, 4, stride=2), images(2, 4, 5, 5)),
     "another width": lambda: (DepthwiseConv2d(4, 8), images(2, 4, 5, 5)),
+    "a margin wider than ours": lambda: (DepthwiseConv2d(4, 4, dilation=65), images(2, 4, 5, 5)),
     "one tap": lambda: (DepthwiseConv2d(4, 4, kernel=1), images(2, 4, 5, 5)),
     "no image": lambda: (DepthwiseConv2d(4, 4), torch.randn(4, 5, 5)),
 }

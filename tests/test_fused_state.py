@@ -32,10 +32,8 @@ def make_network(name: str, seed: int) -> nn.Module:
         torch.manual_seed(seed)
         graphs = name in GRAPHS
         model = mgic_geo.create_model(name, 4, width=32, k=5) if graphs else build(name)
-        for parameter in model.parameters():
-            parameter.data.mul_(1 + 0.1 * seed)
         for norm in norms(model):
-            norm.momentum = 1.0
+            norm.momentum = 0.9  # with 1, some networks multiply errors of rounding by hundreds
         with torch.no_grad():
             model.train()(*(POINTS if graphs else (make_input(model, batch=4),)))
     return shift_norms(model).eval()
@@ -86,6 +84,7 @@ def test_a_fused_network_survives_what_is_done_to_networks(name, monkeypatch):
     assert run(fused.bfloat16(), name, torch.bfloat16).isfinite().all()
     copied = copy.deepcopy(fused).float()
     assert_equal(run(fused.double(), name, torch.double).float(), run(copied, name))
+    copied = copy.deepcopy(copied)  # nothing is packed
     rounded = run(fused.float(), name)
     fused.load_state_dict(fuse(other, name).state_dict())
     assert_equal(run(fused, name), run(other, name))
@@ -247,7 +246,8 @@ def test_a_network_in_another_precision_is_fused_in_that(name, dtype):
 @pytest.mark.parametrize("name", ["mgic_mobilenetv3_small", "mgic_diffgcn"])
 def test_a_network_without_content_is_fused_and_filled_later(name):
     model = make_network(name, 0)
-    fused = fuse(copy.deepcopy(model).to("meta"), name)
+    with torch.device("meta"):
+        fused = fuse(copy.deepcopy(model).to("meta"), name)
     if name not in GRAPHS:
         assert fused(make_input(model).to("meta")).shape == run(model, name).shape
     fused.to_empty(device="cpu").load_state_dict(fuse(model, name).state_dict())

@@ -7,6 +7,7 @@ import io
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import onnxruntime
@@ -173,7 +174,7 @@ def test_graphs_and_weights_of_other_types_are_right():
 @needs_compiler
 def test_tensors_without_content_have_shapes_and_are_never_read():
     layer = MGICLinear(16, group_size=4)
-    with pytest.raises((TypeError, RuntimeError), match="meta"):
+    with pytest.raises(ValueError, match=r"x must be floating point on cpu, got .* on meta"):
         layer(torch.randn(300, 16, device="meta"))
     assert layer.to("meta")(torch.randn(300, 16, device="meta")).shape == (300, 16)
 
@@ -216,7 +217,7 @@ def test_the_older_onnx_export_has_its_inputs():
     assert_close(torch.from_numpy(found), layer(other), rtol=1e-4, atol=1e-4)
 
 
-CALLS = 600  # drawn wrong calls in the default run
+CALLS = 110  # drawn wrong calls in the default run: five of every entry
 
 
 @needs_compiler
@@ -227,10 +228,14 @@ def test_drawn_wrong_inputs_are_right_or_an_error_that_names_them(tmp_path):
 
 @pytest.mark.slow
 def test_many_drawn_wrong_inputs(tmp_path, pytestconfig):
-    """``--fuzz-minutes`` say how many: about 10,000 in five minutes."""
-    first = pytestconfig.getoption("fuzz_seed")
-    calls = int(2000 * pytestconfig.getoption("fuzz_minutes"))
-    wrong = _fuzz(first, first + calls, tmp_path / "seed")
+    """As many as ``--fuzz-minutes`` allow: some 600 a minute on one core."""
+    end = time.monotonic() + 60 * pytestconfig.getoption("fuzz_minutes")
+    first = seed = pytestconfig.getoption("fuzz_seed")
+    wrong: list[str] = []
+    while time.monotonic() < end and not wrong:
+        wrong = _fuzz(seed, seed + CALLS, tmp_path / "seed")
+        seed += CALLS
+    print(f"calls {first} to {seed - 1}")
     assert not wrong, "\n".join(wrong)
 
 

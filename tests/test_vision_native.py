@@ -25,12 +25,11 @@ from mgic_vision import (
 )
 from mgic_vision.folding import fold_norms_
 from mgic_vision.layers import HARDSWISH
-from mgic_vision.native import IMAGES
+from mgic_vision.native import IMAGES, loaded
 from mgic_vision.native.branch import read_branch
 from mgic_vision.native.cycle import NativeCycle, run_cycle
-from mgic_vision.native.grouped_conv import ConvPlan, NativeConv
+from mgic_vision.native.grouped_conv import MAX_ZEROS, NativeConv, run_grouped_conv
 from mgic_vision.native.packed import PackedModule
-from mgic_vision.native.plan import ABSENT, LevelPlan
 
 needs_compiler = pytest.mark.skipif(build.library(IMAGES) is None, reason="no C compiler")
 
@@ -77,7 +76,8 @@ def make_change(*widths: int, **options) -> tuple[nn.Module, NativeConv]:
     torch.manual_seed(0)
     change = shift_norms(depthwise_change(*widths, **options)).eval().requires_grad_(False)
     native = NativeConv.take(fold_norms_(copy.deepcopy(change)))
-    assert native is not None
+    if native is None:
+        pytest.skip(f"groups are not narrower than {loaded().lanes} lanes")
     return change, native
 
 
@@ -123,7 +123,6 @@ def test_compiled_change_of_width_equals_the_convolution(widths, kernel, stride,
 @pytest.mark.parametrize(
     ("conv", "act"),
     [
-        (nn.Conv2d(64, 64, 3, padding=1, groups=64), nn.ReLU()),
         (nn.Conv2d(64, 64, 3, padding=1, groups=2), nn.ReLU()),
         (nn.Conv2d(8, 32, 3, padding=1, groups=8), nn.SiLU()),
         (nn.Conv2d(8, 32, 3, groups=8), nn.ReLU()),
@@ -131,13 +130,19 @@ def test_compiled_change_of_width_equals_the_convolution(widths, kernel, stride,
         (nn.Conv2d(8, 32, 11, padding=5, groups=8), nn.ReLU()),
     ],
 )
-def test_convolutions_that_would_be_mostly_zeros_or_are_not_known_stay_with_torch(conv, act):
+def test_convolutions_that_are_wide_or_not_known_stay_with_torch(conv, act):
     assert NativeConv.take(nn.Sequential(conv, act)) is None
 
 
 @needs_compiler
+def test_convolutions_that_would_be_mostly_zeros_stay_with_torch():
+    conv = nn.Conv2d(64, 64, 3, padding=1, groups=64)
+    assert (NativeConv.take(nn.Sequential(conv, nn.ReLU())) is None) == (loaded().lanes > MAX_ZEROS)
+
+
+@needs_compiler
 def test_a_convolution_without_activation_is_known():
-    conv = nn.Conv2d(8, 32, 3, padding=1, groups=8)
+    conv = nn.Conv2d(8, 16, 3, padding=1, groups=8)
     native, x = NativeConv.take(nn.Sequential(conv).eval()), torch.randn(1, 8, 5, 5)
     with torch.no_grad():
         assert_close(native(x), conv(x), rtol=1e-4, atol=1e-4)
@@ -153,6 +158,8 @@ def test_any_layout_is_taken():
     assert_close(native(x.contiguous(memory_format=torch.channels_last)), y, rtol=0, atol=0)
     wide = torch.randn(2, 64, 6, 10)
     assert_close(native(wide[..., ::2]), native(wide[..., ::2].contiguous()), rtol=0, atol=0)
+    negative = torch._neg_view(x.contiguous(memory_format=torch.channels_last))
+    assert_close(native(negative), native(-x), rtol=0, atol=0)
 
 
 @needs_compiler
@@ -161,53 +168,7 @@ def test_the_operator_is_sound():
     x = torch.randn(2, 64, 6, 5).contiguous(memory_format=torch.channels_last)
     torch.library.opcheck(run_cycle.registered, (x, *native.pack()))
     _, conv = make_change(64, 128, stride=2)
-    torch.library.opcheck(torch.ops.mgic_vision.grouped_conv.default, (x, *conv.pack()))
-
-
-@needs_compiler
-def test_no_image_is_an_empty_result_and_no_pixel_an_error():
-    cycle, (_, change) = make_native("squeeze-every"), make_change(24, 48, stride=2)
-    assert cycle(torch.empty(0, 24, 6, 5)).shape == (0, 24, 6, 5)
-    assert change(torch.empty(0, 24, 6, 5)).shape == (0, 48, 3, 3)
-    for module in (cycle, change):
-        with pytest.raises(ValueError, match=r"height must be from 1 to \d+, got 0"):
-            module(torch.empty(2, 24, 0, 5))
-        with pytest.raises(ValueError, match=r"width must be from 1 to \d+, got 0"):
-            module(torch.empty(2, 24, 6, 0))
-    with pytest.raises((ValueError, RuntimeError)):
-        fuse(create_model("mgic_mobilenetv3_small"))(torch.empty(1, 3, 0, 32))
-
-
-@needs_compiler
-def test_what_torch_takes_beside_batches_of_images_is_computed_by_torch():
-    _, change = make_change(8, 32)
-    x = torch.randn(2, 8, 6, 5)
-    assert_close(change(x[0]), change(x)[0], rtol=1e-4, atol=1e-4)
-    for module in (change, make_native("bottleneck")):
-        with pytest.raises(RuntimeError, match="channels"):
-            module(torch.randn(2, 7, 6, 5))
-
-
-@needs_compiler
-@pytest.mark.fault(52)
-@pytest.mark.parametrize("kind", LAYERS)
-def test_nan_in_a_cycle_goes_where_it_goes_in_torch(kind):
-    native = make_native(kind)
-    x = torch.randn(3, LAYERS[kind][0], 9, 9)
-    x[1, 2, 4, 4] = float("nan")
-    y, expected = native(x), super(NativeCycle, native).forward(x)
-    assert_close(y.isnan(), expected.isnan())
-    assert expected[1].isnan().any()
-
-
-@needs_compiler
-@pytest.mark.fault(52)
-def test_nan_in_a_change_of_width_stays():
-    change, native = make_change(8, 32)
-    x = torch.randn(2, 8, 6, 6)
-    x[1, 2, 3, 3] = float("nan")
-    assert native(x).isnan()[change(x).isnan()].all()
-    assert not native(x)[0].isnan().any()
+    torch.library.opcheck(run_grouped_conv.registered, (x, *conv.pack()))
 
 
 @needs_compiler
@@ -247,7 +208,7 @@ def test_other_layers_stay_plain(layer):
 
 @needs_compiler
 def test_what_has_no_kernel_goes_the_plain_way(monkeypatch):
-    monkeypatch.setattr("mgic_vision.native.cycle.run_cycle", None)
+    monkeypatch.setattr("mgic_vision.native.cycle.run_packed", None)
     native = make_native("bottleneck")
     plain, x = make_cycle(*LAYERS["bottleneck"]), torch.randn(2, 64, 6, 5)
     expected = plain(x)
@@ -305,6 +266,7 @@ def test_a_saved_network_packs_its_weights_again(monkeypatch):
 def test_without_a_compiler_a_warning_says_so(tmp_path, monkeypatch, caplog):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setenv("CC", "false")
+    monkeypatch.delenv("MGIC_KERNELS", raising=False)
     with caplog.at_level(logging.WARNING):
         assert build.library.__wrapped__(IMAGES) is None
     assert "mgic_vision runs without its compiled kernels, slower" in caplog.text
@@ -326,101 +288,3 @@ def test_multiply_adds_of_kernels_are_those_of_the_convolutions(name, options):
     fused = fuse(model)
     assert any(isinstance(module, NativeCycle | NativeConv) for module in fused.modules())
     assert multiply_adds(fused, x) == multiply_adds(fuse(model, native="never"), x)
-
-
-REFUSED = (ValueError, MemoryError)
-FAR = (-2, 2**40 + 1, 2**62, -(2**63))
-
-
-def read_fields(plan: torch.Tensor):
-    """Level, column and name of every field that the kernel follows."""
-    for level, row in enumerate(plan.tolist()):
-        for column, name in enumerate(LevelPlan._fields):
-            last = level + 1 == len(plan) and name.startswith(("restrict", "prolong"))
-            if not last and row[column] != ABSENT:
-                yield level, column, name
-
-
-@needs_compiler
-@pytest.mark.parametrize("kind", LAYERS)
-def test_a_plan_that_leads_out_of_its_weights_is_refused(kind):
-    plan, weights = make_native(kind).pack()
-    x = torch.randn(2, LAYERS[kind][0], 5, 6)
-    for level, column, name in read_fields(plan):
-        offset = name.endswith(("_weight", "_bias")) or name in ("scale", "shift")
-        for value in (*FAR, *[weights.numel()] * offset):
-            changed = plan.clone()
-            changed[level, column] = value
-            with pytest.raises(REFUSED, match=name if offset else None):
-                torch.ops.mgic_vision.cycle(x, changed, weights)
-    for short in (plan[:0], plan[:-1], plan[1:], plan.flatten()[:-1], plan.repeat(20, 1)):
-        with pytest.raises(ValueError, match=r"plan|coarse|x must have"):
-            torch.ops.mgic_vision.cycle(x, short.contiguous(), weights)
-    with pytest.raises(ValueError, match="must leave"):
-        torch.ops.mgic_vision.cycle(x, plan, weights[: weights.numel() // 2])
-
-
-@needs_compiler
-@pytest.mark.parametrize("kind", ["bottleneck", "squeeze-every"])
-def test_any_plan_is_refused_or_computed(kind):
-    plan, weights = make_native(kind).pack()
-    generator, computed = torch.Generator().manual_seed(0), 0
-    x = torch.randn(1, LAYERS[kind][0], 4, 3)
-    for _ in range(300):
-        changed = plan.flatten().clone()
-        for _ in range(int(torch.randint(1, 4, (), generator=generator))):
-            place = torch.randint(plan.numel(), (), generator=generator)
-            changed[place] = torch.randint(-1, 33, (), generator=generator)
-        try:
-            y = torch.ops.mgic_vision.cycle(x, changed.view_as(plan), weights)
-        except REFUSED:
-            continue
-        assert y.shape == x.shape
-        computed += 1
-    assert computed > 0
-
-
-@needs_compiler
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"x": torch.randn(2, 24, 5, 5).double()}, "x must be torch.float32"),
-        ({"x": torch.randn(2, 23, 5, 5)}, "x must have 1200 numbers, got 1150"),
-        ({"x": torch.empty(2, 24, 5, 5, device="meta")}, "on meta"),
-        ({"plan": torch.zeros(3, 29)}, "plan must be torch.int64"),
-        ({"plan": torch.zeros(3, 58, dtype=torch.int64)[:, ::2]}, "plan must be in order"),
-        ({"plan": torch.zeros(3, 29, dtype=torch.int64, device="meta")}, "on cpu, where x is"),
-        ({"weights": torch.randn(20000).half()}, "weights must be torch.float32"),
-        ({"weights": torch.randn(40000)[::2]}, "weights must be in order"),
-        ({"weights": torch.randn(20000).to_sparse()}, "weights must be .* on a processor"),
-    ],
-)
-def test_tensors_of_another_kind_are_refused_by_name(changes, message):
-    plan, weights = make_native("squeeze-every").pack()
-    arguments = {"x": torch.randn(2, 24, 5, 5), "plan": plan, "weights": weights, **changes}
-    with pytest.raises((ValueError, TypeError, NotImplementedError), match=message):
-        torch.ops.mgic_vision.cycle(*arguments.values())
-
-
-@needs_compiler
-def test_sizes_that_do_not_fit_a_convolution_are_refused():
-    _, native = make_change(24, 48, stride=2)
-    begins, weight, bias, sizes = native.pack()
-    run, x = torch.ops.mgic_vision.grouped_conv, torch.randn(2, 24, 5, 6)
-    for place, name in enumerate(ConvPlan._fields[:-1]):
-        near = 3 if name == "activation" else 0 if name in ("stride", "dilation") else 40
-        for value in (*FAR, near):
-            changed = [*sizes[:place], value, *sizes[place + 1 :]]
-            with pytest.raises((*REFUSED, RuntimeError)):
-                run(x, begins, weight, bias, changed)
-    for wrong in (begins - 1, begins + 24, begins[:-1], begins.repeat(2)):
-        with pytest.raises(ValueError, match="begins"):
-            run(x, wrong, weight, bias, sizes)
-    with pytest.raises(ValueError, match="weight must have"):
-        run(x, begins, weight[1:], bias, sizes)
-    with pytest.raises(ValueError, match="bias must have"):
-        run(x, begins, weight, bias[1:], sizes)
-    with pytest.raises(TypeError, match="bias must be"):
-        run(x, begins, weight, bias.double(), sizes)
-    with pytest.raises(ValueError, match="sizes must be"):
-        run(x, begins, weight, bias, sizes[1:])

@@ -31,11 +31,17 @@ INLINE void best_of(const float *x, int64_t channels, const int64_t *index, int6
     }
 }
 
+#define TOGETHER 64 /* targets whose edges are looked at together */
+
 /* The maximum of one target, all channels. */
-static void best_of_target(const float *x, int64_t channels, const int64_t *index, int64_t first,
-                           int64_t last, float *best, int64_t *row_of)
+static void best_of_target(const float *x, int64_t sources, int64_t channels, const int64_t *index,
+                           int64_t first, int64_t last, float *best, int64_t *row_of)
 {
     int64_t c = 0;
+    for (; c < channels && first == last; c++) {
+        best[c] = 0;
+        row_of[c] = sources;
+    }
     for (; c + 4 * LANES <= channels; c += 4 * LANES)
         best_of(x + c, channels, index, first, last, best + c, row_of + c, 4, LANES);
     for (; c + LANES <= channels; c += LANES)
@@ -57,19 +63,16 @@ ENTRY mgic_neighbor_max(FLOATS(x), int64_t sources, int64_t channels, INTS(ptr),
     HOLDS(best, times(targets, channels));
     HOLDS(row_of, times(targets, channels));
 #pragma omp parallel for schedule(static) num_threads(threads)
-    for (int64_t t = 0; t < targets; t++) {
-        const int64_t first = ptr[t], last = ptr[t + 1];
-        float *out = best + t * channels;
-        int64_t *rows = row_of + t * channels;
-        for (int64_t c = 0; c < channels && first == last; c++) {
-            out[c] = 0;
-            rows[c] = sources;
-        }
-        if (!all_within(index, first, last, 0, sources)) {
+    for (int64_t from = 0; from < targets; from += TOGETHER) {
+        const int64_t to = from + TOGETHER < targets ? from + TOGETHER : targets;
+        if (!all_within(index, ptr[from], ptr[to], 0, sources)) {
 #pragma omp atomic write
             bad = 1;
-        } else if (first < last)
-            best_of_target(x, channels, index, first, last, out, rows);
+            continue;
+        }
+        for (int64_t t = from; t < to; t++)
+            best_of_target(x, sources, channels, index, ptr[t], ptr[t + 1], best + t * channels,
+                           row_of + t * channels);
     }
     if (bad)
         NODES_WITHIN(index, ptr[targets], 0, sources);

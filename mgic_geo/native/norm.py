@@ -8,7 +8,7 @@ from torch import Tensor
 from mgic_geo.native import build
 from mgic_geo.native.grouped_linear import num_shares
 
-STATISTICS = 5  # of norm_rows.h
+STATISTICS = 5  # of norm.h
 
 
 def norm_act(

@@ -1,14 +1,14 @@
 /* A grouped map and the batch norm behind it, added to features: see normalized_linear.py.
  *
- * The result of the map, z, is wider than x and is never kept: a block of its rows is found again in
- * cache wherever it is needed. Forward for its moments and for the result, backward for the sums that
- * decide on its gradient and for that gradient. So the values are those of map and norm one after
- * the other, also where the map's inputs nearly agree and z is small beside them. */
+ * The result of the map, z, is wider than x and is never kept: its rows are found again, in
+ * registers, wherever they are needed. Forward for their moments and for the result, backward for the
+ * sums that decide on the gradient and for that gradient. So the values are those of map and norm
+ * one after the other, also where the map's inputs nearly agree and z is small beside them. */
 
 #include <stdlib.h>
 
 #include "entry.h"
-#include "norm_rows.h"
+#include "norm.h"
 #include "pieces.h"
 
 /* A map, (groups, outputs, inputs), packed for the product with rows of `columns` numbers. */
@@ -30,42 +30,123 @@ static report check_map(const char *name, const int64_t *begins, int64_t pieces,
     return NULL;
 }
 
-/* The map of `rows` rows of x, into z. */
-static void map_block(const packed_map *map, const float *x, int64_t rows, float *z)
+#define BLOCK_ROWS 64 /* whose sums are in float, and which stay in the first cache */
+#define SAMPLE 8      /* of so many blocks, one says about where the means are */
+
+/* What all passes over the rows share; room: (3, pieces * LANES), means, scales and shifts of z. */
+typedef struct {
+    const norm *all;
+    const packed_map *forth, *back;
+    const float *x;
+    float *grad_x, *room;
+} task;
+
+/* work(rows, inputs) with constants, for some rows and one piece */
+#define FOR_PIECE(rows, plan, work)                                                                \
+    if (rows == ROWS_TOGETHER && (plan)->inputs == 4)                                              \
+        work(ROWS_TOGETHER, 4);                                                                    \
+    else if (rows == ROWS_TOGETHER && (plan)->inputs == 8)                                         \
+        work(ROWS_TOGETHER, 8);                                                                    \
+    else if (rows == ROWS_TOGETHER)                                                                \
+        work(ROWS_TOGETHER, (plan)->inputs);                                                       \
+    else                                                                                           \
+        work(1, (plan)->inputs);
+
+/* Adds to one and two what some rows of a piece come to: z less the mean and its square, or, where
+ * there are gradients, these and their products with z less the mean. */
+INLINE void sum_piece(const task *t, int64_t row, int64_t piece, const int64_t inputs,
+                      const int rows, const int backward, vec *one, vec *two)
 {
-    const parts parts = {.first = x, .first_stride = map->columns};
-    multiply_block(&parts, rows, &map->plan, map->weight, z, map->plan.out);
+    const parts parts = {.first = t->x, .first_stride = t->forth->columns};
+    const packing *plan = &t->forth->plan;
+    const int64_t lanes = lanes_of(plan, piece);
+    const float *grad = t->all->grad;
+    const vec mean = LOAD(t->room + piece * LANES);
+    vec z[ROWS_TOGETHER];
+    product_piece(&parts, row, plan, piece, t->forth->weight, 0, inputs, rows, z);
+    for (int r = 0; r < rows; r++) {
+        const vec far = z[r] - mean;
+        vec g = far;
+        if (backward)
+            g = load_lanes(grad + (row + r) * plan->out + piece * LANES, lanes);
+        *one += g;
+        *two += g * far;
+    }
 }
 
-/* Sums over all rows, share by share: the moments of z, or those of the norm's backward pass. first,
- * second: (shares, out), zero; in the end, of the first share, what all come to. Returns whether
- * there was no memory. */
-static int sum_shares(const norm *all, const packed_map *map, const float *x, double *first,
-                      double *second, int64_t shares, int threads)
+/* The sums of the rows [from, to), added to first and second, (out). */
+INLINE void sum_some(const task *t, int64_t from, int64_t to, double *first, double *second,
+                     const int backward)
 {
-    const int64_t out = all->channels, size = block_rows(out);
-    int failed = 0;
-#pragma omp parallel for schedule(static) num_threads(threads)
-    for (int64_t share = 0; share < shares; share++) {
-        const int64_t from = all->rows * share / shares, to = all->rows * (share + 1) / shares;
-        float *z = malloc(size * out * sizeof(float));
-        if (!z) {
-#pragma omp atomic write
-            failed = 1;
+    const packing *plan = &t->forth->plan;
+    for (int64_t start = from; start < to; start += BLOCK_ROWS) {
+        const int64_t end = start + BLOCK_ROWS < to ? start + BLOCK_ROWS : to;
+        for (int64_t piece = 0; piece < plan->pieces; piece++) {
+            vec one = {}, two = {};
+            for (int64_t row = start, here; row < end; row += here) {
+                here = end - row < ROWS_TOGETHER ? 1 : ROWS_TOGETHER;
+#define SUM(rows, inputs) sum_piece(t, row, piece, inputs, rows, backward, &one, &two)
+                FOR_PIECE(here, plan, SUM)
+#undef SUM
+            }
+            for (int64_t lane = 0; lane < lanes_of(plan, piece); lane++) {
+                first[piece * LANES + lane] += one[lane];
+                second[piece * LANES + lane] += two[lane];
+            }
         }
-        for (int64_t row = from; z && row < to; row += size) {
-            const int64_t here = to - row < size ? to - row : size;
-            norm block = *all;
-            block.x = z;
-            block.grad = all->grad ? all->grad + row * out : NULL;
-            map_block(map, x + row * map->columns, here, z);
-            sum_block(&block, 0, here, row - from, 0, out, first + share * out,
-                      second + share * out);
-        }
-        free(z);
     }
-    join_shares(all, first, second, shares);
-    return failed;
+}
+
+static void sum_rows(const task *t, int64_t from, int64_t to, double *first, double *second)
+{
+    if (t->all->grad)
+        sum_some(t, from, to, first, second, 1);
+    else
+        sum_some(t, from, to, first, second, 0);
+}
+
+/* Sums over all rows, share by share; first, second: (shares, out), zero; in the end, of the first
+ * share, what all come to. */
+static void sum_shares(const task *t, double *first, double *second, int64_t shares, int threads)
+{
+    const int64_t out = t->all->channels, rows = t->all->rows;
+#pragma omp parallel for schedule(static) num_threads(threads)
+    for (int64_t share = 0; share < shares; share++)
+        sum_rows(t, rows * share / shares, rows * (share + 1) / shares, first + share * out,
+                 second + share * out);
+    for (int64_t i = out; i < shares * out; i++) {
+        first[i % out] += first[i];
+        second[i % out] += second[i];
+    }
+}
+
+/* About where the means of z are: those of some blocks of rows. Squares of what is off by them do not
+ * cancel, wherever an outlier is: in the sample, it moves the means by less than it adds to the
+ * spread. totals: (out), zero. */
+static void guess_means(const task *t, double *totals, double *others)
+{
+    const int64_t out = t->all->channels, rows = t->all->rows;
+    int64_t count = 0;
+    for (int64_t from = 0; from < rows; from += SAMPLE * BLOCK_ROWS) {
+        const int64_t to = from + BLOCK_ROWS < rows ? from + BLOCK_ROWS : rows;
+        sum_rows(t, from, to, totals, others);
+        count += to - from;
+    }
+    for (int64_t c = 0; c < out; c++) {
+        t->room[c] = totals[c] / count;
+        totals[c] = others[c] = 0;
+    }
+}
+
+/* From sums of what is off by the guessed means to moments, as settle takes them. */
+static void center(const task *t, double *first, double *second)
+{
+    for (int64_t c = 0; c < t->all->channels; c++) {
+        const double off = first[c] / t->all->rows;
+        const double spread = second[c] - off * first[c];
+        first[c] = t->room[c] + off;
+        second[c] = spread < 0 ? 0 : spread; /* NaN stays */
+    }
 }
 
 /* addend, y: (rows, out); x: (rows, columns); begins, weight: how the map is packed; scale, shift:
@@ -93,9 +174,11 @@ ENTRY mgic_add_normalized_linear(FLOATS(addend), FLOATS(x), int64_t rows, int64_
     norm n = {.rows = rows, .channels = out, .activation = NONE, .eps = eps, .weight = scale,
               .bias = shift};
     place_statistics(&n, statistics);
+    const task t = {.all = &n, .forth = &map, .x = x, .room = room};
     double *first = sums, *second = sums + shares * out;
-    if (sum_shares(&n, &map, x, first, second, shares, threads))
-        return NO_MEMORY;
+    guess_means(&t, first, second);
+    sum_shares(&t, first, second, shares, threads);
+    center(&t, first, second);
     settle(&n, 0, out, first, second);
     memcpy(room, n.mean, out * sizeof(float));
     memcpy(room + padded, n.scale, out * sizeof(float));
@@ -110,34 +193,45 @@ ENTRY mgic_add_normalized_linear(FLOATS(addend), FLOATS(x), int64_t rows, int64_
     return NULL;
 }
 
-/* What mgic_add_normalized_linear_backward adds up beside the gradient of x. */
-typedef struct {
-    const norm *all;
-    const packed_map *forth, *back;
-    const float *x;
-    float *grad_x, *sums;
-} task;
-
-/* Gradients at the rows of one share; room: (2, block_rows, out). */
-static void finish_share(const task *t, int64_t from, int64_t to, float *sums, float *room)
+/* The gradient of z at some rows of a piece: grad * scale + (z - mean) * slope + offset. */
+INLINE void derive_piece(const task *t, int64_t row, int64_t piece, float *grad_z,
+                         const int64_t inputs, const int rows)
 {
-    const norm *all = t->all;
+    const parts parts = {.first = t->x, .first_stride = t->forth->columns};
     const packing *plan = &t->forth->plan;
-    const int64_t out = all->channels, columns = t->forth->columns, size = block_rows(out);
-    float *z = room, *grad_z = room + size * out;
-    for (int64_t row = from; row < to; row += size) {
-        const int64_t here = to - row < size ? to - row : size;
-        const float *x = t->x + row * columns;
-        norm block = *all;
-        block.x = z;
-        block.grad = all->grad + row * out;
-        block.y = grad_z;
-        map_block(t->forth, x, here, z);
-        scale_block(&block, 0, here, 0, out);
-        map_block(t->back, grad_z, here, t->grad_x + row * columns);
+    const norm *n = t->all;
+    const int64_t lanes = lanes_of(plan, piece), c = piece * LANES;
+    const vec mean = LOAD(t->room + c), scale = load_lanes(n->scale + c, lanes);
+    const vec slope = load_lanes(n->slope + c, lanes), offset = load_lanes(n->offset + c, lanes);
+    vec z[ROWS_TOGETHER];
+    product_piece(&parts, row, plan, piece, t->forth->weight, 0, inputs, rows, z);
+    for (int r = 0; r < rows; r++) {
+        const vec g = load_lanes(n->grad + (row + r) * plan->out + c, lanes);
+        store_lanes(grad_z + r * plan->out + c,
+                    g * scale + ((z[r] - mean) * slope + offset), lanes);
+    }
+}
+
+/* Gradients at the rows of one share; sums: as the weight; grad_z: (BLOCK_ROWS, out). */
+static void finish_share(const task *t, int64_t from, int64_t to, float *sums, float *grad_z)
+{
+    const packing *plan = &t->forth->plan;
+    const int64_t out = plan->out, columns = t->forth->columns;
+    const parts back = {.first = grad_z, .first_stride = out};
+    for (int64_t start = from; start < to; start += BLOCK_ROWS) {
+        const int64_t end = start + BLOCK_ROWS < to ? start + BLOCK_ROWS : to;
         for (int64_t piece = 0; piece < plan->pieces; piece++)
-            outer_piece(x + plan->begins[piece], columns, plan->inputs, grad_z + piece * LANES, 0,
-                        1, out, here, lanes_of(plan, piece),
+            for (int64_t row = start, here; row < end; row += here) {
+                here = end - row < ROWS_TOGETHER ? 1 : ROWS_TOGETHER;
+#define DERIVE(rows, inputs) derive_piece(t, row, piece, grad_z + (row - start) * out, inputs, rows)
+                FOR_PIECE(here, plan, DERIVE)
+#undef DERIVE
+            }
+        multiply_block(&back, end - start, &t->back->plan, t->back->weight,
+                       t->grad_x + start * columns, columns);
+        for (int64_t piece = 0; piece < plan->pieces; piece++)
+            outer_piece(t->x + start * columns + plan->begins[piece], columns, plan->inputs,
+                        grad_z + piece * LANES, 0, 1, out, end - start, lanes_of(plan, piece),
                         sums + piece * plan->inputs * LANES);
     }
 }
@@ -166,29 +260,30 @@ ENTRY mgic_add_normalized_linear_backward(
     HOLDS(grad_map, times(shares, weight_length));
     HOLDS(grad_scale, out);
     HOLDS(grad_shift, out);
-    HOLDS(room, times(2, out));
+    HOLDS(room, times(3, begins_length * LANES));
     HOLDS(sums, times(2, times(shares, out)));
+    const int64_t padded = begins_length * LANES;
     norm n = {.rows = rows, .channels = out, .activation = NONE, .eps = eps, .grad = grad,
-              .slope = room, .offset = room + out, .grad_weight = grad_scale,
+              .slope = room + padded, .offset = room + 2 * padded, .grad_weight = grad_scale,
               .grad_bias = grad_shift};
     place_statistics(&n, (float *)statistics); /* only read on the way back */
+    memcpy(room, n.mean, out * sizeof(float));
+    const task t = {&n, &forth, &back, x, grad_x, room};
     double *first = sums, *second = sums + shares * out;
-    int failed = sum_shares(&n, &forth, x, first, second, shares, threads);
-    if (failed)
-        return NO_MEMORY;
+    sum_shares(&t, first, second, shares, threads);
     settle(&n, 0, out, first, second);
-    const task t = {&n, &forth, &back, x, grad_x, grad_map};
+    int failed = 0;
 #pragma omp parallel for schedule(static) num_threads(threads)
     for (int64_t share = 0; share < shares; share++) {
-        float *blocks = malloc(2 * block_rows(out) * out * sizeof(float));
-        if (blocks)
+        float *grad_z = malloc(BLOCK_ROWS * out * sizeof(float));
+        if (grad_z)
             finish_share(&t, rows * share / shares, rows * (share + 1) / shares,
-                         grad_map + share * weight_length, blocks);
+                         grad_map + share * weight_length, grad_z);
         else {
 #pragma omp atomic write
             failed = 1;
         }
-        free(blocks);
+        free(grad_z);
     }
     return failed ? NO_MEMORY : NULL;
 }

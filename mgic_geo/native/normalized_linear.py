@@ -68,10 +68,11 @@ def add_normalized_linear_backward(
     out, shares, grad_x = grad.size(1), num_shares(x.size(0)), torch.empty_like(x)
     grad_map = x.new_zeros(shares, *plan.index.shape)
     grad_scale, grad_shift = x.new_empty(out), x.new_empty(out)
+    room = x.new_zeros(3, plan.index.size(0) * plan.index.size(3))
     build.run(
         *("mgic_add_normalized_linear_backward", grad, x, *x.shape, plan.begins, plan.inputs, out),
         *(plan.pack(weight), back.begins, back.inputs, back.pack(weight.transpose(1, 2))),
-        *(statistics, eps, grad_x, grad_map, grad_scale, grad_shift, x.new_empty(2, out)),
+        *(statistics, eps, grad_x, grad_map, grad_scale, grad_shift, room),
         *(x.new_zeros(2, shares, out, dtype=torch.double), shares),
     )
     return grad_x, plan.unpack(grad_map, weight.shape), grad_scale, grad_shift

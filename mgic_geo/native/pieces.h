@@ -129,22 +129,30 @@ INLINE const float *add_inputs(const float *x, int64_t stride, int64_t inputs, c
 }
 
 /* One piece of some rows, a constant where this is inlined, of `inputs` inputs, the same:
- * y[row] = bias + the sum over parts, and what the plan has behind it. */
-INLINE void multiply_piece(const parts *x, int64_t row, const packing *plan, int64_t piece,
-                           const float *weight, const float *bias, float *y, int64_t stride,
-                           const int64_t inputs, const int rows)
+ * sums = bias + the sum over parts. */
+INLINE void product_piece(const parts *x, int64_t row, const packing *plan, int64_t piece,
+                          const float *weight, const float *bias, const int64_t inputs,
+                          const int rows, vec *sums)
 {
-    const int64_t begin = plan->begins[piece] - plan->origin, lanes = lanes_of(plan, piece);
-    const int64_t channel = piece * LANES;
-    vec sums[ROWS_TOGETHER];
+    const int64_t begin = plan->begins[piece] - plan->origin;
     for (int r = 0; r < rows; r++)
-        sums[r] = bias ? LOAD(bias + channel) : (vec){};
+        sums[r] = bias ? LOAD(bias + piece * LANES) : (vec){};
     weight += piece * (1 + x->others) * inputs * LANES;
     weight = add_inputs(x->first + row * x->first_stride + begin, x->first_stride, inputs, weight,
                         sums, rows);
     for (int64_t p = 0; p < x->others; p++)
         weight = add_inputs(x->other[p] + row * x->other_stride + begin, x->other_stride, inputs,
                             weight, sums, rows);
+}
+
+/* The same with what the plan has behind it, into y. */
+INLINE void multiply_piece(const parts *x, int64_t row, const packing *plan, int64_t piece,
+                           const float *weight, const float *bias, float *y, int64_t stride,
+                           const int64_t inputs, const int rows)
+{
+    const int64_t lanes = lanes_of(plan, piece), channel = piece * LANES;
+    vec sums[ROWS_TOGETHER];
+    product_piece(x, row, plan, piece, weight, bias, inputs, rows, sums);
     for (int r = 0; r < rows; r++) {
         const int64_t place = (row + r) * stride + channel;
         vec result = sums[r];

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from mgic_geo.native import build
-from mgic_geo.operators import is_transformed
+from mgic_geo.operators import is_traced, is_transformed
 
 IMAGES = build.Kernels.of_folder("mgic_vision", Path(__file__).parent, Path(build.__file__).parent)
 
@@ -32,24 +32,27 @@ def loaded() -> build.Library:
 
 def computable(*tensors: Tensor) -> bool:
     """Whether the kernels can work on these, beside recording what gradients need."""
+    return all(map(is_readable, tensors)) and available()
+
+
+def is_readable(x: Tensor) -> bool:
+    """Whether kernels, where there are any, can read a tensor and are wanted to."""
     return (
-        all(x.is_cpu and x.dtype == torch.float32 for x in tensors)
+        x.is_cpu
+        and x.dtype == torch.float32
         and not torch.compiler.is_exporting()
         and not torch.is_autocast_enabled("cpu")
-        and torch._C._get_tracing_state() is None  # torch.jit.trace sees torch's operations only
-        and available()
     )
 
 
-def usable(x: Tensor) -> bool:
-    """Whether the kernels of deployed networks, which have no gradients, can work on this.
+def needs_nothing_more(x: Tensor) -> bool:
+    """Whether all that is wanted of images is a result: no gradient, no record of what was done.
 
-    Not under ``torch.compile``, to which it is unknown whether weights change between two calls.
+    What was recorded could not tell whether weights have changed.
     """
     return (
-        not torch.compiler.is_compiling()
-        and type(x) in (Tensor, nn.Parameter)
-        and not (torch.is_grad_enabled() and x.requires_grad)
+        type(x) in (Tensor, nn.Parameter)
+        and not (x.requires_grad and torch.is_grad_enabled())
+        and not is_traced()
         and not is_transformed()
-        and computable(x)
     )

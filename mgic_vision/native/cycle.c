@@ -164,6 +164,7 @@ ENTRY mgic_cycle(IMAGES(x), INTS(plan), FLOATS(weights), OUT_IMAGES(y), int64_t 
     c.at = lay_out(c.levels, c.num, height, width);
     c.scratch = scratch_of(c.levels, c.num, height, width);
     float *room = NULL;
+    (void)threads; /* without OpenMP */
 #pragma omp parallel num_threads(threads)
     {
         const team all = all_threads();

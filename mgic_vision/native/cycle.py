@@ -10,8 +10,8 @@ from torch.utils.flop_counter import register_flop_formula
 
 from mgic_geo.levels import MGICBlock
 from mgic_geo.operators import Operator
-from mgic_vision.native.kernel import check_device, run_kernel
-from mgic_vision.native.packed import PackedModule
+from mgic_vision.native.kernel import in_order, run_kernel
+from mgic_vision.native.packed import PackedModule, run_packed
 from mgic_vision.native.plan import LevelPlan, pack_cycle, read_cycle
 
 
@@ -21,7 +21,7 @@ def _run_cycle(x: Tensor, plan: Tensor, weights: Tensor) -> Tensor:
     Shape:
         - ``x``: ``(B, C, H, W)``. Returns the same, channels innermost.
     """
-    x = x.contiguous(memory_format=torch.channels_last)
+    x = in_order(x)
     y = torch.empty_like(x)
     batch, _, height, width = x.shape
     run_kernel("mgic_cycle", x, plan, weights, y, batch, height, width)
@@ -29,7 +29,6 @@ def _run_cycle(x: Tensor, plan: Tensor, weights: Tensor) -> Tensor:
 
 
 def _cycle_fake(x: Tensor, plan: Tensor, weights: Tensor) -> Tensor:
-    check_device(x, plan=plan, weights=weights)
     return torch.empty_like(x, memory_format=torch.channels_last)
 
 
@@ -68,11 +67,13 @@ class NativeCycle(PackedModule, MGICBlock):
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """Run the cycle."""
-        images = x.dim() == 4 and x.size(1) == self.levels[0].outer
-        vectors = images and x.shape[-2:] == (1, 1)  # faster as products of matrices
-        known = images and not vectors and not args and not kwargs
-        packed = self.packed_for(x) if known else None
-        return super().forward(x, *args, **kwargs) if packed is None else run_cycle(x, *packed)
+        size = x.shape
+        images = len(size) == 4 and size[1] == self.levels[0].outer and not args and not kwargs
+        # vectors are faster as products of matrices
+        packed = self.packed_for(x) if images and size[2:] != (1, 1) else None
+        if packed is None:
+            return super().forward(x, *args, **kwargs)
+        return run_packed(run_cycle, x, *packed)
 
     def pack(self) -> tuple[Tensor, Tensor] | None:
         """Sizes and weights as :func:`pack_cycle` lays them out."""

@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from mgic_geo.operators import differentiable_gradients, is_observed, is_transformed
 from mgic_vision.native import computable
-from mgic_vision.native.kernel import keeps_size, run_kernel
+from mgic_vision.native.kernel import in_order, keeps_size, run_kernel
 
 
 def can_filter(x: Tensor, conv: nn.Conv2d) -> bool:
@@ -47,7 +47,7 @@ class _Depthwise(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, weight: Tensor, dilation: int) -> Tensor:
         ctx.save_for_backward(x, weight)
         ctx.dilation = dilation
-        x, weight = _in_order(x), weight.contiguous()
+        x, weight = in_order(x), weight.contiguous()
         y = torch.empty_like(x)
         run_kernel("mgic_depthwise", x, weight, y, *_sizes(x, weight, dilation))
         return y
@@ -60,7 +60,7 @@ class _Depthwise(torch.autograd.Function):
             y = functional.conv2d(x, weight, None, 1, padding, ctx.dilation, x.size(1))
             of_x, of_weight = differentiable_gradients(y, (x, weight), grad)
             return of_x, of_weight, None
-        grad, x, weight = _in_order(grad), _in_order(x), weight.contiguous()
+        grad, x, weight = in_order(grad), in_order(x), weight.contiguous()
         of_x = torch.empty_like(x) if ctx.needs_input_grad[0] else None
         of_weight = torch.empty_like(weight) if ctx.needs_input_grad[1] else None
         run_kernel(
@@ -68,10 +68,6 @@ class _Depthwise(torch.autograd.Function):
             *_sizes(x, weight, ctx.dilation),
         )
         return of_x, of_weight, None
-
-
-def _in_order(x: Tensor) -> Tensor:
-    return x.contiguous(memory_format=torch.channels_last)
 
 
 def _sizes(x: Tensor, weight: Tensor, dilation: int) -> tuple[int, ...]:

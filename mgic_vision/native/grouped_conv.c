@@ -111,6 +111,7 @@ static void cut(const conv *c, task *t, int threads)
 static void run_all(const conv *c, const map *m, const task *t, int64_t batch, int threads,
                     int64_t each, float **room)
 {
+    (void)threads; /* without OpenMP */
 #pragma omp parallel num_threads(threads)
     {
         const team all = all_threads();

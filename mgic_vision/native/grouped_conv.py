@@ -10,11 +10,11 @@ from torch.utils.flop_counter import register_flop_formula
 
 from mgic_geo.native.activations import ACTIVATIONS
 from mgic_geo.native.grouped_linear import Packing, packing
-from mgic_geo.operators import Operator, is_observed
+from mgic_geo.operators import Operator
 from mgic_vision.native import loaded
 from mgic_vision.native.branch import is_nothing
-from mgic_vision.native.kernel import check_device, has_known_kernel, run_kernel
-from mgic_vision.native.packed import PackedModule
+from mgic_vision.native.kernel import has_known_kernel, in_order, run_kernel
+from mgic_vision.native.packed import PackedModule, run_packed
 from mgic_vision.native.packing import pack_bias
 
 MAX_ZEROS = 4  # weights of a piece for one that is none of the padding
@@ -42,7 +42,7 @@ def _run_grouped_conv(
         - ``x``: ``(B, C, H, W)``. Returns ``(B, out_channels, H / stride, W / stride)``, rounded
           up, channels innermost.
     """
-    x = x.contiguous(memory_format=torch.channels_last)
+    x = in_order(x)
     y = _empty_result(x, sizes)
     batch, _, height, width = x.shape
     run_kernel("mgic_grouped_conv", x, begins, weight, bias, y, batch, height, width, *sizes[:-1])
@@ -50,20 +50,10 @@ def _run_grouped_conv(
 
 
 def _conv_fake(x: Tensor, begins: Tensor, weight: Tensor, bias: Tensor, sizes: list[int]) -> Tensor:
-    check_device(x, begins=begins, weight=weight, bias=bias)
     return _empty_result(x, sizes)
 
 
-_operator = Operator("mgic_vision::grouped_conv", _run_grouped_conv, _conv_fake)
-
-
-def run_grouped_conv(
-    x: Tensor, begins: Tensor, weight: Tensor, bias: Tensor, sizes: list[int]
-) -> Tensor:
-    """The same, past PyTorch's dispatcher where nobody looks on."""
-    observed = is_observed((x, begins, weight, bias))
-    run = _operator.registered if observed else _operator.direct
-    return run(x, begins, weight, bias, sizes)
+run_grouped_conv = Operator("mgic_vision::grouped_conv", _run_grouped_conv, _conv_fake)
 
 
 def _empty_result(x: Tensor, sizes: list[int]) -> Tensor:
@@ -117,7 +107,7 @@ class NativeConv(PackedModule, nn.Sequential):
         packed = self.packed_for(input)
         if packed is None or input.dim() != 4 or input.size(1) != packed[-1][0]:
             return super().forward(input)
-        return run_grouped_conv(input, *packed)
+        return run_packed(run_grouped_conv, input, *packed)
 
     def pack(self) -> tuple[Any, ...] | None:
         """First channels of the pieces, weight, bias and sizes."""
@@ -164,4 +154,5 @@ def pack_conv(conv: nn.Conv2d, act: nn.Module) -> tuple[Tensor, Tensor, Tensor, 
 def _layout(conv: nn.Conv2d, lanes: int) -> Packing:
     inputs, outputs = conv.in_channels // conv.groups, conv.out_channels // conv.groups
     taps = conv.kernel_size[0] * conv.kernel_size[1]
-    return packing(conv.groups, outputs, inputs, taps, lanes=lanes)
+    with torch.inference_mode(False), torch.device("cpu"):  # it is kept
+        return packing(conv.groups, outputs, inputs, taps, lanes=lanes)

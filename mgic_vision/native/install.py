@@ -22,14 +22,16 @@ def use_kernels_(module: Module) -> Module:
     Args:
         module: A network whose norms are folded; kernels are there.
     """
-    if isinstance(module, PackedModule):
-        return module
-    if isinstance(module, MGICBlock) and NativeCycle.take(module) is not None:
-        return module
-    if isinstance(module, nn.Sequential) and NativeConv.take(module) is not None:
-        return module
-    for child in module.children():
-        use_kernels_(child)
+    taken = None
+    if isinstance(module, MGICBlock):
+        taken = NativeCycle.take(module)
+    elif isinstance(module, nn.Sequential):
+        taken = NativeConv.take(module)
+    if taken is not None:
+        taken.prepare()
+    elif not isinstance(module, PackedModule):
+        for child in module.children():
+            use_kernels_(child)
     return module
 
 

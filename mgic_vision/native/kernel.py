@@ -50,15 +50,9 @@ def has_known_kernel(conv: nn.Conv2d) -> bool:
     )
 
 
-def check_device(x: Tensor, **others: Tensor) -> None:
-    """Raise where tensors without content are mixed with others.
-
-    Raises:
-        ValueError: A tensor is on another device than ``x``.
-    """
-    for name, tensor in others.items():
-        if tensor.device != x.device:
-            raise ValueError(f"{name} must be on {x.device}, where x is, got {tensor.device}")
+def in_order(x: Tensor) -> Tensor:
+    """Images as the kernels read and write them, channels innermost."""
+    return x.contiguous(memory_format=torch.channels_last).resolve_neg()
 
 
 def run_kernel(name: str, *arguments: object) -> None:

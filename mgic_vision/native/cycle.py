@@ -62,7 +62,7 @@ class NativeCycle(PackedModule, MGICBlock):
 
     def give_back(self) -> None:
         """Become the plain cycle again, in place."""
-        self._packed = None
+        self.__dict__.pop("_packed", None)
         self.__class__ = MGICBlock  # type: ignore[assignment]
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:

@@ -99,7 +99,7 @@ class NativeConv(PackedModule, nn.Sequential):
 
     def give_back(self) -> None:
         """Become the plain sequence again, in place."""
-        self._packed = None
+        self.__dict__.pop("_packed", None)
         self.__class__ = nn.Sequential  # type: ignore[assignment]
 
     def forward(self, input: Tensor) -> Tensor:

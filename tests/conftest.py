@@ -3,6 +3,7 @@ from collections.abc import Iterator
 import no_network
 import pytest
 from meshes import fill
+from torch_geometric.nn import Sequential
 
 from mgic_geo.native import build
 
@@ -38,6 +39,12 @@ def kernels(request: pytest.FixtureRequest) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(build, "library", lambda *_: None)
         yield
+
+
+@pytest.fixture(autouse=True)
+def sequential(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Undo what PyG's ``Sequential`` does to its class: each one made replaces all others' forward."""
+    monkeypatch.setattr(Sequential, "forward", Sequential.forward)
 
 
 @pytest.fixture

@@ -43,7 +43,7 @@ def kernels(request: pytest.FixtureRequest) -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def sequential(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Undo what PyG's ``Sequential`` does to its class: each one made replaces all others' forward."""
+    """Undo what PyG's ``Sequential`` does: each one made replaces the forward of all others."""
     monkeypatch.setattr(Sequential, "forward", Sequential.forward)
 
 

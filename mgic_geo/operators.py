@@ -74,9 +74,15 @@ class Operator:
         Raises:
             ValueError: They are on several devices.
         """
-        devices = {x.device for x in inputs if isinstance(x, Tensor)}
-        if len(devices) < 2:
-            return torch.device("meta") in devices
+        first = None
+        for x in inputs:
+            if isinstance(x, Tensor):
+                if first is None:
+                    first = x.device
+                elif x.device != first:
+                    break
+        else:
+            return first is not None and first.type == "meta"
         found = ", ".join(
             f"{name} on {x.device}"
             for name, x in zip(self.names, inputs, strict=False)

@@ -12,6 +12,7 @@ import torch
 from test_deployment import assert_equal
 from test_depthwise import gradients, images
 from test_vision_native import (
+    HALF,
     LAYERS,
     make_change,
     make_cycle,
@@ -45,7 +46,7 @@ def test_cycles_are_the_same_on_any_number_of_threads_and_anywhere_in_a_batch(ki
 @needs_compiler
 @pytest.mark.parametrize("stride", [1, 2])
 def test_changes_of_width_are_the_same_on_any_number_of_threads(stride):
-    _, native = make_change(20, 40, stride=stride)
+    _, native = make_change(20, 20 * HALF, stride=stride)
     for shape in [(5, 9, 9), (3, 56, 40), (9, 2, 3)]:
         x = torch.randn(shape[0], 20, *shape[1:])
         alone = torch.cat([native(image[None]) for image in x])
@@ -102,7 +103,7 @@ def test_fewer_threads_than_asked_for_give_the_same(grant):
 
 def check_grants() -> None:
     """In a process that gets fewer threads than it asks for, where torch may be wrong itself."""
-    change, native_change = make_change(20, 40)
+    change, native_change = make_change(20, 20 * HALF)
     conv, grad = DepthwiseConv2d(40, 40), images(3, 40, 30, 30, seed=1)
     cases = [(native_change, change, torch.randn(2, 20, 30, 30))]
     for kind in LAYERS:

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from test_vision_native import LAYERS, make_change, make_native, needs_compiler
+from test_vision_native import HALF, LAYERS, make_change, make_native, needs_compiler
 from torch.testing import assert_close
 
 from mgic_vision import create_model, fuse
@@ -16,9 +16,9 @@ FAR = (-2, 2**40 + 1, 2**62, -(2**63))
 
 @needs_compiler
 def test_no_image_is_an_empty_result_and_no_pixel_an_error():
-    cycle, (_, change) = make_native("squeeze-every"), make_change(24, 48, stride=2)
+    cycle, (_, change) = make_native("squeeze-every"), make_change(24, 24 * HALF, stride=2)
     assert cycle(torch.empty(0, 24, 6, 5)).shape == (0, 24, 6, 5)
-    assert change(torch.empty(0, 24, 6, 5)).shape == (0, 48, 3, 3)
+    assert change(torch.empty(0, 24, 6, 5)).shape == (0, 24 * HALF, 3, 3)
     for module in (cycle, change):
         with pytest.raises(ValueError, match=r"height must be from 1 to \d+, got 0"):
             module(torch.empty(2, 24, 0, 5))
@@ -30,7 +30,7 @@ def test_no_image_is_an_empty_result_and_no_pixel_an_error():
 
 @needs_compiler
 def test_what_torch_takes_beside_batches_of_images_is_computed_by_torch():
-    _, change = make_change(8, 32)
+    _, change = make_change(8, 8 * HALF)
     x = torch.randn(2, 8, 6, 5)
     assert_close(change(x[0]), change(x)[0], rtol=1e-4, atol=1e-4)
     for module in (change, make_native("bottleneck")):
@@ -53,7 +53,7 @@ def test_nan_in_a_cycle_goes_where_it_goes_in_torch(kind):
 @needs_compiler
 @pytest.mark.fault(52)
 def test_nan_in_a_change_of_width_stays():
-    change, native = make_change(8, 32)
+    change, native = make_change(8, 8 * HALF)
     x = torch.randn(2, 8, 6, 6)
     x[1, 2, 3, 3] = float("nan")
     assert native(x).isnan()[change(x).isnan()].all()
@@ -135,7 +135,7 @@ def test_tensors_of_another_kind_are_refused_by_name(changes, message):
 
 @needs_compiler
 def test_sizes_that_do_not_fit_a_convolution_are_refused():
-    _, native = make_change(24, 48, stride=2)
+    _, native = make_change(24, 24 * HALF, stride=2)
     begins, weight, bias, sizes = native.pack()
     run, x = torch.ops.mgic_vision.grouped_conv, torch.randn(2, 24, 5, 6)
     for place, name in enumerate(ConvPlan._fields[:-1]):

@@ -110,4 +110,4 @@ fuzz: ## drawn cases against double precision, and drawn wrong inputs, with sani
 	@touch $@
 
 clean: ## everything that make and the scripts made
-	rm -rf .venv build data dist runs *.egg-info mgic_*/native/prebuilt
+	rm -rf .venv build data dist runs *.egg-info mgic_*/ops/csrc/prebuilt

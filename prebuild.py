@@ -21,11 +21,11 @@ from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).parent
-GRAPHS, IMAGES = (ROOT / package / "native" for package in ("mgic_geo", "mgic_vision"))
+GRAPHS, IMAGES = (ROOT / package / "ops" / "csrc" for package in ("mgic_geo", "mgic_vision"))
 
 
 def read(name: str) -> ModuleType:
-    """A module of ``mgic_geo.native``, without the package, which needs torch."""
+    """A module of ``mgic_geo.ops.csrc``, without the package, which needs torch."""
     spec = importlib.util.spec_from_file_location(f"prebuild_{name}", GRAPHS / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None

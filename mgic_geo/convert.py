@@ -22,10 +22,10 @@ from mgic_geo.conversion import (
     rewrite,
     shared_hooks,
 )
-from mgic_geo.correction_norm import CorrectionNorm
-from mgic_geo.grouped_conv import check_caches
 from mgic_geo.levels import level_plan
-from mgic_geo.message_passing import ConvNormAct, MGICMessagePassing
+from mgic_geo.nn.correction import CorrectionNorm
+from mgic_geo.nn.grouped_conv import check_caches
+from mgic_geo.nn.message_passing import ConvNormAct, MGICMessagePassing
 
 Factory = Callable[[int, int], nn.Module]
 PLAIN = (bool, int, float, str, tuple, type(None))

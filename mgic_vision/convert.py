@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from mgic_geo.conversion import Replacement, Report, drop_hooks, outermost, require, rewrite
-from mgic_geo.correction_norm import CorrectionNorm
 from mgic_geo.cost import multiply_adds
-from mgic_geo.grouped_linear import transfer
 from mgic_geo.levels import Level, MGICBlock, Residual, level_plan
+from mgic_geo.nn.correction import CorrectionNorm
+from mgic_geo.nn.grouped_linear import transfer
 from mgic_vision.conversion import convnext, inverted, resnet, transformer  # noqa: F401, register
 from mgic_vision.conversion.narrow import branch_widths, leaves, narrow
 from mgic_vision.conversion.parts import CycleBranch, CycleResidual, Parts, find_adapter

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from mgic_vision.native.depthwise import can_filter, depthwise
 from mgic_vision.norm import BatchNorm2d, Chain
+from mgic_vision.ops.depthwise import can_filter, depthwise
 
 Activation = Callable[[], nn.Module]
 

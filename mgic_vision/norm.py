@@ -6,7 +6,7 @@ from typing import TypeGuard
 
 from torch import Tensor, nn
 
-from mgic_geo.norm_act import is_hooked, is_known, normalize_images
+from mgic_geo.nn.norm_act import is_hooked, is_known, normalize_images
 
 
 class BatchNorm2d(nn.BatchNorm2d):

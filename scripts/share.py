@@ -3,7 +3,8 @@
 ``python -m scripts.share runs/points/mgic_diffgcn-* --folder shared/mgic_diffgcn`` takes runs of
 one network with several seeds. The weights are those of the best on validation; the card has the
 data, the seeds, and every metric with its spread. ``HubModel.from_pretrained(folder)`` of
-``mgic_geo.hub`` or ``mgic_vision.hub`` reads it. Nothing is sent anywhere: ``push_to_hub`` would.
+``mgic_geo.models.hub`` or ``mgic_vision.models.hub`` reads it. Nothing is sent anywhere:
+``push_to_hub`` would.
 """
 
 import argparse

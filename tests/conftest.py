@@ -5,7 +5,7 @@ import pytest
 from meshes import fill
 from torch_geometric.nn import Sequential
 
-from mgic_geo.native import build
+from mgic_geo.ops.csrc import build
 
 no_network.refuse_network()
 

@@ -24,12 +24,12 @@ from torch_geometric import EdgeIndex
 import mgic_geo
 import mgic_vision
 from mgic_geo import GroupedLinear, MGICLinear, MGICMessagePassing
-from mgic_geo.derivatives import DerivativeOperators, derivative_operators, edge_gradients
-from mgic_geo.diff_conv import DiffGCNConv
-from mgic_geo.edge_conv import GroupedEdgeConv
-from mgic_geo.native import build
-from mgic_geo.neighbor_max import neighbor_max
-from mgic_geo.sparse import Adjacency, SparseMatrix, sparse_matrices, spmm, to_adjacency
+from mgic_geo.graphs.adjacency import Adjacency, SparseMatrix, sparse_matrices, spmm, to_adjacency
+from mgic_geo.graphs.derivatives import DerivativeOperators, derivative_operators, edge_gradients
+from mgic_geo.nn.diff_conv import DiffGCNConv
+from mgic_geo.nn.edge_conv import GroupedEdgeConv
+from mgic_geo.ops.csrc import build
+from mgic_geo.ops.neighbor_max import neighbor_max
 
 Arguments = dict[str, Any]
 Call = Callable[..., Any]

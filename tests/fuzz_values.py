@@ -20,15 +20,15 @@ from torch_geometric.nn import BatchNorm
 
 import mgic_geo
 from mgic_geo import GroupedLinear, MGICLinear, MGICMessagePassing
-from mgic_geo.correction_norm import CorrectionNorm
-from mgic_geo.derivatives import derivative_operators, edge_gradients
-from mgic_geo.diff_conv import DiffGCNConv, mix_derivatives
-from mgic_geo.edge_conv import GroupedEdgeConv
-from mgic_geo.grouped_linear import grouped_linear
-from mgic_geo.native import build
-from mgic_geo.neighbor_max import neighbor_max
-from mgic_geo.norm_act import norm_act
-from mgic_geo.sparse import sparse_matrices, spmm, to_adjacency
+from mgic_geo.graphs.adjacency import sparse_matrices, spmm, to_adjacency
+from mgic_geo.graphs.derivatives import derivative_operators, edge_gradients
+from mgic_geo.nn.correction import CorrectionNorm
+from mgic_geo.nn.diff_conv import DiffGCNConv, mix_derivatives
+from mgic_geo.nn.edge_conv import GroupedEdgeConv
+from mgic_geo.nn.grouped_linear import grouped_linear
+from mgic_geo.nn.norm_act import norm_act
+from mgic_geo.ops.csrc import build
+from mgic_geo.ops.neighbor_max import neighbor_max
 from mgic_vision.layers import DepthwiseConv2d
 from mgic_vision.norm import BatchNorm2d, Chain
 

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from mgic_geo import neighbor_search
+from mgic_geo.ops import knn_reference as neighbor_search
 
 PRODUCT = 200  # points of a cloud that is large enough for the matrix product
 

@@ -3,7 +3,7 @@ import torch
 from torch.testing import assert_close
 from torch_geometric import EdgeIndex
 
-from mgic_geo.sparse import Adjacency, from_neighbors, to_adjacency
+from mgic_geo.graphs.adjacency import Adjacency, from_neighbors, to_adjacency
 
 NUM_SOURCES, NUM_TARGETS = 5, 4
 # unsorted, a self-loop, an edge that is there twice; source 4 and target 3 have no edges

@@ -22,8 +22,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from mgic_geo.native import build, cache, compiler, processor
-from mgic_vision.native import IMAGES
+from mgic_geo.ops.csrc import build, cache, compiler, processor
+from mgic_vision.ops.native import IMAGES
 
 ROOT = Path(__file__).parents[1]
 HEADER = Path(build.__file__).with_name("entry.h")
@@ -195,7 +195,7 @@ def test_several_may_compile_at_once(anew, folder):
 def test_a_user_is_told_what_takes_so_long(anew, stub):
     script = f"""
     from pathlib import Path
-    from mgic_geo.native import build
+    from mgic_geo.ops.csrc import build
     kernels = build.Kernels("stub", (Path({str(stub.sources[0])!r}),), (Path({str(HEADER)!r}),))
     assert None not in (build.library.__wrapped__(kernels) for _ in range(2))
     """
@@ -604,7 +604,7 @@ def test_kernels_and_torch_share_their_threads():
     if build.library() is None:
         pytest.skip("no kernels")
     script = (
-        "import ctypes, torch\nfrom pathlib import Path\nfrom mgic_geo.native import build\n"
+        "import ctypes, torch\nfrom pathlib import Path\nfrom mgic_geo.ops.csrc import build\n"
         "assert build.library() is not None\n"
         "maps = Path('/proc/self/maps').read_text().splitlines()\n"
         "files = {line.split()[-1] for line in maps if '.so' in line}\n"

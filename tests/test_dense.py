@@ -14,9 +14,9 @@ from mgic_geo import (
     knn_indices,
     list_models,
 )
-from mgic_geo.dense import dense_gradients, dense_knn
-from mgic_geo.derivatives import edge_gradients
-from mgic_geo.sparse import from_neighbors
+from mgic_geo.graphs.adjacency import from_neighbors
+from mgic_geo.graphs.derivatives import edge_gradients
+from mgic_geo.models.dense import dense_gradients, dense_knn
 
 MODELS = [name for name in list_models() if name != "random_graph"]
 

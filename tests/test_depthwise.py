@@ -11,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from mgic_vision import layers
 from mgic_vision.layers import DepthwiseConv2d
-from mgic_vision.native.kernel import run_kernel
+from mgic_vision.ops.kernel import run_kernel
 
 
 def images(*shape: int, seed: int = 0, order=torch.channels_last) -> Tensor:

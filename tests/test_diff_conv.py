@@ -9,7 +9,7 @@ from torch.testing import assert_close
 from torch_geometric import EdgeIndex
 
 from mgic_geo import DiffGCNConv, edge_gradients, multiply_adds
-from mgic_geo.sparse import to_adjacency
+from mgic_geo.graphs.adjacency import to_adjacency
 
 pytestmark = pytest.mark.usefixtures("kernels")
 

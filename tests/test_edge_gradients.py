@@ -7,9 +7,9 @@ from torch_geometric import EdgeIndex
 from torch_geometric.data import Batch, Data
 
 from mgic_geo import EdgeGradients, edge_gradients
-from mgic_geo.derivatives import derivative_operators
-from mgic_geo.native import build
-from mgic_geo.sparse import Adjacency, spmm, to_adjacency
+from mgic_geo.graphs.adjacency import Adjacency, spmm, to_adjacency
+from mgic_geo.graphs.derivatives import derivative_operators
+from mgic_geo.ops.csrc import build
 
 # unsorted, with a self-loop
 EDGES = torch.tensor([[3, 0, 1, 3, 2, 4, 5, 1], [2, 1, 0, 0, 2, 1, 3, 4]])

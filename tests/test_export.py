@@ -10,7 +10,7 @@ from torch import nn
 from torch.testing import assert_close
 
 from mgic_geo import DiffGCNConv, create_model, edge_gradients, knn_graph
-from mgic_geo.dense import DenseDerivatives, DenseDiffConv, dense_gradients, dense_knn
+from mgic_geo.models.dense import DenseDerivatives, DenseDiffConv, dense_gradients, dense_knn
 from scripts import export
 from scripts.exporting.formats import FORMATS
 from scripts.exporting.subject import make_subject
@@ -151,7 +151,7 @@ def test_neighbors_that_tie_are_compared_on_the_files_own(find, ties, monkeypatc
     subject = make_subject(make_network("dgcnn", 3, {"width": 8, "k": 4}), {"name": "dgcnn"})
     x = torch.randint(0, 5, (2, 40, 3)).float()  # many neighbors at equal distances
     monkeypatch.setattr(subject, "inputs", lambda batch: iter([x, x]))
-    monkeypatch.setattr("mgic_geo.dense.dense_knn", find)
+    monkeypatch.setattr("mgic_geo.models.dense.dense_knn", find)
     found = compare(torch.no_grad()(subject.module), subject)
     assert found.ties == ties
     assert (found.worst <= 1e-6) == (ties > 0)

@@ -18,8 +18,8 @@ from torch.testing import assert_close
 
 import mgic_geo
 import mgic_vision
-from mgic_geo.native import build as native_build
-from mgic_vision.native.packed import PackedModule, Sources
+from mgic_geo.ops.csrc import build as native_build
+from mgic_vision.ops.packed import PackedModule, Sources
 
 QUICK = ("function_mgic", "mgic_mobilenetv3_small", "mgic_resnet56", "dgcnn", "mgic_diffgcn")
 GRAPHS = mgic_geo.list_models()

@@ -12,7 +12,7 @@ from pathlib import Path
 import fuzz_values
 import pytest
 
-from mgic_geo.native import build
+from mgic_geo.ops.csrc import build
 
 pytestmark = pytest.mark.skipif(build.library() is None, reason="no C compiler")
 

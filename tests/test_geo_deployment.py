@@ -23,7 +23,7 @@ from mgic_geo import (
     knn_graph,
     list_models,
 )
-from mgic_geo.native.grouped_linear import Packing, _kept
+from mgic_geo.ops.grouped_linear_kernel import Packing, _kept
 
 BATCH = torch.arange(3).repeat_interleave(14)
 POINTS = torch.rand(42, 3, generator=torch.Generator().manual_seed(0)), BATCH

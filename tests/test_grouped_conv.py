@@ -10,7 +10,7 @@ from torch import nn
 from torch.testing import assert_close
 from torch_geometric import EdgeIndex
 
-from mgic_geo.grouped_conv import WIDE, LoopConv, VmapConv, WideConv, make_grouped_conv
+from mgic_geo.nn.grouped_conv import WIDE, LoopConv, VmapConv, WideConv, make_grouped_conv
 
 NODES, CHANNELS, OUT, GROUPS = 7, 8, 12, 2
 # node 2 has a self-loop, node 5 only sends, node 6 has no edges at all; 0 -> 1 is there twice

@@ -6,7 +6,7 @@ import torch
 from torch.testing import assert_close
 
 from mgic_geo import GroupedLinear, multiply_adds, transfer
-from mgic_geo.grouped_linear import grouped_linear
+from mgic_geo.nn.grouped_linear import grouped_linear
 
 pytestmark = pytest.mark.usefixtures("kernels")
 

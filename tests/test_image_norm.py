@@ -8,8 +8,8 @@ from test_norm_act import drawn, needs_compiler
 from torch import Tensor, nn
 from torch.testing import assert_close
 
-from mgic_geo import norm_act
-from mgic_geo.native.activations import ACTIVATIONS
+from mgic_geo.nn import norm_act
+from mgic_geo.ops.activations import ACTIVATIONS
 from mgic_vision import create_model
 from mgic_vision.norm import BatchNorm2d, Chain
 

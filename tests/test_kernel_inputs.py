@@ -19,11 +19,11 @@ from torch_geometric import EdgeIndex
 
 import mgic_geo
 from mgic_geo import MGICLinear, MGICMessagePassing, edge_gradients
-from mgic_geo.derivatives import derivative_operators
-from mgic_geo.diff_conv import DiffGCNConv
-from mgic_geo.edge_conv import GroupedEdgeConv
-from mgic_geo.native import build
-from mgic_geo.sparse import Adjacency, to_adjacency
+from mgic_geo.graphs.adjacency import Adjacency, to_adjacency
+from mgic_geo.graphs.derivatives import derivative_operators
+from mgic_geo.nn.diff_conv import DiffGCNConv
+from mgic_geo.nn.edge_conv import GroupedEdgeConv
+from mgic_geo.ops.csrc import build
 
 needs_compiler = pytest.mark.skipif(build.library() is None, reason="no C compiler")
 

@@ -6,12 +6,12 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 
 from mgic_geo import GroupedLinear
-from mgic_geo.correction_norm import CorrectionNorm
-from mgic_geo.derivatives import DerivativeOperators, derivative_operators
-from mgic_geo.diff_conv import DiffGCNConv
-from mgic_geo.native import build
-from mgic_geo.norm_act import norm_act
-from mgic_geo.sparse import to_adjacency
+from mgic_geo.graphs.adjacency import to_adjacency
+from mgic_geo.graphs.derivatives import DerivativeOperators, derivative_operators
+from mgic_geo.nn.correction import CorrectionNorm
+from mgic_geo.nn.diff_conv import DiffGCNConv
+from mgic_geo.nn.norm_act import norm_act
+from mgic_geo.ops.csrc import build
 
 pytestmark = pytest.mark.skipif(build.library() is None, reason="no C compiler")
 EXACT = {"rtol": 0, "atol": 0}

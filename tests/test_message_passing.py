@@ -22,7 +22,7 @@ from mgic_geo import (
     knn_graph,
     make_grouped_conv,
 )
-from mgic_geo.grouped_conv import LoopConv, VmapConv, WideConv
+from mgic_geo.nn.grouped_conv import LoopConv, VmapConv, WideConv
 
 
 def gin(in_channels: int, out_channels: int) -> nn.Module:

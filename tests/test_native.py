@@ -6,12 +6,12 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from mgic_geo import native
-from mgic_geo.derivatives import DerivativeOperators, derivative_operators
-from mgic_geo.diff_conv import DiffGCNConv
-from mgic_geo.native import build
-from mgic_geo.native.grouped_linear import packing
-from mgic_geo.sparse import to_adjacency
+from mgic_geo.graphs.adjacency import to_adjacency
+from mgic_geo.graphs.derivatives import DerivativeOperators, derivative_operators
+from mgic_geo.nn.diff_conv import DiffGCNConv
+from mgic_geo.ops import native
+from mgic_geo.ops.csrc import build
+from mgic_geo.ops.grouped_linear_kernel import packing
 
 EXACT = {"rtol": 0, "atol": 0}
 needs_compiler = pytest.mark.skipif(build.library() is None, reason="no C compiler")

@@ -17,9 +17,9 @@ from neighbor_clouds import (
 from torch import Tensor
 from torch.testing import assert_close
 
-from mgic_geo import neighbor_search
-from mgic_geo.native import build
-from mgic_geo.neighbors import knn_indices
+from mgic_geo.graphs.neighbors import knn_indices
+from mgic_geo.ops import knn_reference as neighbor_search
+from mgic_geo.ops.csrc import build
 
 pytestmark = pytest.mark.usefixtures("kernels")
 

@@ -11,8 +11,8 @@ from torch import Tensor
 from torch.testing import assert_close
 from torch_geometric import EdgeIndex
 
-from mgic_geo import neighbors
-from mgic_geo.neighbors import knn_graph, knn_indices
+from mgic_geo.graphs import neighbors
+from mgic_geo.graphs.neighbors import knn_graph, knn_indices
 
 pytestmark = pytest.mark.usefixtures("kernels")
 

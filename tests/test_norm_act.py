@@ -8,9 +8,9 @@ from torch import nn
 from torch.testing import assert_close
 from torch_geometric.nn import BatchNorm
 
-from mgic_geo.message_passing import ConvNormAct
-from mgic_geo.native import build
-from mgic_geo.norm_act import norm_act
+from mgic_geo.nn.message_passing import ConvNormAct
+from mgic_geo.nn.norm_act import norm_act
+from mgic_geo.ops.csrc import build
 
 needs_compiler = pytest.mark.skipif(build.library() is None, reason="no C compiler")
 
@@ -51,7 +51,7 @@ def only_plain(monkeypatch):
     def refuse(*args, **kwargs):
         raise AssertionError("the fused norm was called")
 
-    monkeypatch.setattr("mgic_geo.norm_act._native_norm", refuse)
+    monkeypatch.setattr("mgic_geo.nn.norm_act._native_norm", refuse)
 
 
 @needs_compiler

@@ -8,9 +8,9 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 
 from mgic_geo import GroupedLinear
-from mgic_geo.correction_norm import MIN_ROWS, CorrectionNorm
-from mgic_geo.native import build
-from mgic_geo.normalized_linear import add_normalized_linear
+from mgic_geo.nn.correction import MIN_ROWS, CorrectionNorm
+from mgic_geo.ops.csrc import build
+from mgic_geo.ops.normalized_linear import add_normalized_linear
 
 needs_compiler = pytest.mark.skipif(build.library() is None, reason="no C compiler")
 # not one input a group: a norm is blind to its scale, and the gradient nothing but rounding
@@ -94,7 +94,7 @@ def test_others_are_called_one_after_the_other(case, monkeypatch):
     def refuse(*inputs):
         raise AssertionError("the fused operation was called")
 
-    monkeypatch.setattr("mgic_geo.correction_norm.add_normalized_linear", refuse)
+    monkeypatch.setattr("mgic_geo.nn.correction.add_normalized_linear", refuse)
     prolong, norm = layers((4, 8, 4))
     num_rows, outputs = MIN_ROWS - (case == "few rows"), []
     if case == "evaluation":

@@ -7,9 +7,10 @@ from torch._subclasses import FakeTensorMode
 from torch.testing import assert_close
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from mgic_geo import create_model, operators
-from mgic_geo.grouped_linear import grouped_linear
-from mgic_geo.native import build
+from mgic_geo import create_model
+from mgic_geo.nn.grouped_linear import grouped_linear
+from mgic_geo.ops import operator
+from mgic_geo.ops.csrc import build
 
 needs_compiler = pytest.mark.skipif(build.library() is None, reason="no C compiler")
 
@@ -58,7 +59,7 @@ def _twice(x: Tensor) -> Tensor:
     return 2 * x
 
 
-twice = operators.Operator(
+twice = operator.Operator(
     "mgic_test::twice",
     _twice,
     torch.empty_like,

@@ -10,7 +10,7 @@ import torch
 from torch.testing import assert_close
 
 from mgic_geo import num_weights
-from mgic_geo.registry import create_model
+from mgic_geo.models.registry import create_model
 from mgic_vision import create_model as create_image_model
 from mgic_vision import summary
 from mgic_vision.layers import SqueezeExcite

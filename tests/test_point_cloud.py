@@ -12,9 +12,9 @@ from mgic_geo import (
     create_model,
     knn_indices,
     list_models,
-    point_cloud,
 )
-from mgic_geo.point_cloud import pool_max, random_neighbors
+from mgic_geo.models import point_cloud
+from mgic_geo.models.point_cloud import pool_max, random_neighbors
 
 MODELS = list_models()
 SIZES = (12, 1, 9, 3)  # ragged: a lone point, and a cloud of fewer points than k + 1

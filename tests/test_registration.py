@@ -6,8 +6,8 @@ import warnings
 import pytest
 
 import mgic_vision
-from mgic_vision import registration
-from mgic_vision.registration import NAMES, _AtImport, register_with_timm
+from mgic_vision.models import registration
+from mgic_vision.models.registration import NAMES, _AtImport, register_with_timm
 
 
 @pytest.fixture(scope="module")

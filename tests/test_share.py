@@ -11,10 +11,10 @@ from test_report import CLASSES, make_run
 from torch.testing import assert_close
 
 from mgic_geo import create_model
-from mgic_geo.hub import HubModel
-from mgic_geo.weights import WeightsError, pack_weights
+from mgic_geo.models.hub import HubModel
+from mgic_geo.models.weights import WeightsError, pack_weights
 from mgic_vision import create_model as create_image_model
-from mgic_vision.hub import HubModel as ImageHubModel
+from mgic_vision.models.hub import HubModel as ImageHubModel
 from scripts import share
 from scripts.training.errors import CheckpointError
 from scripts.training.weights import Weights, export_weights, read_weights
@@ -98,7 +98,7 @@ def test_what_is_saved_is_read_again(tmp_path):
     assert_close(again.state_dict(), model.state_dict())
     assert again.options == model.options
     assert_close(load_file(tmp_path / "model.safetensors"), dict(model.network.state_dict()))
-    assert "from mgic_vision.hub import HubModel" in (tmp_path / "README.md").read_text()
+    assert "from mgic_vision.models.hub import HubModel" in (tmp_path / "README.md").read_text()
     network = create_image_model("mgic_resnet56", checkpoint=tmp_path / "model.safetensors")
     assert_close(network.state_dict(), model.network.state_dict())
     with pytest.raises(CheckpointError, match=r"model\.json does not name the classes"):
@@ -147,7 +147,7 @@ def test_a_hub_is_asked_for_the_hash_and_pickled_weights_are_refused(tmp_path, m
             raise EntryNotFoundError(filename)
         return str(tmp_path / filename)
 
-    monkeypatch.setattr("mgic_geo.hub.hf_hub_download", download)
+    monkeypatch.setattr("mgic_geo.models.hub.hf_hub_download", download)
     monkeypatch.setattr("huggingface_hub.hub_mixin.hf_hub_download", download)
     assert HubModel.from_pretrained("somebody/pointnet").name == "pointnet"
     assert asked == ["config.json", "model.json", "model.safetensors"]

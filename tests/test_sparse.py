@@ -4,14 +4,14 @@ from torch import Tensor
 from torch.testing import assert_close
 from torch.utils.flop_counter import FlopCounterMode
 
-from mgic_geo.neighbor_max import neighbor_max
-from mgic_geo.sparse import (
+from mgic_geo.graphs.adjacency import (
     Adjacency,
     SparseMatrix,
     sparse_matrices,
     spmm,
     to_adjacency,
 )
+from mgic_geo.ops.neighbor_max import neighbor_max
 
 NUM_SOURCES, NUM_TARGETS = 6, 5
 # unsorted, a self-loop, an edge that is there twice; source 5 and target 4 have no edges

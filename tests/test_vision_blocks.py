@@ -29,8 +29,8 @@ from mgic_vision import (
     pointwise_change,
 )
 from mgic_vision.layers import DepthwiseConv2d, round_width
-from mgic_vision.lraspp import WindowPool
-from mgic_vision.plain_resnet import PlainBlock
+from mgic_vision.models.lraspp import WindowPool
+from mgic_vision.models.plain_resnet import PlainBlock
 
 BLOCKS = {
     "basic": (basic_block, 1),

@@ -6,9 +6,9 @@ from test_vision_native import HALF, LAYERS, make_change, make_native, needs_com
 from torch.testing import assert_close
 
 from mgic_vision import create_model, fuse
-from mgic_vision.native.cycle import NativeCycle
-from mgic_vision.native.grouped_conv import ConvPlan
-from mgic_vision.native.plan import ABSENT, LevelPlan
+from mgic_vision.ops.cycle import NativeCycle
+from mgic_vision.ops.grouped_conv import ConvPlan
+from mgic_vision.ops.plan import ABSENT, LevelPlan
 
 REFUSED = (ValueError, MemoryError)
 FAR = (-2, 2**40 + 1, 2**62, -(2**63))

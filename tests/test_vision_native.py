@@ -13,7 +13,7 @@ from torch import nn
 from torch.testing import assert_close
 
 from mgic_geo import MGICBlock, multiply_adds
-from mgic_geo.native import build
+from mgic_geo.ops.csrc import build
 from mgic_vision import (
     basic_block,
     bottleneck,
@@ -25,11 +25,11 @@ from mgic_vision import (
 )
 from mgic_vision.folding import fold_norms_
 from mgic_vision.layers import HARDSWISH
-from mgic_vision.native import IMAGES, loaded
-from mgic_vision.native.branch import read_branch
-from mgic_vision.native.cycle import NativeCycle, run_cycle
-from mgic_vision.native.grouped_conv import MAX_ZEROS, NativeConv, run_grouped_conv
-from mgic_vision.native.packed import PackedModule
+from mgic_vision.ops.branch import read_branch
+from mgic_vision.ops.cycle import NativeCycle, run_cycle
+from mgic_vision.ops.grouped_conv import MAX_ZEROS, NativeConv, run_grouped_conv
+from mgic_vision.ops.native import IMAGES, loaded
+from mgic_vision.ops.packed import PackedModule
 
 COMPILED = build.library(IMAGES)
 needs_compiler = pytest.mark.skipif(COMPILED is None, reason="no C compiler")
@@ -216,7 +216,7 @@ def test_other_layers_stay_plain(layer):
 
 @needs_compiler
 def test_what_has_no_kernel_goes_the_plain_way(monkeypatch):
-    monkeypatch.setattr("mgic_vision.native.cycle.run_packed", None)
+    monkeypatch.setattr("mgic_vision.ops.cycle.run_packed", None)
     native = make_native("bottleneck")
     plain, x = make_cycle(*LAYERS["bottleneck"]), torch.randn(2, 64, 6, 5)
     expected = plain(x)

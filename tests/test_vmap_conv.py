@@ -20,7 +20,7 @@ from torch_geometric import EdgeIndex
 from torch_geometric.explain import Explainer, GNNExplainer
 
 from mgic_geo import MGICMessagePassing
-from mgic_geo.grouped_conv import LoopConv, VmapConv, make_grouped_conv
+from mgic_geo.nn.grouped_conv import LoopConv, VmapConv, make_grouped_conv
 
 NODES, CHANNELS, GROUPS, THREADS, CALLS = 7, 8, 2, 6, 60
 EDGES = torch.tensor([[5, 0, 0, 3, 2, 1, 4, 5], [0, 1, 1, 1, 2, 3, 3, 4]])
@@ -488,7 +488,7 @@ def test_where_vmap_has_no_rule_the_groups_run_one_by_one(norm, caplog):
     for name, buffer in conv.conv.named_buffers():  # a batch counts once
         assert_close(buffer, torch.stack([own.get_buffer(name) for own in loop.convs]))
     (record,) = caplog.records
-    assert (record.name, record.levelno) == ("mgic_geo.conv_copies", logging.WARNING)
+    assert (record.name, record.levelno) == ("mgic_geo.nn.conv_copies", logging.WARNING)
     assert record.getMessage().startswith("Branching runs its groups one by one, since vmap failed")
     assert record.getMessage().endswith("take strategy='loop'")
     assert "\n" not in record.getMessage()

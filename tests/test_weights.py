@@ -13,7 +13,7 @@ from torch.testing import assert_close
 
 import mgic_geo
 import mgic_vision
-from mgic_geo.weights import WeightsError, WeightsWarning, read_weights
+from mgic_geo.models.weights import WeightsError, WeightsWarning, read_weights
 from scripts.training.weights import Weights, export_weights
 
 NETWORKS = {

@@ -16,7 +16,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 WHEEL = "MGIC_WHEEL"  # one to look at in place of one that is built here
-PREBUILT = re.compile(r"mgic_(geo|vision)/native/prebuilt/[\w-]+-[0-9a-f]{16}\.so")
+PREBUILT = re.compile(r"mgic_(geo|vision)/ops/csrc/prebuilt/[\w-]+-[0-9a-f]{16}\.so")
 
 
 def build(target: Path, kind: str, **environment: str) -> Path:
@@ -95,7 +95,7 @@ def test_wheel_with_kernels_holds_these_and_their_sources(platform):
     grades = {"x86_64": ("x86-64-v4", "x86-64-v3", "x86-64"), "aarch64": ("armv8-a",)}
     wanted = [(p, g) for p in ("geo", "vision") for g in grades[os.uname().machine]]
     for package, grade in wanted:
-        assert re.search(rf"mgic_{package}/native/prebuilt/{grade}-[0-9a-f]{{16}}\.so", str(found))
+        assert re.search(rf"mgic_{package}/ops/csrc/prebuilt/{grade}-\w{{16}}\.so", str(found))
     assert len(kernels) == len(wanted)
 
 
@@ -114,8 +114,8 @@ def test_installed_wheel_runs_its_kernels_where_no_compiler_is(tmp_path):
     subprocess.run([python, "-m", "pip", "install", "--no-index", "--no-deps", wheel], check=True)
     script = """
     import torch, mgic_geo, mgic_vision
-    from mgic_geo.native import build
-    from mgic_vision.native import IMAGES
+    from mgic_geo.ops.csrc import build
+    from mgic_vision.ops.native import IMAGES
     assert "/venv/" in mgic_geo.__file__, mgic_geo.__file__
     model = mgic_geo.create_model("mgic_diffgcn").eval()
     pos, batch = torch.rand(256, 3), torch.arange(2).repeat_interleave(128)

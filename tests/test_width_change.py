@@ -7,7 +7,7 @@ import torch
 from torch.nn.parameter import UninitializedParameter
 from torch.testing import assert_close
 
-from mgic_geo.width_change import WidthChange
+from mgic_geo.nn.width_change import WidthChange
 
 EXACT = {"rtol": 0, "atol": 0}
 

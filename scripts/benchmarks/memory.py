@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from mgic_geo.levels import Level
 from mgic_vision import bottleneck, dense_level, fuse, inverted_residual, mgic_unit
-from mgic_vision.native.kernel import cycle_bytes
+from mgic_vision.ops.kernel import cycle_bytes
 from scripts.benchmarks.timing import Bytes, Pair
 from scripts.paper_tables.memory import MemoryCounter
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch_geometric.nn import EdgeConv, global_max_pool
 from torch_geometric.utils import scatter
 
-from mgic_geo.point_cloud import GCONVS_BEFORE_MLP, HEAD_MLPS, mlp
+from mgic_geo.models.point_cloud import GCONVS_BEFORE_MLP, HEAD_MLPS, mlp
 
 
 def plain_knn_graph(x: Tensor, k: int, batch: Tensor) -> Tensor:

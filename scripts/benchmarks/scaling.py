@@ -7,9 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from mgic_geo import DiffGCNConv, MGICMessagePassing, create_model, fuse
-from mgic_geo.derivatives import DerivativeOperators, derivative_operators, edge_gradients
-from mgic_geo.neighbors import knn_indices
-from mgic_geo.sparse import from_neighbors
+from mgic_geo.graphs.adjacency import from_neighbors
+from mgic_geo.graphs.derivatives import DerivativeOperators, derivative_operators, edge_gradients
+from mgic_geo.graphs.neighbors import knn_indices
 from scripts.benchmarks.points import make_clouds
 from scripts.benchmarks.timing import Contender, Pair, Suite, inference
 

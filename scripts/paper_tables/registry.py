@@ -21,8 +21,8 @@ from scripts.paper_tables.item import Item
 # what the paper has besides, and where it is here
 WITHOUT_NUMBERS: dict[str, str] = {
     "table2": "the network of figure4: mgic_vision.function_mgic and its two rivals",
-    "table4": "MGIC-ResNet-50, of table5: mgic_vision.resnet",
-    "table6": "MGIC-MobileNetV3, of table7: mgic_vision.mobilenetv3",
+    "table4": "MGIC-ResNet-50, of table5: mgic_vision.models.resnet",
+    "table6": "MGIC-MobileNetV3, of table7: mgic_vision.models.mobilenetv3",
     "table10": "the network of table11: mgic_geo.PointCloudClassifier",
     "figure1": "an illustration of grouped convolutions, without numbers",
     "figure2": "an illustration of the levels: python -m scripts.draw_levels FILE.png",

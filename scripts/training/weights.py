@@ -6,8 +6,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from mgic_geo.weights import SUFFIX, WeightsError, pack_weights
-from mgic_geo.weights import read_weights as read_exported
+from mgic_geo.models.weights import SUFFIX, WeightsError, pack_weights
+from mgic_geo.models.weights import read_weights as read_exported
 from scripts.training.checkpoint import BEST, newest_checkpoint, read_checkpoint
 from scripts.training.errors import CheckpointError
 from scripts.training.files import write_whole

@@ -1,0 +1,131 @@
+"""The form of a graph network, or of one on vectors, that is deployed."""
+
+from __future__ import annotations
+
+import copy
+from itertools import pairwise
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from mgic_geo.levels import MGICBlock, Residual
+from mgic_geo.nn.correction import CorrectionNorm
+from mgic_geo.nn.diff_conv import DiffGCNConv
+from mgic_geo.nn.grouped_linear import GroupedLinear
+from mgic_geo.nn.linear import MGICLinear
+from mgic_geo.nn.message_passing import ConvNormAct, MGICMessagePassing
+from mgic_geo.nn.norm_act import unwrap_norm
+from mgic_geo.ops import native
+
+Model = TypeVar("Model", bound=nn.Module)
+
+
+def fuse(model: Model) -> Model:
+    r"""An equal network for inference alone, with less to compute.
+
+    A batch norm with fixed statistics is a scale :math:`a` and a shift :math:`b` of every channel,
+    and :math:`a (W x + c) + b = (a W) x + (a c + b)`. So every norm goes into the map in front of
+    it: linear and grouped maps, differential convolutions, and a cycle's prolongations
+    :math:`N_j P_j`. The norm behind a whole cycle goes into its finest layer. Norms behind edge
+    convolutions stay: a point without neighbors gets 0 from those, not a shift. A ReLU that a
+    differential convolution is left with becomes part of it; behind other maps it works in place.
+
+    Args:
+        model: A network of this package, trained. It is left as it is.
+
+    Returns:
+        A network in evaluation mode whose parameters need no gradients; its values are those of
+        ``model.eval()`` up to rounding. It is a network as others are: it may be moved, cast,
+        copied, saved and fused again, and its state may be replaced by that of another fused
+        network. Weights stay as the kernels want them from call to call until they change; what
+        writes to them by way of ``weight.data`` goes unnoticed.
+
+    Example:
+        >>> from mgic_geo import create_model
+        >>> model = create_model("mgic_diffgcn", k=4).eval()
+        >>> pos = torch.rand(20, 3)
+        >>> torch.testing.assert_close(fuse(model)(pos), model(pos), rtol=1e-4, atol=1e-4)
+    """
+    with torch.inference_mode(False):  # tensors made in it do not count their changes
+        fused = copy.deepcopy(model).eval().requires_grad_(False)
+        for module in list(fused.modules()):
+            _fold_children(module)
+        for module in fused.modules():
+            if isinstance(module, GroupedLinear):
+                native.keep_packed_(module.weight)
+    return fused
+
+
+def _fold_children(module: nn.Module) -> None:
+    if isinstance(module, ConvNormAct):
+        _fold_child(module, "norm", module.conv)
+        _fold_relu(module)
+    elif type(module).forward is nn.Sequential.forward:
+        for (_, before), (name, _) in pairwise(module.named_children()):
+            _fold_child(module, name, before)
+    elif isinstance(module, MGICBlock):
+        for index, prolong in enumerate(module.prolong):
+            _fold_child(module.norms, str(index), prolong)
+
+
+def _fold_child(parent: nn.Module, name: str, before: nn.Module) -> None:
+    """Put the norm ``parent.name`` into ``before``, if it is one and that can take it."""
+    linear, norm = _last_map(before), _plain_norm(parent.get_submodule(name))
+    if linear is None or norm is None or norm.running_mean is None or norm.running_var is None:
+        return
+    scale = (_precise(norm.running_var) + norm.eps).rsqrt()
+    scale = scale if norm.weight is None else scale * _precise(norm.weight)
+    shift = -scale * _precise(norm.running_mean)
+    shift = shift if norm.bias is None else shift + _precise(norm.bias)
+    _scale_and_shift(linear, scale, shift)
+    setattr(parent, name, nn.Identity())
+
+
+def _precise(x: Tensor) -> Tensor:
+    """For what is rounded to half precision only once it is done."""
+    return x.float() if x.dtype in (torch.half, torch.bfloat16) else x
+
+
+def _fold_relu(layer: ConvNormAct) -> None:
+    """Let the map in front of a ReLU do it, or do it in place, where nothing is between them."""
+    last = _last_layer(layer.conv)
+    if type(layer.act) is not nn.ReLU or not isinstance(layer.norm, nn.Identity) or last is None:
+        return
+    if isinstance(last, DiffGCNConv):
+        last.relu, layer.act = True, nn.Identity()
+    else:
+        layer.act = nn.ReLU(inplace=True)
+
+
+def _scale_and_shift(linear: nn.Linear | GroupedLinear, scale: Tensor, shift: Tensor) -> None:
+    old = linear.weight
+    rows = _precise(old).view(scale.numel(), -1)  # of an output each, in both kinds
+    weight = (rows * scale.unsqueeze(1)).view_as(old)
+    bias = shift if linear.bias is None else _precise(linear.bias) * scale + shift
+    linear.weight = nn.Parameter(weight.to(old.dtype), requires_grad=False)
+    linear.bias = nn.Parameter(bias.to(old.dtype), requires_grad=False)
+
+
+def _last_map(module: nn.Module) -> nn.Linear | GroupedLinear | None:
+    """The linear map whose result is the module's, if there is one."""
+    last = _last_layer(module)
+    return last.lin if isinstance(last, DiffGCNConv) else last
+
+
+def _last_layer(module: nn.Module) -> nn.Linear | GroupedLinear | DiffGCNConv | None:
+    """The layer whose result is the module's, if it is linear."""
+    if isinstance(module, nn.Linear | GroupedLinear | DiffGCNConv):
+        return module
+    if isinstance(module, MGICMessagePassing | MGICLinear):
+        return _last_layer(module.block)
+    if isinstance(module, MGICBlock) and not isinstance(module.layers[0], Residual):
+        return _last_layer(module.layers[0])
+    return None
+
+
+def _plain_norm(module: nn.Module) -> _BatchNorm | None:
+    """Torch's batch norm inside the wrappers of PyG and of a cycle."""
+    norm = unwrap_norm(module.norm if isinstance(module, CorrectionNorm) else module)
+    return norm if isinstance(norm, _BatchNorm) else None

@@ -1,0 +1,1 @@
+"""Graphs: compressed adjacency, nearest neighbors, derivatives."""

@@ -1,0 +1,322 @@
+"""First and second derivatives on a graph, as sparse matrices that all layers share."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch_geometric import EdgeIndex
+from torch_geometric.data import Data
+from torch_geometric.data.datapipes import functional_transform
+from torch_geometric.transforms import BaseTransform
+
+from mgic_geo.graphs.adjacency import Adjacency, SparseMatrix, split_edges, to_adjacency
+from mgic_geo.ops import native
+from mgic_geo.ops.operator import Operator, check_values
+
+
+class DerivativeOperators(NamedTuple):
+    """Derivatives along three axes, as sparse matrices that all layers of a batch share.
+
+    The three matrices have the same entries, the edges and every node's own weight, so that one
+    pass over a node's neighbors serves them all. Build them with :func:`derivative_operators`.
+
+    Args:
+        ptr: Where the entries of each node start.
+        index: Neighbor of every entry.
+        value: Weight of every entry in the derivative along each axis.
+        ptr_t: As ``ptr``, of the transposes.
+        index_t: As ``index``, of the transposes.
+        value_t: As ``value``, of the transposes.
+        crossings: How many entries join nodes before each one with it or later ones. It is 0 where
+            a cloud starts that nothing joins with those before; a cloud at a time stays in cache.
+
+    Shape:
+        - ``ptr``, ``crossings``: ``(N + 1,)``. ``index``: ``(entries,)``. ``value``:
+          ``(entries, 3)``.
+    """
+
+    ptr: Tensor
+    index: Tensor
+    value: Tensor
+    ptr_t: Tensor
+    index_t: Tensor
+    value_t: Tensor
+    crossings: Tensor
+
+    @property
+    def num_nodes(self) -> int:
+        """Number of nodes."""
+        return self.ptr.numel() - 1
+
+    def check(self) -> None:
+        """Raise where the parts do not fit each other.
+
+        Raises:
+            ValueError: They are of different lengths.
+        """
+        if (
+            self.ptr_t.shape != self.ptr.shape
+            or self.crossings.shape != self.ptr.shape
+            or self.index_t.shape != self.index.shape
+            or self.value_t.shape != self.value.shape
+        ):
+            raise ValueError(
+                "ptr, index and value of derivatives and of their transposes must have the same "
+                f"shapes, got {[tuple(x.shape) for x in self]}"
+            )
+
+    @property
+    def graph(self) -> native.Graph:
+        """What the kernels derive with."""
+        return native.Graph(self.ptr, self.index, self.value, self.crossings)
+
+    @property
+    def transposed(self) -> native.Graph:
+        """The same of the transposes."""
+        return native.Graph(self.ptr_t, self.index_t, self.value_t, self.crossings)
+
+    def matrix(self, axis: int) -> SparseMatrix:
+        """The derivative along one axis."""
+        forth = self.ptr, self.index, self.value[:, axis].contiguous()
+        return SparseMatrix(*forth, self.ptr_t, self.index_t, self.value_t[:, axis].contiguous())
+
+
+def edge_gradients(
+    pos: Tensor,
+    edge_index: Tensor | EdgeIndex | Adjacency,
+    batch: Tensor | None = None,
+    *,
+    softening: float = 0.0,
+) -> Tensor:
+    r"""Weight of every edge in the first derivatives at its target, along three axes.
+
+    .. math::
+        \partial_a f_i = \frac{h}{|\mathcal{N}(i)|} \sum_{j \in \mathcal{N}(i)}
+            \frac{d_a}{|d|^2 + (s h)^2} (f_j - f_i), \qquad d = p_j - p_i
+
+    with :math:`h` the mean edge length of the cloud. The factor :math:`h` takes the unit away:
+    derivatives do not change when the cloud is scaled, and applied twice they are second
+    derivatives times :math:`h^2`. Edges of length 0 get weight 0 and are not counted.
+
+    With :math:`s = 0` this is the derivative as diffGCN defines it. Its weights grow as
+    :math:`1 / |d|`: among randomly drawn points some neighbors nearly coincide, a few weights are a
+    hundred times the others, and batch statistics no longer describe the next batch. Softening
+    bounds them by :math:`1 / (2 s)`.
+
+    Args:
+        pos: Coordinates, in any unit of length.
+        edge_index: Row 0 neighbor, row 1 center.
+        batch: Cloud of every point; ``None`` where there is one.
+        softening: Length :math:`s` below which differences are damped, in mean edge lengths.
+
+    Shape:
+        - ``pos``: ``(N, 3)``. ``batch``: ``(N,)``. Returns ``(E, 3)``, in the order of the edges.
+
+    Raises:
+        ValueError: If ``pos`` does not have three coordinates, ``batch`` is not one number a point,
+            ``softening`` is negative, or an edge names a point that does not exist.
+
+    References:
+        Eliasof and Treister, DiffGCN (the paper's [18]).
+
+    Example:
+        >>> pos = torch.tensor([[0.0, 0, 0], [2.0, 0, 0]])
+        >>> edge_gradients(pos, torch.tensor([[1, 0], [0, 1]])).tolist()
+        [[1.0, 0.0, 0.0], [-1.0, 0.0, 0.0]]
+    """
+    if pos.dim() != 2 or pos.size(1) != 3 or not pos.is_floating_point():
+        raise ValueError(
+            f"pos must be (N, 3) floating point, got shape {tuple(pos.shape)} of {pos.dtype}"
+        )
+    check_values(pos=pos, batch=batch)
+    if batch is not None and (batch.shape != pos.shape[:1] or batch.dtype != torch.long):
+        raise ValueError(
+            f"batch must be ({pos.size(0)},) int64, got shape {tuple(batch.shape)} of {batch.dtype}"
+        )
+    if not softening >= 0:
+        raise ValueError(f"softening must be at least 0, got {softening}")
+    source, target = _ends(edge_index, pos.size(0))
+    if native.usable(pos.detach()) and not _needs_gradients(pos):
+        return _native_gradients(pos.detach(), source, target, batch, softening)
+    return _plain_gradients(pos, source, target, _cloud_places(pos, batch), softening)
+
+
+def _ends(edge_index: Tensor | EdgeIndex | Adjacency, num_nodes: int) -> tuple[Tensor, Tensor]:
+    """Source and target of every edge, in the order of the list."""
+    if not isinstance(edge_index, Tensor) or edge_index.layout != torch.strided:
+        adjacency = to_adjacency(edge_index, num_nodes, num_nodes)
+        return adjacency.index, adjacency.targets()
+    return split_edges(edge_index, num_nodes, num_nodes)
+
+
+def _plain_gradients(
+    pos: Tensor, source: Tensor, target: Tensor, cloud: Tensor, softening: float
+) -> Tensor:
+    d = pos.index_select(0, source) - pos.index_select(0, target)
+    unit, largest, real = directions(d)
+    length = largest * unit.norm(dim=1, keepdim=True)  # (E, 1)
+
+    edge_cloud = cloud.index_select(0, target).unsqueeze(1)
+    sums = pos.new_zeros(pos.size(0), 1)
+    mean_length = sums.scatter_add(0, edge_cloud, length) / sums.scatter_add(
+        0, edge_cloud, real
+    ).clamp_min(1)
+    degree = sums.scatter_add(0, target.unsqueeze(1), real).clamp_min(1)
+    scale = mean_length[cloud].index_select(0, target) / largest.where(largest > 0, 1.0)
+    return gradient_weights(unit, scale, softening) / degree.index_select(0, target) * real
+
+
+def _cloud_places(pos: Tensor, batch: Tensor | None) -> Tensor:
+    """Clouds by the place of their first point when sorted: below N, whatever numbers they have."""
+    if batch is None:
+        return torch.zeros(pos.size(0), dtype=torch.long, device=pos.device)
+    return torch.searchsorted(batch.sort().values, batch)
+
+
+def _compiled_gradients(
+    pos: Tensor, source: Tensor, target: Tensor, batch: Tensor | None, softening: float
+) -> Tensor:
+    if batch is not None and (batch[1:] >= batch[:-1]).all():
+        cloud = batch.unique_consecutive(return_inverse=True)[1]
+    else:
+        cloud = _cloud_places(pos, batch)
+    return native.edge_gradients(pos, source, target, cloud, softening)
+
+
+def _gradients_fake(pos: Tensor, source: Tensor, *args: object) -> Tensor:
+    return pos.new_empty(source.size(0), 3)
+
+
+_native_gradients = Operator("mgic::edge_gradients", _compiled_gradients, _gradients_fake)
+
+
+def _needs_gradients(x: Tensor) -> bool:
+    return x.requires_grad and torch.is_grad_enabled()
+
+
+def directions(d: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Differences over their largest coordinate, that coordinate, and 1 where it is not 0.
+
+    No square of the first over- or underflows.
+
+    Shape:
+        - ``d``: ``(..., 3)``. Returns ``(..., 3)`` and twice ``(..., 1)``.
+    """
+    largest = d.abs().amax(-1, keepdim=True)
+    return d / largest.where(largest > 0, 1.0), largest, (largest > 0).to(d.dtype)
+
+
+def gradient_weights(unit: Tensor, scale: Tensor, softening: float) -> Tensor:
+    """Weights of edges in the first derivatives, before they are averaged over the neighbors.
+
+    Args:
+        unit: Of :func:`directions`.
+        scale: Mean edge length of the cloud over the edge's largest coordinate.
+        softening: As :func:`edge_gradients`.
+
+    Shape:
+        - ``unit``: ``(..., 3)``. ``scale``: ``(..., 1)``. Returns ``(..., 3)``.
+    """
+    square = unit.square().sum(-1, keepdim=True) + (softening * scale).square()
+    # no less than 1 where an edge is real: its largest coordinate is 1
+    return unit * (scale / square.clamp_min(1.0))
+
+
+def derivative_operators(adjacency: Adjacency, edge_attr: Tensor) -> DerivativeOperators:
+    """Sparse matrices of the derivatives along three axes, their transposes stored.
+
+    Args:
+        adjacency: The graph.
+        edge_attr: Result of :func:`edge_gradients`, in the order of ``adjacency``'s edges.
+
+    Shape:
+        - ``edge_attr``: ``(E, 3)``.
+
+    Example:
+        >>> from mgic_geo.graphs.adjacency import spmm
+        >>> pos = torch.tensor([[0.0, 0, 0], [2.0, 0, 0]])
+        >>> graph = to_adjacency(torch.tensor([[1, 0], [0, 1]]), 2, 2)
+        >>> operators = derivative_operators(graph, edge_gradients(pos, graph))
+        >>> spmm(operators.matrix(0), torch.tensor([[0.0], [5.0]])).tolist()
+        [[5.0], [5.0]]
+    """
+    if edge_attr.shape != (adjacency.index.numel(), 3) or not edge_attr.is_floating_point():
+        raise ValueError(
+            f"edge_attr must be ({adjacency.index.numel()}, 3), one row an edge, floating point, "
+            f"got shape {tuple(edge_attr.shape)} of {edge_attr.dtype}"
+        )
+    if native.usable(edge_attr.detach()) and not _needs_gradients(edge_attr):
+        return DerivativeOperators(
+            *_native_operators(adjacency.ptr, adjacency.index, edge_attr.detach())
+        )
+    return _plain_operators(adjacency, edge_attr)
+
+
+def _plain_operators(adjacency: Adjacency, edge_attr: Tensor) -> DerivativeOperators:
+    # the center's own weight, minus the sum of the others, as one more edge of every node
+    nodes = torch.arange(adjacency.num_targets, device=edge_attr.device)
+    targets = adjacency.targets()
+    own = edge_attr.new_zeros(nodes.numel(), 3).index_add(0, targets, edge_attr).neg()
+    ptr = adjacency.ptr + torch.arange(adjacency.ptr.numel(), device=nodes.device)
+    places = torch.arange(targets.numel(), device=nodes.device) + targets
+    index = nodes.new_zeros(targets.numel() + nodes.numel())
+    index = index.scatter(0, places, adjacency.index).scatter(0, ptr[1:] - 1, nodes)
+    values = edge_attr.new_zeros(index.numel(), 3)
+    values = values.index_copy(0, places, edge_attr).index_copy(0, ptr[1:] - 1, own)
+    back, perm = Adjacency(ptr, index, adjacency.num_sources).transpose()
+    return DerivativeOperators(
+        *(ptr, index, values, back.ptr, back.index, values.index_select(0, perm)),
+        count_crossings(targets, adjacency.index, adjacency.num_targets),
+    )
+
+
+def _compiled_operators(ptr: Tensor, index: Tensor, edge_attr: Tensor) -> list[Tensor]:
+    if int(ptr[-1]) == index.numel():
+        return list(native.derivative_operators(ptr, index, edge_attr))
+    # with padding
+    return list(_plain_operators(Adjacency(ptr, index, ptr.numel() - 1), edge_attr))
+
+
+def _operators_fake(ptr: Tensor, index: Tensor, edge_attr: Tensor) -> list[Tensor]:
+    entries = index.size(0) + ptr.size(0) - 1
+    matrix = torch.empty_like(ptr), index.new_empty(entries), edge_attr.new_empty(entries, 3)
+    return [*matrix, *map(torch.empty_like, matrix), torch.empty_like(ptr)]
+
+
+_native_operators = Operator("mgic::derivative_operators", _compiled_operators, _operators_fake)
+
+
+def count_crossings(targets: Tensor, sources: Tensor, num_nodes: int) -> Tensor:
+    """Count for every node the edges that join nodes before it with it or later ones.
+
+    Shape:
+        - ``targets``, ``sources``: ``(E,)``. Returns ``(num_nodes + 1,)``.
+
+    Example:
+        >>> count_crossings(torch.tensor([0, 1, 2, 3]), torch.tensor([1, 0, 3, 2]), 4).tolist()
+        [0, 2, 0, 2, 0]
+    """
+    change = targets.new_zeros(num_nodes + 2)
+    change.index_add_(0, torch.minimum(targets, sources) + 1, torch.ones_like(targets))
+    change.index_add_(0, torch.maximum(targets, sources) + 1, -torch.ones_like(targets))
+    return change.cumsum(0)[:-1]
+
+
+@functional_transform("edge_gradients")
+class EdgeGradients(BaseTransform):
+    """Put :func:`edge_gradients` of ``data.pos`` and ``data.edge_index`` into ``data.edge_attr``.
+
+    Example:
+        >>> data = Data(pos=torch.rand(3, 3), edge_index=torch.tensor([[0, 1], [1, 2]]))
+        >>> EdgeGradients()(data).edge_attr.shape
+        torch.Size([2, 3])
+    """
+
+    def forward(self, data: Data) -> Data:
+        """Fill ``data.edge_attr``."""
+        if data.pos is None or data.edge_index is None:
+            raise ValueError("EdgeGradients needs data.pos and data.edge_index")
+        data.edge_attr = edge_gradients(data.pos, data.edge_index, data.batch)
+        return data

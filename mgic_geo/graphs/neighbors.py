@@ -1,0 +1,211 @@
+"""Exact nearest neighbors of points in batched clouds.
+
+One rule decides: the neighbors of a point are ordered by (squared distance, index). The squared
+distance is that of the coordinates as given, summed from their differences in float64, coordinate
+after coordinate. What makes the search fast, a matrix product or float32, only proposes neighbors;
+it never decides between two of them, so the answer does not depend on the machine, the thread
+count, the other clouds of the batch, the device, or on whether the kernels of
+:mod:`mgic_geo.ops.native` are there.
+"""
+
+import importlib
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch_geometric import EdgeIndex
+
+from mgic_geo.ops import native
+from mgic_geo.ops.knn_reference import search
+from mgic_geo.ops.operator import Operator, check_values
+
+_BACKENDS = ("auto", "exact", "torch_cluster")
+
+
+def knn_graph(
+    x: Tensor, k: int, batch: Tensor | None = None, *, backend: str = "auto"
+) -> EdgeIndex:
+    r"""Connects every point to its ``k`` nearest neighbors, by the rule of :func:`knn_indices`.
+
+    Edges are sorted by center, then distance, then index, so the compressed form that sparse
+    products need is known without sorting and comes with the result.
+
+    Args:
+        x: Coordinates or features of the points.
+        k: Neighbors per point. Clouds of :math:`n \le k` points give :math:`n - 1`.
+        batch: The cloud of every point, in any order; ``None`` means a single cloud.
+        backend: See :func:`knn_indices`.
+
+    Shape:
+        - ``x``: ``(N, D)``.
+        - ``batch``: ``(N,)``.
+        - Returns ``(2, E)``: row 0 holds neighbors (sources), row 1 centers (targets).
+
+    Raises:
+        ValueError: As :func:`knn_indices`.
+        ImportError: As :func:`knn_indices`.
+
+    Example:
+        >>> pos = torch.tensor([[0.0], [1.0], [3.0], [7.0]])
+        >>> knn_graph(pos, 2).as_tensor()
+        tensor([[1, 2, 0, 2, 1, 0, 2, 1],
+                [0, 0, 1, 1, 2, 2, 3, 3]])
+    """
+    neighbors = knn_indices(x, k, batch, backend=backend)
+    num_points = neighbors.size(0)
+    found = neighbors >= 0
+    degree = found.sum(1)
+    centers = torch.arange(num_points, device=x.device).repeat_interleave(degree)
+    edge_index = EdgeIndex(  # pyright: ignore[reportCallIssue]: it sees Tensor's __init__
+        torch.stack([neighbors[found], centers]),
+        sparse_size=(num_points, num_points),
+        sort_order="col",
+    )
+    edge_index._indptr = F.pad(degree.cumsum(0), (1, 0))
+    return edge_index
+
+
+def knn_indices(x: Tensor, k: int, batch: Tensor | None = None, *, backend: str = "auto") -> Tensor:
+    r"""Finds the ``k`` nearest neighbors of every point, exactly.
+
+    The usual expansion :math:`|x|^2 - 2 x^\top y + |y|^2` is fast and loses neighbors away from the
+    origin, on grids and beside outliers. Here it only proposes candidates: a row whose order could
+    depend on rounding is decided by differences, among its candidates or over its whole cloud.
+
+    .. math::
+        j \text{ before } j' \iff (d_{ij}, j) < (d_{ij'}, j'), \qquad
+        d_{ij} = \sum_{c=1}^{D} (x_{ic} - x_{jc})^2
+
+    The sum is taken in float64 from :math:`c = 1` to :math:`D`, every operation rounded once, after
+    each cloud has been multiplied by the power of two that brings its largest coordinate into
+    :math:`[1/2, 1)`. That changes no order and keeps squares of 1e-200 and 1e200 apart. A point is
+    never its own neighbor, duplicates of it are, and points of other clouds are not. The result is
+    an index and passes no gradient to ``x``.
+
+    Args:
+        x: Coordinates or features of the points, of any floating type.
+        k: Neighbors per point.
+        batch: The cloud of every point, in any order and with gaps; ``None`` means a single cloud.
+        backend: ``"auto"`` is the search described here and the same everywhere. ``"exact"``, its
+            reference, decides every row by differences. ``"torch_cluster"`` asks that library,
+            which orders ties as it likes and measures in the precision of ``x``.
+
+    Shape:
+        - ``x``: ``(N, D)``.
+        - ``batch``: ``(N,)``, int64.
+        - Returns ``(N, k)``, int64: points by row number, nearest first; in a cloud of
+          :math:`n \le k` points the last :math:`k - n + 1` places hold -1.
+
+    Cost:
+        :math:`n^2 (D + 2)` multiply-adds per cloud of :math:`n` points. Rows decided over their
+        whole cloud, as where many points tie, cost about five times as much. Memory grows with
+        :math:`N`, not with its square.
+
+    Raises:
+        ValueError: If ``k``, ``backend`` or the shape, type or values of ``x`` or ``batch`` do not
+            fit the above, with the first row that holds a NaN, an infinity or a negative cloud.
+        ImportError: If torch-cluster is asked for and not installed.
+
+    References:
+        N. J. Higham, *Accuracy and Stability of Numerical Algorithms*, section 3.1, for the
+        rounding error of inner products.
+
+    Example:
+        >>> pos = torch.tensor([[0.0], [1.0], [3.0], [7.0], [7.0]])
+        >>> knn_indices(pos, 2)
+        tensor([[1, 2],
+                [0, 2],
+                [1, 0],
+                [4, 2],
+                [3, 2]])
+        >>> knn_indices(pos, 2, batch=torch.tensor([0, 0, 0, 1, 1]))
+        tensor([[ 1,  2],
+                [ 0,  2],
+                [ 1,  0],
+                [ 4, -1],
+                [ 3, -1]])
+    """
+    if k < 1:
+        raise ValueError(f"k must be at least 1, got {k}")
+    if backend not in _BACKENDS:
+        raise ValueError(f"backend must be one of {', '.join(_BACKENDS)}, got {backend!r}")
+    if x.dim() != 2 or x.numel() == 0:
+        raise ValueError(f"x must be (N, D) with N >= 1 and D >= 1, got shape {tuple(x.shape)}")
+    if not x.is_floating_point():
+        raise ValueError(f"x must be floating point, got {x.dtype}")
+    if batch is not None and (batch.shape != x.shape[:1] or batch.dtype != torch.int64):
+        raise ValueError(
+            f"batch must be int64 of shape ({x.size(0)},), got {batch.dtype} of shape "
+            f"{tuple(batch.shape)}"
+        )
+    check_values(x=x, batch=batch)
+    return _knn(x.detach(), batch, k, backend)
+
+
+# One opaque operator: how many rows fall back, and how large the clouds are, is only known at run
+# time, and would break the graph of a compiled model everywhere else.
+def _search(x: Tensor, batch: Tensor | None, k: int, backend: str) -> Tensor:
+    if batch is None:
+        batch = torch.zeros(x.size(0), dtype=torch.int64, device=x.device)
+    elif (batch < 0).any():
+        row = int((batch < 0).nonzero()[0])
+        raise ValueError(f"batch must not be negative, got {int(batch[row])} in row {row}")
+    _check_finite(x)
+    order = None
+    if (batch[1:] < batch[:-1]).any():
+        # The stable sort keeps points of a cloud in order: ties by place are ties by index.
+        batch, order = batch.sort(stable=True)
+        x = x[order]
+    counts = batch.unique_consecutive(return_counts=True)[1]
+    if backend == "torch_cluster":
+        places = _search_torch_cluster(x, counts, k)
+    elif backend == "auto" and x.size(1) <= native.MAX_DIM and native.usable(_single(x)):
+        places = native.knn(_single(x), F.pad(counts.cumsum(0), (1, 0)), k)
+    else:
+        places = search(x, counts, k, exact=backend == "exact")
+    if order is None:
+        return places
+    neighbors = torch.empty_like(places)
+    neighbors[order] = F.pad(order, (0, 1), value=-1)[places]  # place -1 reads the padding
+    return neighbors
+
+
+def _single(x: Tensor) -> Tensor:
+    """Half precision as float32, which holds it exactly."""
+    return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
+
+
+def _check_finite(x: Tensor) -> None:
+    low, high = x.aminmax()  # both are NaN where anything is
+    if not (low.isfinite() and high.isfinite()):
+        row = int((~x.isfinite().all(1)).nonzero()[0])
+        raise ValueError(f"x must be finite, got {x[row].tolist()} in row {row}")
+
+
+def _knn_fake(x: Tensor, batch: Tensor | None, k: int, backend: str) -> Tensor:
+    return x.new_empty((x.size(0), k), dtype=torch.int64)
+
+
+_knn = Operator("mgic::knn", _search, _knn_fake)
+
+
+def _search_torch_cluster(x: Tensor, counts: Tensor, k: int) -> Tensor:
+    """Asks torch-cluster about points sorted by cloud."""
+    try:
+        torch_cluster = importlib.import_module("torch_cluster")
+    except ImportError as error:
+        raise ImportError(
+            "backend='torch_cluster' needs torch-cluster: `make cluster` installs it, and "
+            "backend='auto' does without"
+        ) from error
+    x = _single(x)
+    cloud = torch.arange(counts.numel(), device=x.device).repeat_interleave(counts)
+
+    # One more than asked for, as a point finds itself, unless enough duplicates come first.
+    centers, neighbors = torch_cluster.knn(x, x, k + 1, cloud, cloud)
+    degree = centers.bincount(minlength=x.size(0))
+    rank = torch.arange(centers.numel(), device=x.device) - (degree.cumsum(0) - degree)[centers]
+    places = torch.full((x.size(0), k + 1), -1, device=x.device)
+    places[centers, rank] = neighbors
+    itself = places == torch.arange(x.size(0), device=x.device)[:, None]
+    return places.gather(1, itself.byte().sort(dim=1, stable=True).indices)[:, :k]

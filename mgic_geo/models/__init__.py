@@ -1,0 +1,1 @@
+"""Networks for point clouds and graphs, their registry and their weights."""

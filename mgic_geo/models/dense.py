@@ -1,0 +1,228 @@
+"""Point-cloud networks on dense batches, in operations that ONNX and ``torch.export`` know."""
+
+from __future__ import annotations
+
+import copy
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch_geometric.nn import MessagePassing
+
+from mgic_geo.graphs.derivatives import directions, gradient_weights
+from mgic_geo.models.point_cloud import PointCloudClassifier
+from mgic_geo.nn.diff_conv import DiffGCNConv
+from mgic_geo.nn.edge_conv import GroupedEdgeConv
+from mgic_geo.nn.grouped_linear import grouped_linear
+from mgic_geo.nn.message_passing import MGICMessagePassing
+
+
+class DenseDerivatives(NamedTuple):
+    """The graph of a dense batch with the derivatives along three axes.
+
+    Args:
+        neighbors: Neighbors of every point, by row number in the batch.
+        weight: Weight of every edge in the derivative along each axis.
+
+    Shape:
+        - ``neighbors``: ``(B * N, k)``. ``weight``: ``(B * N, k, 3)``.
+    """
+
+    neighbors: Tensor
+    weight: Tensor
+
+
+class DensePointCloud(nn.Module):
+    r"""A point-cloud network on clouds of equal size, its neighbor search inside, ready to export.
+
+    The network's own form takes clouds of any sizes and runs operators of this package. This one
+    takes ``(B, N, 3)``, holds a copy of the same weights, and consists of gathers, products and
+    maxima, so that what is exported runs where this package is not. Both the number of clouds and
+    the number of points may vary.
+
+    What the dense form leaves out: clouds of different sizes in one batch; clouds of at most ``k``
+    points; and the exact fallback of :func:`~mgic_geo.knn_indices`. Distances between coordinates
+    are taken as there, by differences in float64, those between features by a product in float64.
+    Neighbors therefore differ only where distances tie, or between features within its rounding.
+
+    Args:
+        model: The network; it is copied, and evaluated.
+
+    Shape:
+        - ``pos``: ``(B, N, 3)`` with N above ``k``. Returns ``(B, num_classes)``.
+
+    Cost:
+        That of the network, and B N^2 float64 numbers at once for the distances.
+
+    Raises:
+        ValueError: If its graph is random (a control that nobody deploys), or it has convolutions
+            other than this package's.
+
+    Example:
+        >>> from mgic_geo import create_model
+        >>> model = create_model("mgic_diffgcn", k=4).eval()
+        >>> pos = torch.rand(2, 16, 3)
+        >>> dense, batch = DensePointCloud(model), torch.arange(2).repeat_interleave(16)
+        >>> torch.testing.assert_close(dense(pos), model(pos.flatten(0, 1), batch))
+    """
+
+    def __init__(self, model: PointCloudClassifier) -> None:
+        super().__init__()
+        if model.graph == "random":
+            raise ValueError("graph='random' has no dense form; static, dynamic and none have")
+        self.model = copy.deepcopy(model)
+        _replace_convs(self.model)
+        self.eval()
+
+    @property
+    def min_points(self) -> int:
+        """Points that a cloud needs at least."""
+        return 1 if self.model.graph == "none" else self.model.k + 1
+
+    def forward(self, pos: Tensor) -> Tensor:
+        """Classify every cloud of the batch."""
+        return self.with_neighbors(pos)[0]
+
+    def with_neighbors(self, pos: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """Classify every cloud, and return the neighbors that were found on the way.
+
+        Returns:
+            The scores, ``(B, num_classes)``, and a table ``(B * N, k)`` of rows of the batch for
+            every graph: none, one, or one a G-conv where the graph is dynamic.
+        """
+        tables: list[Tensor] = []
+
+        def find_graph(x: Tensor) -> tuple[()] | tuple[Tensor | DenseDerivatives]:
+            if self.model.graph == "none":
+                return ()
+            tables.append(self._neighbors(x.unflatten(0, shape)))
+            return self._inputs(tables[-1], pos)
+
+        shape = pos.shape[:2]
+        points = self.model.map_points(pos.flatten(0, 1), find_graph)
+        return self.model.head(points.unflatten(0, shape).amax(1)), tables
+
+    def _neighbors(self, x: Tensor) -> Tensor:
+        clouds, size = x.shape[:2]
+        first = torch.arange(clouds, device=x.device) * size
+        return (dense_knn(x, self.model.k) + first[:, None, None]).flatten(0, 1)
+
+    def _inputs(self, neighbors: Tensor, pos: Tensor) -> tuple[Tensor | DenseDerivatives]:
+        if not self.model.derivatives:
+            return (neighbors,)
+        weight = dense_gradients(pos, neighbors, softening=self.model.softening)
+        return (DenseDerivatives(neighbors, weight),)
+
+
+class DenseEdgeConv(nn.Module):
+    """:class:`GroupedEdgeConv` on a table of neighbors.
+
+    Shape:
+        - ``x``: ``(N, in_channels)``. ``neighbors``: ``(N, k)``. Returns ``(N, out_channels)``.
+    """
+
+    def __init__(self, conv: GroupedEdgeConv) -> None:
+        super().__init__()
+        self.lin = conv.lin
+
+    def forward(self, x: Tensor, neighbors: Tensor) -> Tensor:
+        """Convolve ``x`` over the graph."""
+        center, edge = self.lin.weight.chunk(2, dim=-1)
+        own = grouped_linear(x, center - edge, self.lin.bias)
+        return own + gather(grouped_linear(x, edge), neighbors).amax(1)
+
+
+class DenseDiffConv(nn.Module):
+    """:class:`DiffGCNConv` on a table of neighbors.
+
+    Shape:
+        - ``x``: ``(N, in_channels)``. Returns ``(N, out_channels)``.
+    """
+
+    def __init__(self, conv: DiffGCNConv) -> None:
+        super().__init__()
+        self.lin, self.groups, self.relu = conv.lin, conv.groups, conv.relu
+
+    def forward(self, x: Tensor, graph: DenseDerivatives) -> Tensor:
+        """Convolve ``x``."""
+        neighbors, weight = graph
+        own = weight.sum(1).unsqueeze(2)  # (N, 3, 1)
+        first = weight.transpose(1, 2) @ gather(x, neighbors) - own * x.unsqueeze(1)  # (N, 3, C)
+        second = (weight.unsqueeze(3) * gather(first, neighbors)).sum(1) - own * first
+        parts = torch.cat([x.unsqueeze(1), first, second], dim=1)  # (N, 7, C)
+        # a group's input is its channels under the first operator, under the second, ...
+        parts = parts.unflatten(2, (self.groups, -1)).transpose(1, 2)
+        y = grouped_linear(parts.flatten(1), self.lin.weight, self.lin.bias)
+        return y.relu() if self.relu else y
+
+
+def dense_knn(x: Tensor, k: int) -> Tensor:
+    """The ``k`` nearest other points of the same cloud, nearest first.
+
+    Shape:
+        - ``x``: ``(B, N, D)``. Returns ``(B, N, k)``, places in the cloud.
+
+    Example:
+        >>> dense_knn(torch.tensor([[[0.0], [1.0], [3.0]]]), 1)
+        tensor([[[1],
+                 [0],
+                 [1]]])
+    """
+    x = x.detach().double()
+    if x.size(2) <= 3:
+        distances = torch.zeros((), dtype=x.dtype, device=x.device)
+        for coord in x.unbind(2):
+            distances = distances + (coord.unsqueeze(2) - coord.unsqueeze(1)).square()
+    else:
+        x = x - x.mean(1, keepdim=True)
+        norms = x.square().sum(2)
+        distances = norms.unsqueeze(2) - 2 * x @ x.transpose(1, 2) + norms.unsqueeze(1)
+    points = torch.arange(x.size(1), device=x.device)
+    itself = points.unsqueeze(1) == points
+    return distances.masked_fill(itself, torch.inf).topk(k, largest=False).indices
+
+
+def dense_gradients(pos: Tensor, neighbors: Tensor, *, softening: float) -> Tensor:
+    """:func:`~mgic_geo.edge_gradients` of a table of neighbors.
+
+    Shape:
+        - ``pos``: ``(B, N, 3)``. ``neighbors``: ``(B * N, k)``, rows of the batch.
+        - Returns ``(B * N, k, 3)``.
+    """
+    clouds, points = pos.shape[:2]
+    flat = pos.flatten(0, 1)
+    unit, largest, real = directions(gather(flat, neighbors) - flat.unsqueeze(1))
+    length = (largest * unit.norm(dim=2, keepdim=True)).view(clouds, -1)
+    edges = real.view(clouds, -1).sum(1).clamp_min(1)
+    mean_length = (length.sum(1) / edges).view(clouds, 1, 1, 1)
+    mean_length = mean_length.expand(-1, points, -1, -1).flatten(0, 1)
+    scale = mean_length / largest.where(largest > 0, 1.0)
+    weight = gradient_weights(unit, scale, softening)
+    return weight / real.sum(1, keepdim=True).clamp_min(1) * real
+
+
+def gather(x: Tensor, neighbors: Tensor) -> Tensor:
+    """Rows of the neighbors, ``(N, ...)`` and ``(N, k)`` to ``(N, k, ...)``."""
+    return x.index_select(0, neighbors.flatten()).unflatten(0, neighbors.shape)
+
+
+_DENSE = {GroupedEdgeConv: DenseEdgeConv, DiffGCNConv: DenseDiffConv}
+
+
+def _replace_convs(module: nn.Module) -> None:
+    """Put the dense form of every convolution in its place.
+
+    Raises:
+        ValueError: If a convolution has none.
+    """
+    for name, child in module.named_children():
+        make = _DENSE.get(type(child))
+        if make is not None:
+            setattr(module, name, make(child))
+        elif isinstance(child, MessagePassing) and not isinstance(child, MGICMessagePassing):
+            raise ValueError(
+                f"{type(child).__name__} has no dense form; "
+                f"{' and '.join(conv.__name__ for conv in _DENSE)} have"
+            )
+        else:
+            _replace_convs(child)

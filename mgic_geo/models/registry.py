@@ -1,0 +1,94 @@
+"""Models by name."""
+
+from __future__ import annotations
+
+import inspect
+import os
+
+from mgic_geo.models import point_cloud
+from mgic_geo.models.point_cloud import PointCloudClassifier
+from mgic_geo.models.weights import build_with_weights
+
+DEFAULT_CLASSES = 10  # of ModelNet10
+
+_MODELS = {
+    make.__name__: make
+    for make in (
+        point_cloud.dgcnn,
+        point_cloud.diffgcn,
+        point_cloud.mgic_dgcnn,
+        point_cloud.mgic_diffgcn,
+        point_cloud.pointnet,
+        point_cloud.random_graph,
+    )
+}
+
+
+def list_models() -> list[str]:
+    """Names that :func:`create_model` takes.
+
+    Example:
+        >>> list_models()
+        ['dgcnn', 'diffgcn', 'mgic_dgcnn', 'mgic_diffgcn', 'pointnet', 'random_graph']
+    """
+    return sorted(_MODELS)
+
+
+def create_model(
+    name: str,
+    num_classes: int | None = None,
+    *,
+    checkpoint: str | os.PathLike[str] | None = None,
+    strict: bool = True,
+    **options,
+) -> PointCloudClassifier:
+    """Build a point-cloud classifier, with the weights of a file if one is given.
+
+    Args:
+        name: One of :func:`list_models`.
+        num_classes: Classes to tell apart; ``None`` for those of the checkpoint, or 10. Where it is
+            not that of the checkpoint, the classifier is a fresh one.
+        checkpoint: ``model.safetensors`` of a run, with ``model.json`` beside it, whose options
+            hold as far as they are not given here.
+        strict: Whether every weight of the checkpoint must have its place and every place its
+            weight; ``False`` warns about the others.
+        **options: ``layers`` (convolutions in a row in every G-conv, one number or six), ``graph``,
+            ``k``, ``width``, ``dropout`` and ``softening`` of :class:`PointCloudClassifier`;
+            ``group_size`` and ``coarse_size`` for the MGIC models.
+
+    Raises:
+        ValueError: If there is no such model, it does not take such an option, or ``graph`` is
+            ``"none"``.
+        WeightsError: If the checkpoint is damaged or does not fit, with names and shapes.
+        ImportError: If the checkpoint cannot be read because safetensors is missing.
+
+    Example:
+        >>> model = create_model("mgic_diffgcn", layers=3, group_size=4)
+        >>> sum(p.numel() for p in model.parameters())
+        105778
+    """
+    if name not in _MODELS:
+        raise ValueError(f"no model {name!r}; there are {', '.join(list_models())}")
+    if checkpoint is not None:
+        return build_with_weights(
+            create_model, name, checkpoint, num_classes, options, strict=strict
+        )
+    make = _MODELS[name]
+    known = {
+        parameter.name
+        for function in (make, PointCloudClassifier)
+        for parameter in inspect.signature(function).parameters.values()
+        if parameter.kind is parameter.KEYWORD_ONLY
+    } - {"derivatives"}
+    if name in ("pointnet", "random_graph"):
+        known -= {"graph"}
+    if "diffgcn" not in name:
+        known -= {"softening"}
+    unknown = sorted(set(options) - known)
+    if unknown:
+        raise ValueError(
+            f"{name} does not take {', '.join(unknown)}; it takes {', '.join(sorted(known))}"
+        )
+    if options.get("graph") == "none":
+        raise ValueError(f"{name} needs neighbors, got graph='none'; without them it is 'pointnet'")
+    return make(DEFAULT_CLASSES if num_classes is None else num_classes, **options)

@@ -1,0 +1,308 @@
+"""Any graph convolution made grouped: independent narrow convolutions side by side."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import inspect
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from types import CellType, FunctionType, MethodType
+from typing import Any
+
+import numpy as np
+import torch
+import torch_geometric.nn as pyg
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+from torch.utils.hooks import RemovableHandle
+from torch_geometric.inspector import Inspector
+
+from mgic_geo.nn.conv_copies import MUTABLE, UNUSED, GroupedConv, LoopConv, VmapConv, state_of
+from mgic_geo.nn.grouped_linear import check_groups
+from mgic_geo.nn.wide_conv import WIDE, WideConv, is_widenable
+
+#: Where PyG's convolutions keep the graph that ``cached=True`` saves; others keep features there.
+GRAPH_CACHES = {"_cached_edge_index", "_cached_adj_t"}
+#: Attributes of a module that are looked through elsewhere, or have no part in its call.
+REGISTRIES = UNUSED | {"_parameters", "_buffers", "_modules"}
+# PyG's inspectors differ between the first instance of a class and the next
+LEAVES = (Tensor, np.ndarray, type, RemovableHandle, Inspector)
+PLAIN = (bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.device)
+
+
+def make_grouped_conv(
+    conv: Callable[..., nn.Module],
+    in_channels: int,
+    out_channels: int,
+    groups: int,
+    *,
+    strategy: str = "auto",
+    **kwargs: Any,
+) -> nn.Module:
+    """Build the grouped form of a graph convolution.
+
+    It equals ``groups`` narrow convolutions, each on its own contiguous channels, with their
+    outputs side by side; everything but ``x`` (adjacency, edge weights, size) goes to all of them.
+    A convolution whose signature names ``groups`` does this itself. For others there are three
+    ways, equal in value:
+
+    - ``"wide"``, :class:`WideConv`: one convolution with block-diagonal linear maps. The fastest,
+      and right only for the classes of :data:`WIDE`: in others, groups would mix.
+    - ``"vmap"``, :class:`VmapConv`: one call over the stacked parameters of the copies, which
+      have to be alike but for parameters and buffers.
+    - ``"loop"``, :class:`LoopConv`: the copies one by one, whatever they do.
+
+    ``"auto"`` takes the first of these that is right: ``groups=``, wide, vmap, loop.
+
+    Inside a cycle, ``cached=True`` is right where the graph is kept (``GCNConv``, ``EGConv`` and
+    others). ``SGConv`` and ``SSGConv`` keep propagated features, those of the very first call: the
+    coarser levels, which reach the finest one through its features, would stop counting.
+
+    Args:
+        conv: Class or factory, called ``conv(in_channels, out_channels, **kwargs)`` with the
+            widths of one group, once a group; where its signature names ``groups``, once, with the
+            full widths and ``groups=groups``.
+        in_channels: Channels in.
+        out_channels: Channels out.
+        groups: Independent groups; 1 gives the plain ``conv(in_channels, out_channels, **kwargs)``.
+        strategy: ``"auto"``, ``"wide"``, ``"vmap"`` or ``"loop"``.
+        **kwargs: Keyword arguments of ``conv``; every call gets copies of them.
+
+    Cost:
+        The weights and multiply-adds of ``groups`` narrow convolutions: a dense convolution with
+        :math:`K` weights in its linear maps keeps :math:`K` / ``groups``.
+
+    Raises:
+        ValueError: If ``strategy`` is unknown or would not be right for ``conv``, a width is below
+            1, ``groups`` does not divide both, attention heads make the copies wider than a group,
+            or ``conv`` caches features.
+
+    Example:
+        >>> import torch_geometric.nn as pyg
+        >>> make_grouped_conv(pyg.SAGEConv, 16, 32, 4)
+        WideConv(
+          16, 32, groups=4
+          (conv): SAGEConv(16, 32, aggr=mean)
+        )
+        >>> make_grouped_conv(lambda i, o: pyg.GATConv(i, o // 2, heads=2, edge_dim=3), 16, 32, 4)
+        VmapConv(
+          16, 32, groups=4
+          (conv): GATConv(4, 4, heads=2)
+        )
+    """
+    check_strategy(strategy)
+    if min(in_channels, out_channels) < 1:
+        raise ValueError(f"widths must be at least 1, got {in_channels} and {out_channels}")
+    check_groups(in_channels, out_channels, groups)
+
+    def make(*widths: int, **named: int) -> nn.Module:
+        made = conv(*widths, **named, **copy.deepcopy(kwargs))
+        check_caches(made)
+        return made
+
+    if groups == 1:
+        return make(in_channels, out_channels)
+    if strategy == "auto" and names_groups(conv):
+        return make(in_channels, out_channels, groups=groups)
+    convs = [make(in_channels // groups, out_channels // groups) for _ in range(groups)]
+    return STRATEGIES[choose(strategy, convs)](in_channels, out_channels, convs)
+
+
+def check_strategy(strategy: str) -> None:
+    """Refuse an unknown strategy.
+
+    Raises:
+        ValueError: If it is unknown.
+    """
+    if strategy not in ("auto", *STRATEGIES):
+        raise ValueError(f"strategy must be one of {['auto', *STRATEGIES]}, got {strategy!r}")
+
+
+def check_caches(conv: nn.Module) -> None:
+    """Refuse a convolution that keeps the features of its first call.
+
+    PyG has no type for this: its convolutions note ``cached`` and have attributes for what they
+    keep, such as ``_cached_x``, from the start.
+
+    Raises:
+        ValueError: If it does.
+    """
+    for module in conv.modules():
+        names = {name for name in vars(module) if "cache" in name} - {"cached", *GRAPH_CACHES}
+        if names and is_cached(module):
+            raise ValueError(
+                f"{type(module).__name__} keeps features of its first call in "
+                f"{', '.join(sorted(names))}, so that the coarser levels of a cycle would stop "
+                "counting: take cached=False"
+            )
+
+
+def is_cached(module: nn.Module) -> bool:
+    """Whether a module was made with PyG's ``cached=True``."""
+    flag = vars(module).get("cached")
+    return isinstance(flag, int) and flag != 0
+
+
+def choose(strategy: str, convs: Sequence[nn.Module]) -> str:
+    """Check the strategy against the narrow convolutions, or pick the first that is right.
+
+    Raises:
+        ValueError: If ``strategy`` would change the values of these convolutions.
+    """
+    rules = {"wide": why_not_wide, "vmap": why_not_stacked}
+    if strategy == "auto":
+        suits = {"wide": True, "vmap": is_stackable(convs[0])}
+        fits = (name for name, why_not in rules.items() if suits[name] and not why_not(convs))
+        return next(fits, "loop")
+    if strategy in rules and (reason := rules[strategy](convs)):
+        raise ValueError(reason)
+    return strategy
+
+
+def why_not_wide(convs: Sequence[nn.Module]) -> str | None:
+    """Why :class:`WideConv` would change the values of these convolutions."""
+    if reason := why_not_alike("wide", convs):
+        return reason
+    if is_widenable(convs[0]):
+        return None
+    return (
+        f"strategy 'wide' would mix the groups of {convs[0]}, take 'vmap' or 'loop'; "
+        f"it is right for {', '.join(kind.__name__ for kind in WIDE)} and common options"
+    )
+
+
+def why_not_stacked(convs: Sequence[nn.Module]) -> str | None:
+    """Why :class:`VmapConv` would change the values of these convolutions."""
+    if reason := why_not_alike("vmap", convs):
+        return reason
+    if (name := loose_tensor(convs[0])) is None:
+        return None
+    return (
+        f"strategy 'vmap' would take `{name}` of the first {type(convs[0]).__name__} for all "
+        "groups, as torch does not know of it there: take 'loop', or register a buffer or submodule"
+    )
+
+
+def why_not_alike(strategy: str, convs: Sequence[nn.Module]) -> str | None:
+    """Why no single call can stand for these convolutions."""
+    kind = type(convs[0]).__name__
+    if any(map(is_lazy, [*convs[0].parameters(), *convs[0].buffers()])):
+        return f"strategy {strategy!r} has to know the widths of {kind}, take 'loop'"
+    first, *others = map(description, convs)
+    for other in others:
+        if first != other:
+            unlike = {name for name, _ in set(first) ^ set(other)}
+            return (
+                f"strategy {strategy!r} would run all groups like the first {kind}, "
+                f"and they differ in {', '.join(sorted(unlike))}: take 'loop'"
+            )
+    return None
+
+
+def description(conv: nn.Module) -> list[tuple[str, Any]]:
+    """What copies have to have in common to be run by one call, by name."""
+    found: list[tuple[str, Any]] = [
+        (f"class {name}".rstrip(), type(part)) for name, part in conv.named_modules()
+    ]
+    for name, tensor in state_of(conv).items():
+        kept = isinstance(tensor, nn.Parameter), tensor.requires_grad, tensor.dtype, tensor.device
+        found.append((name, (tensor.shape, *kept)))
+    for name, value, _ in held(conv):
+        if isinstance(value, np.ndarray):
+            found.append((name, (value.shape, value.dtype, value.tobytes())))
+        elif isinstance(value, PLAIN):
+            found.append((name, value))
+    return found
+
+
+def loose_tensor(conv: nn.Module) -> str | None:
+    """Name of a tensor that a convolution uses but has not registered, or ``None``.
+
+    Nor may objects other than lists and their like know registered tensors and modules: a clone of
+    the convolution (:func:`clone_with`) shares such objects.
+    """
+    registered = {id(tensor) for tensor in state_of(conv).values()}
+    tree = {id(module) for module in conv.modules()}
+    for name, value, is_replaced in held(conv):
+        known = registered if isinstance(value, Tensor) else tree
+        is_state = isinstance(value, Tensor) or id(value) in tree
+        if is_state and not (is_replaced and id(value) in known):
+            return name
+    return None
+
+
+def held(conv: nn.Module) -> Iterator[tuple[str, Any, bool]]:
+    """Everything that the modules of a tree hold besides what torch registers.
+
+    Yields:
+        Name, value, and whether only containers that :func:`clone_with` rebuilds lead there.
+    """
+    seen: dict[int, Any] = {id(module): module for module in conv.modules()}
+    for path, module in conv.named_modules():
+        for name, value in vars(module).items():
+            if name not in REGISTRIES:
+                yield from reached(f"{path}.{name}".lstrip("."), value, True, seen)
+
+
+def reached(
+    name: str, value: Any, is_replaced: bool, seen: dict[int, Any]
+) -> Iterator[tuple[str, Any, bool]]:
+    """A value, and what can be reached from it; what was seen is not entered again."""
+    yield name, value, is_replaced
+    if isinstance(value, (*PLAIN, *LEAVES)) or id(value) in seen:
+        return
+    seen[id(value)] = value
+    rebuilt = type(value) in (tuple, set, frozenset, MethodType, *MUTABLE)
+    for i, part in enumerate(parts(value)):
+        yield from reached(f"{name}[{i}]", part, is_replaced and rebuilt, seen)
+
+
+def parts(value: Any) -> Sequence[Any]:
+    """What a value directly refers to."""
+    if isinstance(value, dict):
+        return list(value.values())
+    if isinstance(value, list | tuple | set | frozenset | deque):
+        return list(value)
+    if isinstance(value, MethodType):
+        return [value.__self__]
+    if isinstance(value, functools.partial):
+        return [value.func, *value.args, *value.keywords.values()]
+    if isinstance(value, FunctionType):
+        filled = [cell.cell_contents for cell in value.__closure__ or () if cell != CellType()]
+        return [*filled, value.__defaults__, value.__kwdefaults__]
+    return list(vars(value).values()) if hasattr(value, "__dict__") else []
+
+
+def is_stackable(conv: nn.Module) -> bool:
+    """Whether :class:`VmapConv` is of use for this narrow convolution.
+
+    It is not where vmap has no rule (and would try every time), nor where something is to be kept
+    from call to call: a cached graph, or ``SuperGATConv``'s attention for its own loss.
+    """
+    no_rule = nn.RNNBase, nn.RNNCellBase, pyg.MultiAggregation, pyg.HypergraphConv
+    refused = *no_rule, pyg.SuperGATConv
+    return not any(isinstance(m, refused) or is_cached(m) for m in conv.modules())
+
+
+def names_groups(conv: Callable[..., nn.Module]) -> bool:
+    """Whether the signature of a class or factory names ``groups``; ``**kwargs`` does not count.
+
+    Example:
+        >>> import torch_geometric.nn as pyg
+        >>> names_groups(pyg.GCNConv), names_groups(lambda i, o, *, groups=1: nn.Identity())
+        (False, True)
+    """
+    try:
+        parameter = inspect.signature(conv).parameters.get("groups")
+    except ValueError:  # builtins without a signature
+        return False
+    keyword = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    return parameter is not None and parameter.kind in keyword
+
+
+STRATEGIES: dict[str, Callable[..., GroupedConv]] = {
+    "wide": WideConv,
+    "vmap": VmapConv,
+    "loop": LoopConv,
+}

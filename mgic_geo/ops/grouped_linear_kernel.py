@@ -1,0 +1,178 @@
+"""Block-diagonal maps with narrow groups, compiled: the product and the gradient of its weight."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+from torch.utils.weak import WeakIdKeyDictionary
+
+from mgic_geo.ops.csrc import build
+
+ROWS_PER_SHARE = 1024
+MAX_SHARES = 64
+
+
+def num_shares(rows: int) -> int:
+    """Shares of the rows whose sums are added up in the end, whatever the number of threads."""
+    return min(max(rows // ROWS_PER_SHARE, 1), MAX_SHARES)
+
+
+class Packing(NamedTuple):
+    """How a weight ``(groups, out, parts * in)`` is laid out for the kernel.
+
+    Args:
+        begins: First input channel of every piece of as many outputs as a vector has lanes,
+            ``(pieces,)``.
+        index: Where every number comes from in the flat weight with a zero behind it,
+            ``(pieces, parts, inputs, lanes)``.
+        inverse: Where every number of the flat weight is in the packed one.
+    """
+
+    begins: Tensor
+    index: Tensor
+    inverse: Tensor
+
+    def pack(self, weight: Tensor) -> Tensor:
+        """Returns the packed weight, ``(pieces, parts, inputs, lanes)``."""
+        kept = _kept.get(weight)
+        if kept is None:
+            return self._pack(weight)
+        if not kept.holds(self, weight):
+            _kept[weight] = kept = _Kept(self, weight)
+        return kept.packed
+
+    def _pack(self, weight: Tensor) -> Tensor:
+        packed = weight.new_empty(self.index.shape)
+        build.run("mgic_pack", weight.contiguous(), self.index, packed)
+        return packed
+
+    @property
+    def inputs(self) -> int:
+        """Input channels of a piece."""
+        return self.index.size(2)
+
+    def pad(self, bias: Tensor | None, width: int) -> Tensor | None:
+        """Returns the bias of ``width`` outputs with zeros up to a full piece."""
+        if bias is None:
+            return None
+        if bias.shape != (width,):
+            raise ValueError(f"bias must be ({width},), got shape {tuple(bias.shape)}")
+        missing = self.index.size(3) * self.index.size(0) - width
+        return functional.pad(bias, (0, missing)) if missing else bias.contiguous()
+
+    def unpack(self, sums: Tensor, shape: Sequence[int]) -> Tensor:
+        """Returns the weight that several packed ones add up to, ``(shares, *packed)``."""
+        weight = sums.new_empty(shape)
+        build.run("mgic_unpack", sums, self.index.numel(), self.inverse, weight)
+        return weight
+
+
+class _Kept:
+    """A packed weight, as long as the weight is what it was.
+
+    Args:
+        plan: How it is packed; ``None`` where it is to be packed at the next product.
+        weight: What is packed.
+    """
+
+    def __init__(self, plan: Packing | None, weight: Tensor) -> None:
+        self.plan = plan
+        # its memory cannot become another weight's while this one is kept
+        self.source, self.version = weight.detach(), weight._version
+        self.packed = torch.empty(0) if plan is None else plan._pack(weight)
+
+    def holds(self, plan: Packing, weight: Tensor) -> bool:
+        """Whether this is that weight, packed in that way."""
+        return (
+            self.plan is plan
+            and self.version == weight._version
+            and self.source.data_ptr() == weight.data_ptr()
+            and self.source.stride() == weight.stride()
+        )
+
+
+_kept = WeakIdKeyDictionary()
+
+
+def keep_packed_(weight: Tensor) -> None:
+    """Let a weight stay packed from one product to the next, until it changes.
+
+    Worth it where nobody trains any more: twice the memory, and changes by way of ``weight.data``
+    go unnoticed.
+    """
+    if not weight.is_inference():  # these do not count their changes
+        _kept[weight] = _Kept(None, weight)
+
+
+@lru_cache(maxsize=256)
+def packing(groups: int, rows: int, columns: int, parts: int = 1, *, lanes: int) -> Packing:
+    """Lay out ``groups`` blocks of ``rows`` outputs by ``parts`` times ``columns`` inputs."""
+    width = groups * columns
+    outputs = torch.arange(-(-groups * rows // lanes) * lanes).view(-1, 1, 1, lanes)
+    group = (outputs // rows).clamp(max=groups - 1)
+    begins = group[..., 0].view(-1) * columns
+    inputs = int((group[..., -1].view(-1) * columns + columns - begins).max())
+    begins = begins.clamp(max=width - inputs)
+    channel = begins.view(-1, 1, 1, 1) + torch.arange(inputs).view(-1, 1)
+    part = torch.arange(parts).view(-1, 1, 1)
+    index = ((group * rows + outputs % rows) * parts + part) * columns + channel % columns
+    there = (channel // columns == group) & (outputs < groups * rows)
+    size = groups * rows * parts * columns
+    index = index.where(there, size)
+    inverse = torch.empty(size + 1, dtype=torch.long)
+    inverse[index.view(-1)] = torch.arange(index.numel())
+    return Packing(begins, index, inverse[:-1].clone())
+
+
+def grouped_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """Apply a block-diagonal matrix.
+
+    Shape:
+        - ``x``: ``(N, groups * in)``, rows at any distance. ``weight``: ``(groups, out, in)``.
+          ``bias``: ``(groups * out,)``. Returns ``(N, groups * out)``.
+    """
+    return _multiply(x, weight, bias, None)
+
+
+def add_grouped_linear(addend: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """The same, added to ``addend``, ``(N, groups * out)``, in one pass."""
+    return _multiply(x, weight, bias, addend.contiguous())
+
+
+def _multiply(x: Tensor, weight: Tensor, bias: Tensor | None, addend: Tensor | None) -> Tensor:
+    x = in_rows(x)
+    plan = packing(*weight.shape, lanes=build.lanes())
+    y = x.new_empty(x.size(0), weight.size(0) * weight.size(1))
+    build.run(
+        *("mgic_grouped_linear", x, *x.shape, plan.begins, plan.inputs, y.size(1)),
+        *(plan.pack(weight), plan.pad(bias, y.size(1)), addend, y),
+    )
+    return y
+
+
+def grouped_linear_weight(x: Tensor, grad: Tensor, groups: int) -> Tensor:
+    """The gradient of the weight of :func:`grouped_linear`.
+
+    Shape:
+        - ``x``: ``(N, groups * in)``. ``grad``: ``(N, groups * out)``. Returns
+          ``(groups, out, in)``.
+    """
+    x, grad = in_rows(x), grad.contiguous()
+    rows, columns = grad.size(1) // groups, x.size(1) // groups
+    plan = packing(groups, rows, columns, lanes=build.lanes())
+    sums = grad.new_zeros(num_shares(x.size(0)), *plan.index.shape)
+    build.run(
+        *("mgic_grouped_linear_weight", x, *x.shape, plan.begins, plan.inputs, grad.size(1)),
+        *(grad, sums, sums.size(0)),
+    )
+    return plan.unpack(sums, (groups, rows, columns))
+
+
+def in_rows(x: Tensor) -> Tensor:
+    """``x`` with the numbers of a row side by side."""
+    return x if x.stride(1) == 1 and not x.is_neg() else x.contiguous().resolve_neg()

@@ -1,0 +1,61 @@
+"""The form of a network that is deployed."""
+
+from __future__ import annotations
+
+import copy
+from typing import TypeVar
+
+import torch
+from torch import nn
+
+from mgic_vision.folding import fold_norms_
+from mgic_vision.ops.install import drop_kernels_, use_kernels_
+from mgic_vision.ops.native import available
+
+NATIVE = ("auto", "never")
+
+Model = TypeVar("Model", bound=nn.Module)
+
+
+def fuse(model: Model, *, native: str = "auto") -> Model:
+    """An equal network for inference alone, with less to compute.
+
+    Batch norms are folded into the linear maps next to them wherever algebra allows it (see
+    :func:`mgic_vision.folding.fold_norms_`), cycles run in correction form, and convolutions in
+    channels-last order, in which grouped ones are fast on a processor. A cycle of bottlenecks or
+    inverted residuals is one call of a kernel compiled at first use, which takes each group of each
+    level through all its convolutions while it is in cache; so is a convolution with narrow groups
+    where the width changes. The result has the interface of ``model`` (features, head) and exports
+    through ``torch.export`` and to ONNX, without kernels.
+
+    Args:
+        model: A network of this package, trained; also one of torchvision or timm from the
+            registry. It is left as it is.
+        native: ``"auto"`` for the kernels where they can be compiled (a processor, float32) and
+            plain PyTorch elsewhere, ``"never"`` for plain PyTorch.
+
+    Returns:
+        A network in evaluation mode whose parameters need no gradients; its values are those of
+        ``model.eval()`` up to rounding. It is a network as others are: it may be moved, cast,
+        copied, saved and fused again, and its state, whose names and shapes are the same with and
+        without kernels, may be replaced by that of another fused network. Kernels take the new
+        weights, unless these are written by way of ``weight.data``.
+
+    Raises:
+        ValueError: If ``native`` is neither.
+
+    Example:
+        >>> from mgic_vision import create_model
+        >>> model = create_model("mgic_resnet56", depth=8).eval()
+        >>> x = torch.rand(2, 3, 32, 32)
+        >>> torch.testing.assert_close(fuse(model)(x), model(x), rtol=1e-4, atol=1e-4)
+    """
+    if native not in NATIVE:
+        raise ValueError(f"native must be one of {', '.join(NATIVE)}, got {native!r}")
+    with torch.inference_mode(False):  # tensors made in it do not count their changes
+        fused = drop_kernels_(copy.deepcopy(model)).eval().requires_grad_(False)
+        fold_norms_(fused)
+        fused.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        if native == "auto" and available():
+            use_kernels_(fused)
+    return fused

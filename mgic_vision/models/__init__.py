@@ -1,0 +1,1 @@
+"""Networks for images, their registry and their registration with other libraries."""

@@ -1,0 +1,243 @@
+"""MGIC-MobileNetV3, section 4.3.2 and Table 6, and its small variant."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import NamedTuple, TypedDict, Unpack
+
+from torch import nn
+
+from mgic_vision.blocks import inverted_residual
+from mgic_vision.layers import HARDSWISH, RELU, conv_norm_act, round_width
+from mgic_vision.models.backbone import Backbone, Stages
+from mgic_vision.models.interface import ModelOptions, make_model
+from mgic_vision.units import find_change, mgic_unit
+
+
+@dataclass(frozen=True)
+class Row:
+    """One block of MobileNetV3: ``expand`` is the paper's #exp, ``squeeze`` its SE."""
+
+    kernel: int
+    expand: int
+    out: int
+    squeeze: bool
+    stride: int
+    h_swish: bool
+
+
+# Table 6, whose widths are GhostNet's; kernels from there, h-swish as in MobileNetV3-Large
+TABLE_6 = (
+    Row(kernel=3, expand=16, out=16, squeeze=False, stride=1, h_swish=False),
+    Row(kernel=3, expand=48, out=24, squeeze=False, stride=2, h_swish=False),
+    Row(kernel=3, expand=72, out=24, squeeze=False, stride=1, h_swish=False),
+    Row(kernel=5, expand=72, out=40, squeeze=True, stride=2, h_swish=False),
+    Row(kernel=5, expand=120, out=40, squeeze=True, stride=1, h_swish=False),
+    Row(kernel=3, expand=240, out=80, squeeze=False, stride=2, h_swish=True),
+    Row(kernel=3, expand=200, out=80, squeeze=False, stride=1, h_swish=True),
+    Row(kernel=3, expand=184, out=80, squeeze=False, stride=1, h_swish=True),
+    Row(kernel=3, expand=184, out=80, squeeze=False, stride=1, h_swish=True),
+    Row(kernel=3, expand=480, out=112, squeeze=True, stride=1, h_swish=True),
+    Row(kernel=3, expand=672, out=112, squeeze=True, stride=1, h_swish=True),
+    Row(kernel=5, expand=672, out=160, squeeze=True, stride=2, h_swish=True),
+    Row(kernel=5, expand=960, out=160, squeeze=False, stride=1, h_swish=True),
+    Row(kernel=5, expand=960, out=160, squeeze=True, stride=1, h_swish=True),
+    Row(kernel=5, expand=960, out=160, squeeze=False, stride=1, h_swish=True),
+    Row(kernel=5, expand=960, out=160, squeeze=True, stride=1, h_swish=True),
+)
+
+# Howard et al. (2019), Table 2: MobileNetV3-Small
+SMALL = (
+    Row(kernel=3, expand=16, out=16, squeeze=True, stride=2, h_swish=False),
+    Row(kernel=3, expand=72, out=24, squeeze=False, stride=2, h_swish=False),
+    Row(kernel=3, expand=88, out=24, squeeze=False, stride=1, h_swish=False),
+    Row(kernel=5, expand=96, out=40, squeeze=True, stride=2, h_swish=True),
+    Row(kernel=5, expand=240, out=40, squeeze=True, stride=1, h_swish=True),
+    Row(kernel=5, expand=240, out=40, squeeze=True, stride=1, h_swish=True),
+    Row(kernel=5, expand=120, out=48, squeeze=True, stride=1, h_swish=True),
+    Row(kernel=5, expand=144, out=48, squeeze=True, stride=1, h_swish=True),
+    Row(kernel=5, expand=288, out=96, squeeze=True, stride=2, h_swish=True),
+    Row(kernel=5, expand=576, out=96, squeeze=True, stride=1, h_swish=True),
+    Row(kernel=5, expand=576, out=96, squeeze=True, stride=1, h_swish=True),
+)
+
+
+class NetworkOptions(TypedDict, total=False):
+    """Options of every MGIC-MobileNetV3, for classes or for masks.
+
+    Args:
+        width: Scales all widths; 1.0.
+        h_swish: Whether to use it where the table does, rather than ReLU throughout; True.
+        squeeze: Squeeze-excite on the ``"finest"`` level of a cycle, ``"every"`` one or ``"none"``.
+        output_stride: Strides beyond it turn into dilation of the rows that follow; 32.
+        group_size: Channels per group, :math:`s_g`; 64.
+        coarse_size: Width of the coarsest level, :math:`s_c`; 64.
+        min_levels: Coarser levels to build even where the width is already small; 1.
+        change: What precedes a cycle where width or resolution change: ``"depthwise"`` or
+            ``"pointwise"``.
+        in_chans: Channels of the images; 3.
+    """
+
+    width: float
+    h_swish: bool
+    squeeze: str
+    output_stride: int
+    group_size: int
+    coarse_size: int
+    min_levels: int
+    change: str
+    in_chans: int
+
+
+class MobileOptions(NetworkOptions, ModelOptions, total=False):
+    """:class:`NetworkOptions` and :class:`ModelOptions`."""
+
+
+class Parts(NamedTuple):
+    """What a :class:`Backbone` is made of."""
+
+    stem: nn.Module
+    stages: Stages
+    final: nn.Module
+    num_features: int
+
+
+def mgic_mobilenetv3(num_classes: int = 1000, **options: Unpack[MobileOptions]) -> Backbone:
+    """MGIC-MobileNetV3: a cycle of inverted residuals in every row of Table 6.
+
+    Args:
+        num_classes: Classes to tell apart.
+        **options: As :class:`MobileOptions`.
+
+    Cost:
+        5.50 M weights and 195 M multiply-adds at 224x224, of which R and P have 17 M; 2.58 M, 109 M
+        and 10 M with ``width=0.6``; 7.61 M, 274 M and 28 M with ``width=1.2``.
+
+    Raises:
+        ValueError: If an option is out of range; see :func:`mobile_parts`.
+
+    References:
+        Section 4.3.2, Tables 6, 7 and 13.
+
+    Example:
+        >>> sum(p.numel() for p in mgic_mobilenetv3().parameters())
+        5503344
+    """
+    return _classifier(TABLE_6, 960, 1280, num_classes, **options)
+
+
+def mgic_mobilenetv3_small(num_classes: int = 1000, **options: Unpack[MobileOptions]) -> Backbone:
+    """MGIC-MobileNetV3-Small: a cycle in every row of MobileNetV3-Small.
+
+    Its widths are so narrow that at the default sizes a cycle costs more than the dense block:
+    see :func:`summary`, and ``min_levels`` and ``group_size`` for what to do about it.
+
+    Args:
+        num_classes: Classes to tell apart.
+        **options: As :class:`MobileOptions`.
+
+    Cost:
+        2.58 M weights and 63 M multiply-adds at 224x224, of which R and P have 4 M.
+
+    Raises:
+        ValueError: If an option is out of range; see :func:`mobile_parts`.
+
+    References:
+        Section 4.4; Howard et al., Searching for MobileNetV3 (2019), Table 2.
+
+    Example:
+        >>> sum(p.numel() for p in mgic_mobilenetv3_small().parameters())
+        2576132
+    """
+    return _classifier(SMALL, 576, 1024, num_classes, **options)
+
+
+def mobile_parts(
+    rows: Sequence[Row],
+    last: int,
+    *,
+    width: float = 1.0,
+    h_swish: bool = True,
+    squeeze: str = "finest",
+    output_stride: int = 32,
+    group_size: int = 64,
+    coarse_size: int = 64,
+    min_levels: int = 1,
+    change: str = "depthwise",
+    in_chans: int = 3,
+) -> Parts:
+    """Stem, stages and last convolution of an MGIC-MobileNetV3.
+
+    Every one of ``rows`` is a block, ``last`` are the channels of the last convolution; the other
+    arguments are those of :class:`NetworkOptions`.
+
+    Raises:
+        ValueError: If ``width`` is not positive, ``output_stride`` not a power of 2 from 2 on, or
+            another option out of range.
+    """
+    if width <= 0:
+        raise ValueError(f"width must be positive, got {width}")
+    if output_stride < 2 or output_stride & (output_stride - 1):
+        raise ValueError(f"output_stride must be a power of 2 from 2 on, got {output_stride}")
+    swish = HARDSWISH if h_swish else RELU
+    stem_width, last = round_width(16 * width), round_width(last * width)
+    stages, dilation = Stages(stem_width, 2), 1
+    for row in rows:
+        stride = row.stride
+        if stages.stride * stride > output_stride:
+            stride, dilation = 1, dilation * stride
+        out, activation = round_width(row.out * width), swish if row.h_swish else RELU
+        layer = partial(
+            inverted_residual,
+            kernel=row.kernel,
+            dilation=dilation,
+            squeeze=squeeze if row.squeeze else "none",
+            activation=activation,
+        )
+        unit = mgic_unit(
+            stages.channels,
+            out,
+            layer,
+            inner=round_width(row.expand * width),
+            stride=stride,
+            make_change=partial(find_change(change), activation=activation),
+            group_size=group_size,
+            coarse_size=coarse_size,
+            min_levels=min_levels,
+        )
+        stages.add(unit, out, stride=stride)
+    stem = conv_norm_act(in_chans, stem_width, kernel=3, stride=2, activation=swish)
+    return Parts(stem, stages, conv_norm_act(stages.channels, last, activation=swish), last)
+
+
+def _classifier(
+    rows: Sequence[Row],
+    last: int,
+    hidden: int,
+    num_classes: int,
+    *,
+    features_only: bool = False,
+    global_pool: str = "avg",
+    drop_rate: float = 0.0,
+    **network: Unpack[NetworkOptions],
+) -> Backbone:
+    parts = mobile_parts(rows, last, **network)
+    hidden = round_width(hidden * network.get("width", 1.0))
+    swish = HARDSWISH if network.get("h_swish", True) else RELU
+    linear = nn.Linear(parts.num_features, hidden)
+    return make_model(
+        parts.stem,
+        parts.stages,
+        num_classes,
+        final=parts.final,
+        num_features=parts.num_features,
+        hidden=nn.Sequential(OrderedDict(linear=linear, act=swish())),
+        hidden_channels=hidden,
+        input_size=(network.get("in_chans", 3), 224, 224),
+        features_only=features_only,
+        global_pool=global_pool,
+        drop_rate=drop_rate,
+    )

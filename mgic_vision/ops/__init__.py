@@ -1,0 +1,1 @@
+"""Operations on images, and the forms of modules that run in them."""

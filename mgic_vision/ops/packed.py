@@ -1,0 +1,140 @@
+"""Modules whose weights are laid out for the vectors of this processor, beside those they have."""
+
+from __future__ import annotations
+
+import weakref
+from abc import abstractmethod
+from dataclasses import dataclass
+from operator import is_
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import is_in_torch_dispatch_mode
+
+from mgic_geo.ops.operator import Operator
+from mgic_vision.ops.native import available, is_readable, needs_nothing_more
+
+
+class Sources:
+    """What a module computes with, to tell later whether it still is what it was.
+
+    Another tensor in the place of one is noticed, another module once the old one is gone. What
+    writes to a tensor by way of ``weight.data``, as ``weight.data.zero_()``, counts no change and
+    goes unnoticed. A look costs a microsecond a tensor, most of it spent on fetching what tensors
+    are made of; modules would add half of that.
+
+    Args:
+        module: Its parameters and buffers, and those of the modules in it, count their changes:
+            they were not made in ``torch.inference_mode``.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        parts = list(module.modules())
+        self.tables = [t for part in parts for t in (part._parameters, part._buffers) if t]
+        self.found = self._find()
+        tensors = [x for x in self.found if x is not None]
+        self.state = [(x, x._version, x.data_ptr()) for x in tensors]
+        # as long as this memory is held, what lies at another address is something else
+        self.held = [x.detach() for x in tensors]
+        self.lost: list[object] = []
+        self.modules = [weakref.ref(part, self.lost.append) for part in parts]
+
+    def changed(self) -> bool:
+        """Whether a tensor was written to, or it or a module was replaced."""
+        found = self._find()
+        if self.lost or len(found) != len(self.found) or not all(map(is_, found, self.found)):
+            return True
+        for x, version, place in self.state:
+            if x._version != version or x.data_ptr() != place:
+                return True
+        return False
+
+    def need_gradients(self) -> bool:
+        """Whether somebody trains a parameter."""
+        return any(x.requires_grad for x, _, _ in self.state)
+
+    def _find(self) -> list[Tensor | None]:
+        return [x for table in self.tables for x in table.values()]
+
+
+@dataclass(frozen=True, eq=False)
+class Packed:
+    """Arguments of a kernel beside the images, made from the weights of a module.
+
+    Args:
+        sources: Where they come from.
+        arguments: ``None`` where the kernel does not know the module.
+    """
+
+    sources: Sources
+    arguments: tuple[Any, ...] | None
+
+
+class PackedModule(nn.Module):
+    """A module that a kernel can run, from weights that it keeps laid out until they change.
+
+    What is packed is no part of its state: it is not moved, cast, copied, saved or loaded. It is
+    made at the first call that can use it, if not before, and again where a weight has changed.
+    """
+
+    _packed: Packed | None = None
+
+    @abstractmethod
+    def give_back(self) -> None:
+        """Become the plain module again, in place."""
+
+    @abstractmethod
+    def pack(self) -> tuple[Any, ...] | None:
+        """Lay out the weights; ``None`` where the kernel does not know what the module is now."""
+
+    def prepare(self) -> None:
+        """Lay out the weights now, so that the first call takes no longer than the others."""
+        self._packed = self._pack()
+
+    def packed_for(self, x: Tensor) -> tuple[Any, ...] | None:
+        """What the kernel takes beside ``x``; ``None`` where the module has to compute as it is."""
+        if self.training or not is_readable(x) or not needs_nothing_more(x):
+            return None
+        packed = self._packed  # once: another thread may put a newer one there
+        if packed is None or packed.sources.changed():
+            self._packed = packed = self._pack()
+        if packed is None or (torch.is_grad_enabled() and packed.sources.need_gradients()):
+            return None
+        return packed.arguments
+
+    def _pack(self) -> Packed | None:
+        tensors = (*self.parameters(), *self.buffers())
+        if not available() or not all(map(_is_plain, tensors)):
+            return None
+        sources = Sources(self)  # before: what changes from here on makes what follows outdated
+        with torch.inference_mode(False), torch.no_grad(), torch.device("cpu"):
+            arguments = self.pack()
+        made = [x for x in arguments or () if isinstance(x, Tensor)]
+        return Packed(sources, arguments) if all(map(_is_plain, made)) else None
+
+    def _apply(self, fn: Any, recurse: bool = True) -> PackedModule:
+        """Cast or move, and drop what would only take up memory."""
+        self._packed = None
+        return cast(PackedModule, super()._apply(fn, recurse))
+
+    def __getstate__(self) -> dict[str, Any]:
+        """All but what is packed: another processor may have longer vectors, or no kernels."""
+        return {key: value for key, value in self.__dict__.items() if key != "_packed"}
+
+
+def run_packed(operator: Operator, x: Tensor, *packed: Any) -> Tensor:
+    """Call an operator with what ``packed_for(x)`` gave, past its own look at what it gets."""
+    call = operator.registered if is_in_torch_dispatch_mode() else operator.direct
+    return call(x, *packed)
+
+
+def _is_plain(x: Tensor) -> bool:
+    """Whether a kernel can read it, and changes of it are counted."""
+    return (
+        type(x) in (Tensor, nn.Parameter)
+        and x.is_cpu
+        and x.layout is torch.strided
+        and (x.dtype == torch.float32 or not x.is_floating_point())
+        and not x.is_inference()
+    )

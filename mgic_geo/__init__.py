@@ -33,3 +33,4 @@ from mgic_geo.nn.linear import MGICMLP as MGICMLP
 from mgic_geo.nn.linear import MGICLinear as MGICLinear
 from mgic_geo.nn.linear import feed_forward as feed_forward
 from mgic_geo.nn.message_passing import MGICMessagePassing as MGICMessagePassing
+from mgic_geo.ops.operator import explain as explain

@@ -22,8 +22,7 @@ from mgic_geo.conversion import (
     rewrite,
     shared_hooks,
 )
-from mgic_geo.levels import level_plan
-from mgic_geo.nn.correction import CorrectionNorm
+from mgic_geo.levels import Correction, level_plan
 from mgic_geo.nn.grouped_conv import check_caches
 from mgic_geo.nn.message_passing import ConvNormAct, MGICMessagePassing
 
@@ -131,7 +130,7 @@ def _separate(made: MGICMessagePassing) -> None:
     for module in made.modules():
         if isinstance(module, ConvNormAct):
             module.norm, module.act = copy.deepcopy(module.norm), copy.deepcopy(module.act)
-        elif isinstance(module, CorrectionNorm):
+        elif isinstance(module, Correction):
             module.norm = copy.deepcopy(module.norm)
 
 

@@ -11,13 +11,12 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from mgic_geo.levels import MGICBlock, Residual
-from mgic_geo.nn.correction import CorrectionNorm
 from mgic_geo.nn.diff_conv import DiffGCNConv
 from mgic_geo.nn.grouped_linear import GroupedLinear
 from mgic_geo.nn.linear import MGICLinear
 from mgic_geo.nn.message_passing import ConvNormAct, MGICMessagePassing
 from mgic_geo.nn.norm_act import unwrap_norm
-from mgic_geo.ops import native
+from mgic_geo.ops.grouped_linear import keep_packed_
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -29,8 +28,7 @@ def fuse(model: Model) -> Model:
     and :math:`a (W x + c) + b = (a W) x + (a c + b)`. So every norm goes into the map in front of
     it: linear and grouped maps, differential convolutions, and a cycle's prolongations
     :math:`N_j P_j`. The norm behind a whole cycle goes into its finest layer. Norms behind edge
-    convolutions stay: a point without neighbors gets 0 from those, not a shift. A ReLU that a
-    differential convolution is left with becomes part of it; behind other maps it works in place.
+    convolutions stay: a point without neighbors gets 0 from those, not a shift.
 
     Args:
         model: A network of this package, trained. It is left as it is.
@@ -54,20 +52,19 @@ def fuse(model: Model) -> Model:
             _fold_children(module)
         for module in fused.modules():
             if isinstance(module, GroupedLinear):
-                native.keep_packed_(module.weight)
+                keep_packed_(module.weight)
     return fused
 
 
 def _fold_children(module: nn.Module) -> None:
     if isinstance(module, ConvNormAct):
         _fold_child(module, "norm", module.conv)
-        _fold_relu(module)
     elif type(module).forward is nn.Sequential.forward:
         for (_, before), (name, _) in pairwise(module.named_children()):
             _fold_child(module, name, before)
     elif isinstance(module, MGICBlock):
-        for index, prolong in enumerate(module.prolong):
-            _fold_child(module.norms, str(index), prolong)
+        for correction in module.list_corrections():
+            _fold_child(correction, "norm", correction.transfer)
 
 
 def _fold_child(parent: nn.Module, name: str, before: nn.Module) -> None:
@@ -86,17 +83,6 @@ def _fold_child(parent: nn.Module, name: str, before: nn.Module) -> None:
 def _precise(x: Tensor) -> Tensor:
     """For what is rounded to half precision only once it is done."""
     return x.float() if x.dtype in (torch.half, torch.bfloat16) else x
-
-
-def _fold_relu(layer: ConvNormAct) -> None:
-    """Let the map in front of a ReLU do it, or do it in place, where nothing is between them."""
-    last = _last_layer(layer.conv)
-    if type(layer.act) is not nn.ReLU or not isinstance(layer.norm, nn.Identity) or last is None:
-        return
-    if isinstance(last, DiffGCNConv):
-        last.relu, layer.act = True, nn.Identity()
-    else:
-        layer.act = nn.ReLU(inplace=True)
 
 
 def _scale_and_shift(linear: nn.Linear | GroupedLinear, scale: Tensor, shift: Tensor) -> None:
@@ -126,6 +112,6 @@ def _last_layer(module: nn.Module) -> nn.Linear | GroupedLinear | DiffGCNConv | 
 
 
 def _plain_norm(module: nn.Module) -> _BatchNorm | None:
-    """Torch's batch norm inside the wrappers of PyG and of a cycle."""
-    norm = unwrap_norm(module.norm if isinstance(module, CorrectionNorm) else module)
+    """Torch's batch norm inside PyG's wrapper."""
+    norm = unwrap_norm(module)
     return norm if isinstance(norm, _BatchNorm) else None

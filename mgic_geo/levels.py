@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+
+Features = Tensor | tuple[Tensor, Tensor]  # of nodes, or of sources and targets
 
 
 @dataclass(frozen=True)
@@ -136,7 +139,7 @@ def group_count(*widths: int, group_size: int, below: int | None = None) -> int:
 class Residual(nn.Module):
     r"""``x + branch(x)``, the form in which a cycle needs no differences.
 
-    Where a level's layer is ``Residual``, :class:`MGICBlock` works with
+    Where the layers of a cycle are ``Residual``, :class:`MGICBlock` works with
     :math:`e = p + F(x + p)` in place of :math:`B(x + p) - x`: the same value up to rounding,
     exactly the identity where every branch gives zero, and less memory traffic.
 
@@ -155,10 +158,62 @@ class Residual(nn.Module):
         super().__init__()
         self.branch = branch
 
-    def forward(self, x: Tensor | tuple[Tensor, Tensor], *args: object, **kwargs: object) -> Tensor:
+    def forward(self, x: Features, *args: object, **kwargs: object) -> Tensor:
         """Add the branch to ``x``, or to the targets of a pair of sources and targets."""
-        target = x[1] if isinstance(x, tuple) else x
-        return target + self.branch(x, *args, **kwargs)
+        return _targets(x) + self.branch(x, *args, **kwargs)
+
+    def added(self, x: Features, *args: object, **kwargs: object) -> Tensor:
+        """What the branch adds to ``x``."""
+        if self._forward_hooks or self._forward_pre_hooks or self._backward_hooks:
+            return self(x, *args, **kwargs) - _targets(x)  # hooks want to see the layer called
+        return self.branch(x, *args, **kwargs)
+
+
+class Correction(nn.Module):
+    r"""What a change on the next coarser level means on this one, :math:`N_j(P_j e)`.
+
+    Args:
+        transfer: The prolongation :math:`P_j`.
+        norm: :math:`N_j`; ``None`` for none.
+        scale: Where the norm's ``weight`` starts, if it has one; ``None`` leaves it alone. At 1 the
+            correction is as large as the features it corrects, and as random as the coarse levels
+            are at the start: networks of many cycles then learn slowly.
+
+    Shape:
+        - ``change``: what ``transfer`` takes. ``x``: what it returns. Returns the same.
+
+    Example:
+        >>> Correction(nn.Linear(2, 4))(torch.ones(3, 2), torch.ones(3, 4)).shape
+        torch.Size([3, 4])
+    """
+
+    def __init__(
+        self,
+        transfer: nn.Module,
+        norm: nn.Module | None = None,
+        *,
+        scale: float | None = None,
+    ) -> None:
+        super().__init__()
+        self.transfer, self.scale = transfer, scale
+        self.norm = nn.Identity() if norm is None else norm
+        self._scale_norm()
+
+    def reset_parameters(self) -> None:
+        """Draw the transfer again, by its rule, and reset the norm."""
+        reset_parameters(self.transfer)
+        reset_parameters(self.norm)
+        self._scale_norm()
+
+    def _scale_norm(self) -> None:
+        for name, parameter in self.norm.named_parameters():
+            if self.scale is not None and name.rpartition(".")[2] == "weight":
+                nn.init.constant_(parameter, self.scale)
+
+    def forward(self, change: Tensor, x: Tensor | None = None) -> Tensor:
+        """The correction, added to ``x`` where that is given."""
+        correction = self.norm(self.transfer(change))
+        return correction if x is None else x + correction
 
 
 class MGICBlock(nn.Module):
@@ -175,23 +230,21 @@ class MGICBlock(nn.Module):
     :math:`P_j` carries up what the coarse level changed, not its features: where nothing changed
     there, ``x_j`` passes through untouched, whatever :math:`R` and :math:`P` hold.
 
-    The modules are ``layers`` (one a level), ``restrict``, ``prolong`` and ``norms`` (one a pair of
-    neighboring levels); ``levels`` is the plan they were built from.
+    The modules are ``layers`` (one for each level), ``restrict`` and ``corrections`` (one for each
+    pair of neighboring levels); ``levels`` is the plan they were built from.
 
     Args:
         channels: Channels in and out, :math:`C`.
         make_layer: ``(level) -> Module``, the map :math:`B_j` of one level. A :class:`Residual`
             is run in correction form.
         make_transfer: ``(in_width, out_width, groups) -> Module``, for :math:`R_j` and :math:`P_j`;
-            see :func:`init_transfer_` for how they should start. To save passes, one with
-            ``add_to(addend, x)`` is asked for the sum where no norm is behind it, a norm with
-            ``correct(addend, prolong, x)`` for the sum with both, and a layer with
-            ``less(subtrahend, x, ...)`` for the difference.
+            see :func:`init_transfer_` for how they should start.
         inner: Inner width :math:`m` of the layers; ``None`` means ``channels``.
         group_size: Channels per group on every level but the last, :math:`s_g`.
         coarse_size: Levels are halved until they are this narrow, :math:`s_c`.
         min_levels: Coarser levels to build even where the width is already small.
-        make_norm: ``(width) -> Module``, the norm :math:`N_j` after :math:`P_j`; none by default.
+        make_norm: ``(width) -> Module``, the norm :math:`N_j` after :math:`P_j`; ``None`` for none.
+        make_correction: ``(transfer, norm) -> Correction``: how the two are applied.
 
     Shape:
         - ``x``: what ``make_layer`` takes, e.g. ``(N, C)`` nodes or ``(B, C, H, W)`` images.
@@ -237,6 +290,7 @@ class MGICBlock(nn.Module):
         coarse_size: int,
         min_levels: int = 1,
         make_norm: Callable[[int], nn.Module] | None = None,
+        make_correction: Callable[[nn.Module, nn.Module | None], Correction] = Correction,
     ) -> None:
         super().__init__()
         self.levels = level_plan(
@@ -247,16 +301,31 @@ class MGICBlock(nn.Module):
             min_levels=min_levels,
         )
         self.layers = nn.ModuleList(make_layer(level) for level in self.levels)
-        self.restrict, self.prolong, self.norms = nn.ModuleList(), nn.ModuleList(), nn.ModuleList()
-        for fine, coarse in zip(self.levels, self.levels[1:], strict=False):
+        self.restrict, self.corrections = nn.ModuleList(), nn.ModuleList()
+        for fine, coarse in itertools.pairwise(self.levels):
             groups = math.gcd(fine.groups, fine.outer, coarse.outer)
             self.restrict.append(make_transfer(fine.outer, coarse.outer, groups))
-            self.prolong.append(make_transfer(coarse.outer, fine.outer, groups))
-            self.norms.append(nn.Identity() if make_norm is None else make_norm(fine.outer))
+            transfer = make_transfer(coarse.outer, fine.outer, groups)
+            norm = None if make_norm is None else make_norm(fine.outer)
+            self.corrections.append(make_correction(transfer, norm))
+
+    @property
+    def prolong(self) -> list[nn.Module]:
+        """The prolongations :math:`P_j`."""
+        return [correction.transfer for correction in self.list_corrections()]
+
+    @property
+    def norms(self) -> list[nn.Module]:
+        """The norms :math:`N_j` after them."""
+        return [correction.norm for correction in self.list_corrections()]
+
+    def list_corrections(self) -> list[Correction]:
+        """The corrections, the finest first."""
+        return list(self.corrections)  # type: ignore[arg-type]
 
     def reset_parameters(self) -> None:
         """Draw all weights again; the transfers keep their rule."""
-        for module in (*self.layers, *self.restrict, *self.prolong, *self.norms):
+        for module in (*self.layers, *self.restrict, *self.corrections):
             reset_parameters(module)
 
     def forward(
@@ -271,8 +340,9 @@ class MGICBlock(nn.Module):
                 ``(source, x)``, as bipartite graph convolutions do.
             **kwargs: Passed to the layer of every level.
         """
-        coarse_change = self._coarse_change(x, *args, source=source, **kwargs)
-        return _apply(self.layers[0], self._corrected(0, x, coarse_change), source, *args, **kwargs)
+        change = self._coarse_change(x, *args, source=source, **kwargs)
+        corrected = x if change is None else self.corrections[0](change, x)
+        return self.layers[0](_pair(corrected, source), *args, **kwargs)
 
     def change(
         self, x: Tensor, *args: object, source: Tensor | None = None, **kwargs: object
@@ -282,81 +352,52 @@ class MGICBlock(nn.Module):
         Where the finest layer is a :class:`Residual`, no difference is formed, so that the little
         that a branch scaled down adds is not rounded away.
         """
-        correction = self.correction(x, *args, source=source, **kwargs)
-        z = x if correction is None else x + correction
-        layer = self.layers[0]
-        if not isinstance(layer, Residual):
-            return _apply(layer, z, source, *args, **kwargs) - x
-        change = _apply(layer.branch, z, source, *args, **kwargs)
-        return change if correction is None else correction + change
-
-    def correction(
-        self, x: Tensor, *args: object, source: Tensor | None = None, **kwargs: object
-    ) -> Tensor | None:
-        """What the coarser levels add to the input of the finest layer; nothing without them."""
-        coarse_change = self._coarse_change(x, *args, source=source, **kwargs)
-        return None if coarse_change is None else self._correction(0, coarse_change)
+        change = self._coarse_change(x, *args, source=source, **kwargs)
+        return self._change(0, x, change, source, *args, **kwargs)
 
     def _coarse_change(
         self, x: Tensor, *args: object, source: Tensor | None = None, **kwargs: object
     ) -> Tensor | None:
-        """What the cycle of level 1 changes there."""
+        """What the cycle of the coarser levels changes on level 1; ``None`` without them."""
         features, sources = [x], [source]
         for restrict in self.restrict:
             features.append(restrict(features[-1]))
             sources.append(None if source is None else restrict(sources[-1]))
-
         change: Tensor | None = None
         for level in range(len(self.restrict), 0, -1):
-            layer, coarse, side = self.layers[level], features.pop(), sources.pop()
-            if isinstance(layer, Residual):
-                correction = None if change is None else self._correction(level, change)
-                z = coarse if correction is None else coarse + correction
-                added = _apply(layer.branch, z, side, *args, **kwargs)
-                change = added if correction is None else correction + added
-            else:
-                z = self._corrected(level, coarse, change)
-                change = _less(layer, coarse, z, side, *args, **kwargs)
+            change = self._change(level, features[level], change, sources[level], *args, **kwargs)
         return change
 
-    def _correction(self, level: int, change: Tensor) -> Tensor:
-        """What a change on the next level means on this one."""
-        return self.norms[level](self.prolong[level](change))
-
-    def _corrected(self, level: int, x: Tensor, change: Tensor | None) -> Tensor:
-        """``x`` and the correction, in one pass if norm and transfer can do that."""
+    def _change(
+        self,
+        level: int,
+        x: Tensor,
+        change: Tensor | None,
+        source: Tensor | None,
+        *args: object,
+        **kwargs: object,
+    ) -> Tensor:
+        """What this level and the coarser ones, which changed ``change``, add to ``x``."""
+        layer = self.layers[level]
+        if not isinstance(layer, Residual):
+            corrected = x if change is None else self.corrections[level](change, x)
+            return layer(_pair(corrected, source), *args, **kwargs) - x
         if change is None:
-            return x
-        prolong, norm = self.prolong[level], self.norms[level]
-        add_to, correct = getattr(prolong, "add_to", None), getattr(norm, "correct", None)
-        if add_to is not None and isinstance(norm, nn.Identity):
-            return add_to(x, change)
-        if correct is not None:
-            return correct(x, prolong, change)
-        return x + self._correction(level, change)
+            return layer.added(_pair(x, source), *args, **kwargs)
+        correction = self.corrections[level](change)
+        return correction + layer.added(_pair(x + correction, source), *args, **kwargs)
 
     def extra_repr(self) -> str:
         """Show the plan as a table above the modules."""
         return "\n".join(("level  outer  inner groups  width", *map(str, self.levels)))
 
 
-def _apply(layer: nn.Module, x: Tensor, source: Tensor | None, *args: object, **kwargs: object):
-    return layer(x if source is None else (source, x), *args, **kwargs)
+def _pair(x: Tensor, source: Tensor | None) -> Features:
+    return x if source is None else (source, x)
 
 
-def _less(
-    layer: nn.Module,
-    subtrahend: Tensor,
-    x: Tensor,
-    source: Tensor | None,
-    *args: object,
-    **kwargs: object,
-) -> Tensor:
-    """What a layer makes of ``x`` less ``subtrahend``, in one pass if it can."""
-    less = getattr(layer, "less", None)
-    if less is None:
-        return _apply(layer, x, source, *args, **kwargs) - subtrahend
-    return less(subtrahend, x if source is None else (source, x), *args, **kwargs)
+def _targets(x: Features) -> Tensor:
+    return x[1] if isinstance(x, tuple) else x
 
 
 def init_transfer_(weight: Tensor, *, init: str = "aggregate") -> Tensor:

@@ -11,11 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from mgic_geo import transfer
 from mgic_geo.conversion import Replacement, Report, drop_hooks, outermost, require, rewrite
 from mgic_geo.cost import multiply_adds
-from mgic_geo.levels import Level, MGICBlock, Residual, level_plan
-from mgic_geo.nn.correction import CorrectionNorm
-from mgic_geo.nn.grouped_linear import transfer
+from mgic_geo.levels import Correction, Level, MGICBlock, Residual, level_plan
 from mgic_vision.conversion import convnext, inverted, resnet, transformer  # noqa: F401, register
 from mgic_vision.conversion.narrow import branch_widths, leaves, narrow
 from mgic_vision.conversion.parts import CycleBranch, CycleResidual, Parts, find_adapter
@@ -135,10 +134,11 @@ def _cycle(
         inner=inner,
         group_size=group_size,
         coarse_size=coarse_size,
-        make_norm=partial(_correction_norm, parts),
+        make_norm=partial(_norm_of, parts),
+        make_correction=partial(Correction, scale=0.1),
     )
     example = next(block.parameters())
-    for made in (cycle.restrict, cycle.prolong, cycle.norms):
+    for made in (cycle.restrict, cycle.corrections):
         made.to(example).train(block.training)
     new = CycleResidual(cycle, parts.after, parts.act) if parts.is_residual else CycleBranch(cycle)
     for container in (new, cycle, cycle.layers, *cycle.layers):
@@ -153,12 +153,12 @@ def _kept(block: nn.Module, parts: Parts) -> frozenset[nn.Module]:
     return frozenset(found - made_anew - {block})
 
 
-def _correction_norm(parts: Parts, width: int) -> CorrectionNorm:
-    """The kind of norm that the branch has, made to start small."""
+def _norm_of(parts: Parts, width: int) -> nn.Module:
+    """A norm of the kind that the branch has."""
     batch = [leaf for _, leaf in leaves(parts.branch) if isinstance(leaf, nn.BatchNorm2d)]
     if batch:
-        return CorrectionNorm(BatchNorm2d(width, batch[0].eps, batch[0].momentum))
-    return CorrectionNorm(ImageLayerNorm(width) if parts.is_image else nn.LayerNorm(width))
+        return BatchNorm2d(width, batch[0].eps, batch[0].momentum)
+    return ImageLayerNorm(width) if parts.is_image else nn.LayerNorm(width)
 
 
 class ImageLayerNorm(nn.LayerNorm):

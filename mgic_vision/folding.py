@@ -76,10 +76,10 @@ def folded(linear: nn.Module, norm: nn.Module) -> nn.Module:
 
 
 def _fold_cycle(cycle: MGICBlock) -> None:
-    for index, (prolong, norm) in enumerate(zip(cycle.prolong, cycle.norms, strict=True)):
-        if can_fold(prolong, norm):
-            cycle.prolong[index] = folded(prolong, norm)
-            cycle.norms[index] = rest_of(norm)
+    for correction in cycle.list_corrections():
+        norm = correction.norm
+        if can_fold(correction.transfer, norm):
+            correction.transfer, correction.norm = folded(correction.transfer, norm), rest_of(norm)
     coarsest = cycle.layers[-1]
     branch = coarsest.branch if isinstance(coarsest, Residual) else None
     if not len(cycle.restrict) or not isinstance(branch, nn.Sequential) or not len(branch):

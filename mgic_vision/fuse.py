@@ -10,7 +10,7 @@ from torch import nn
 
 from mgic_vision.folding import fold_norms_
 from mgic_vision.ops.install import drop_kernels_, use_kernels_
-from mgic_vision.ops.native import available
+from mgic_vision.ops.kernel import available
 
 NATIVE = ("auto", "never")
 

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from mgic_vision.norm import BatchNorm2d, Chain
-from mgic_vision.ops.depthwise import can_filter, depthwise
+from mgic_vision.ops.depthwise import depthwise
+from mgic_vision.ops.kernel import keeps_size
 
 Activation = Callable[[], nn.Module]
 
@@ -84,7 +85,7 @@ class GroupedConv2d(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """Convolve ``x``."""
-        if can_filter(x, self):
+        if is_depthwise(self) and x.dim() == 4 and x.size(1) == self.in_channels:
             return depthwise(x, self.weight, self.dilation[0])
         return convolve(x, self)
 
@@ -229,6 +230,16 @@ class GhostModule(nn.Module):
         x = self.primary(x)
         y = torch.cat([x, self.cheap(x)], 1)
         return y if y.size(1) == self.out_channels else y[:, : self.out_channels]
+
+
+def is_depthwise(conv: nn.Conv2d) -> bool:
+    """Whether a convolution filters every channel with several taps, and keeps the size."""
+    return (
+        conv.groups == conv.in_channels == conv.out_channels
+        and conv.bias is None
+        and conv.kernel_size != (1, 1)
+        and keeps_size(conv)
+    )
 
 
 def convolve(x: Tensor, conv: nn.Conv2d) -> Tensor:

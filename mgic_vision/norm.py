@@ -6,16 +6,15 @@ from typing import TypeGuard
 
 from torch import Tensor, nn
 
-from mgic_geo.nn.norm_act import is_hooked, is_known, normalize_images
+from mgic_geo.ops.batch_norm_act import ACTIVATIONS, takes_batch_statistics, train_batch_norm
+from mgic_geo.ops.operator import is_hooked
 
 
 class BatchNorm2d(nn.BatchNorm2d):
     """:class:`torch.nn.BatchNorm2d`, faster in training where images are channels-last.
 
-    On a processor, in float32, a C kernel reads the images twice forward and twice backward. In
-    evaluation, in other orders of memory, precisions and devices, under ``torch.compile``, autocast
-    and ``torch.func`` it is torch's. The values are the same up to rounding, which grows less with
-    the number of pixels than torch's.
+    On a processor, in float32, a C kernel reads the images twice forward and twice backward. The
+    values are those of PyTorch up to rounding, which grows less with the number of pixels.
 
     Example:
         >>> import torch
@@ -25,8 +24,9 @@ class BatchNorm2d(nn.BatchNorm2d):
 
     def forward(self, input: Tensor) -> Tensor:
         """Normalize every channel over batch and pixels."""
-        y = normalize_images(self, input)
-        return super().forward(input) if y is None else y
+        if input.dim() == 4 and takes_batch_statistics(self, input):
+            return train_batch_norm(self, None, input)
+        return super().forward(input)
 
 
 class Chain(nn.Sequential):
@@ -45,16 +45,19 @@ class Chain(nn.Sequential):
         """Apply the modules in order."""
         modules = list(self)
         while modules:
-            module, y = modules.pop(0), None
-            if modules and _are_one(module, modules[0]):
-                y = normalize_images(module, input, modules[0])
-            if y is None:
-                input = module(input)
+            module = modules.pop(0)
+            if modules and _are_one(module, modules[0], input):
+                input = train_batch_norm(module, modules.pop(0), input)
             else:
-                input = y
-                del modules[0]
+                input = module(input)
         return input
 
 
-def _are_one(norm: nn.Module, act: nn.Module) -> TypeGuard[BatchNorm2d]:
-    return type(norm) is BatchNorm2d and not is_hooked(norm) and is_known(act)
+def _are_one(norm: nn.Module, act: nn.Module, x: Tensor) -> TypeGuard[BatchNorm2d]:
+    return (
+        type(norm) is BatchNorm2d
+        and type(act) in ACTIVATIONS
+        and not is_hooked(norm, act)
+        and x.dim() == 4
+        and takes_batch_statistics(norm, x)
+    )

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mgic_geo import GroupedLinear
 from mgic_geo.levels import Level, MGICBlock
-from mgic_geo.nn.grouped_linear import GroupedLinear
 from mgic_geo.nn.width_change import WidthChange
 from mgic_vision.layers import DepthwiseConv2d, GroupedConv2d
 from mgic_vision.norm import BatchNorm2d
@@ -179,9 +179,13 @@ def summary(model: nn.Module, input_size: tuple[int, ...] | None = None) -> Summ
 
 def _summarize(name: str, block: MGICBlock, layers: Counter[str]) -> BlockSummary:
     restrict = _cost(block.restrict, f"{name}.restrict", layers)
-    prolong = _cost(block.prolong, f"{name}.prolong", layers)
+    prolong = [
+        _cost(transfer, f"{name}.corrections.{number}.transfer", layers)
+        for number, transfer in enumerate(block.prolong)
+    ]
     transfers = Cost(
-        restrict.weights + prolong.weights, restrict.multiply_adds + prolong.multiply_adds
+        sum(cost.weights for cost in (restrict, *prolong)),
+        sum(cost.multiply_adds for cost in (restrict, *prolong)),
     )
     dense = _dense(block.layers[0], f"{name}.layers.0", layers)
     return BlockSummary(name, block.levels, _cost(block, name, layers), transfers, dense)

@@ -1,4 +1,5 @@
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator
 
 import no_network
 import pytest
@@ -6,6 +7,7 @@ from meshes import fill
 from torch_geometric.nn import Sequential
 
 from mgic_geo.ops.csrc import build
+from mgic_geo.ops.operator import noting
 
 no_network.refuse_network()
 
@@ -45,6 +47,21 @@ def kernels(request: pytest.FixtureRequest) -> Iterator[None]:
 def sequential(monkeypatch: pytest.MonkeyPatch) -> None:
     """Undo what PyG's ``Sequential`` does: each one made replaces the forward of all others."""
     monkeypatch.setattr(Sequential, "forward", Sequential.forward)
+
+
+@pytest.fixture
+def ran() -> Iterator[Callable[[str], dict[str, int]]]:
+    """Of an operation: the implementations that have run in this test, and how often."""
+    with noting() as counts:
+
+        def implementations(operation: str) -> dict[str, int]:
+            found = Counter[str]()
+            for (name, ran, _), number in counts.items():
+                if name.partition("::")[2] == operation:
+                    found[ran] += number
+            return dict(found)
+
+        yield implementations
 
 
 @pytest.fixture

@@ -24,12 +24,18 @@ from torch_geometric import EdgeIndex
 import mgic_geo
 import mgic_vision
 from mgic_geo import GroupedLinear, MGICLinear, MGICMessagePassing
-from mgic_geo.graphs.adjacency import Adjacency, SparseMatrix, sparse_matrices, spmm, to_adjacency
+from mgic_geo.graphs.adjacency import (
+    Adjacency,
+    SparseMatrix,
+    neighbor_max,
+    sparse_matrices,
+    spmm,
+    to_adjacency,
+)
 from mgic_geo.graphs.derivatives import DerivativeOperators, derivative_operators, edge_gradients
 from mgic_geo.nn.diff_conv import DiffGCNConv
 from mgic_geo.nn.edge_conv import GroupedEdgeConv
 from mgic_geo.ops.csrc import build
-from mgic_geo.ops.neighbor_max import neighbor_max
 
 Arguments = dict[str, Any]
 Call = Callable[..., Any]
@@ -229,33 +235,23 @@ def _operators(draw: Draw) -> dict[str, Arguments]:
     weight, mix = draw.normal(2, 2, 4).float(), draw.normal(2, 2, 28).float()
     bias, ones = draw.normal(4).float(), torch.ones(CHANNELS)
     row = torch.randint(0, NODES + 1, (NODES, CHANNELS), generator=draw.generator)
-    forth, back = ops.graph._asdict(), ops.transposed
-    transposed = {"ptr_t": back.ptr, "index_t": back.index, "value_t": back.value}
-    crossings = {"crossings": ops.crossings}
+    parts = ops._asdict()
+    forth = {name: parts[name] for name in ("ptr", "index", "value", "crossings")}
+    transposed = {name: parts[name] for name in ("ptr_t", "index_t", "value_t", "crossings")}
     spread = {"x": grad, "weight": draw.normal(2, 4, 2).float()}
     matrix = ops.matrix(0)._asdict()
     return {
         "grouped_linear": {"x": x, "weight": weight, "bias": bias},
         "grouped_linear_weight": {"x": x, "grad": grad, "groups": 2},
-        "add_grouped_linear": {"addend": grad, "x": x, "weight": weight, "bias": bias},
         "mix_derivatives": {"x": nodes, "weight": mix, "bias": bias, **ops._asdict()},
-        "mix_derivatives_behind": {
-            "x": nodes,
-            "weight": mix,
-            "bias": bias,
-            "subtrahend": of_nodes,
-            "relu": True,
-            **forth,
-        },
         "mix_derivatives_backward": {
             "grad": of_nodes,
             "x": nodes,
             "weight": mix,
             **transposed,
-            **crossings,
         },
         "mix_derivatives_weight": {"grad": of_nodes, "x": nodes, "groups": 2, **forth},
-        "derivative_operators": {"ptr": graph.ptr, "index": graph.index, "edge_attr": attr},
+        "derivative_operators": {"ptr": graph.ptr, "index": graph.index, "edge_value": attr},
         "edge_gradients": {
             "pos": pos,
             "source": edges[0],
@@ -266,10 +262,12 @@ def _operators(draw: Draw) -> dict[str, Arguments]:
         "neighbor_max": {"x": nodes, "ptr": graph.ptr, "index": graph.index},
         "add_at_rows": {"grad": nodes, "row": row, "num_rows": NODES},
         "knn": {"x": pos, "batch": torch.arange(NODES) // 9, "k": 3, "backend": "auto"},
-        "norm_act": {"x": x, "weight": ones, "bias": ones, "eps": 1e-5, "activation": 1},
-        "norm_act_backward": {
+        "batch_norm_act": {"x": x, "weight": ones, "bias": ones, "eps": 1e-5, "activation": 1},
+        "batch_norm_act_backward": {
             "grad": x,
             "x": x,
+            "weight": ones,
+            "bias": ones,
             "statistics": torch.rand(5, CHANNELS) + 1,
             "eps": 1e-5,
             "activation": draw.one_of(0, 1, 2),
@@ -284,6 +282,8 @@ def _operators(draw: Draw) -> dict[str, Arguments]:
         "add_normalized_linear_backward": {
             "grad": x,
             **spread,
+            "scale": ones,
+            "shift": ones,
             "statistics": torch.rand(5, CHANNELS) + 1,
             "eps": 1e-5,
         },

@@ -20,15 +20,15 @@ from torch_geometric.nn import BatchNorm
 
 import mgic_geo
 from mgic_geo import GroupedLinear, MGICLinear, MGICMessagePassing
-from mgic_geo.graphs.adjacency import sparse_matrices, spmm, to_adjacency
+from mgic_geo.graphs.adjacency import neighbor_max, sparse_matrices, spmm, to_adjacency
 from mgic_geo.graphs.derivatives import derivative_operators, edge_gradients
-from mgic_geo.nn.correction import CorrectionNorm
-from mgic_geo.nn.diff_conv import DiffGCNConv, mix_derivatives
+from mgic_geo.nn.correction import GraphCorrection
+from mgic_geo.nn.diff_conv import DiffGCNConv
 from mgic_geo.nn.edge_conv import GroupedEdgeConv
 from mgic_geo.nn.grouped_linear import grouped_linear
 from mgic_geo.nn.norm_act import norm_act
 from mgic_geo.ops.csrc import build
-from mgic_geo.ops.neighbor_max import neighbor_max
+from mgic_geo.ops.mix_derivatives import mix_derivatives
 from mgic_vision.layers import DepthwiseConv2d
 from mgic_vision.norm import BatchNorm2d, Chain
 
@@ -135,19 +135,6 @@ def _grouped_linear(draw: Draw) -> tuple[Inputs, Operation]:
     return inputs, run
 
 
-def _add_to(draw: Draw) -> tuple[Inputs, Operation]:
-    groups, columns, rows = draw.widths(100)
-    layer = GroupedLinear(groups * columns, groups * rows, groups=groups, bias=bool(rows % 2))
-    n = draw.size(2000)
-    inputs = {"x": draw.features(n, groups * columns), "addend": draw.features(n, groups * rows)}
-
-    def run(i: Inputs) -> tuple[Tensor, ...]:
-        with torch.no_grad():
-            return (copy.deepcopy(layer).to(i["x"].dtype).add_to(i["addend"], i["x"]),)
-
-    return inputs, run
-
-
 def _mix_derivatives(draw: Draw) -> tuple[Inputs, Operation]:
     batch = draw.clouds(4500)
     graph = to_adjacency(draw.edges(batch), batch.numel(), batch.numel())
@@ -161,26 +148,7 @@ def _mix_derivatives(draw: Draw) -> tuple[Inputs, Operation]:
 
     def run(i: Inputs) -> tuple[Tensor, ...]:
         operators = derivative_operators(graph, value.to(i["x"].dtype))
-        return (mix_derivatives(i["x"], operators, i["weight"], i["bias"]),)
-
-    return inputs, run
-
-
-def _mix_derivatives_in_inference(draw: Draw) -> tuple[Inputs, Operation]:
-    inputs, _ = _mix_derivatives(draw)
-    n, out = inputs["x"].size(0), inputs["bias"].numel()
-    graph = to_adjacency(torch.arange(n).expand(2, n).flip(1), n, n)
-    subtrahend, relu = draw.normal(n, out), bool(draw.integer(0, 1))
-    value = (draw.normal(n, 3) / 3).float().double()
-
-    def run(i: Inputs) -> tuple[Tensor, ...]:
-        like, weight = i["x"].dtype, i["weight"]
-        with torch.no_grad():
-            operators = derivative_operators(graph, value.to(like))
-            less = subtrahend.to(like)
-            return (
-                mix_derivatives(i["x"], operators, weight, i["bias"], relu=relu, subtrahend=less),
-            )
+        return (mix_derivatives(i["x"], i["weight"], i["bias"], *operators),)
 
     return inputs, run
 
@@ -247,9 +215,9 @@ def _correction(draw: Draw) -> tuple[Inputs, Operation]:
         norm = nn.BatchNorm1d(groups * rows).to(i["x"].dtype)
         del prolong.weight, norm.weight, norm.bias
         prolong.weight, norm.weight, norm.bias = i["weight"], i["scale"], i["shift"]
-        correction = CorrectionNorm(nn.Identity())
+        correction = GraphCorrection(prolong, nn.Identity())
         correction.norm = norm
-        y = correction.correct(i["addend"], prolong, i["x"])
+        y = correction(i["x"], i["addend"])
         return y, norm.running_mean, norm.running_var
 
     return inputs, run
@@ -360,9 +328,7 @@ def _conv_cycle(draw: Draw) -> tuple[Inputs, Operation]:
 
 OPERATIONS: dict[str, Callable[[Draw], tuple[Inputs, Operation]]] = {
     "grouped_linear": _grouped_linear,
-    "add_grouped_linear": _add_to,
     "mix_derivatives": _mix_derivatives,
-    "mix_derivatives_in_inference": _mix_derivatives_in_inference,
     "neighbor_max": _neighbor_max,
     "norm_act": _norm_act,
     "image_norm": _image_norm,

@@ -23,7 +23,7 @@ import pytest
 import torch
 
 from mgic_geo.ops.csrc import build, cache, compiler, processor
-from mgic_vision.ops.native import IMAGES
+from mgic_vision.ops.kernel import IMAGES
 
 ROOT = Path(__file__).parents[1]
 HEADER = Path(build.__file__).with_name("entry.h")

@@ -58,7 +58,7 @@ def test_one_level_has_the_value_of_the_convolution():
     finest.load_state_dict(model.convs[1].state_dict())
     with torch.no_grad():
         for norm in new.eval().convs[1].block.norms:
-            norm.norm.module.weight.zero_()
+            norm.module.weight.zero_()
     x = torch.randn(5, 8)
     assert_close(new(x, EDGES), model(x, EDGES))
 

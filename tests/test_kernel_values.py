@@ -8,7 +8,7 @@ from torch.testing import assert_close
 from mgic_geo import GroupedLinear
 from mgic_geo.graphs.adjacency import to_adjacency
 from mgic_geo.graphs.derivatives import DerivativeOperators, derivative_operators
-from mgic_geo.nn.correction import CorrectionNorm
+from mgic_geo.nn.correction import GraphCorrection
 from mgic_geo.nn.diff_conv import DiffGCNConv
 from mgic_geo.nn.norm_act import norm_act
 from mgic_geo.ops.csrc import build
@@ -73,8 +73,8 @@ def test_a_prolongation_of_what_nearly_agrees_is_normalized_as_torch_does(gap):
     prolong = GroupedLinear(16, 32, groups=8, bias=False)
     with torch.no_grad():
         prolong.weight.copy_(torch.tensor([[1.0, -1.0], [-1.0, 1.0], [2.0, -2.0], [1.0, -1.0]]))
-    norm = CorrectionNorm(nn.BatchNorm1d(32))
-    found = norm.correct(torch.zeros(2000, 32), prolong, x.requires_grad_())
+    norm = GraphCorrection(prolong, nn.BatchNorm1d(32))
+    found = norm(x.requires_grad_(), torch.zeros(2000, 32))
     found.square().sum().backward()
     z = (
         x.detach().double().unflatten(1, (8, 2))

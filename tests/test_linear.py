@@ -117,7 +117,7 @@ def test_reset_keeps_the_rule_of_the_transfers():
     layer.reset_parameters()
     for transfer in (*layer.block.restrict, *layer.block.prolong):
         assert_close(transfer.weight.sum(-1), torch.ones(transfer.weight.shape[:2]))
-    norm = layer.block.norms[0].norm
+    norm = layer.block.norms[0]
     assert_close(norm.weight, torch.full_like(norm.weight, 0.1))
     assert not any((parameter == 7).any() for parameter in layer.parameters())
     layer.load_state_dict(before)

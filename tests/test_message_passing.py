@@ -294,7 +294,7 @@ def test_a_cached_graph_leaves_coarse_weights_counting(graph):
 def assert_coarse_weights_count(layer, x, edge_index):
     layer = layer.eval()
     for norm in layer.block.norms:
-        nn.init.constant_(norm.norm.module.weight, 1.0)
+        nn.init.constant_(norm.module.weight, 1.0)
     before = layer(x, edge_index)
     with torch.no_grad():
         for parameter in layer.block.layers[-1].parameters():

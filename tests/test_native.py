@@ -1,4 +1,4 @@
-"""That threads change nothing, and that the operators keep torch's rules."""
+"""Kernels of graphs: packed weights, clouds, and sums that threads do not change."""
 
 from itertools import pairwise
 
@@ -9,9 +9,11 @@ from torch.testing import assert_close
 from mgic_geo.graphs.adjacency import to_adjacency
 from mgic_geo.graphs.derivatives import DerivativeOperators, derivative_operators
 from mgic_geo.nn.diff_conv import DiffGCNConv
-from mgic_geo.ops import native
 from mgic_geo.ops.csrc import build
-from mgic_geo.ops.grouped_linear_kernel import packing
+from mgic_geo.ops.grouped_linear import grouped_linear_weight, packing
+from mgic_geo.ops.knn import knn
+from mgic_geo.ops.mix_derivatives import mix_derivatives, mix_derivatives_backward
+from mgic_geo.ops.neighbor_max import add_at_rows
 
 EXACT = {"rtol": 0, "atol": 0}
 needs_compiler = pytest.mark.skipif(build.library() is None, reason="no C compiler")
@@ -48,8 +50,8 @@ def mixed(operators, width, groups, seed=0):
     num_nodes = operators.ptr.numel() - 1
     x, grad = torch.randn(2, num_nodes, width, generator=generator)
     weight = torch.randn(groups, width // groups, 7 * width // groups, generator=generator)
-    y = native.mix_derivatives(x, weight, None, operators.graph)
-    return y, *native.mix_derivatives_backward(grad, x, weight, operators.transposed)
+    y = mix_derivatives(x, weight, None, *operators)
+    return y, *mix_derivatives_backward(grad, x, weight, *operators[3:])
 
 
 def test_clouds_end_where_no_edge_crosses():
@@ -108,9 +110,9 @@ def test_sums_do_not_depend_on_the_number_of_threads():
             torch.set_num_threads(count)
             results.append(
                 (
-                    native.grouped_linear_weight(x, grad, 6),
-                    native.neighbor_max_backward(grad, row, 5000),
-                    native.knn(x, torch.tensor([0, 2000, 5000]), 10),
+                    grouped_linear_weight(x, grad, 6),
+                    add_at_rows(grad, row, 5000),
+                    knn(x, (torch.arange(5000) >= 2000).long(), 10, "auto"),
                     mixed(operators, 64, 8),
                 )
             )
@@ -118,51 +120,3 @@ def test_sums_do_not_depend_on_the_number_of_threads():
         torch.set_num_threads(threads)
     for other in results[1:]:
         assert_close(other, results[0], **EXACT)
-
-
-@needs_compiler
-@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
-def test_operators_keep_torchs_rules():
-    generator = torch.Generator().manual_seed(0)
-    x = torch.randn(6, 8, generator=generator, requires_grad=True)
-    grad = torch.randn(6, 4, generator=generator, requires_grad=True)
-    weight = torch.randn(2, 2, 4, generator=generator, requires_grad=True)
-    bias = torch.randn(4, generator=generator, requires_grad=True)
-    edges = torch.randint(0, 6, (2, 20), generator=generator)
-    graph = to_adjacency(edges, 6, 6)
-    operators = derivative_operators(graph, torch.randn(20, 3, generator=generator))
-    weights = torch.randn(2, 2, 28, generator=generator, requires_grad=True)
-    row = torch.randint(0, 7, (6, 4), generator=generator)
-    spread = [torch.randn(40, n, generator=generator, requires_grad=True) for n in (4, 8)]
-    maps = torch.randn(2, 2, 4, generator=generator, requires_grad=True)
-    for name, arguments in {
-        "grouped_linear": (x, weight, bias),
-        "grouped_linear_weight": (x, grad, 2),
-        "mix_derivatives": (x, weights, bias, *operators),
-        "mix_derivatives_behind": (
-            *(tensor.detach() for tensor in (x, weights, bias, grad)),
-            *(True, *operators.graph),
-        ),
-        "add_normalized_linear": (*spread, maps, torch.ones(4, requires_grad=True), None, 1e-5),
-        "add_normalized_linear_backward": (
-            *(tensor.detach() for tensor in (*spread, maps)),
-            *(torch.ones(5, 4), 1e-5),
-        ),
-        "add_grouped_linear": tuple(tensor.detach() for tensor in (grad, x, weight, bias)),
-        "mix_derivatives_backward": (
-            *(tensor.detach() for tensor in (grad, x, weights)),
-            *operators[3:],
-        ),
-        "mix_derivatives_weight": (
-            *(grad.detach(), x.detach(), 2),
-            *operators.graph,
-        ),
-        "norm_act": (x, torch.ones(8, requires_grad=True), None, 1e-5, 2),
-        "norm_act_backward": (*x.detach().expand(2, 6, 8), torch.ones(5, 8), 1e-5, 2),
-        "add_at_rows": (grad, row, 6),
-        "knn": (x.detach(), None, 3, "auto"),
-        "edge_gradients": (x.detach()[:, :3].contiguous(), *edges, None, 1.0),
-        "compress": (*edges, 6, 6),
-        "derivative_operators": (graph.ptr, graph.index, torch.ones(20, 3)),
-    }.items():
-        torch.library.opcheck(getattr(torch.ops.mgic, name).default, arguments)

@@ -4,8 +4,7 @@ import torch
 from torch import Tensor
 from torch.testing import assert_close
 
-from mgic_geo.graphs.adjacency import Adjacency, to_adjacency
-from mgic_geo.ops.neighbor_max import neighbor_max
+from mgic_geo.graphs.adjacency import Adjacency, neighbor_max, to_adjacency
 
 pytestmark = pytest.mark.usefixtures("kernels")
 

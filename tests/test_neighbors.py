@@ -173,8 +173,8 @@ def test_a_function_that_searches_compiles_in_one_graph() -> None:
 
 def test_the_operator_is_registered_as_torch_expects() -> None:
     x, batch = normal(12, 3), torch.arange(3).repeat_interleave(4)
-    torch.library.opcheck(neighbors._knn.registered, (x, batch, 2, "auto"))
-    torch.library.opcheck(neighbors._knn.registered, (x, None, 2, "auto"))
+    torch.library.opcheck(neighbors.knn.registered, (x, batch, 2, "auto"))
+    torch.library.opcheck(neighbors.knn.registered, (x, None, 2, "auto"))
 
 
 def test_no_gradient_flows() -> None:

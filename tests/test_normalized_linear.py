@@ -8,9 +8,9 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 
 from mgic_geo import GroupedLinear
-from mgic_geo.nn.correction import MIN_ROWS, CorrectionNorm
+from mgic_geo.nn.correction import GraphCorrection
+from mgic_geo.ops.add_normalized_linear import MIN_ROWS, add_normalized_linear
 from mgic_geo.ops.csrc import build
-from mgic_geo.ops.normalized_linear import add_normalized_linear
 
 needs_compiler = pytest.mark.skipif(build.library() is None, reason="no C compiler")
 # not one input a group: a norm is blind to its scale, and the gradient nothing but rounding
@@ -21,58 +21,43 @@ def draw(*shape: int, seed: int) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
-def layers(
-    shape: tuple[int, int, int], affine: bool = True
-) -> tuple[GroupedLinear, CorrectionNorm]:
-    """Groups, and the outputs and inputs of each; scales and shifts of both signs."""
+def correction(shape: tuple[int, int, int], affine: bool = True) -> GraphCorrection:
+    """Of groups, and the outputs and inputs of each; scales and shifts of both signs."""
     groups, rows, columns = shape
     prolong = GroupedLinear(groups * columns, groups * rows, groups=groups, bias=False)
     prolong.weight.data = draw(*prolong.weight.shape, seed=1)
-    norm = CorrectionNorm(nn.BatchNorm1d(groups * rows, affine=affine))
-    for seed, parameter in enumerate(norm.parameters()):
+    made = GraphCorrection(prolong, nn.BatchNorm1d(groups * rows, affine=affine))
+    for seed, parameter in enumerate(made.norm.parameters()):
         parameter.data = draw(*parameter.shape, seed=seed)
-    return prolong, norm
+    return made
 
 
-def results(shape, prolong, norm, num_rows, offset, *, double: bool) -> dict[str, Tensor]:
+def results(shape, module, num_rows, offset, *, double: bool) -> dict[str, Tensor]:
     groups, rows, columns = shape
-    prolong, norm = copy.deepcopy(prolong), copy.deepcopy(norm)
+    module = copy.deepcopy(module)
     addend = draw(num_rows, groups * rows, seed=2)
     x = draw(num_rows, groups * columns, seed=3) + offset
     grad = draw(num_rows, groups * rows, seed=4)
     if double:
-        prolong, norm, addend, x, grad = (
-            each.double() for each in (prolong, norm, addend, x, grad)
-        )
+        module, addend, x, grad = (each.double() for each in (module, addend, x, grad))
     addend.requires_grad_()
     x.requires_grad_()
-    y = norm.correct(addend, prolong, x)
+    y = module(x, addend)
     y.backward(grad)
-    found = {"y": y, "addend": addend.grad, "x": x.grad, "weight": prolong.weight.grad}
-    found |= {name: parameter.grad for name, parameter in norm.named_parameters()}
-    return found | dict(norm.named_buffers())
-
-
-@pytest.fixture
-def only_fused(monkeypatch):
-    """Let torch's norm fail in single precision."""
-    forward = nn.BatchNorm1d.forward
-
-    def refuse(self, x):
-        assert x.dtype == torch.float64
-        return forward(self, x)
-
-    monkeypatch.setattr(nn.BatchNorm1d, "forward", refuse)
+    found = {"y": y, "addend": addend.grad, "x": x.grad}
+    found |= {name: parameter.grad for name, parameter in module.named_parameters()}
+    return found | dict(module.named_buffers())
 
 
 @needs_compiler
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("num_rows", [256, 700, 5000])
 @pytest.mark.parametrize(("affine", "offset"), [(True, 0.0), (False, 3.0), (True, 100.0)])
-def test_values_gradients_and_statistics_equal_double(shape, num_rows, affine, offset, only_fused):
-    prolong, norm = layers(shape, affine)
-    found = results(shape, prolong, norm, num_rows, offset, double=False)
-    expected = results(shape, prolong, norm, num_rows, offset, double=True)
+def test_values_gradients_and_statistics_equal_double(shape, num_rows, affine, offset, ran):
+    module = correction(shape, affine)
+    found = results(shape, module, num_rows, offset, double=False)
+    assert ran("add_normalized_linear") == {"compiled": 1}
+    expected = results(shape, module, num_rows, offset, double=True)
     assert found.keys() == expected.keys()
     for name, tensor in found.items():
         size = expected[name].abs().max()
@@ -90,32 +75,29 @@ def seen(module: nn.Module) -> list[Tensor]:
 @pytest.mark.parametrize(
     "case", ["evaluation", "few rows", "bias", "hook", "map's hook", "other map"]
 )
-def test_others_are_called_one_after_the_other(case, monkeypatch):
-    def refuse(*inputs):
-        raise AssertionError("the fused operation was called")
-
-    monkeypatch.setattr("mgic_geo.nn.correction.add_normalized_linear", refuse)
-    prolong, norm = layers((4, 8, 4))
+def test_others_are_called_one_after_the_other(case, ran):
+    module = correction((4, 8, 4))
     num_rows, outputs = MIN_ROWS - (case == "few rows"), []
     if case == "evaluation":
-        norm.eval()
+        module.eval()
     elif case == "bias":
-        prolong = GroupedLinear(16, 32, groups=4)
+        module.transfer = GroupedLinear(16, 32, groups=4)
     elif case == "hook":
-        outputs = seen(norm)
+        outputs = seen(module.norm)
     elif case == "map's hook":
-        outputs = seen(prolong)
+        outputs = seen(module.transfer)
     elif case == "other map":
-        prolong = nn.Linear(16, 32)
+        module.transfer = nn.Linear(16, 32)
     addend, x = draw(num_rows, 32, seed=2), draw(num_rows, 16, seed=3)
-    twin = copy.deepcopy(norm)
-    assert_close(norm.correct(addend, prolong, x), addend + twin(prolong(x)))
+    twin = copy.deepcopy(module)
+    assert_close(module(x, addend), addend + twin.norm(twin.transfer(x)))
+    assert "compiled" not in ran("add_normalized_linear")
     assert bool(outputs) == ("hook" in case)
 
 
 @needs_compiler
 def test_is_differentiable_twice():
-    weight = layers((2, 8, 4))[0].weight.detach()
+    weight = correction((2, 8, 4)).transfer.weight.detach()
     inputs = [draw(300, 16, seed=2), draw(300, 8, seed=3), weight]
     inputs = [tensor.requires_grad_() for tensor in inputs]
 

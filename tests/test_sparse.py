@@ -7,11 +7,11 @@ from torch.utils.flop_counter import FlopCounterMode
 from mgic_geo.graphs.adjacency import (
     Adjacency,
     SparseMatrix,
+    neighbor_max,
     sparse_matrices,
     spmm,
     to_adjacency,
 )
-from mgic_geo.ops.neighbor_max import neighbor_max
 
 NUM_SOURCES, NUM_TARGETS = 6, 5
 # unsorted, a self-loop, an edge that is there twice; source 5 and target 4 have no edges

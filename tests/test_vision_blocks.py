@@ -397,8 +397,8 @@ def test_names_in_a_checkpoint():
         "cycle.layers.0.branch.norm1.weight",
         "cycle.layers.1.branch.conv3.weight",
         "cycle.restrict.0.weight",
-        "cycle.prolong.0.weight",
-        "cycle.norms.0.weight",
+        "cycle.corrections.0.transfer.weight",
+        "cycle.corrections.0.norm.weight",
     } <= names
 
 

@@ -115,7 +115,7 @@ def test_installed_wheel_runs_its_kernels_where_no_compiler_is(tmp_path):
     script = """
     import torch, mgic_geo, mgic_vision
     from mgic_geo.ops.csrc import build
-    from mgic_vision.ops.native import IMAGES
+    from mgic_vision.ops.kernel import IMAGES
     assert "/venv/" in mgic_geo.__file__, mgic_geo.__file__
     model = mgic_geo.create_model("mgic_diffgcn").eval()
     pos, batch = torch.rand(256, 3), torch.arange(2).repeat_interleave(128)

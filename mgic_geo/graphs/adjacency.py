@@ -12,10 +12,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 from torch.nn import functional
-from torch.utils.flop_counter import register_flop_formula
 from torch_geometric import EdgeIndex
 
-from mgic_geo.ops.operator import Operator, check_values, is_exporting, is_traced
+from mgic_geo.ops import spmm as ops
+from mgic_geo.ops.compress import check_nodes, compress
+from mgic_geo.ops.neighbor_max import neighbor_max as maximum
+from mgic_geo.ops.operator import check_values, is_exporting, is_traced
+from mgic_geo.ops.spmm import pointer_of, targets_of, transpose
 
 _INTEGERS = (torch.int64, torch.int32)
 
@@ -50,10 +53,7 @@ class Adjacency(NamedTuple):
 
     def targets(self) -> Tensor:
         """Target node of every edge, ``(num_edges,)``."""
-        first = self.ptr[1:-1]  # of every target but number 0
-        starts = self.ptr.new_zeros(self.index.numel() + 1)
-        starts = starts.scatter_add(0, first, torch.ones_like(first))
-        return starts.cumsum(0)[:-1]
+        return targets_of(self.ptr, self.index.numel()).clamp_max(self.num_targets - 1)
 
     def degree(self) -> Tensor:
         """Number of edges of every target, ``(num_targets,)``."""
@@ -61,12 +61,8 @@ class Adjacency(NamedTuple):
 
     def transpose(self) -> tuple[Adjacency, Tensor]:
         """Every edge the other way round, and for each the place it had in ``index``."""
-        edges = torch.arange(self.index.numel(), device=self.index.device)
-        # padding stays behind the end
-        source = self.index.where(edges < self.ptr[-1], self.num_sources)
-        source, perm = source.sort(stable=True)
-        ptr = _pointer(source, self.num_sources)
-        return Adjacency(ptr, self.targets().index_select(0, perm), self.num_targets), perm
+        ptr, index, perm = transpose(self.ptr, self.index, self.num_sources)
+        return Adjacency(ptr, index, self.num_targets), perm
 
     def sort(self, edge_value: Tensor) -> Tensor:
         """Edge features in the order of ``index``, from the order of the original list."""
@@ -104,11 +100,14 @@ def to_adjacency(
     if isinstance(edge_index, EdgeIndex):
         return _from_edge_index(edge_index, num_sources, num_targets)
     source, target = split_edges(edge_index, num_sources, num_targets)
-    if is_exporting():
-        return _exported(source, target, num_sources, num_targets)
-    compress = _compress if is_traced() else _compressed
-    ptr, index, order = compress(source, target, num_sources, num_targets)
-    return Adjacency(ptr, index, num_sources, order)
+    if is_traced() or is_exporting():  # which nodes there are is known when the program runs
+        ptr, index, order = compress(source, target, num_sources, num_targets)
+        return Adjacency(ptr, index, num_sources, order)
+    order = None
+    if not (target[1:] >= target[:-1]).all():
+        target, order = target.sort(stable=True)
+        source = source[order]
+    return Adjacency(pointer_of(target, num_targets), source.contiguous(), num_sources, order)
 
 
 def split_edges(edge_index: Tensor, num_sources: int, num_targets: int) -> tuple[Tensor, Tensor]:
@@ -147,46 +146,6 @@ def _checked(adjacency: Adjacency, num_sources: int, num_targets: int) -> Adjace
     return adjacency._replace(ptr=adjacency.ptr.long(), index=adjacency.index.long())
 
 
-def _compressed(
-    source: Tensor, target: Tensor, num_sources: int, num_targets: int
-) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Pointer, sources and places of edges sorted by target; no places where they were sorted."""
-    order = None
-    if not (target[1:] >= target[:-1]).all():
-        target, order = target.sort(stable=True)
-        source = source[order]
-    return _pointer(target, num_targets), source.contiguous(), order
-
-
-def _exported(source: Tensor, target: Tensor, num_sources: int, num_targets: int) -> Adjacency:
-    """In PyTorch's own operators: index_select refuses nodes that do not exist."""
-    sources, targets = (torch.arange(n, device=source.device) for n in (num_sources, num_targets))
-    target, order = targets.index_select(0, target).sort(stable=True)
-    source = sources.index_select(0, source)[order]
-    return Adjacency(_pointer(target, num_targets), source, num_sources, order)
-
-
-# One opaque operator: whether edges are sorted, and which nodes they name, is known at run time.
-def _compress_always(
-    source: Tensor, target: Tensor, num_sources: int, num_targets: int
-) -> tuple[Tensor, Tensor, Tensor]:
-    check_nodes(source, num_sources, "source")
-    check_nodes(target, num_targets, "target")
-    ptr, index, order = _compressed(source, target, num_sources, num_targets)
-    if order is None:
-        return ptr, index.clone(), torch.arange(index.numel(), device=index.device)
-    return ptr, index, order
-
-
-def _compress_fake(
-    source: Tensor, target: Tensor, num_sources: int, num_targets: int
-) -> tuple[Tensor, Tensor, Tensor]:
-    return source.new_empty(num_targets + 1), torch.empty_like(source), torch.empty_like(source)
-
-
-_compress = Operator("mgic::compress", _compress_always, _compress_fake)
-
-
 def from_neighbors(neighbors: Tensor) -> Adjacency:
     """Adjacency of a table of neighbors, as :func:`~mgic_geo.knn_indices` returns it.
 
@@ -210,28 +169,6 @@ def from_neighbors(neighbors: Tensor) -> Adjacency:
     if not is_traced():
         index = index[: int(ptr[-1])]
     return Adjacency(ptr, index, num_nodes)
-
-
-def _pointer(target: Tensor, num_targets: int) -> Tensor:
-    """Starts of equal values in a sorted vector of nodes, ``(num_targets + 1,)``."""
-    nodes = torch.arange(num_targets + 1, device=target.device, dtype=target.dtype)
-    return torch.searchsorted(target.contiguous(), nodes)
-
-
-def check_nodes(nodes: Tensor, count: int, role: str) -> None:
-    """Raise where a node does not exist.
-
-    Raises:
-        ValueError: Naming the first such number that is too low, or too high.
-    """
-    if not nodes.numel():
-        return
-    low, high = (int(value) for value in nodes.aminmax())
-    if low < 0 or high >= count:
-        raise ValueError(
-            f"edge_index names {role} node {low if low < 0 else high}, "
-            f"but there are {count} {role} nodes (0 to {count - 1})"
-        )
 
 
 def _from_edge_index(edge_index: EdgeIndex, num_sources: int, num_targets: int) -> Adjacency:
@@ -344,75 +281,20 @@ def spmm(matrix: SparseMatrix, x: Tensor) -> Tensor:
             f"x must be ({matrix.ptr_t.numel() - 1}, C), a row a column of the matrix, got shape "
             f"{tuple(x.shape)}"
         )
-    return _spmm(x, *matrix)
+    return ops.spmm(x, *matrix)
 
 
-def _product(
-    x: Tensor,
-    ptr: Tensor,
-    index: Tensor,
-    value: Tensor,
-    ptr_t: Tensor,
-    index_t: Tensor,
-    value_t: Tensor,
-) -> Tensor:
-    dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
-    if index.shape != value.shape:
-        raise ValueError(
-            f"index and value must be one number an entry, got shapes {tuple(index.shape)} and "
-            f"{tuple(value.shape)}"
-        )
-    check_pointer(ptr, index)
-    entries = slice(int(ptr[-1]))
-    sums = functional.embedding_bag(
-        index[entries],
-        x.to(dtype),
-        ptr,
-        mode="sum",
-        per_sample_weights=value[entries].to(dtype),
-        include_last_offset=True,
-    )
-    return sums.to(x.dtype)
+def neighbor_max(adjacency: Adjacency, x: Tensor) -> Tensor:
+    r"""Channel-wise maximum over neighbors, :math:`y_i = \max_e x_{j(e)}`; 0 where there are none.
 
+    The gradient goes to one neighbor where several hold the maximum. It is differentiable twice.
 
-def check_pointer(ptr: Tensor, index: Tensor) -> None:
-    """Raise where ``ptr`` does not begin and end as one of ``index`` does.
+    Shape:
+        - ``x``: ``(num_sources, C)``. Returns ``(num_targets, C)``.
 
-    Raises:
-        ValueError: It does not start with 0 and end with the entries of ``index`` at most.
+    Example:
+        >>> edges = to_adjacency(torch.tensor([[1, 2], [0, 0]]), 3, 3)
+        >>> neighbor_max(edges, torch.tensor([[1.0], [2.0], [3.0]])).tolist()
+        [[3.0], [0.0], [0.0]]
     """
-    if not ptr.numel() or ptr[0] != 0 or not 0 <= int(ptr[-1]) <= index.numel():
-        raise ValueError(
-            f"ptr must start with 0 and end with {index.numel()} at most, the entries of index, "
-            f"got {ptr.tolist()[:1]} to {ptr.tolist()[-1:]}"
-        )
-
-
-def _spmm_fake(x: Tensor, ptr: Tensor, *args: Tensor) -> Tensor:
-    return x.new_empty(ptr.size(0) - 1, x.size(1))
-
-
-def _spmm_setup(ctx, inputs, output) -> None:
-    ctx.save_for_backward(*inputs)
-
-
-def _spmm_backward(ctx, grad: Tensor):
-    x, *entries = ctx.saved_tensors
-    matrix = SparseMatrix(*entries)
-    grad_x = grad_value = None
-    if ctx.needs_input_grad[0]:
-        grad_x = spmm(matrix.transposed, grad)
-    if ctx.needs_input_grad[3]:
-        row = Adjacency(matrix.ptr, matrix.index, x.size(0)).targets()
-        real = torch.arange(row.numel(), device=row.device) < matrix.ptr[-1]
-        grad_value = (grad[row] * x[matrix.index]).sum(-1).where(real, 0)
-        grad_value = grad_value.to(matrix.value.dtype)
-    return grad_x, None, None, grad_value, None, None, None
-
-
-_spmm = Operator("mgic::spmm", _product, _spmm_fake, backward=_spmm_backward, setup=_spmm_setup)
-
-
-@register_flop_formula(torch.ops.mgic.spmm)
-def _spmm_flops(x: torch.Size, ptr: torch.Size, index: torch.Size, *args, **kwargs) -> int:
-    return 2 * index[0] * x[1]
+    return maximum(x, adjacency.ptr, adjacency.index)[0]

@@ -12,8 +12,9 @@ from torch_geometric.data.datapipes import functional_transform
 from torch_geometric.transforms import BaseTransform
 
 from mgic_geo.graphs.adjacency import Adjacency, SparseMatrix, split_edges, to_adjacency
-from mgic_geo.ops import native
-from mgic_geo.ops.operator import Operator, check_values
+from mgic_geo.ops.edge_gradients import derivative_matrices, edge_weights
+from mgic_geo.ops.mix_derivatives import features_and_derivatives
+from mgic_geo.ops.operator import check_values
 
 
 class DerivativeOperators(NamedTuple):
@@ -67,15 +68,14 @@ class DerivativeOperators(NamedTuple):
                 f"shapes, got {[tuple(x.shape) for x in self]}"
             )
 
-    @property
-    def graph(self) -> native.Graph:
-        """What the kernels derive with."""
-        return native.Graph(self.ptr, self.index, self.value, self.crossings)
+    def derive(self, x: Tensor, groups: int) -> Tensor:
+        """``x`` and its six derivatives, group by group.
 
-    @property
-    def transposed(self) -> native.Graph:
-        """The same of the transposes."""
-        return native.Graph(self.ptr_t, self.index_t, self.value_t, self.crossings)
+        Shape:
+            - ``x``: ``(N, C)``. Returns ``(N, 7 * C)``: channels of a group, their first
+              derivatives along three axes, their second ones.
+        """
+        return features_and_derivatives(x, groups, *self[:6])
 
     def matrix(self, axis: int) -> SparseMatrix:
         """The derivative along one axis."""
@@ -138,9 +138,7 @@ def edge_gradients(
     if not softening >= 0:
         raise ValueError(f"softening must be at least 0, got {softening}")
     source, target = _ends(edge_index, pos.size(0))
-    if native.usable(pos.detach()) and not _needs_gradients(pos):
-        return _native_gradients(pos.detach(), source, target, batch, softening)
-    return _plain_gradients(pos, source, target, _cloud_places(pos, batch), softening)
+    return edge_weights(pos, source, target, batch, softening)
 
 
 def _ends(edge_index: Tensor | EdgeIndex | Adjacency, num_nodes: int) -> tuple[Tensor, Tensor]:
@@ -149,79 +147,6 @@ def _ends(edge_index: Tensor | EdgeIndex | Adjacency, num_nodes: int) -> tuple[T
         adjacency = to_adjacency(edge_index, num_nodes, num_nodes)
         return adjacency.index, adjacency.targets()
     return split_edges(edge_index, num_nodes, num_nodes)
-
-
-def _plain_gradients(
-    pos: Tensor, source: Tensor, target: Tensor, cloud: Tensor, softening: float
-) -> Tensor:
-    d = pos.index_select(0, source) - pos.index_select(0, target)
-    unit, largest, real = directions(d)
-    length = largest * unit.norm(dim=1, keepdim=True)  # (E, 1)
-
-    edge_cloud = cloud.index_select(0, target).unsqueeze(1)
-    sums = pos.new_zeros(pos.size(0), 1)
-    mean_length = sums.scatter_add(0, edge_cloud, length) / sums.scatter_add(
-        0, edge_cloud, real
-    ).clamp_min(1)
-    degree = sums.scatter_add(0, target.unsqueeze(1), real).clamp_min(1)
-    scale = mean_length[cloud].index_select(0, target) / largest.where(largest > 0, 1.0)
-    return gradient_weights(unit, scale, softening) / degree.index_select(0, target) * real
-
-
-def _cloud_places(pos: Tensor, batch: Tensor | None) -> Tensor:
-    """Clouds by the place of their first point when sorted: below N, whatever numbers they have."""
-    if batch is None:
-        return torch.zeros(pos.size(0), dtype=torch.long, device=pos.device)
-    return torch.searchsorted(batch.sort().values, batch)
-
-
-def _compiled_gradients(
-    pos: Tensor, source: Tensor, target: Tensor, batch: Tensor | None, softening: float
-) -> Tensor:
-    if batch is not None and (batch[1:] >= batch[:-1]).all():
-        cloud = batch.unique_consecutive(return_inverse=True)[1]
-    else:
-        cloud = _cloud_places(pos, batch)
-    return native.edge_gradients(pos, source, target, cloud, softening)
-
-
-def _gradients_fake(pos: Tensor, source: Tensor, *args: object) -> Tensor:
-    return pos.new_empty(source.size(0), 3)
-
-
-_native_gradients = Operator("mgic::edge_gradients", _compiled_gradients, _gradients_fake)
-
-
-def _needs_gradients(x: Tensor) -> bool:
-    return x.requires_grad and torch.is_grad_enabled()
-
-
-def directions(d: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Differences over their largest coordinate, that coordinate, and 1 where it is not 0.
-
-    No square of the first over- or underflows.
-
-    Shape:
-        - ``d``: ``(..., 3)``. Returns ``(..., 3)`` and twice ``(..., 1)``.
-    """
-    largest = d.abs().amax(-1, keepdim=True)
-    return d / largest.where(largest > 0, 1.0), largest, (largest > 0).to(d.dtype)
-
-
-def gradient_weights(unit: Tensor, scale: Tensor, softening: float) -> Tensor:
-    """Weights of edges in the first derivatives, before they are averaged over the neighbors.
-
-    Args:
-        unit: Of :func:`directions`.
-        scale: Mean edge length of the cloud over the edge's largest coordinate.
-        softening: As :func:`edge_gradients`.
-
-    Shape:
-        - ``unit``: ``(..., 3)``. ``scale``: ``(..., 1)``. Returns ``(..., 3)``.
-    """
-    square = unit.square().sum(-1, keepdim=True) + (softening * scale).square()
-    # no less than 1 where an edge is real: its largest coordinate is 1
-    return unit * (scale / square.clamp_min(1.0))
 
 
 def derivative_operators(adjacency: Adjacency, edge_attr: Tensor) -> DerivativeOperators:
@@ -247,61 +172,7 @@ def derivative_operators(adjacency: Adjacency, edge_attr: Tensor) -> DerivativeO
             f"edge_attr must be ({adjacency.index.numel()}, 3), one row an edge, floating point, "
             f"got shape {tuple(edge_attr.shape)} of {edge_attr.dtype}"
         )
-    if native.usable(edge_attr.detach()) and not _needs_gradients(edge_attr):
-        return DerivativeOperators(
-            *_native_operators(adjacency.ptr, adjacency.index, edge_attr.detach())
-        )
-    return _plain_operators(adjacency, edge_attr)
-
-
-def _plain_operators(adjacency: Adjacency, edge_attr: Tensor) -> DerivativeOperators:
-    # the center's own weight, minus the sum of the others, as one more edge of every node
-    nodes = torch.arange(adjacency.num_targets, device=edge_attr.device)
-    targets = adjacency.targets()
-    own = edge_attr.new_zeros(nodes.numel(), 3).index_add(0, targets, edge_attr).neg()
-    ptr = adjacency.ptr + torch.arange(adjacency.ptr.numel(), device=nodes.device)
-    places = torch.arange(targets.numel(), device=nodes.device) + targets
-    index = nodes.new_zeros(targets.numel() + nodes.numel())
-    index = index.scatter(0, places, adjacency.index).scatter(0, ptr[1:] - 1, nodes)
-    values = edge_attr.new_zeros(index.numel(), 3)
-    values = values.index_copy(0, places, edge_attr).index_copy(0, ptr[1:] - 1, own)
-    back, perm = Adjacency(ptr, index, adjacency.num_sources).transpose()
-    return DerivativeOperators(
-        *(ptr, index, values, back.ptr, back.index, values.index_select(0, perm)),
-        count_crossings(targets, adjacency.index, adjacency.num_targets),
-    )
-
-
-def _compiled_operators(ptr: Tensor, index: Tensor, edge_attr: Tensor) -> list[Tensor]:
-    if int(ptr[-1]) == index.numel():
-        return list(native.derivative_operators(ptr, index, edge_attr))
-    # with padding
-    return list(_plain_operators(Adjacency(ptr, index, ptr.numel() - 1), edge_attr))
-
-
-def _operators_fake(ptr: Tensor, index: Tensor, edge_attr: Tensor) -> list[Tensor]:
-    entries = index.size(0) + ptr.size(0) - 1
-    matrix = torch.empty_like(ptr), index.new_empty(entries), edge_attr.new_empty(entries, 3)
-    return [*matrix, *map(torch.empty_like, matrix), torch.empty_like(ptr)]
-
-
-_native_operators = Operator("mgic::derivative_operators", _compiled_operators, _operators_fake)
-
-
-def count_crossings(targets: Tensor, sources: Tensor, num_nodes: int) -> Tensor:
-    """Count for every node the edges that join nodes before it with it or later ones.
-
-    Shape:
-        - ``targets``, ``sources``: ``(E,)``. Returns ``(num_nodes + 1,)``.
-
-    Example:
-        >>> count_crossings(torch.tensor([0, 1, 2, 3]), torch.tensor([1, 0, 3, 2]), 4).tolist()
-        [0, 2, 0, 2, 0]
-    """
-    change = targets.new_zeros(num_nodes + 2)
-    change.index_add_(0, torch.minimum(targets, sources) + 1, torch.ones_like(targets))
-    change.index_add_(0, torch.maximum(targets, sources) + 1, -torch.ones_like(targets))
-    return change.cumsum(0)[:-1]
+    return DerivativeOperators(*derivative_matrices(adjacency.ptr, adjacency.index, edge_attr))
 
 
 @functional_transform("edge_gradients")

@@ -5,19 +5,16 @@ distance is that of the coordinates as given, summed from their differences in f
 after coordinate. What makes the search fast, a matrix product or float32, only proposes neighbors;
 it never decides between two of them, so the answer does not depend on the machine, the thread
 count, the other clouds of the batch, the device, or on whether the kernels of
-:mod:`mgic_geo.ops.native` are there.
+:mod:`mgic_geo.ops.csrc` are there.
 """
-
-import importlib
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch_geometric import EdgeIndex
 
-from mgic_geo.ops import native
-from mgic_geo.ops.knn_reference import search
-from mgic_geo.ops.operator import Operator, check_values
+from mgic_geo.ops.knn import knn
+from mgic_geo.ops.operator import check_values
 
 _BACKENDS = ("auto", "exact", "torch_cluster")
 
@@ -139,73 +136,4 @@ def knn_indices(x: Tensor, k: int, batch: Tensor | None = None, *, backend: str 
             f"{tuple(batch.shape)}"
         )
     check_values(x=x, batch=batch)
-    return _knn(x.detach(), batch, k, backend)
-
-
-# One opaque operator: how many rows fall back, and how large the clouds are, is only known at run
-# time, and would break the graph of a compiled model everywhere else.
-def _search(x: Tensor, batch: Tensor | None, k: int, backend: str) -> Tensor:
-    if batch is None:
-        batch = torch.zeros(x.size(0), dtype=torch.int64, device=x.device)
-    elif (batch < 0).any():
-        row = int((batch < 0).nonzero()[0])
-        raise ValueError(f"batch must not be negative, got {int(batch[row])} in row {row}")
-    _check_finite(x)
-    order = None
-    if (batch[1:] < batch[:-1]).any():
-        # The stable sort keeps points of a cloud in order: ties by place are ties by index.
-        batch, order = batch.sort(stable=True)
-        x = x[order]
-    counts = batch.unique_consecutive(return_counts=True)[1]
-    if backend == "torch_cluster":
-        places = _search_torch_cluster(x, counts, k)
-    elif backend == "auto" and x.size(1) <= native.MAX_DIM and native.usable(_single(x)):
-        places = native.knn(_single(x), F.pad(counts.cumsum(0), (1, 0)), k)
-    else:
-        places = search(x, counts, k, exact=backend == "exact")
-    if order is None:
-        return places
-    neighbors = torch.empty_like(places)
-    neighbors[order] = F.pad(order, (0, 1), value=-1)[places]  # place -1 reads the padding
-    return neighbors
-
-
-def _single(x: Tensor) -> Tensor:
-    """Half precision as float32, which holds it exactly."""
-    return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
-
-
-def _check_finite(x: Tensor) -> None:
-    low, high = x.aminmax()  # both are NaN where anything is
-    if not (low.isfinite() and high.isfinite()):
-        row = int((~x.isfinite().all(1)).nonzero()[0])
-        raise ValueError(f"x must be finite, got {x[row].tolist()} in row {row}")
-
-
-def _knn_fake(x: Tensor, batch: Tensor | None, k: int, backend: str) -> Tensor:
-    return x.new_empty((x.size(0), k), dtype=torch.int64)
-
-
-_knn = Operator("mgic::knn", _search, _knn_fake)
-
-
-def _search_torch_cluster(x: Tensor, counts: Tensor, k: int) -> Tensor:
-    """Asks torch-cluster about points sorted by cloud."""
-    try:
-        torch_cluster = importlib.import_module("torch_cluster")
-    except ImportError as error:
-        raise ImportError(
-            "backend='torch_cluster' needs torch-cluster: `make cluster` installs it, and "
-            "backend='auto' does without"
-        ) from error
-    x = _single(x)
-    cloud = torch.arange(counts.numel(), device=x.device).repeat_interleave(counts)
-
-    # One more than asked for, as a point finds itself, unless enough duplicates come first.
-    centers, neighbors = torch_cluster.knn(x, x, k + 1, cloud, cloud)
-    degree = centers.bincount(minlength=x.size(0))
-    rank = torch.arange(centers.numel(), device=x.device) - (degree.cumsum(0) - degree)[centers]
-    places = torch.full((x.size(0), k + 1), -1, device=x.device)
-    places[centers, rank] = neighbors
-    itself = places == torch.arange(x.size(0), device=x.device)[:, None]
-    return places.gather(1, itself.byte().sort(dim=1, stable=True).indices)[:, :k]
+    return knn(x.detach(), batch, k, backend)

@@ -9,12 +9,12 @@ import torch
 from torch import Tensor, nn
 from torch_geometric.nn import MessagePassing
 
-from mgic_geo.graphs.derivatives import directions, gradient_weights
 from mgic_geo.models.point_cloud import PointCloudClassifier
 from mgic_geo.nn.diff_conv import DiffGCNConv
 from mgic_geo.nn.edge_conv import GroupedEdgeConv
 from mgic_geo.nn.grouped_linear import grouped_linear
 from mgic_geo.nn.message_passing import MGICMessagePassing
+from mgic_geo.ops.edge_gradients import directions, gradient_weights
 
 
 class DenseDerivatives(NamedTuple):
@@ -141,7 +141,7 @@ class DenseDiffConv(nn.Module):
 
     def __init__(self, conv: DiffGCNConv) -> None:
         super().__init__()
-        self.lin, self.groups, self.relu = conv.lin, conv.groups, conv.relu
+        self.lin, self.groups = conv.lin, conv.groups
 
     def forward(self, x: Tensor, graph: DenseDerivatives) -> Tensor:
         """Convolve ``x``."""
@@ -152,8 +152,7 @@ class DenseDiffConv(nn.Module):
         parts = torch.cat([x.unsqueeze(1), first, second], dim=1)  # (N, 7, C)
         # a group's input is its channels under the first operator, under the second, ...
         parts = parts.unflatten(2, (self.groups, -1)).transpose(1, 2)
-        y = grouped_linear(parts.flatten(1), self.lin.weight, self.lin.bias)
-        return y.relu() if self.relu else y
+        return grouped_linear(parts.flatten(1), self.lin.weight, self.lin.bias)
 
 
 def dense_knn(x: Tensor, k: int) -> Tensor:

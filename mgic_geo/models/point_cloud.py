@@ -8,15 +8,12 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
-from mgic_geo.graphs.adjacency import Adjacency, from_neighbors, to_adjacency
+from mgic_geo.graphs.adjacency import Adjacency, from_neighbors, neighbor_max, to_adjacency
 from mgic_geo.graphs.derivatives import DerivativeOperators, derivative_operators, edge_gradients
 from mgic_geo.graphs.neighbors import knn_indices
 from mgic_geo.nn.diff_conv import DiffGCNConv
 from mgic_geo.nn.edge_conv import GroupedEdgeConv
 from mgic_geo.nn.message_passing import ConvNormAct, MGICMessagePassing
-from mgic_geo.numbering import order_along_curve, renumber
-from mgic_geo.ops import native
-from mgic_geo.ops.neighbor_max import neighbor_max
 from mgic_geo.ops.operator import check_values, is_traced
 
 GRAPHS = ("static", "dynamic", "random", "none")
@@ -143,8 +140,7 @@ class PointCloudClassifier(nn.Module):
             raise ValueError(
                 "training needs at least 2 clouds in a batch (batch norm after the pooling), got 1"
             )
-        x, batch = self._features_in_any_order(pos, batch)
-        return self.head(pool_max(x, batch, batch_size))
+        return self.head(pool_max(self.point_features(pos, batch), batch, batch_size))
 
     def point_features(self, pos: Tensor, batch: Tensor | None = None) -> Tensor:
         """Features of every point in front of the pooling, ``(N, width)``."""
@@ -182,21 +178,6 @@ class PointCloudClassifier(nn.Module):
             neighbors = knn_indices(x.detach(), self.k, batch)
         return self.graph_inputs(neighbors, pos, batch)
 
-    def _features_in_any_order(
-        self, pos: Tensor, batch: Tensor | None
-    ) -> tuple[Tensor, Tensor | None]:
-        """Features of every point and their clouds, in an order in which neighbors share a cache.
-
-        The neighbors are those of the points as they came, so that the result is the same.
-        """
-        if self.graph != "static" or torch.compiler.is_exporting() or not native.usable(pos):
-            return self.point_features(pos, batch), batch
-        neighbors = knn_indices(pos.detach(), self.k, batch)
-        order = order_along_curve(pos.detach(), batch)
-        pos, batch = pos[order], None if batch is None else batch[order]
-        inputs = self.graph_inputs(renumber(neighbors, order), pos, batch)
-        return self.map_points(pos, lambda _: inputs), batch
-
     def graph_inputs(
         self, neighbors: Tensor, pos: Tensor, batch: Tensor | None = None
     ) -> tuple[Adjacency | DerivativeOperators]:
@@ -233,7 +214,8 @@ def pool_max(x: Tensor, batch: Tensor | None, batch_size: int) -> Tensor:
     if batch is None:
         return x.amax(0, keepdim=True)
     points = torch.arange(x.size(0), device=x.device)
-    return neighbor_max(to_adjacency(torch.stack([points, batch]), x.size(0), batch_size), x)
+    clouds = to_adjacency(torch.stack([points, batch]), x.size(0), batch_size)
+    return neighbor_max(clouds, x)
 
 
 def check_points(pos: Tensor, batch: Tensor | None) -> None:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 from torch_geometric import EdgeIndex
-from torch_geometric.nn import MessagePassing
 
-from mgic_geo.graphs.adjacency import Adjacency, to_adjacency
+from mgic_geo.graphs.adjacency import Adjacency, neighbor_max, to_adjacency
 from mgic_geo.nn.grouped_linear import GroupedLinear, check_groups, grouped_linear
-from mgic_geo.ops.neighbor_max import neighbor_max
+from mgic_geo.nn.prepared import PreparedConv
+from mgic_geo.ops.operator import is_hooked
 
 
-class GroupedEdgeConv(MessagePassing):
+class GroupedEdgeConv(PreparedConv):
     r"""Edge convolution with one linear map, of which group i sees its own channels only.
 
     .. math::
@@ -78,6 +78,9 @@ class GroupedEdgeConv(MessagePassing):
         """Convolve ``x`` over the graph."""
         adjacency = self.prepare(x, edge_index)
         source, target = x if isinstance(x, tuple) else (x, x)
+        if is_hooked(self.lin):  # wants to see what every edge maps
+            edges = torch.stack([adjacency.index, adjacency.targets()])[:, : adjacency.ptr[-1]]
+            return self.propagate(edges, x=(source, target), size=(len(source), len(target)))
         center, edge = self.lin.weight.chunk(2, dim=-1)
         own = grouped_linear(target, center - edge, self.lin.bias)
         best = neighbor_max(adjacency, grouped_linear(source, edge))

@@ -6,12 +6,9 @@ import math
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
-from torch.utils.flop_counter import register_flop_formula
 
 from mgic_geo.levels import init_transfer_
-from mgic_geo.ops import native
-from mgic_geo.ops.operator import Operator
+from mgic_geo.ops import grouped_linear as ops
 
 
 class GroupedLinear(nn.Module):
@@ -86,23 +83,6 @@ class GroupedLinear(nn.Module):
         """Map the last axis of ``x``."""
         return grouped_linear(x, self.weight, self.bias)
 
-    def add_to(self, addend: Tensor, x: Tensor) -> Tensor:
-        """``addend`` and the map of ``x``: one pass where no gradients are recorded.
-
-        Shape:
-            - ``addend``: ``(..., out_channels)``. ``x``: ``(..., in_channels)``. Returns
-              ``(..., out_channels)``.
-        """
-        if (
-            not torch.is_grad_enabled()
-            and x.shape == (len(x), self.in_channels)
-            and addend.shape == (len(x), self.out_channels)
-            and native.usable(addend)
-            and native.can_multiply(x, self.weight)
-        ):
-            return _native_add(addend, x, self.weight, self.bias)
-        return addend + self(x)
-
     def extra_repr(self) -> str:
         """Widths and groups, as ``torch.nn.Linear`` shows them."""
         return (
@@ -132,96 +112,16 @@ def grouped_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Ten
         raise ValueError(
             f"x must be floating point on {weight.device}, got {x.dtype} on {x.device}"
         )
+    if bias is not None and (
+        bias.shape != (groups * width,)
+        or (bias.dtype, bias.device) != (weight.dtype, weight.device)
+    ):
+        raise ValueError(
+            f"bias must be ({groups * width},) of {weight.dtype} on {weight.device}, got shape "
+            f"{tuple(bias.shape)} of {bias.dtype} on {bias.device}"
+        )
     rows = x if x.dim() == 2 else x.reshape(-1, x.size(-1))
-    if native.can_multiply(rows, weight):
-        return _native_linear(rows, weight, bias).view(*x.shape[:-1], groups * width)
-    return _plain_linear(x, weight, bias)
-
-
-def _plain_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    groups, rows, columns = weight.shape
-    if groups == 1:
-        return functional.linear(x, weight[0], bias)
-    y = torch.bmm(
-        x.reshape(-1, groups, columns).transpose(0, 1),  # (groups, N, in / groups)
-        weight.transpose(1, 2),
-    )
-    y = y.transpose(0, 1).reshape(*x.shape[:-1], groups * rows)
-    return y if bias is None else y + bias.to(y.dtype)  # autocast made y narrower
-
-
-def _linear_fake(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    return x.new_empty(x.size(0), weight.size(0) * weight.size(1))
-
-
-def _linear_setup(ctx, inputs, output) -> None:
-    x, weight, bias = inputs
-    ctx.has_bias = bias is not None
-    ctx.save_for_backward(x, weight)
-
-
-def _linear_backward(ctx, grad: Tensor):
-    x, weight = ctx.saved_tensors
-    grad_x = grad_weight = None
-    if ctx.needs_input_grad[0]:
-        grad_x = _native_linear(grad, weight.transpose(1, 2), None)
-    if ctx.needs_input_grad[1]:
-        grad_weight = _native_linear_weight(x, grad, weight.size(0))
-    return grad_x, grad_weight, grad.sum(0) if ctx.has_bias else None
-
-
-_native_linear = Operator(
-    "mgic::grouped_linear",
-    native.grouped_linear,
-    _linear_fake,
-    backward=_linear_backward,
-    setup=_linear_setup,
-)
-
-
-def _add_fake(addend: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    return _linear_fake(x, weight, bias)
-
-
-_native_add = Operator("mgic::add_grouped_linear", native.add_grouped_linear, _add_fake)
-
-
-def _weight_fake(x: Tensor, grad: Tensor, groups: int) -> Tensor:
-    return x.new_empty(groups, grad.size(1) // groups, x.size(1) // groups)
-
-
-def _weight_setup(ctx, inputs, output) -> None:
-    ctx.save_for_backward(*inputs[:2])
-
-
-def _weight_backward(ctx, change: Tensor):
-    x, grad = ctx.saved_tensors
-    back = _native_linear(grad, change.transpose(1, 2), None)
-    return back, _native_linear(x, change, None), None
-
-
-_native_linear_weight = Operator(
-    "mgic::grouped_linear_weight",
-    native.grouped_linear_weight,
-    _weight_fake,
-    backward=_weight_backward,
-    setup=_weight_setup,
-)
-
-
-@register_flop_formula(torch.ops.mgic.grouped_linear)
-def _linear_flops(x: torch.Size, weight: torch.Size, *args, **kwargs) -> int:
-    return 2 * x[0] * weight.numel()
-
-
-@register_flop_formula(torch.ops.mgic.add_grouped_linear)
-def _add_flops(addend: torch.Size, x: torch.Size, weight: torch.Size, *args, **kwargs) -> int:
-    return 2 * x[0] * weight.numel()
-
-
-@register_flop_formula(torch.ops.mgic.grouped_linear_weight)
-def _weight_flops(x: torch.Size, grad: torch.Size, groups: int, **kwargs) -> int:
-    return 2 * x[0] * x[1] * grad[1] // groups
+    return ops.grouped_linear(rows, weight, bias).view(*x.shape[:-1], groups * width)
 
 
 def transfer(in_width: int, out_width: int, groups: int, *, init: str = "aggregate") -> nn.Module:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from torch import Tensor, nn
 
 from mgic_geo.levels import Level, MGICBlock, reset_parameters
-from mgic_geo.nn.correction import CorrectionNorm
+from mgic_geo.nn.correction import GraphCorrection
 from mgic_geo.nn.grouped_linear import GroupedLinear, transfer
 from mgic_geo.nn.width_change import WidthChange
 
@@ -30,7 +30,7 @@ class MGICLinear(nn.Module):
         min_levels: Coarser levels to build even where the width is already small.
         bias: Whether the maps add one.
         make_norm: ``(width) -> Module``, in front of the activation of the coarser levels and,
-            starting small (:class:`CorrectionNorm`), after every prolongation.
+            starting small, after every prolongation.
         make_act: ``() -> Module``, the activation of the coarser levels.
 
     Shape:
@@ -87,7 +87,8 @@ class MGICLinear(nn.Module):
             group_size=group_size,
             coarse_size=group_size if coarse_size is None else coarse_size,
             min_levels=min_levels,
-            make_norm=correction_norms(make_norm),
+            make_norm=make_norm,
+            make_correction=GraphCorrection,
         )
 
     def reset_parameters(self) -> None:
@@ -210,10 +211,3 @@ def feed_forward(level: Level, *, make_act: Callable[[], nn.Module] = nn.GELU) -
             project=GroupedLinear(level.inner, level.outer, groups=level.groups),
         )
     )
-
-
-def correction_norms(
-    make_norm: Callable[[int], nn.Module] | None,
-) -> Callable[[int], nn.Module] | None:
-    """``make_norm`` for :class:`MGICBlock`: norms that start small, or none."""
-    return None if make_norm is None else lambda width: CorrectionNorm(make_norm(width))

@@ -12,10 +12,11 @@ from torch_geometric.nn.resolver import activation_resolver, normalization_resol
 
 from mgic_geo.graphs.adjacency import Adjacency
 from mgic_geo.levels import Level, MGICBlock, reset_parameters
-from mgic_geo.nn.correction import CorrectionNorm
+from mgic_geo.nn.correction import GraphCorrection
 from mgic_geo.nn.grouped_conv import check_strategy, make_grouped_conv
 from mgic_geo.nn.grouped_linear import transfer
 from mgic_geo.nn.norm_act import norm_act
+from mgic_geo.nn.prepared import PreparedConv
 from mgic_geo.nn.width_change import WidthChange
 
 
@@ -25,7 +26,7 @@ class MGICMessagePassing(MessagePassing):
     It stands where ``conv(in_channels, out_channels)`` stood. On the finest level the convolution
     is bare, so that the user's own norm and activation follow as before; on the coarser levels it
     is followed by a norm and an activation, without which the whole cycle would be linear. The
-    norms after the prolongations start at a tenth of their scale (:class:`CorrectionNorm`).
+    norms after the prolongations start at a tenth of their scale.
 
     The convolutions of the levels run one after another, so that the layer reaches
     :attr:`num_hops` hops, not one: compare it with as many convolutions in a row, and sample that
@@ -121,7 +122,8 @@ class MGICMessagePassing(MessagePassing):
             group_size=group_size,
             coarse_size=coarse_size,
             min_levels=min_levels,
-            make_norm=lambda width: CorrectionNorm(make_norm(width)),
+            make_norm=make_norm,
+            make_correction=GraphCorrection,
         )
         widths = in_channels if isinstance(in_channels, tuple) else (in_channels,)
         self.entry: nn.Module | None = None
@@ -162,9 +164,9 @@ class MGICMessagePassing(MessagePassing):
                 "MGICMessagePassing corrects the features of the targets and needs both, "
                 "got (x_source, None); pass (x_source, x_target)"
             )
-        prepare = getattr(self.block.layers[0], "prepare", None)
-        if prepare is not None:  # our own convolutions: the graph is taken apart once for all
-            edge_index, args, kwargs = prepare(x, edge_index, *args, **kwargs), (), {}
+        finest = self.block.layers[0]
+        if isinstance(finest, PreparedConv):  # once for all levels
+            edge_index, args, kwargs = finest.prepare(x, edge_index, *args, **kwargs), (), {}
         if self.entry is not None:
             x = self.entry(x, edge_index, *args, **kwargs)
             return self.block(x, edge_index, *args, **kwargs)
@@ -202,19 +204,6 @@ class ConvNormAct(nn.Module):
     def forward(self, x: Tensor | tuple[Tensor, Tensor], *args: Any, **kwargs: Any) -> Tensor:
         """Convolve, normalize, activate."""
         return norm_act(self.norm, self.act, self.conv(x, *args, **kwargs))
-
-    def less(
-        self, subtrahend: Tensor, x: Tensor | tuple[Tensor, Tensor], *args: Any, **kwargs: Any
-    ) -> Tensor:
-        """The same less ``subtrahend``: one pass where only a convolution is left that can."""
-        less = getattr(self.conv, "less", None)
-        if (
-            less is not None
-            and isinstance(self.norm, nn.Identity)
-            and isinstance(self.act, nn.Identity)
-        ):
-            return less(subtrahend, x, *args, **kwargs)
-        return self(x, *args, **kwargs) - subtrahend
 
 
 def _check_widths(in_channels: int | tuple[int, int], out_channels: int) -> None:

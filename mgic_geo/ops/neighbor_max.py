@@ -1,45 +1,66 @@
-"""Channel-wise maximum over neighborhoods, as a custom operator that is differentiable twice."""
+"""Channel-wise maximum over neighborhoods."""
 
 from __future__ import annotations
 
 import warnings
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from mgic_geo.graphs.adjacency import Adjacency, check_nodes, check_pointer
-from mgic_geo.ops import native
-from mgic_geo.ops.operator import Operator
+from mgic_geo.ops.compiled import why_not_compiled
+from mgic_geo.ops.csrc import build
+from mgic_geo.ops.operator import Kernel, Operation
+from mgic_geo.ops.spmm import check_pointer, targets_of
+
+_SPARE_BITS = 29  # of a float64 that holds a float32
+_MAX_MODE = 2  # of torch.embedding_bag
 
 
-def neighbor_max(adjacency: Adjacency, x: Tensor) -> Tensor:
-    r"""Channel-wise maximum over neighbors, :math:`y_i = \max_e x_{j(e)}`; 0 where there are none.
-
-    The gradient goes to one neighbor where several hold the maximum. It is differentiable twice.
-
-    Shape:
-        - ``x``: ``(num_sources, C)``. Returns ``(num_targets, C)``.
-
-    Example:
-        >>> from mgic_geo.graphs.adjacency import to_adjacency
-        >>> edges = to_adjacency(torch.tensor([[1, 2], [0, 0]]), 3, 3)
-        >>> neighbor_max(edges, torch.tensor([[1.0], [2.0], [3.0]])).tolist()
-        [[3.0], [0.0], [0.0]]
-    """
-    return _neighbor_max(x, adjacency.ptr, adjacency.index)[0]
+def _reference(x: Tensor, ptr: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
+    num_targets, edges = ptr.numel() - 1, index.numel()
+    target = targets_of(ptr, edges).unsqueeze(1).expand(edges, x.size(1))
+    values = x.detach().index_select(0, index)
+    empty = values.new_full((num_targets + 1, x.size(1)), -torch.inf)
+    best = empty.scatter_reduce(0, target, values, "amax")
+    found = best.gather(0, target)
+    holds = (values == found) | (values.isnan() & found.isnan())
+    rows = index.unsqueeze(1).where(holds, x.size(0))
+    # of several neighbors that hold the maximum, the one with the lowest number
+    first = rows.new_full(best.shape, x.size(0)).scatter_reduce(0, target, rows, "amin")[:-1]
+    return functional.pad(x, (0, 0, 0, 1)).gather(0, first), first
 
 
-def _best_and_row(x: Tensor, ptr: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
-    values = x if x.dtype == torch.float64 else x.float()
-    if native.usable(values):
-        best, row = native.neighbor_max(values, ptr, index)
-    else:
-        check_pointer(ptr, index)
-        index = index[: int(ptr[-1])]
-        check_nodes(index, x.size(0), "source")  # sparse products of PyTorch's do not
-        best, row = _plain_max(values, ptr, index)
+def _compiled(x: Tensor, ptr: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
+    x, ptr, index = x.contiguous(), ptr.contiguous(), index.contiguous()
+    if not ptr.numel():
+        raise ValueError("ptr must start with 0, got none")
+    best = x.new_empty(ptr.numel() - 1, x.size(1))
+    row = torch.empty_like(best, dtype=torch.long)
+    build.run("mgic_neighbor_max", x, *x.shape, ptr, index, best, row)
+    return best, row
+
+
+def _torch(x: Tensor, ptr: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
+    check_pointer(ptr, index)
+    index = index[: int(ptr[-1])]
+    check_rows(index, x.size(0))  # sparse products of PyTorch's do not
+    best, row = _plain_max(x if x.dtype == torch.float64 else x.float(), ptr, index)
     return best.to(x.dtype), row
+
+
+def check_rows(index: Tensor, count: int) -> None:
+    """Raise where a number is none of a row.
+
+    Raises:
+        ValueError: Naming the first such number that is too low, or too high.
+    """
+    if not index.numel():
+        return
+    low, high = (int(value) for value in index.aminmax())
+    if low < 0 or high >= count:
+        raise ValueError(f"index must be from 0 to {count - 1}, got {low if low < 0 else high}")
 
 
 def _plain_max(x: Tensor, ptr: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
@@ -78,62 +99,67 @@ def _packed_max(x: Tensor, ptr: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
     return best.float(), best.view(torch.long).bitwise_and_((1 << _SPARE_BITS) - 1)
 
 
-_SPARE_BITS = 29  # of a float64 that holds a float32
-_MAX_MODE = 2  # of torch.embedding_bag
-
-
-def _neighbor_max_fake(x: Tensor, ptr: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
+def _fake(x: Tensor, ptr: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
     best = x.new_empty(ptr.size(0) - 1, x.size(1))
     return best, torch.empty_like(best, dtype=torch.long)
 
 
-def _neighbor_max_setup(ctx, inputs, output) -> None:
+def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
     ctx.save_for_backward(output[1])
     ctx.num_sources = inputs[0].size(0)
     ctx.mark_non_differentiable(output[1])
 
 
-def _neighbor_max_backward(ctx, grad: Tensor, _):
-    return _add_at_rows(grad, ctx.saved_tensors[0], ctx.num_sources), None, None
+def _backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor, None, None]:
+    return add_at_rows(grad, ctx.saved_tensors[0], ctx.num_sources), None, None
 
 
-_neighbor_max = Operator(
+#: ``(x, ptr, index)``: the maximum of ``x``, ``(N, C)``, over the neighbors of every node, 0 where
+#: there are none, and the row it is from, N where there are none. NaN is the largest of all. The
+#: gradient goes to one neighbor where several hold the maximum.
+neighbor_max = Operation(
     "mgic::neighbor_max",
-    _best_and_row,
-    _neighbor_max_fake,
-    backward=_neighbor_max_backward,
-    setup=_neighbor_max_setup,
+    _reference,
+    Kernel("compiled", _compiled, lambda x, ptr, index: why_not_compiled(x=x)),
+    Kernel("torch", _torch, lambda *_: None),
+    fake=_fake,
+    setup=_setup,
+    backward=_backward,
 )
 
 
-def _sums_at_rows(grad: Tensor, row: Tensor, num_rows: int) -> Tensor:
-    """Adds ``grad[t, c]`` to row ``row[t, c]`` of channel c; row ``num_rows`` is left out."""
-    if native.usable(grad):
-        return native.neighbor_max_backward(grad, row, num_rows)
-    channels = grad.size(1)
-    place = row * channels + torch.arange(channels, device=row.device)
-    flat = grad.new_zeros((num_rows + 1) * channels)  # flat: four times faster than by rows
-    flat = flat.scatter_add(0, place.view(-1), grad.reshape(-1))
-    return flat.view(-1, channels)[:num_rows].clone()
+def _rows_reference(grad: Tensor, row: Tensor, num_rows: int) -> Tensor:
+    sums = grad.new_zeros(num_rows + 1, grad.size(1))
+    return sums.scatter_add(0, row, grad)[:-1].clone()
 
 
-def _add_at_rows_fake(grad: Tensor, row: Tensor, num_rows: int) -> Tensor:
+def _rows_compiled(grad: Tensor, row: Tensor, num_rows: int) -> Tensor:
+    grad, row = grad.contiguous(), row.contiguous()
+    sums = grad.new_zeros(num_rows, grad.size(1))
+    build.run("mgic_neighbor_max_backward", grad, row, len(grad), *sums.shape, sums)
+    return sums
+
+
+def _rows_fake(grad: Tensor, row: Tensor, num_rows: int) -> Tensor:
     return grad.new_empty(num_rows, grad.size(1))
 
 
-def _add_at_rows_setup(ctx, inputs, output) -> None:
+def _rows_setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     ctx.save_for_backward(inputs[1])
 
 
-def _add_at_rows_backward(ctx, grad: Tensor):
+def _rows_backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
     (row,) = ctx.saved_tensors
     return functional.pad(grad, (0, 0, 0, 1)).gather(0, row), None, None
 
 
-_add_at_rows = Operator(
+#: ``(grad, row, num_rows)``: ``grad[t, c]`` added to row ``row[t, c]`` of channel c; what goes to
+#: row ``num_rows`` is left out.
+add_at_rows = Operation(
     "mgic::add_at_rows",
-    _sums_at_rows,
-    _add_at_rows_fake,
-    backward=_add_at_rows_backward,
-    setup=_add_at_rows_setup,
+    _rows_reference,
+    Kernel("compiled", _rows_compiled, lambda grad, row, num_rows: why_not_compiled(grad=grad)),
+    fake=_rows_fake,
+    setup=_rows_setup,
+    backward=_rows_backward,
 )

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mgic_geo import GroupedLinear
 from mgic_geo.conversion import NotConvertible, drop_hooks, require, shared_hooks
 from mgic_geo.levels import Level, group_count, reset_parameters
-from mgic_geo.nn.grouped_linear import GroupedLinear
 
 #: Names of attention over channels, which is kept on the finest level only.
 SQUEEZES = ("SqueezeExcite", "SqueezeExcitation", "SEModule", "EffectiveSEModule")

@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from mgic_geo.levels import Level, Residual
-from mgic_geo.ops.activations import ACTIVATIONS
+from mgic_geo.ops.batch_norm_act import ACTIVATIONS
 from mgic_vision.layers import SqueezeExcite
 from mgic_vision.ops.kernel import keeps_size
 

@@ -9,9 +9,9 @@ from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
 from mgic_geo.levels import MGICBlock
-from mgic_geo.ops.operator import Operator
+from mgic_geo.ops.operator import Kernel, Operation
 from mgic_vision.ops.kernel import in_order, run_kernel
-from mgic_vision.ops.packed import PackedModule, run_packed
+from mgic_vision.ops.packed import PackedModule
 from mgic_vision.ops.plan import LevelPlan, pack_cycle, read_cycle
 
 
@@ -28,11 +28,22 @@ def _run_cycle(x: Tensor, plan: Tensor, weights: Tensor) -> Tensor:
     return y
 
 
+def _reference(x: Tensor, plan: Tensor, weights: Tensor) -> Tensor:
+    raise RuntimeError("a packed cycle runs in its kernel only; call the module that packs it")
+
+
 def _cycle_fake(x: Tensor, plan: Tensor, weights: Tensor) -> Tensor:
     return torch.empty_like(x, memory_format=torch.channels_last)
 
 
-run_cycle = Operator("mgic_vision::cycle", _run_cycle, _cycle_fake)
+#: ``(x, plan, weights)``: a cycle as :func:`pack_cycle` lays it out. It has no other form than the
+#: kernel: the module that packs itself is its reference.
+run_cycle = Operation(
+    "mgic_vision::cycle",
+    _reference,
+    Kernel("compiled", _run_cycle, lambda *_: None),
+    fake=_cycle_fake,
+)
 
 
 @register_flop_formula(torch.ops.mgic_vision.cycle, get_raw=True)
@@ -47,6 +58,8 @@ class NativeCycle(PackedModule, MGICBlock):
     Shape:
         - ``x``: ``(B, C, H, W)``. Returns the same shape.
     """
+
+    operation = "mgic_vision::cycle"
 
     @classmethod
     def take(cls, cycle: MGICBlock) -> NativeCycle | None:
@@ -67,13 +80,11 @@ class NativeCycle(PackedModule, MGICBlock):
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """Run the cycle."""
-        size = x.shape
-        images = len(size) == 4 and size[1] == self.levels[0].outer and not args and not kwargs
-        # vectors are faster as products of matrices
-        packed = self.packed_for(x) if images and size[2:] != (1, 1) else None
-        if packed is None:
+        images = x.dim() == 4 and x.size(1) == self.levels[0].outer and not args and not kwargs
+        if not images or x.shape[2:] == (1, 1):  # vectors are faster as products of matrices
             return super().forward(x, *args, **kwargs)
-        return run_packed(run_cycle, x, *packed)
+        packed = self.packed_for(x)
+        return super().forward(x) if packed is None else run_cycle(x, *packed)
 
     def pack(self) -> tuple[Tensor, Tensor] | None:
         """Sizes and weights as :func:`pack_cycle` lays them out."""

@@ -1,73 +1,105 @@
-"""Depthwise convolutions that keep the resolution and their gradients, compiled."""
+"""Depthwise convolutions that keep the resolution, with gradients."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
-from mgic_geo.ops.operator import differentiable_gradients, is_observed, is_transformed
-from mgic_vision.ops.kernel import in_order, keeps_size, run_kernel
-from mgic_vision.ops.native import computable
+from mgic_geo.ops.compiled import why_not_in_autocast
+from mgic_geo.ops.operator import Kernel, Operation, gradients_of
+from mgic_vision.ops.kernel import (
+    MAX_KERNEL,
+    MAX_MARGIN,
+    in_order,
+    run_kernel,
+    why_not_compiled,
+)
 
 
-def can_filter(x: Tensor, conv: nn.Conv2d) -> bool:
-    """Whether to do what ``conv`` does in the kernel: to record gradients, where nobody looks on.
+def _reference(x: Tensor, weight: Tensor, dilation: int) -> Tensor:
+    padding = weight.size(2) // 2 * dilation
+    return functional.conv2d(x, weight, None, 1, padding, dilation, x.size(1))
 
-    It knows one channel a group and every pixel, channels-last. Without gradients torch is as fast.
-    """
-    return (
-        torch.is_grad_enabled()
-        and (x.requires_grad or conv.weight.requires_grad)
-        and conv.groups == conv.in_channels == conv.out_channels == x.size(1)
-        and conv.bias is None
-        and conv.kernel_size != (1, 1)
-        and keeps_size(conv)
-        and x.dim() == 4
-        and x.is_contiguous(memory_format=torch.channels_last)
-        and not is_observed((x, conv.weight))
-        and not is_transformed()
-        and computable(x, conv.weight)
+
+def _compiled(x: Tensor, weight: Tensor, dilation: int) -> Tensor:
+    x, weight = in_order(x), weight.contiguous()
+    y = torch.empty_like(x)
+    run_kernel("mgic_depthwise", x, weight, y, *_sizes(x, weight, dilation))
+    return y
+
+
+def _why_not(x: Tensor, weight: Tensor, dilation: int) -> str | None:
+    kernel = weight.size(2)
+    if kernel == 1 or kernel > MAX_KERNEL or kernel // 2 * dilation > MAX_MARGIN:
+        return f"a kernel of {kernel} taps, {dilation} apart, is not one from 3 to {MAX_KERNEL}"
+    if not x.is_contiguous(memory_format=torch.channels_last):
+        return "x is not channels-last"
+    return why_not_in_autocast() or why_not_compiled(x=x, weight=weight)
+
+
+def _setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    x, weight, ctx.dilation = inputs
+    ctx.save_for_backward(x, weight)
+
+
+def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+    x, weight = ctx.saved_tensors
+    of_x, of_weight = depthwise_backward(grad, x, weight, ctx.dilation, *ctx.needs_input_grad[:2])
+    needed = ctx.needs_input_grad
+    return of_x if needed[0] else None, of_weight if needed[1] else None, None
+
+
+#: ``(x, weight, dilation)``: every channel of ``(B, C, H, W)`` filtered with ``(C, 1, k, k)``; the
+#: size stays.
+depthwise = Operation(
+    "mgic_vision::depthwise",
+    _reference,
+    Kernel("compiled", _compiled, _why_not),
+    fake=lambda x, weight, dilation: torch.empty_like(x, memory_format=torch.channels_last),
+    setup=_setup,
+    backward=_backward,
+    flops=lambda x, weight, *_, **__: 2 * x.numel() * weight[2] * weight[3],
+)
+
+
+def _backward_reference(
+    grad: Tensor, x: Tensor, weight: Tensor, dilation: int, of_x: bool, of_weight: bool
+) -> tuple[Tensor, Tensor]:
+    found = gradients_of(lambda x, w: _reference(x, w, dilation), (x, weight), grad)
+    return found[0], found[1]
+
+
+def _backward_compiled(
+    grad: Tensor, x: Tensor, weight: Tensor, dilation: int, of_x: bool, of_weight: bool
+) -> tuple[Tensor, Tensor]:
+    grad, x, weight = in_order(grad), in_order(x), weight.contiguous()
+    grad_x, grad_weight = torch.empty_like(x), torch.empty_like(weight)
+    run_kernel(
+        *("mgic_depthwise_backward", grad, x, weight, grad_x if of_x else None),
+        *(grad_weight if of_weight else None, *_sizes(x, weight, dilation)),
     )
+    return grad_x, grad_weight
 
 
-def depthwise(x: Tensor, weight: Tensor, dilation: int = 1) -> Tensor:
-    """Filter every channel; the size stays.
-
-    Shape:
-        - ``x``: ``(B, C, H, W)``, channels-last. ``weight``: ``(C, 1, k, k)``. Returns as ``x``.
-    """
-    return _Depthwise.apply(x, weight, dilation)
-
-
-class _Depthwise(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, dilation: int) -> Tensor:
-        ctx.save_for_backward(x, weight)
-        ctx.dilation = dilation
-        x, weight = in_order(x), weight.contiguous()
-        y = torch.empty_like(x)
-        run_kernel("mgic_depthwise", x, weight, y, *_sizes(x, weight, dilation))
-        return y
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
-        (grad,), (x, weight) = grads, ctx.saved_tensors
-        if torch.is_grad_enabled():  # to differentiate again
-            padding = weight.size(2) // 2 * ctx.dilation
-            y = functional.conv2d(x, weight, None, 1, padding, ctx.dilation, x.size(1))
-            of_x, of_weight = differentiable_gradients(y, (x, weight), grad)
-            return of_x, of_weight, None
-        grad, x, weight = in_order(grad), in_order(x), weight.contiguous()
-        of_x = torch.empty_like(x) if ctx.needs_input_grad[0] else None
-        of_weight = torch.empty_like(weight) if ctx.needs_input_grad[1] else None
-        run_kernel(
-            *("mgic_depthwise_backward", grad, x, weight, of_x, of_weight),
-            *_sizes(x, weight, ctx.dilation),
-        )
-        return of_x, of_weight, None
+#: ``(grad, x, weight, dilation, of_x, of_weight)``: gradients of ``x`` and ``weight``; what nobody
+#: asks for is not computed, and holds no values.
+depthwise_backward = Operation(
+    "mgic_vision::depthwise_backward",
+    _backward_reference,
+    Kernel(
+        "compiled",
+        _backward_compiled,
+        lambda grad, x, weight, *_: why_not_compiled(grad=grad, x=x, weight=weight),
+    ),
+    fake=lambda grad, x, weight, *_: (
+        torch.empty_like(x, memory_format=torch.channels_last),
+        torch.empty_like(weight, memory_format=torch.contiguous_format),
+    ),
+    flops=lambda grad, x, weight, *_, **__: 4 * x.numel() * weight[2] * weight[3],
+)
 
 
 def _sizes(x: Tensor, weight: Tensor, dilation: int) -> tuple[int, ...]:

@@ -8,13 +8,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import register_flop_formula
 
-from mgic_geo.ops.activations import ACTIVATIONS
-from mgic_geo.ops.grouped_linear_kernel import Packing, packing
-from mgic_geo.ops.operator import Operator
+from mgic_geo.ops.batch_norm_act import ACTIVATIONS
+from mgic_geo.ops.grouped_linear import Packing, packing
+from mgic_geo.ops.operator import Kernel, Operation
 from mgic_vision.ops.branch import is_nothing
-from mgic_vision.ops.kernel import has_known_kernel, in_order, run_kernel
-from mgic_vision.ops.native import loaded
-from mgic_vision.ops.packed import PackedModule, run_packed
+from mgic_vision.ops.kernel import has_known_kernel, in_order, loaded, run_kernel
+from mgic_vision.ops.packed import PackedModule
 from mgic_vision.ops.packing import pack_bias
 
 MAX_ZEROS = 4  # weights of a piece for one that is none of the padding
@@ -49,11 +48,24 @@ def _run_grouped_conv(
     return y
 
 
+def _reference(x: Tensor, begins: Tensor, weight: Tensor, bias: Tensor, sizes: list[int]) -> Tensor:
+    raise RuntimeError(
+        "a packed convolution runs in its kernel only; call the module that packs it"
+    )
+
+
 def _conv_fake(x: Tensor, begins: Tensor, weight: Tensor, bias: Tensor, sizes: list[int]) -> Tensor:
     return _empty_result(x, sizes)
 
 
-run_grouped_conv = Operator("mgic_vision::grouped_conv", _run_grouped_conv, _conv_fake)
+#: ``(x, begins, weight, bias, sizes)``: a convolution as :func:`pack_conv` lays it out. It has no
+#: other form than the kernel: the module that packs itself is its reference.
+run_grouped_conv = Operation(
+    "mgic_vision::grouped_conv",
+    _reference,
+    Kernel("compiled", _run_grouped_conv, lambda *_: None),
+    fake=_conv_fake,
+)
 
 
 def _empty_result(x: Tensor, sizes: list[int]) -> Tensor:
@@ -84,6 +96,8 @@ class NativeConv(PackedModule, nn.Sequential):
         - As the convolution.
     """
 
+    operation = "mgic_vision::grouped_conv"
+
     @classmethod
     def take(cls, sequence: nn.Sequential) -> NativeConv | None:
         """Make one of a convolution, its norm folded, and an activation, in place.
@@ -107,7 +121,7 @@ class NativeConv(PackedModule, nn.Sequential):
         packed = self.packed_for(input)
         if packed is None or input.dim() != 4 or input.size(1) != packed[-1][0]:
             return super().forward(input)
-        return run_packed(run_grouped_conv, input, *packed)
+        return run_grouped_conv(input, *packed)
 
     def pack(self) -> tuple[Any, ...] | None:
         """First channels of the pieces, weight, bias and sizes."""

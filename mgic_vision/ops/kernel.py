@@ -1,33 +1,42 @@
-"""What callers of the compiled kernels share."""
+"""What operations on images share: their library of kernels, and what it can read."""
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from mgic_geo.ops.csrc import build
-from mgic_vision.ops.native import IMAGES, loaded
+from mgic_geo.ops.csrc.call import read_constant
+
+FOLDER = Path(__file__).parent / "csrc"
+IMAGES = build.Kernels.of_folder("mgic_vision", FOLDER, Path(build.__file__).parent)
+MAX_KERNEL = read_constant("tiles.h", "MAX_KERNEL", FOLDER)
+MAX_MARGIN = read_constant("tiles.h", "MAX_MARGIN", FOLDER)
 
 
-def read_limit(header: str, name: str) -> int:
-    """The number that a header of the kernels defines.
-
-    Example:
-        >>> read_limit("tiles.h", "MAX_KERNEL")
-        9
-    """
-    text = (Path(__file__).parent / "csrc" / header).read_text(encoding="utf-8")
-    found = re.search(rf"^#define {name} (\d+)", text, re.MULTILINE)
-    if found is None:
-        raise ValueError(f"{header} must define {name}")
-    return int(found[1])
+@torch.compiler.assume_constant_result
+def available() -> bool:
+    """Whether there are compiled kernels; a constant to ``torch.compile``."""
+    return build.library(IMAGES) is not None
 
 
-MAX_KERNEL = read_limit("tiles.h", "MAX_KERNEL")
-MAX_MARGIN = read_limit("tiles.h", "MAX_MARGIN")
+def loaded() -> build.Library:
+    """The compiled kernels, where it is known that they are there."""
+    found = build.library(IMAGES)
+    assert found is not None
+    return found
+
+
+def why_not_compiled(**tensors: Tensor | None) -> str | None:
+    """Why kernels cannot read these tensors, in words; ``None`` where they can."""
+    for name, x in tensors.items():
+        if x is not None and x.dtype is not torch.float32:
+            return f"{name} is {x.dtype}, not float32"
+        if x is not None and not x.is_cpu:
+            return f"{name} is on {x.device}, not on a processor"
+    return None if available() else "no kernels are compiled"
 
 
 def keeps_size(conv: nn.Conv2d) -> bool:

@@ -10,10 +10,24 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
-from mgic_geo.ops.operator import Operator
-from mgic_vision.ops.native import available, is_readable, needs_nothing_more
+from mgic_geo.ops.compiled import why_not_in_autocast
+from mgic_geo.ops.operator import (
+    REFERENCE,
+    is_exporting,
+    is_traced,
+    is_transformed,
+    note,
+)
+from mgic_vision.ops.kernel import available, why_not_compiled
+
+
+def _hooks_of(module: nn.Module) -> tuple[Any, ...]:
+    """Tables of hooks, which do not keep the module."""
+    return (
+        *(module._forward_hooks, module._forward_pre_hooks),
+        *(module._backward_hooks, module._backward_pre_hooks),
+    )
 
 
 class Sources:
@@ -31,6 +45,7 @@ class Sources:
 
     def __init__(self, module: nn.Module) -> None:
         parts = list(module.modules())
+        self.hooks = [table for part in parts[1:] for table in _hooks_of(part)]
         self.tables = [t for part in parts for t in (part._parameters, part._buffers) if t]
         self.found = self._find()
         tensors = [x for x in self.found if x is not None]
@@ -49,6 +64,10 @@ class Sources:
             if x._version != version or x.data_ptr() != place:
                 return True
         return False
+
+    def are_hooked(self) -> bool:
+        """Whether a hook watches a module inside, whose calls it would miss."""
+        return any(self.hooks)
 
     def need_gradients(self) -> bool:
         """Whether somebody trains a parameter."""
@@ -78,6 +97,7 @@ class PackedModule(nn.Module):
     made at the first call that can use it, if not before, and again where a weight has changed.
     """
 
+    operation: str
     _packed: Packed | None = None
 
     @abstractmethod
@@ -94,14 +114,27 @@ class PackedModule(nn.Module):
 
     def packed_for(self, x: Tensor) -> tuple[Any, ...] | None:
         """What the kernel takes beside ``x``; ``None`` where the module has to compute as it is."""
-        if self.training or not is_readable(x) or not needs_nothing_more(x):
-            return None
+        arguments, reason = self._find_packed(x)
+        if reason is not None:
+            note(self.operation, REFERENCE, f"compiled: {reason}")
+        return arguments
+
+    def _find_packed(self, x: Tensor) -> tuple[tuple[Any, ...] | None, str | None]:
+        if self.training:
+            return None, "the module is in training mode"
+        reason = why_not_compiled(x=x) or why_not_in_autocast() or _why_not_alone(x)
+        if reason is not None:
+            return None, reason
         packed = self._packed  # once: another thread may put a newer one there
         if packed is None or packed.sources.changed():
             self._packed = packed = self._pack()
-        if packed is None or (torch.is_grad_enabled() and packed.sources.need_gradients()):
-            return None
-        return packed.arguments
+        if packed is None or packed.arguments is None:
+            return None, "the kernel does not know what the module is made of"
+        if torch.is_grad_enabled() and packed.sources.need_gradients():
+            return None, "a parameter needs gradients"
+        if packed.sources.are_hooked():
+            return None, "a hook watches a module inside"
+        return packed.arguments, None
 
     def _pack(self) -> Packed | None:
         tensors = (*self.parameters(), *self.buffers())
@@ -123,10 +156,13 @@ class PackedModule(nn.Module):
         return {key: value for key, value in self.__dict__.items() if key != "_packed"}
 
 
-def run_packed(operator: Operator, x: Tensor, *packed: Any) -> Tensor:
-    """Call an operator with what ``packed_for(x)`` gave, past its own look at what it gets."""
-    call = operator.registered if is_in_torch_dispatch_mode() else operator.direct
-    return call(x, *packed)
+def _why_not_alone(x: Tensor) -> str | None:
+    """Why more than a result is wanted: what was recorded could not tell of changed weights."""
+    if x.requires_grad and torch.is_grad_enabled():
+        return "x needs gradients"
+    if is_traced() or is_exporting() or is_transformed():
+        return "the call is traced, exported or transformed"
+    return None if type(x) in (Tensor, nn.Parameter) else f"x is a {type(x).__name__}"
 
 
 def _is_plain(x: Tensor) -> bool:

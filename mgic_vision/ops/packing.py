@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from mgic_vision.ops.native import loaded
+from mgic_vision.ops.kernel import loaded
 
 
 def pad_channels(x: Tensor, dim: int) -> Tensor:

@@ -9,13 +9,14 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from mgic_geo.levels import Level, MGICBlock
+from mgic_geo.ops.csrc.call import read_constant
 from mgic_vision.layers import SqueezeExcite
 from mgic_vision.ops.branch import Branch, is_nothing, read_branch
-from mgic_vision.ops.kernel import keeps_size, read_limit
+from mgic_vision.ops.kernel import FOLDER, keeps_size
 from mgic_vision.ops.packing import Store, pack_bias, pack_filter, pack_map, pad_channels
 
 ABSENT = -1
-MAX_LEVELS = read_limit("plan.h", "MAX_LEVELS")
+MAX_LEVELS = read_constant("plan.h", "MAX_LEVELS", FOLDER)
 
 
 class LevelPlan(NamedTuple):

@@ -44,11 +44,16 @@ def unchanged(block: MGICBlock, make_layer: MakeLayer) -> nn.Module:
 
 def interleaved(block: MGICBlock, make_layer: MakeLayer) -> nn.Module:
     """Transfers whose group i has the channels i, i + g, i + 2 g, ... in place of neighbors."""
-    for transfers in (block.restrict, block.prolong):
-        for index, transfer in enumerate(transfers):
-            deal = nn.ChannelShuffle(transfer.in_channels // transfer.groups)
-            transfers[index] = nn.Sequential(deal, transfer, nn.ChannelShuffle(transfer.groups))
+    for index, restrict in enumerate(block.restrict):
+        block.restrict[index] = _interleave(restrict)
+    for correction in block.corrections:
+        correction.transfer = _interleave(correction.transfer)
     return block
+
+
+def _interleave(transfer: nn.Conv2d) -> nn.Sequential:
+    deal = nn.ChannelShuffle(transfer.in_channels // transfer.groups)
+    return nn.Sequential(deal, transfer, nn.ChannelShuffle(transfer.groups))
 
 
 def norm_after_restriction(block: MGICBlock, make_layer: MakeLayer) -> nn.Module:
@@ -87,14 +92,14 @@ def any_groups(block: MGICBlock, make_layer: MakeLayer, *, group_size: int) -> n
     for index, (fine, coarse) in enumerate(zip(block.levels, block.levels[1:], strict=False)):
         groups = math.gcd(fine.groups, fine.outer, coarse.outer)
         block.restrict[index] = TransferConv2d(fine.outer, coarse.outer, groups)
-        block.prolong[index] = TransferConv2d(coarse.outer, fine.outer, groups)
+        block.corrections[index].transfer = TransferConv2d(coarse.outer, fine.outer, groups)
     return block
 
 
 def shared_transfers(block: MGICBlock, make_layer: MakeLayer) -> nn.Module:
     """P with the weights of R, transposed; the norm after P sets their scale."""
     for index, restrict in enumerate(block.restrict):
-        block.prolong[index] = Transposed(restrict)
+        block.corrections[index].transfer = Transposed(restrict)
     return block
 
 

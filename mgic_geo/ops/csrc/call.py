@@ -77,6 +77,23 @@ def _parameters(name: str, text: str) -> list[Parameter]:
     return parameters
 
 
+def read_constant(header: str, name: str, folder: Path = Path(__file__).parent) -> int:
+    """The number that a header of the kernels defines.
+
+    Raises:
+        ValueError: It does not define it.
+
+    Example:
+        >>> read_constant("norm.h", "STATISTICS")
+        5
+    """
+    text = (folder / header).read_text(encoding="utf-8")
+    found = re.search(rf"^#define {name} (\d+)", text, re.MULTILINE)
+    if found is None:
+        raise ValueError(f"{header} must define {name}")
+    return int(found[1])
+
+
 class Entry:
     """A compiled function.
 

@@ -1,20 +1,23 @@
-"""Block-diagonal maps with narrow groups, compiled: the product and the gradient of its weight."""
+"""Block-diagonal maps of rows, and the gradient of their weights."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 from torch.utils.weak import WeakIdKeyDictionary
 
+from mgic_geo.ops.compiled import why_not_compiled, why_not_in_autocast
 from mgic_geo.ops.csrc import build
+from mgic_geo.ops.operator import Kernel, Operation
 
 ROWS_PER_SHARE = 1024
 MAX_SHARES = 64
+MAX_COLUMNS = 7 * 128  # inputs of a group up to which the kernel is faster than torch's product
 
 
 def num_shares(rows: int) -> int:
@@ -129,39 +132,77 @@ def packing(groups: int, rows: int, columns: int, parts: int = 1, *, lanes: int)
     return Packing(begins, index, inverse[:-1].clone())
 
 
-def grouped_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """Apply a block-diagonal matrix.
-
-    Shape:
-        - ``x``: ``(N, groups * in)``, rows at any distance. ``weight``: ``(groups, out, in)``.
-          ``bias``: ``(groups * out,)``. Returns ``(N, groups * out)``.
-    """
-    return _multiply(x, weight, bias, None)
+def in_rows(x: Tensor) -> Tensor:
+    """``x`` with the numbers of a row side by side."""
+    return x if x.stride(1) == 1 and not x.is_neg() else x.contiguous().resolve_neg()
 
 
-def add_grouped_linear(addend: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """The same, added to ``addend``, ``(N, groups * out)``, in one pass."""
-    return _multiply(x, weight, bias, addend.contiguous())
+def why_not_multiply(weight: Tensor, **tensors: Tensor | None) -> str | None:
+    """Why a product with these groups, ``(groups, out, in)``, does not run in the kernels."""
+    if weight.size(2) > MAX_COLUMNS:
+        return f"groups have {weight.size(2)} inputs, more than {MAX_COLUMNS}"
+    return why_not_in_autocast() or why_not_compiled(**tensors, weight=weight)
 
 
-def _multiply(x: Tensor, weight: Tensor, bias: Tensor | None, addend: Tensor | None) -> Tensor:
+def _reference(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    groups, _, columns = weight.shape
+    if groups == 1:
+        return functional.linear(x, weight[0], bias)
+    y = torch.bmm(x.reshape(-1, groups, columns).transpose(0, 1), weight.transpose(1, 2))
+    y = y.transpose(0, 1).flatten(1)  # (groups, N, out / groups) -> (N, out)
+    return y if bias is None else y + bias.to(y.dtype)  # autocast made y narrower
+
+
+def _compiled(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     x = in_rows(x)
     plan = packing(*weight.shape, lanes=build.lanes())
     y = x.new_empty(x.size(0), weight.size(0) * weight.size(1))
     build.run(
         *("mgic_grouped_linear", x, *x.shape, plan.begins, plan.inputs, y.size(1)),
-        *(plan.pack(weight), plan.pad(bias, y.size(1)), addend, y),
+        *(plan.pack(weight), plan.pad(bias, y.size(1)), y),
     )
     return y
 
 
-def grouped_linear_weight(x: Tensor, grad: Tensor, groups: int) -> Tensor:
-    """The gradient of the weight of :func:`grouped_linear`.
+def _fake(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    return x.new_empty(x.size(0), weight.size(0) * weight.size(1))
 
-    Shape:
-        - ``x``: ``(N, groups * in)``. ``grad``: ``(N, groups * out)``. Returns
-          ``(groups, out, in)``.
-    """
+
+def _setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    x, weight, bias = inputs
+    ctx.has_bias = bias is not None
+    ctx.save_for_backward(x, weight)
+
+
+def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    x, weight = ctx.saved_tensors
+    grad_x = grad_weight = None
+    if ctx.needs_input_grad[0]:
+        grad_x = grouped_linear(grad, weight.transpose(1, 2), None)
+    if ctx.needs_input_grad[1]:
+        grad_weight = grouped_linear_weight(x, grad, weight.size(0))
+    return grad_x, grad_weight, grad.sum(0) if ctx.has_bias else None
+
+
+#: ``(x, weight, bias)``: a block-diagonal matrix, given by its blocks ``(groups, out, in)``, times
+#: rows ``(N, groups * in)``; ``bias`` is ``(groups * out,)`` or ``None``.
+grouped_linear = Operation(
+    "mgic::grouped_linear",
+    _reference,
+    Kernel("compiled", _compiled, lambda x, w, b: why_not_multiply(w, x=x, bias=b)),
+    fake=_fake,
+    setup=_setup,
+    backward=_backward,
+    flops=lambda x, weight, *_, **__: 2 * x[0] * weight.numel(),
+)
+
+
+def _weight_reference(x: Tensor, grad: Tensor, groups: int) -> Tensor:
+    x, grad = x.unflatten(1, (groups, -1)), grad.unflatten(1, (groups, -1))
+    return torch.bmm(grad.permute(1, 2, 0), x.transpose(0, 1))
+
+
+def _weight_compiled(x: Tensor, grad: Tensor, groups: int) -> Tensor:
     x, grad = in_rows(x), grad.contiguous()
     rows, columns = grad.size(1) // groups, x.size(1) // groups
     plan = packing(groups, rows, columns, lanes=build.lanes())
@@ -173,6 +214,31 @@ def grouped_linear_weight(x: Tensor, grad: Tensor, groups: int) -> Tensor:
     return plan.unpack(sums, (groups, rows, columns))
 
 
-def in_rows(x: Tensor) -> Tensor:
-    """``x`` with the numbers of a row side by side."""
-    return x if x.stride(1) == 1 and not x.is_neg() else x.contiguous().resolve_neg()
+def _weight_fake(x: Tensor, grad: Tensor, groups: int) -> Tensor:
+    return x.new_empty(groups, grad.size(1) // groups, x.size(1) // groups)
+
+
+def _weight_setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    ctx.save_for_backward(*inputs[:2])
+
+
+def _weight_backward(ctx: Any, change: Tensor) -> tuple[Tensor, Tensor, None]:
+    x, grad = ctx.saved_tensors
+    back = grouped_linear(grad, change.transpose(1, 2), None)
+    return back, grouped_linear(x, change, None), None
+
+
+#: ``(x, grad, groups)``: the gradient of the weight of :data:`grouped_linear`.
+grouped_linear_weight = Operation(
+    "mgic::grouped_linear_weight",
+    _weight_reference,
+    Kernel(
+        "compiled",
+        _weight_compiled,
+        lambda x, grad, groups: why_not_in_autocast() or why_not_compiled(x=x, grad=grad),
+    ),
+    fake=_weight_fake,
+    setup=_weight_setup,
+    backward=_weight_backward,
+    flops=lambda x, grad, groups, **_: 2 * x[0] * x[1] * grad[1] // groups,
+)

@@ -1,0 +1,16 @@
+"""Convolutions that prepare a graph once for all levels of a cycle."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any
+
+from torch_geometric.nn import MessagePassing
+
+
+class PreparedConv(MessagePassing, ABC):
+    """A graph convolution that takes its graph in a form of its own, too."""
+
+    @abstractmethod
+    def prepare(self, x: Any, edge_index: Any, *args: Any, **kwargs: Any) -> Any:
+        """Return what may be passed as ``edge_index``, alone and many times."""

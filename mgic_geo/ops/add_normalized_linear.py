@@ -1,0 +1,176 @@
+"""The correction of a cycle: a grouped map, the batch norm after it, added to features."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from mgic_geo.ops.batch_norm_act import ACTIVATIONS, STATISTICS, batch_norm_act
+from mgic_geo.ops.compiled import why_not_compiled
+from mgic_geo.ops.csrc import build
+from mgic_geo.ops.grouped_linear import grouped_linear, num_shares, packing, why_not_multiply
+from mgic_geo.ops.operator import Kernel, Operation, gradients_of
+
+MIN_ROWS = 256  # below which the parts one after another are faster
+
+
+def _reference(
+    addend: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    scale: Tensor | None,
+    shift: Tensor | None,
+    eps: float,
+) -> tuple[Tensor, Tensor]:
+    z = grouped_linear(x, weight, None)
+    y, statistics = batch_norm_act(z, scale, shift, eps, ACTIVATIONS[nn.Identity])
+    return addend + y, statistics
+
+
+def _compiled(
+    addend: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    scale: Tensor | None,
+    shift: Tensor | None,
+    eps: float,
+) -> tuple[Tensor, Tensor]:
+    if addend.shape != (x.size(0), weight.size(0) * weight.size(1)):
+        raise ValueError(
+            f"addend must be ({x.size(0)}, {weight.size(0) * weight.size(1)}), got shape "
+            f"{tuple(addend.shape)}"
+        )
+    addend, x = addend.contiguous(), x.contiguous()
+    scale, shift = (None if each is None else each.contiguous() for each in (scale, shift))
+    plan, out = packing(*weight.shape, lanes=build.lanes()), addend.size(1)
+    y, statistics = torch.empty_like(addend), x.new_empty(STATISTICS, out)
+    shares = num_shares(x.size(0))
+    build.run(
+        *("mgic_add_normalized_linear", addend, x, *x.shape, plan.begins, plan.inputs, out),
+        *(plan.pack(weight), scale, shift, eps, y, statistics),
+        *(x.new_zeros(2, shares, out, dtype=torch.double),),
+        *(x.new_zeros(3, plan.index.size(0) * plan.index.size(3)), shares),
+    )
+    return y, statistics
+
+
+def _why_not(
+    addend: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    scale: Tensor | None,
+    shift: Tensor | None,
+    eps: float,
+) -> str | None:
+    if x.size(0) < MIN_ROWS:
+        return f"x has {x.size(0)} rows, fewer than {MIN_ROWS}"
+    return why_not_multiply(weight, addend=addend, x=x, scale=scale, shift=shift)
+
+
+def _fake(addend: Tensor, x: Tensor, *_: object) -> tuple[Tensor, Tensor]:
+    y = torch.empty_like(addend, memory_format=torch.contiguous_format)
+    return y, x.new_empty(STATISTICS, addend.size(1))
+
+
+def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    _, x, weight, scale, shift, ctx.eps = inputs
+    ctx.mark_non_differentiable(output[1])
+    ctx.save_for_backward(x, weight, scale, shift, output[1])
+
+
+def _backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+    grads = add_normalized_linear_backward(grad, *ctx.saved_tensors, ctx.eps)
+    needed = ctx.needs_input_grad
+    return grad, *(g if n else None for g, n in zip(grads, needed[1:5], strict=True)), None
+
+
+#: ``(addend, x, weight, scale, shift, eps)``: ``addend``, ``(N, groups * out)``, and the batch norm
+#: of the map of ``x``, ``(N, groups * in)``. Returns that and ``(STATISTICS, groups * out)``: mean
+#: and biased variance of the map's results, and what the way back needs beside them.
+add_normalized_linear = Operation(
+    "mgic::add_normalized_linear",
+    _reference,
+    Kernel("compiled", _compiled, _why_not),
+    fake=_fake,
+    setup=_setup,
+    backward=_backward,
+    flops=lambda addend, x, weight, *_, **__: 2 * 2 * x[0] * weight.numel(),
+)
+
+
+def _backward_reference(
+    grad: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    scale: Tensor | None,
+    shift: Tensor | None,
+    statistics: Tensor,
+    eps: float,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def normalized(x: Tensor, weight: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+        z = grouped_linear.reference(x, weight, None)
+        return functional.batch_norm(z, None, None, scale, shift, True, 0.0, eps)
+
+    ones, zeros = x.new_ones(grad.size(1)), x.new_zeros(grad.size(1))
+    scale, shift = ones if scale is None else scale, zeros if shift is None else shift
+    found = gradients_of(normalized, (x, weight, scale, shift), grad)
+    return found[0], found[1], found[2], found[3]
+
+
+def _backward_compiled(
+    grad: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    scale: Tensor | None,
+    shift: Tensor | None,
+    statistics: Tensor,
+    eps: float,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    grad, x, statistics = grad.contiguous(), x.contiguous(), statistics.contiguous()
+    groups, rows, columns = weight.shape
+    if x.shape != (grad.size(0), groups * columns) or grad.size(1) != groups * rows:
+        raise ValueError(
+            f"x must be (N, {groups * columns}) and grad (N, {groups * rows}), got shapes "
+            f"{tuple(x.shape)} and {tuple(grad.shape)}"
+        )
+    plan = packing(groups, rows, columns, lanes=build.lanes())
+    back = packing(groups, columns, rows, lanes=build.lanes())
+    out, shares, grad_x = grad.size(1), num_shares(x.size(0)), torch.empty_like(x)
+    grad_map = x.new_zeros(shares, *plan.index.shape)
+    grad_scale, grad_shift = x.new_empty(out), x.new_empty(out)
+    room = x.new_zeros(3, plan.index.size(0) * plan.index.size(3))
+    build.run(
+        *("mgic_add_normalized_linear_backward", grad, x, *x.shape, plan.begins, plan.inputs, out),
+        *(plan.pack(weight), back.begins, back.inputs, back.pack(weight.transpose(1, 2))),
+        *(statistics, eps, grad_x, grad_map, grad_scale, grad_shift, room),
+        *(x.new_zeros(2, shares, out, dtype=torch.double), shares),
+    )
+    return grad_x, plan.unpack(grad_map, weight.shape), grad_scale, grad_shift
+
+
+def _backward_fake(
+    grad: Tensor, x: Tensor, weight: Tensor, *_: object
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    rows = torch.empty_like(x, memory_format=torch.contiguous_format)
+    width = grad.size(1)
+    return rows, weight.new_empty(weight.shape), x.new_empty(width), x.new_empty(width)
+
+
+#: ``(grad, x, weight, scale, shift, statistics, eps)``: gradients of ``x``, ``weight``, ``scale``
+#: and ``shift`` of :data:`add_normalized_linear`.
+add_normalized_linear_backward = Operation(
+    "mgic::add_normalized_linear_backward",
+    _backward_reference,
+    Kernel(
+        "compiled",
+        _backward_compiled,
+        lambda grad, x, weight, a, b, statistics, _: why_not_compiled(
+            grad=grad, x=x, weight=weight, statistics=statistics
+        ),
+    ),
+    fake=_backward_fake,
+    flops=lambda grad, x, weight, *_, **__: 4 * 2 * x[0] * weight.numel(),
+)

@@ -1,0 +1,115 @@
+"""Nearest neighbors in batched clouds; the rule is that of :mod:`mgic_geo.graphs.neighbors`."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from mgic_geo.ops.compiled import why_not_compiled
+from mgic_geo.ops.csrc import build
+from mgic_geo.ops.knn_reference import search
+from mgic_geo.ops.operator import Kernel, Operation
+
+PANEL = 32  # of knn.c at most
+MAX_DIM = 1 << 16  # of the error bound in knn.c
+
+Search = Callable[[Tensor, Tensor], Tensor]
+
+
+def _reference(x: Tensor, batch: Tensor | None, k: int, backend: str) -> Tensor:
+    if backend == "torch_cluster":
+        return _by_cloud(x, batch, lambda x, counts: _search_torch_cluster(x, counts, k))
+    return _by_cloud(x, batch, lambda x, counts: search(x, counts, k, exact=backend == "exact"))
+
+
+def _compiled(x: Tensor, batch: Tensor | None, k: int, backend: str) -> Tensor:
+    def search(x: Tensor, counts: Tensor) -> Tensor:
+        x, starts = _single(x).contiguous(), F.pad(counts.cumsum(0), (1, 0))
+        panels = x.new_empty((x.size(0) + counts.numel() * PANEL) * x.size(1))
+        neighbors = torch.full((x.size(0), k), -1)
+        build.run("mgic_knn", x, *x.shape, starts, k, panels, neighbors)
+        return neighbors
+
+    return _by_cloud(x, batch, search)
+
+
+def _why_not(x: Tensor, batch: Tensor | None, k: int, backend: str) -> str | None:
+    if backend != "auto":
+        return f"backend is {backend!r}"
+    if x.size(1) > MAX_DIM:
+        return f"x has {x.size(1)} columns, more than {MAX_DIM}"
+    if x.dtype in (torch.bfloat16, torch.float16):
+        return why_not_compiled() if x.is_cpu else f"x is on {x.device}, not on a processor"
+    return why_not_compiled(x=x)
+
+
+def _by_cloud(x: Tensor, batch: Tensor | None, search: Search) -> Tensor:
+    """Neighbors by a search ``(x, counts)`` in clouds that lie one after another."""
+    if batch is None:
+        return search(_finite(x), torch.tensor([x.size(0)], device=x.device))
+    if (batch < 0).any():
+        row = int((batch < 0).nonzero()[0])
+        raise ValueError(f"batch must not be negative, got {int(batch[row])} in row {row}")
+    _finite(x)
+    order = None
+    if (batch[1:] < batch[:-1]).any():
+        # The stable sort keeps points of a cloud in order: ties by place are ties by index.
+        batch, order = batch.sort(stable=True)
+        x = x[order]
+    places = search(x, batch.unique_consecutive(return_counts=True)[1])
+    if order is None:
+        return places
+    neighbors = torch.empty_like(places)
+    neighbors[order] = F.pad(order, (0, 1), value=-1)[places]  # place -1 reads the padding
+    return neighbors
+
+
+def _single(x: Tensor) -> Tensor:
+    """Half precision as float32, which holds it exactly."""
+    return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
+
+
+def _finite(x: Tensor) -> Tensor:
+    low, high = x.aminmax()  # both are NaN where anything is
+    if not (low.isfinite() and high.isfinite()):
+        row = int((~x.isfinite().all(1)).nonzero()[0])
+        raise ValueError(f"x must be finite, got {x[row].tolist()} in row {row}")
+    return x
+
+
+def _search_torch_cluster(x: Tensor, counts: Tensor, k: int) -> Tensor:
+    """Asks torch-cluster about points sorted by cloud."""
+    try:
+        torch_cluster = importlib.import_module("torch_cluster")
+    except ImportError as error:
+        raise ImportError(
+            "backend='torch_cluster' needs torch-cluster: `make cluster` installs it, and "
+            "backend='auto' does without"
+        ) from error
+    x = _single(x)
+    cloud = torch.arange(counts.numel(), device=x.device).repeat_interleave(counts)
+
+    # One more than asked for, as a point finds itself, unless enough duplicates come first.
+    centers, neighbors = torch_cluster.knn(x, x, k + 1, cloud, cloud)
+    degree = centers.bincount(minlength=x.size(0))
+    rank = torch.arange(centers.numel(), device=x.device) - (degree.cumsum(0) - degree)[centers]
+    places = torch.full((x.size(0), k + 1), -1, device=x.device)
+    places[centers, rank] = neighbors
+    itself = places == torch.arange(x.size(0), device=x.device)[:, None]
+    return places.gather(1, itself.byte().sort(dim=1, stable=True).indices)[:, :k]
+
+
+#: ``(x, batch, k, backend)``: the ``k`` nearest neighbors of every row of ``x``, ``(N, D)``, in its
+#: cloud, ``(N, k)``, -1 where a cloud is too small. How many rows need a second look, and how large
+#: the clouds are, is only known at run time.
+knn = Operation(
+    "mgic::knn",
+    _reference,
+    Kernel("compiled", _compiled, _why_not),
+    fake=lambda x, batch, k, backend: x.new_empty((x.size(0), k), dtype=torch.int64),
+    opaque=True,
+)

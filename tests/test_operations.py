@@ -1,0 +1,219 @@
+"""Every operation of both packages: kernels equal the reference, and PyTorch's tools take it."""
+
+import importlib
+import pkgutil
+import re
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.testing import assert_close
+
+import mgic_geo.ops
+import mgic_vision.ops
+from mgic_geo import (
+    DiffGCNConv,
+    GroupedEdgeConv,
+    GroupedLinear,
+    MGICLinear,
+    MGICMessagePassing,
+    explain,
+    knn_graph,
+)
+from mgic_geo import edge_gradients as weigh
+from mgic_geo.graphs.adjacency import sparse_matrices, to_adjacency
+from mgic_geo.graphs.derivatives import derivative_operators
+from mgic_geo.ops.csrc import build
+from mgic_geo.ops.operator import Operation
+from mgic_vision.layers import DepthwiseConv2d
+from mgic_vision.norm import BatchNorm2d
+
+needs_compiler = pytest.mark.skipif(build.library() is None, reason="no C compiler")
+GRAPHS = {"value", "value_t", "crossings"}  # whose gradients the kernels leave to the reference
+PACKED = {"cycle", "grouped_conv"}  # test_vision_native.py: the module that packs is the reference
+
+
+def find_operations() -> dict[str, Operation]:
+    """All of both packages, by name."""
+    found = {}
+    for package in (mgic_geo.ops, mgic_vision.ops):
+        for info in pkgutil.iter_modules(package.__path__, f"{package.__name__}."):
+            module = importlib.import_module(info.name)
+            for value in vars(module).values():
+                if isinstance(value, Operation):
+                    found[value.name.partition("::")[2]] = value
+    return found
+
+
+OPERATIONS = find_operations()
+
+
+def normal(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def make_inputs() -> dict[str, tuple]:
+    """Inputs of every operation."""
+    x, grad, weight, bias = normal(300, 8), normal(300, 4, seed=1), normal(2, 2, 4), normal(4)
+    edges = torch.randint(0, 300, (2, 900), generator=torch.Generator().manual_seed(0))
+    graph = to_adjacency(edges, 300, 300)
+    ops = derivative_operators(graph, normal(900, 3) / 3)
+    mix, row = normal(2, 2, 28), torch.randint(0, 301, (300, 4))
+    small, spread = normal(2, 4, 2), normal(300, 8, seed=2)
+    images, taps = (
+        normal(2, 6, 5, 4).contiguous(memory_format=torch.channels_last),
+        normal(6, 1, 3, 3),
+    )
+    norm = normal(8), normal(8, seed=3)
+    statistics = torch.rand(5, 8) + 1
+    forth = ops.ptr, ops.index, ops.value, ops.crossings
+    (matrix,) = sparse_matrices(graph, normal(900, 1))
+    return {
+        "grouped_linear": (x, weight, bias),
+        "grouped_linear_weight": (x, grad, 2),
+        "mix_derivatives": (x, mix, bias, *ops),
+        "mix_derivatives_backward": (grad, x, mix, *ops[3:]),
+        "mix_derivatives_weight": (grad, x, 2, *forth),
+        "derivative_operators": (graph.ptr, graph.index, normal(900, 3)),
+        "edge_gradients": (normal(300, 3), *edges, torch.arange(300) // 100, 0.5),
+        "neighbor_max": (x, graph.ptr, graph.index),
+        "add_at_rows": (grad, row, 300),
+        "knn": (normal(300, 3), None, 3, "auto"),
+        "batch_norm_act": (x, *norm, 1e-5, 1),
+        "batch_norm_act_backward": (spread, x, *norm, statistics, 1e-5, 0),
+        "add_normalized_linear": (spread, grad, small, *norm, 1e-5),
+        "add_normalized_linear_backward": (spread, grad, small, *norm, statistics, 1e-5),
+        "spmm": (x, *matrix),
+        "compress": (*edges, 300, 300),
+        "depthwise": (images, taps, 1),
+        "depthwise_backward": (images.flip(0), images, taps, 1, True, True),
+    }
+
+
+INPUTS = make_inputs()
+
+
+def test_every_operation_is_in_the_table():
+    assert OPERATIONS.keys() == INPUTS.keys() | PACKED
+    assert all(operation.kernels for operation in OPERATIONS.values())
+
+
+def numbers(result) -> list[Tensor]:
+    return [result] if isinstance(result, Tensor) else list(result)
+
+
+# the reference of a backward operation has no use for statistics, whose values here are made up
+OWN_STATISTICS = {"batch_norm_act_backward", "add_normalized_linear_backward"}
+
+
+@needs_compiler
+@pytest.mark.parametrize("name", sorted(INPUTS.keys() - OWN_STATISTICS))
+def test_every_kernel_equals_the_reference(name):
+    operation, inputs = OPERATIONS[name], INPUTS[name]
+    expected = numbers(operation.reference(*inputs))
+    applied = 0
+    for kernel in operation.kernels:
+        if kernel.why_not(*inputs) is None:
+            applied += 1
+            found = numbers(kernel.run(*inputs))
+            if name in ("batch_norm_act", "add_normalized_linear"):  # then what only kernels keep
+                found[1], expected[1] = found[1][:2], expected[1][:2]
+            assert_close(found, expected, rtol=1e-4, atol=1e-4)
+    assert applied
+
+
+@pytest.mark.parametrize("name", sorted(INPUTS))
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
+def test_the_operator_keeps_the_rules_of_pytorch(name):
+    operation = OPERATIONS[name]
+    inputs = [
+        x.clone().requires_grad_(operation.has_backward and name_of not in GRAPHS)
+        if isinstance(x, Tensor) and x.is_floating_point()
+        else x
+        for name_of, x in zip(operation.names, INPUTS[name], strict=True)
+    ]
+    torch.library.opcheck(operation.registered, tuple(inputs))
+
+
+class Sum(nn.Module):
+    """The sum of what a layer makes of features, as a function of the features."""
+
+    def __init__(self, layer: nn.Module, *inputs) -> None:
+        super().__init__()
+        self.layer, self.inputs = layer, inputs
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(x, *self.inputs).square().sum()
+
+
+def make_layers() -> dict[str, tuple[nn.Module, Tensor, tuple]]:
+    """Layers of both packages, features, and further inputs."""
+    torch.manual_seed(0)
+    pos = torch.rand(12, 3)
+    edges = knn_graph(pos, 3)
+    attr, plain = weigh(pos, edges), edges.as_tensor()
+    x = torch.randn(12, 8)
+    norms = {"norm_kwargs": {"track_running_stats": False}}
+    images = torch.randn(2, 8, 5, 4).contiguous(memory_format=torch.channels_last)
+    return {
+        "GroupedLinear": (GroupedLinear(8, 8, groups=2), x, ()),
+        "MGICLinear": (MGICLinear(8, group_size=2), x, ()),
+        "GroupedEdgeConv": (GroupedEdgeConv(8, 8, groups=2), x, (plain,)),
+        "DiffGCNConv": (DiffGCNConv(8, 8, groups=2), x, (plain, attr)),
+        "MGIC edge": (
+            MGICMessagePassing(8, 8, GroupedEdgeConv, group_size=2, **norms),
+            *(x, (plain,)),
+        ),
+        "MGIC diff": (
+            MGICMessagePassing(8, 8, DiffGCNConv, group_size=2, **norms),
+            *(x, (plain, attr)),
+        ),
+        "DepthwiseConv2d": (DepthwiseConv2d(8, 8), images, ()),
+        "BatchNorm2d": (BatchNorm2d(8, track_running_stats=False), images, ()),
+    }
+
+
+LAYERS = make_layers()
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_a_layer_works_under_every_transform(name):
+    layer, x, inputs = LAYERS[name]
+    function = Sum(layer, *inputs)
+    leaf = x.clone().requires_grad_()
+    (slope,) = torch.autograd.grad(function(leaf), leaf)
+    assert_close(torch.func.grad(function)(x), slope, rtol=1e-4, atol=1e-4)
+    along = torch.func.jvp(function, (x,), (torch.ones_like(x),))[1]
+    assert_close(along, slope.sum(), rtol=1e-3, atol=1e-2)
+    each = torch.func.vmap(function)(torch.stack([x, 2 * x]))
+    assert_close(each, torch.stack([function(x), function(2 * x)]).detach(), rtol=1e-4, atol=1e-3)
+    assert_close(torch.func.jacrev(function)(x), slope, rtol=1e-4, atol=1e-4)
+    rows = torch.func.vmap(torch.func.grad(function))(torch.stack([x, x]))
+    assert_close(rows[1], slope, rtol=1e-4, atol=1e-4)
+
+
+def test_an_operation_says_why_its_kernel_does_not_run():
+    for name, operation in OPERATIONS.items():
+        doubles = [
+            x.double() if isinstance(x, Tensor) and x.is_floating_point() else x
+            for x in INPUTS.get(name, ())
+        ]
+        if name not in PACKED | {"spmm", "compress", "neighbor_max"}:
+            assert "float64" in str(operation.why_not(*doubles)), name
+
+
+@needs_compiler
+def test_a_fallback_is_an_error_where_kernels_are_required(monkeypatch):
+    monkeypatch.setenv("MGIC_KERNELS", "require")
+    layer = GroupedLinear(8, 8, groups=2)
+    layer(torch.ones(2, 8))
+    with pytest.raises(RuntimeError, match=r"no kernel of mgic::grouped_linear .*float64"):
+        layer.double()(torch.ones(2, 8).double())
+
+
+@needs_compiler
+def test_a_network_is_explained():
+    layer, x, inputs = LAYERS["MGIC edge"]
+    text = str(explain(layer, x, *inputs))
+    assert re.search(r"mgic::neighbor_max +compiled +3\n", text)
+    assert re.search(r"reference +2  compiled: x has 12 rows, fewer than 256$", text)

@@ -125,6 +125,30 @@ def test_clouds_that_edges_leave_are_refused():
         DiffGCNConv(16, 16)(torch.randn(1500, 16), wrong)
 
 
+@pytest.mark.parametrize("sources", [0, 99, 101])
+def test_sources_without_targets_are_refused(sources):
+    source, target = EDGES.repeat(1, 2)[:, :101]
+    with pytest.raises(ValueError, match=rf"one node an edge, got .*\({sources},\) and \(100,\)"):
+        torch.ops.mgic.compress(source[:sources], target[:100], N, N)
+    with pytest.raises(ValueError, match=rf"one node an edge, got .*\(100,\) and \({sources},\)"):
+        torch.ops.mgic.compress(source[:100], target[:sources], N, N)
+
+
+@pytest.mark.parametrize("kind", [torch.complex64, torch.float32, torch.int32, torch.bool])
+def test_nodes_of_other_types_are_refused(kind):
+    with pytest.raises(ValueError, match=f"source and target must be int64, got {kind} and"):
+        torch.ops.mgic.compress(EDGES[0].to(kind), EDGES[1], N, N)
+    with pytest.raises(ValueError, match=f"must be int64, got torch.int64 and {kind}"):
+        torch.ops.mgic.compress(EDGES[0], EDGES[1].to(kind), N, N)
+
+
+@pytest.mark.parametrize("points", [0, N - 1, N + 1])
+def test_clouds_of_other_points_are_refused(points):
+    batch = torch.zeros(points, dtype=torch.long)
+    with pytest.raises(ValueError, match=rf"batch must be \({N},\), got shape \({points},\)"):
+        torch.ops.mgic.knn(X, batch, 3, "auto")
+
+
 def test_an_order_that_is_not_there_is_refused():
     edges = EdgeIndex(EDGES, sparse_size=(N, N), sort_order="col")
     with pytest.raises(ValueError, match="says that it is sorted by target"):

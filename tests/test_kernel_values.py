@@ -12,6 +12,7 @@ from mgic_geo.nn.correction import GraphCorrection
 from mgic_geo.nn.diff_conv import DiffGCNConv
 from mgic_geo.nn.norm_act import norm_act
 from mgic_geo.ops.csrc import build
+from mgic_geo.ops.grouped_linear import sum_rows
 
 pytestmark = pytest.mark.skipif(build.library() is None, reason="no C compiler")
 EXACT = {"rtol": 0, "atol": 0}
@@ -128,3 +129,44 @@ def test_gradients_of_norms_do_not_depend_on_the_threads(shape, threads):
         results.append((y, *torch.autograd.grad(y, (leaf, *norm.parameters()), grad)))
     for other in results[1:]:
         assert_close(other, results[0], **EXACT)
+
+
+@pytest.mark.parametrize(
+    ("rows", "channels"), [(0, 5), (1, 1), (63, 70), (2651, 36), (5000, 97), (70000, 40)]
+)
+def test_sums_over_rows_depend_on_their_order_only(rows, channels, threads):
+    x = torch.randn(rows, channels + 3, generator=torch.Generator().manual_seed(rows))
+    found = []
+    for count in (1, 2, 5):
+        threads(count)
+        found.append(sum_rows(x[:, 1:-2]))
+    expected = x[:, 1:-2].double().sum(0)
+    assert_close(found[0].double(), expected, rtol=1e-6, atol=1e-6 * rows**0.5)
+    for other in found[1:]:
+        assert_close(other, found[0], **EXACT)
+
+
+def test_the_gradient_of_a_bias_does_not_depend_on_the_number_of_threads(threads):
+    generator = torch.Generator().manual_seed(0)
+    layer = GroupedLinear(64, 36, groups=4)
+    x, grad = (torch.randn(2651, width, generator=generator) for width in (64, 36))
+    found = []
+    for count in (1, 2, 5, 7):
+        threads(count)
+        found += torch.autograd.grad(layer(x), layer.bias, grad)
+    for other in found[1:]:
+        assert_close(other, found[0], **EXACT)
+
+
+@pytest.mark.fault(52)
+@pytest.mark.parametrize("shape", [(2, 4), (9, 1), (9, 4), (300, 40)])
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_the_gradient_of_hard_swish_is_nan_at_nan_and_nowhere_else(shape, value):
+    """That of torch's is the one behind it in places where its vectors end."""
+    x, grad = torch.randn(2, *shape, generator=torch.Generator().manual_seed(0))
+    x[1, 0] = value
+    norm = nn.BatchNorm1d(shape[1])
+    y = norm_act(norm, nn.Hardswish(), x.requires_grad_())
+    for found in torch.autograd.grad(y, (x, *norm.parameters()), grad):
+        assert found[..., 0].isnan().all()
+        assert found[..., 1:].isfinite().all()

@@ -78,6 +78,7 @@ def make_inputs() -> dict[str, tuple]:
         "edge_gradients": (normal(300, 3), *edges, torch.arange(300) // 100, 0.5),
         "neighbor_max": (x, graph.ptr, graph.index),
         "add_at_rows": (grad, row, 300),
+        "sum_rows": (x,),
         "knn": (normal(300, 3), None, 3, "auto"),
         "batch_norm_act": (x, *norm, 1e-5, 1),
         "batch_norm_act_backward": (spread, x, *norm, statistics, 1e-5, 0),

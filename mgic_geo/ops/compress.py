@@ -37,6 +37,13 @@ def _reference(
 def _checked(
     source: Tensor, target: Tensor, num_sources: int, num_targets: int
 ) -> tuple[Tensor, Tensor, Tensor]:
+    if source.dtype != torch.int64 or target.dtype != torch.int64:
+        raise ValueError(f"source and target must be int64, got {source.dtype} and {target.dtype}")
+    if source.dim() != 1 or source.shape != target.shape:
+        raise ValueError(
+            "source and target must be one node an edge, got shapes "
+            f"{tuple(source.shape)} and {tuple(target.shape)}"
+        )
     check_nodes(source, num_sources, "source")
     check_nodes(target, num_targets, "target")
     return _reference(source, target, num_sources, num_targets)

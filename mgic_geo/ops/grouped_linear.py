@@ -144,6 +144,27 @@ def why_not_multiply(weight: Tensor, **tensors: Tensor | None) -> str | None:
     return why_not_in_autocast() or why_not_compiled(**tensors, weight=weight)
 
 
+def _sum_reference(x: Tensor) -> Tensor:
+    return x.sum(0)
+
+
+def _sum_compiled(x: Tensor) -> Tensor:
+    x, shares = in_rows(x), num_shares(x.size(0))
+    y, sums = x.new_empty(x.size(1)), x.new_zeros(shares, x.size(1), dtype=torch.double)
+    build.run("mgic_sum_rows", x, *x.shape, y, sums, shares)
+    return y
+
+
+#: ``(x,)``: the sum over the rows of ``(N, C)``. Torch's order of sums, and so its rounding, is one
+#: of the threads.
+sum_rows = Operation(
+    "mgic::sum_rows",
+    _sum_reference,
+    Kernel("compiled", _sum_compiled, lambda x: why_not_compiled(x=x)),
+    fake=lambda x: x.new_empty(x.size(1)),
+)
+
+
 def _reference(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     groups, _, columns = weight.shape
     if groups == 1:
@@ -181,7 +202,7 @@ def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         grad_x = grouped_linear(grad, weight.transpose(1, 2), None)
     if ctx.needs_input_grad[1]:
         grad_weight = grouped_linear_weight(x, grad, weight.size(0))
-    return grad_x, grad_weight, grad.sum(0) if ctx.has_bias else None
+    return grad_x, grad_weight, sum_rows(grad) if ctx.has_bias else None
 
 
 #: ``(x, weight, bias)``: a block-diagonal matrix, given by its blocks ``(groups, out, in)``, times

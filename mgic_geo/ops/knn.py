@@ -51,6 +51,8 @@ def _by_cloud(x: Tensor, batch: Tensor | None, search: Search) -> Tensor:
     """Neighbors by a search ``(x, counts)`` in clouds that lie one after another."""
     if batch is None:
         return search(_finite(x), torch.tensor([x.size(0)], device=x.device))
+    if batch.shape != x.shape[:1]:
+        raise ValueError(f"batch must be ({x.size(0)},), got shape {tuple(batch.shape)}")
     if (batch < 0).any():
         row = int((batch < 0).nonzero()[0])
         raise ValueError(f"batch must not be negative, got {int(batch[row])} in row {row}")

@@ -15,6 +15,7 @@ from mgic_geo.ops.grouped_linear import (
     grouped_linear_weight,
     num_shares,
     packing,
+    sum_rows,
     why_not_multiply,
 )
 from mgic_geo.ops.operator import Kernel, Operation
@@ -160,7 +161,7 @@ def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         )
     else:
         grad_weight = mix_derivatives_weight(grad, x, weight.size(0), ptr, index, value, crossings)
-        grad_bias = grad.sum(0) if ctx.has_bias else None
+        grad_bias = sum_rows(grad) if ctx.has_bias else None
     return grad_x, grad_weight, grad_bias if ctx.has_bias else None, *[None] * 7
 
 
@@ -216,7 +217,7 @@ def _backward_compiled(
     sums, totals = grad.new_zeros(shares, *plan.index.shape), grad.new_zeros(shares, grad.size(1))
     products = _Products(x.contiguous(), plan, sums, totals)
     grad_x = _multiply(grad, _swap(weight), None, Graph(*transposed), products)
-    return grad_x, plan.unpack(sums, weight.shape), totals.sum(0)
+    return grad_x, plan.unpack(sums, weight.shape), sum_rows(totals)
 
 
 def _backward_fake(

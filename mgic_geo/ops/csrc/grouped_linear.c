@@ -78,6 +78,53 @@ ENTRY mgic_grouped_linear(ROWS(x), int64_t rows, int64_t channels, INTS(begins),
     return NULL;
 }
 
+#define BLOCK 64  /* rows whose sums are in float */
+#define VECTORS 4 /* of channels at a time */
+
+/* Adds to sums what some channels of some rows come to. */
+INLINE void sum_block(const float *x, int64_t stride, int64_t rows, double *sums,
+                      const int vectors, int64_t lanes)
+{
+    vec total[VECTORS] = {};
+    for (int64_t r = 0; r < rows; r++)
+        for (int v = 0; v < vectors; v++)
+            total[v] += load_lanes(x + r * stride + LANES * v, lanes);
+    for (int v = 0; v < vectors; v++)
+        for (int lane = 0; lane < lanes; lane++)
+            sums[LANES * v + lane] += total[v][lane];
+}
+
+/* y: (channels), the sums over the rows of x, share by share: their order is that of the shares, not
+ * of the threads. x: (rows, channels); sums: (shares, channels), zero. */
+ENTRY mgic_sum_rows(ROWS(x), int64_t rows, int64_t channels, OUT_FLOATS(y), OUT_DOUBLES(sums),
+                    int64_t shares, int threads)
+{
+    WITHIN(rows, 0, MAX_SIZE);
+    WITHIN(channels, 0, MAX_SIZE);
+    WITHIN(shares, 1, MAX_SIZE);
+    HOLDS(x, rows ? (rows - 1) * x_stride + channels : 0);
+    HOLDS(y, channels);
+    HOLDS(sums, times(shares, channels));
+#pragma omp parallel for schedule(static) num_threads(threads)
+    for (int64_t share = 0; share < shares; share++) {
+        const int64_t from = rows * share / shares, to = rows * (share + 1) / shares;
+        double *own = sums + share * channels;
+        for (int64_t row = from; row < to; row += BLOCK) {
+            const int64_t here = to - row < BLOCK ? to - row : BLOCK;
+            int64_t c = 0;
+#define SUM(vectors, lanes) sum_block(x + row * x_stride + c, x_stride, here, own + c, vectors, lanes)
+            FOR_CHANNELS(c, channels, VECTORS, SUM)
+#undef SUM
+        }
+    }
+    for (int64_t share = 1; share < shares; share++)
+        for (int64_t c = 0; c < channels; c++)
+            sums[c] += sums[share * channels + c];
+    for (int64_t c = 0; c < channels; c++)
+        y[c] = (float)sums[c];
+    return NULL;
+}
+
 #define CHUNK 256 /* rows whose inputs stay in cache while all pieces read them */
 
 /* The gradient of `weight` above, in its form; sums: (shares, ...), zero, each for a share of the

@@ -1,36 +1,89 @@
-"""Multigrid-in-channels layers and networks for graphs and point clouds."""
+"""Multigrid-in-channels layers and networks for graphs and point clouds.
 
-from mgic_geo.conversion import Report as Report
-from mgic_geo.convert import convert as convert
-from mgic_geo.cost import multiply_adds as multiply_adds
-from mgic_geo.cost import num_weights as num_weights
-from mgic_geo.drawing import draw as draw
-from mgic_geo.fuse import fuse as fuse
-from mgic_geo.graphs.derivatives import EdgeGradients as EdgeGradients
-from mgic_geo.graphs.derivatives import edge_gradients as edge_gradients
-from mgic_geo.graphs.neighbors import knn_graph as knn_graph
-from mgic_geo.graphs.neighbors import knn_indices as knn_indices
-from mgic_geo.levels import Level as Level
-from mgic_geo.levels import MGICBlock as MGICBlock
-from mgic_geo.levels import Residual as Residual
-from mgic_geo.levels import init_transfer_ as init_transfer_
-from mgic_geo.levels import level_plan as level_plan
-from mgic_geo.models.dense import DensePointCloud as DensePointCloud
-from mgic_geo.models.gnn import MGICGNN as MGICGNN
-from mgic_geo.models.point_cloud import PointCloudClassifier as PointCloudClassifier
-from mgic_geo.models.registry import create_model as create_model
-from mgic_geo.models.registry import list_models as list_models
-from mgic_geo.models.segmentation import PointCloudSegmenter as PointCloudSegmenter
-from mgic_geo.models.segmentation import create_segmenter as create_segmenter
-from mgic_geo.models.weights import WeightsError as WeightsError
-from mgic_geo.models.weights import read_weights as read_weights
-from mgic_geo.nn.diff_conv import DiffGCNConv as DiffGCNConv
-from mgic_geo.nn.edge_conv import GroupedEdgeConv as GroupedEdgeConv
-from mgic_geo.nn.grouped_conv import make_grouped_conv as make_grouped_conv
-from mgic_geo.nn.grouped_linear import GroupedLinear as GroupedLinear
-from mgic_geo.nn.grouped_linear import transfer as transfer
-from mgic_geo.nn.linear import MGICMLP as MGICMLP
-from mgic_geo.nn.linear import MGICLinear as MGICLinear
-from mgic_geo.nn.linear import feed_forward as feed_forward
-from mgic_geo.nn.message_passing import MGICMessagePassing as MGICMessagePassing
-from mgic_geo.ops.operator import explain as explain
+Start here:
+
+- :class:`MGICMessagePassing` replaces a graph convolution of PyTorch Geometric, and
+  :class:`MGICLinear` a linear map.
+- :func:`create_model` builds a point-cloud classifier; :func:`list_models` names them all.
+- :func:`convert` replaces the convolutions of a network that exists.
+- :func:`fuse` makes a trained network faster; :func:`explain` says which implementations run.
+- :class:`MGICBlock` is the cycle itself, for layers of your own.
+"""
+
+from mgic_geo import conversion
+from mgic_geo.conversion import Report
+from mgic_geo.convert import convert
+from mgic_geo.cost import multiply_adds, num_weights
+from mgic_geo.drawing import draw
+from mgic_geo.fuse import fuse
+from mgic_geo.graphs.derivatives import EdgeGradients, edge_gradients
+from mgic_geo.graphs.neighbors import knn_graph, knn_indices
+from mgic_geo.levels import (
+    Correction,
+    Level,
+    MGICBlock,
+    Residual,
+    init_transfer_,
+    level_plan,
+)
+from mgic_geo.models.dense import DensePointCloud
+from mgic_geo.models.gnn import MGICGNN
+from mgic_geo.models.point_cloud import PointCloudClassifier
+from mgic_geo.models.registry import create_model, list_models
+from mgic_geo.models.segmentation import PointCloudSegmenter, create_segmenter
+from mgic_geo.models.weights import WeightsError, build_with_weights, read_weights
+from mgic_geo.nn.diff_conv import DiffGCNConv
+from mgic_geo.nn.edge_conv import GroupedEdgeConv
+from mgic_geo.nn.grouped_conv import make_grouped_conv
+from mgic_geo.nn.grouped_linear import GroupedLinear, transfer
+from mgic_geo.nn.linear import MGICMLP, MGICLinear, feed_forward
+from mgic_geo.nn.message_passing import MGICMessagePassing
+from mgic_geo.nn.width_change import WidthChange
+from mgic_geo.ops.operator import explain
+
+# what to start with comes first, as `help` shows it
+__all__ = [  # noqa: RUF022
+    "MGICMessagePassing",
+    "MGICLinear",
+    "create_model",
+    "list_models",
+    "convert",
+    "fuse",
+    "explain",
+    "MGICBlock",
+    # layers
+    "DiffGCNConv",
+    "GroupedEdgeConv",
+    "GroupedLinear",
+    "WidthChange",
+    "feed_forward",
+    "make_grouped_conv",
+    "transfer",
+    # the cycle
+    "Correction",
+    "Level",
+    "Residual",
+    "init_transfer_",
+    "level_plan",
+    # graphs
+    "EdgeGradients",
+    "edge_gradients",
+    "knn_graph",
+    "knn_indices",
+    # networks
+    "DensePointCloud",
+    "MGICGNN",
+    "MGICMLP",
+    "PointCloudClassifier",
+    "PointCloudSegmenter",
+    "create_segmenter",
+    "WeightsError",
+    "build_with_weights",
+    "read_weights",
+    # what networks are made of and cost
+    "Report",
+    "conversion",
+    "draw",
+    "multiply_adds",
+    "num_weights",
+]

@@ -1,32 +1,65 @@
-"""Multigrid-in-channels networks for images."""
+"""Multigrid-in-channels networks for images.
 
-from mgic_vision.blocks import basic_block as basic_block
-from mgic_vision.blocks import bottleneck as bottleneck
-from mgic_vision.blocks import dense_level as dense_level
-from mgic_vision.blocks import ghost_bottleneck as ghost_bottleneck
-from mgic_vision.blocks import inverted_residual as inverted_residual
-from mgic_vision.convert import convert as convert
-from mgic_vision.fuse import fuse as fuse
-from mgic_vision.layers import GhostModule as GhostModule
-from mgic_vision.layers import GroupedConv2d as GroupedConv2d
-from mgic_vision.layers import SqueezeExcite as SqueezeExcite
-from mgic_vision.merging import merge_groups as merge_groups
-from mgic_vision.models.backbone import Backbone as Backbone
-from mgic_vision.models.backbone import Stages as Stages
-from mgic_vision.models.interface import Head as Head
-from mgic_vision.models.interface import ImageModel as ImageModel
-from mgic_vision.models.lraspp import LRASPP as LRASPP
-from mgic_vision.models.registration import register_at_import as _register_at_import
-from mgic_vision.models.registration import register_with_timm as register_with_timm
-from mgic_vision.models.registration import register_with_torchvision as register_with_torchvision
-from mgic_vision.models.registry import create_model as create_model
-from mgic_vision.models.registry import list_models as list_models
-from mgic_vision.models.registry import list_options as list_options
-from mgic_vision.summary import Summary as Summary
-from mgic_vision.summary import summary as summary
-from mgic_vision.transfers import TransferConv2d as TransferConv2d
-from mgic_vision.units import depthwise_change as depthwise_change
-from mgic_vision.units import mgic_unit as mgic_unit
-from mgic_vision.units import pointwise_change as pointwise_change
+Start here:
 
-_register_at_import()
+- :func:`create_model` builds a classifier, a segmenter or a backbone; :func:`list_models` names
+  them all and :func:`list_options` their options.
+- :func:`convert` replaces the residual blocks of a network of torchvision or timm.
+- :func:`fuse` makes a trained network faster; :func:`summary` counts what its cycles cost.
+- :func:`mgic_unit` is the cycle as a layer, for networks of your own.
+- :func:`register_with_timm` and :func:`register_with_torchvision` offer the networks there.
+"""
+
+from mgic_vision.blocks import (
+    basic_block,
+    bottleneck,
+    dense_level,
+    ghost_bottleneck,
+    inverted_residual,
+)
+from mgic_vision.convert import convert
+from mgic_vision.fuse import fuse
+from mgic_vision.layers import GhostModule, GroupedConv2d, SqueezeExcite
+from mgic_vision.merging import merge_groups
+from mgic_vision.models.backbone import Backbone, Stages
+from mgic_vision.models.interface import Head, ImageModel
+from mgic_vision.models.lraspp import LRASPP
+from mgic_vision.models.registration import register_with_timm, register_with_torchvision
+from mgic_vision.models.registry import create_model, list_models, list_options
+from mgic_vision.summary import Summary, summary
+from mgic_vision.transfers import TransferConv2d
+from mgic_vision.units import depthwise_change, mgic_unit, pointwise_change
+
+# what to start with comes first, as `help` shows it
+__all__ = [  # noqa: RUF022
+    "create_model",
+    "list_models",
+    "list_options",
+    "convert",
+    "fuse",
+    "summary",
+    "mgic_unit",
+    "register_with_timm",
+    "register_with_torchvision",
+    # blocks and layers
+    "basic_block",
+    "bottleneck",
+    "dense_level",
+    "depthwise_change",
+    "ghost_bottleneck",
+    "GhostModule",
+    "GroupedConv2d",
+    "inverted_residual",
+    "pointwise_change",
+    "SqueezeExcite",
+    "TransferConv2d",
+    # networks
+    "Backbone",
+    "Head",
+    "ImageModel",
+    "LRASPP",
+    "Stages",
+    # what becomes of them
+    "Summary",
+    "merge_groups",
+]

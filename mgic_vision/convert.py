@@ -11,9 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from mgic_geo import transfer
+from mgic_geo import multiply_adds, transfer
 from mgic_geo.conversion import Replacement, Report, drop_hooks, outermost, require, rewrite
-from mgic_geo.cost import multiply_adds
 from mgic_geo.levels import Correction, Level, MGICBlock, Residual, level_plan
 from mgic_vision.conversion import convnext, inverted, resnet, transformer  # noqa: F401, register
 from mgic_vision.conversion.narrow import branch_widths, leaves, narrow

@@ -11,9 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mgic_geo import GroupedLinear
+from mgic_geo import GroupedLinear, WidthChange
 from mgic_geo.levels import Level, MGICBlock
-from mgic_geo.nn.width_change import WidthChange
 from mgic_vision.layers import DepthwiseConv2d, GroupedConv2d
 from mgic_vision.norm import BatchNorm2d
 

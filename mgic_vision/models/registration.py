@@ -1,19 +1,12 @@
 """This package's networks under the names by which users of timm and torchvision make theirs.
 
-Neither library is needed here, and neither is imported: timm alone would make
-``import mgic_vision`` a sixth longer. Where a library is imported already, the networks are
-registered at once, and otherwise at the end of its own import, whichever of the two comes first.
+Neither library is imported before one of these functions is called: timm alone would make
+``import mgic_vision`` a sixth longer.
 """
 
 from __future__ import annotations
 
-import importlib.abc
-import importlib.util
-import sys
-import warnings
-from collections.abc import Callable, Sequence
-from importlib.machinery import ModuleSpec
-from types import ModuleType
+from collections.abc import Callable
 
 from torch import nn
 
@@ -24,7 +17,7 @@ NAMES = tuple(name for name in list_models() if name.startswith(("mgic_", "lrasp
 
 
 def register_with_timm() -> None:
-    """Let ``timm.create_model("mgic_resnet50")`` work; done by itself wherever timm is imported.
+    """Let ``timm.create_model("mgic_resnet50")`` work.
 
     The networks for classification are registered. There are no pretrained weights; a checkpoint
     of this project's training is loaded with ``checkpoint=``, as in
@@ -93,61 +86,3 @@ def _torchvision_builder(name: str) -> Callable[..., nn.Module]:
 def _refuse_pretrained(name: str, wanted: object) -> None:
     if wanted:
         raise ValueError(f"there are no pretrained weights of {name}; checkpoint= takes your own")
-
-
-class _AtImport(importlib.abc.MetaPathFinder):
-    """Registers with each library when it has been imported, then stands aside for it.
-
-    Args:
-        waiting: What to call, by the name of the library.
-    """
-
-    def __init__(self, waiting: dict[str, Callable[[], None]]) -> None:
-        self.waiting = waiting
-        self.searching: set[str] = set()
-
-    def find_spec(
-        self, name: str, path: Sequence[str] | None, target: ModuleType | None = None
-    ) -> ModuleSpec | None:
-        """Find the library as everybody else does, and note to register after it is run.
-
-        To be found is not to be imported: others look whether a library is there.
-        """
-        if name not in self.waiting or name in self.searching:
-            return None
-        self.searching.add(name)
-        try:
-            spec = importlib.util.find_spec(name)  # by the other finders
-        finally:
-            self.searching.remove(name)
-        if spec is None or spec.loader is None:
-            return None
-        run = spec.loader.exec_module
-
-        def run_and_register(module: ModuleType) -> None:
-            run(module)
-            register = self.waiting.pop(name, None)
-            if register is None:
-                return
-            try:
-                register()
-            except Exception as error:  # an import of theirs must not fail for our sake
-                warnings.warn(f"mgic_vision is not registered with {name}: {error}", stacklevel=2)
-
-        spec.loader.exec_module = run_and_register  # type: ignore[method-assign]
-        return spec
-
-
-def register_at_import() -> None:
-    """Register with timm and torchvision, now or at the end of their import."""
-    waiting = {}
-    for name, register in (
-        ("timm", register_with_timm),
-        ("torchvision", register_with_torchvision),
-    ):
-        if name in sys.modules:
-            register()
-        else:
-            waiting[name] = register
-    if waiting:
-        sys.meta_path.insert(0, _AtImport(waiting))

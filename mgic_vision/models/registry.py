@@ -10,7 +10,7 @@ from typing import get_args, get_type_hints
 
 from torch import nn
 
-from mgic_geo.models.weights import build_with_weights
+from mgic_geo import build_with_weights
 from mgic_vision.models import (
     baselines,
     function,

@@ -26,11 +26,11 @@ from torch.nn import functional
 from datasets.mnist5k import mnist5k
 from mgic_vision import convert, summary
 from scripts.training import comparison
-from scripts.training.checkpoint import read_checkpoint, seal
-from scripts.training.errors import NonFiniteError
-from scripts.training.files import read_or_make, write_whole
 from scripts.training.optimizer import OptimizerSettings
-from scripts.training.seeds import derive_seed
+from scripts.training.reliability.checkpoint import read_checkpoint, seal
+from scripts.training.reliability.errors import NonFiniteError
+from scripts.training.reliability.files import read_or_make, write_whole
+from scripts.training.reliability.seeds import derive_seed
 
 WIDTHS, NARROW = (32, 64, 128, 256), (23, 47, 94, 189)  # of the stages
 SIZES = {"group_size": 16, "coarse_size": 32, "min_width": 32}

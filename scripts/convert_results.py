@@ -18,7 +18,7 @@ from torch import nn
 from mgic_geo import Report
 from mgic_vision import convert
 from scripts.training import comparison
-from scripts.training.files import write_whole
+from scripts.training.reliability.files import write_whole
 
 GROUP_SIZE, COARSE_SIZE = 32, 64
 INPUT_SIZE = (3, 224, 224)

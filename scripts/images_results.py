@@ -21,7 +21,7 @@ from mgic_vision import create_model, summary
 from scripts.training import comparison
 from scripts.training.comparison import Job, Variant, spread_and_range
 from scripts.training.comparison_figures import plot_against_weights, write_figure
-from scripts.training.files import write_whole
+from scripts.training.reliability.files import write_whole
 
 CONFIG = Path("scripts/configs/images_results.yaml")
 EPOCHS = {200: 50, 1000: 16, 4000: 4}  # by the number of training images, to fit an hour

@@ -14,7 +14,7 @@ from pathlib import Path
 from scripts.paper_tables.claims import write_index
 from scripts.paper_tables.pages import command_of, headline, to_markdown, write_page
 from scripts.paper_tables.registry import ITEMS, WITHOUT_NUMBERS
-from scripts.training.errors import TrainingError
+from scripts.training.reliability.errors import TrainingError
 
 DOCS = Path("docs/results")
 

@@ -20,9 +20,9 @@ from mgic_geo import create_segmenter, multiply_adds, num_weights
 from scripts.training import comparison
 from scripts.training.comparison import Contender, Job, spread_and_range
 from scripts.training.comparison_figures import draw_with_pictures
-from scripts.training.figures import draw_cloud
-from scripts.training.files import write_whole
-from scripts.training.report_parts import part_colors
+from scripts.training.reliability.files import write_whole
+from scripts.training.reports.figures import draw_cloud
+from scripts.training.reports.parts import part_colors
 
 CONFIG = Path("scripts/configs/parts_results.yaml")
 SPLITS = ("test", "test-hard")

@@ -22,7 +22,7 @@ from scripts.benchmarks.points import make_clouds
 from scripts.training import comparison
 from scripts.training.comparison import Job, Variant, spread, spread_and_range
 from scripts.training.comparison_figures import plot_against_weights, write_figure
-from scripts.training.files import write_whole
+from scripts.training.reliability.files import write_whole
 
 CONFIG = Path("scripts/configs/points_results.yaml")
 SPLITS = ("test", "test-hard")

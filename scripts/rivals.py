@@ -24,7 +24,7 @@ from scripts.rivalry.matching import inference_seconds, match, step_seconds
 from scripts.rivalry.tasks import TASKS
 from scripts.rivalry.training import read_run, train
 from scripts.rivalry.units import Unit, read_units
-from scripts.training.files import read_or_make, write_whole
+from scripts.training.reliability.files import read_or_make, write_whole
 
 STEPS = 200
 

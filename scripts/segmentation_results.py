@@ -22,8 +22,8 @@ from mgic_vision import create_model, summary
 from scripts.training import comparison
 from scripts.training.comparison import Contender, Job, spread_and_range
 from scripts.training.comparison_figures import draw_with_pictures
-from scripts.training.files import write_whole
-from scripts.training.report_masks import paint
+from scripts.training.reliability.files import write_whole
+from scripts.training.reports.masks import paint
 
 CONFIG = Path("scripts/configs/digit_scenes.yaml")
 NUM_PICTURES = 4

@@ -20,10 +20,10 @@ from huggingface_hub import EvalResult, ModelCardData
 
 import mgic_geo
 from scripts.report import read_splits
-from scripts.training.errors import TrainingError
-from scripts.training.files import write_whole
-from scripts.training.report import best_epoch, read_metrics
-from scripts.training.report_splits import Split
+from scripts.training.reliability.errors import TrainingError
+from scripts.training.reliability.files import write_whole
+from scripts.training.reports.report import best_epoch, read_metrics
+from scripts.training.reports.splits import Split
 from scripts.training.weights import Weights, export_weights, read_weights
 
 METRICS = {"miou": "mIoU", "accuracy": "accuracy", "class_accuracy": "mean over classes"}

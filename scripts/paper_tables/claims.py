@@ -23,7 +23,7 @@ from scripts.paper_tables.verdicts import (
     lead_is_not_speed,
     memory_is,
 )
-from scripts.training.files import write_whole
+from scripts.training.reliability.files import write_whole
 
 
 @dataclass(frozen=True)

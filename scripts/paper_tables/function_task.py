@@ -15,12 +15,12 @@ from torch.nn import functional
 
 from mgic_geo import num_weights
 from mgic_vision import create_model
-from scripts.training.checkpoint import read_checkpoint, seal
-from scripts.training.errors import NonFiniteError, RunFolderError
-from scripts.training.files import write_whole
 from scripts.training.optimizer import OptimizerSettings
-from scripts.training.run_folder import compare_configs
-from scripts.training.seeds import derive_seed
+from scripts.training.reliability.checkpoint import read_checkpoint, seal
+from scripts.training.reliability.errors import NonFiniteError, RunFolderError
+from scripts.training.reliability.files import write_whole
+from scripts.training.reliability.run_folder import compare_configs
+from scripts.training.reliability.seeds import derive_seed
 
 # x, y, a, b: section 4.2
 LOW = (0.0, 0.0, 0.0, 1.0)

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 
 from scripts.benchmarks import machine
 from scripts.paper_tables.item import Item, Page
-from scripts.training.files import write_whole
+from scripts.training.reliability.files import write_whole
 
 DASH = "-"
 

@@ -25,11 +25,11 @@ from mgic_geo import num_weights
 from mgic_vision import create_model
 from scripts.paper_tables.cycles import Change, MakeLayer, change_cycles, unchanged
 from scripts.paper_tables.function_task import HIGH, LOW, function
-from scripts.training.errors import NonFiniteError, RunFolderError
-from scripts.training.files import write_whole
 from scripts.training.optimizer import OptimizerSettings
-from scripts.training.run_folder import compare_configs
-from scripts.training.seeds import derive_seed
+from scripts.training.reliability.errors import NonFiniteError, RunFolderError
+from scripts.training.reliability.files import write_whole
+from scripts.training.reliability.run_folder import compare_configs
+from scripts.training.reliability.seeds import derive_seed
 
 TEST_BATCH = 1_000
 

@@ -15,7 +15,7 @@ from scripts.rivalry.training import OPTIMIZER, read_run
 from scripts.rivalry.units import COARSE_SIZE, EXPANSION, GROUP_SIZE, ROWS, WIDTH, Unit
 from scripts.training import comparison
 from scripts.training.comparison_figures import BLUE, GRAY, RED, plot_range, write_figure
-from scripts.training.files import write_whole
+from scripts.training.reliability.files import write_whole
 
 
 def make_rows(

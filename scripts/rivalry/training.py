@@ -12,9 +12,9 @@ from torch import nn
 
 from mgic_geo import num_weights
 from scripts.rivalry.task import Task
-from scripts.training.errors import NonFiniteError
 from scripts.training.optimizer import OptimizerSettings
-from scripts.training.seeds import derive_seed
+from scripts.training.reliability.errors import NonFiniteError
+from scripts.training.reliability.seeds import derive_seed
 
 OPTIMIZER = OptimizerSettings(lr=2e-3, weight_decay=1e-4)
 WARMUP_SHARE = 0.1

@@ -10,14 +10,14 @@ import torch.nn.functional as F
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
-from scripts.training.checks import check_labels, check_losses, check_weights
-from scripts.training.distributed import gather, sync_buffers
-from scripts.training.errors import NonFiniteError, TrainingError, TrainingWarning
 from scripts.training.evaluation import NOTHING, Evaluation
 from scripts.training.optimizer import DEFAULT_OPTIMIZER, OptimizerSettings
-from scripts.training.recovery import count_in_pieces
+from scripts.training.reliability.checks import check_labels, check_losses, check_weights
+from scripts.training.reliability.distributed import gather, sync_buffers
+from scripts.training.reliability.errors import NonFiniteError, TrainingError, TrainingWarning
+from scripts.training.reliability.recovery import count_in_pieces
+from scripts.training.reliability.seeds import derive_seed
 from scripts.training.results import choose_rows, collect_predictions, show_rows
-from scripts.training.seeds import derive_seed
 from scripts.training.weights import Weights
 
 

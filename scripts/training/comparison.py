@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from scripts.benchmarks import timing
-from scripts.training.files import write_whole
+from scripts.training.reliability.files import write_whole
 
 REPEATS = 7  # training steps timed of every model
 

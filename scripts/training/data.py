@@ -11,10 +11,10 @@ from lightning.pytorch import LightningDataModule
 from torch.utils.data import Dataset
 
 from datasets.splits import stratified_split
-from scripts.training.distributed import world
-from scripts.training.errors import TrainingError
 from scripts.training.loader import OrderedBatches, ResumableLoader, ShuffledBatches
-from scripts.training.recovery import Recovery
+from scripts.training.reliability.distributed import world
+from scripts.training.reliability.errors import TrainingError
+from scripts.training.reliability.recovery import Recovery
 
 
 class ClassificationData(LightningDataModule):

@@ -25,10 +25,10 @@ from datasets.splits import nested_subset, stratified_split
 from mgic_vision import create_model
 from scripts.training.classifier import Classifier
 from scripts.training.data import ClassificationData
-from scripts.training.errors import TrainingError
 from scripts.training.evaluation import Evaluation, TopFive
-from scripts.training.files import hash_files
 from scripts.training.optimizer import DEFAULT_OPTIMIZER, OptimizerSettings
+from scripts.training.reliability.errors import TrainingError
+from scripts.training.reliability.files import hash_files
 
 
 class ImageBatch(NamedTuple):

@@ -20,8 +20,8 @@ from datasets.surface import normalize, sample_surface
 from mgic_geo import create_model
 from scripts.training.classifier import Classifier
 from scripts.training.data import ClassificationData
-from scripts.training.errors import TrainingError
 from scripts.training.optimizer import DEFAULT_OPTIMIZER, OptimizerSettings
+from scripts.training.reliability.errors import TrainingError
 
 
 class CloudData(ClassificationData):

@@ -20,9 +20,9 @@ from datasets.digit_scenes import DigitScenes
 from datasets.image_dataset import ImageFormat, drawing_from
 from datasets.image_files import ImageFileError, read_image
 from scripts.training.data import ClassificationData
-from scripts.training.errors import TrainingError
-from scripts.training.files import hash_files
 from scripts.training.loader import ResumableLoader
+from scripts.training.reliability.errors import TrainingError
+from scripts.training.reliability.files import hash_files
 
 LARGEST_PICTURE = 256  # of those kept for the report
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

@@ -48,7 +48,12 @@ def read_or_make(path: Path, make: Callable[[], Any]) -> Any:
     """
     if not path.exists():
         write_whole(path, (json.dumps(make(), indent=1) + "\n").encode())
-    return json.loads(path.read_text())
+    return read_json(path)
+
+
+def read_json(path: Path) -> Any:
+    """Read plain values from a JSON file."""
+    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def hash_files(paths: Sequence[str | os.PathLike[str]]) -> str:

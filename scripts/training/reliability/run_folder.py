@@ -113,7 +113,7 @@ def compare_configs(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[s
         >>> compare_configs({"model": {"lr": 1, "k": 8}}, {"model": {"lr": 2}})
         ['model.k: 8 -> not set', 'model.lr: 1 -> 2']
     """
-    old, new = dict(_flatten(before)), dict(_flatten(now))
+    old, new = dict(flatten(before)), dict(flatten(now))
     return [
         f"{key}: {old.get(key, 'not set')} -> {new.get(key, 'not set')}"
         for key in sorted({*old, *new})
@@ -137,10 +137,11 @@ def spell(setting: Any) -> Any:
     return setting
 
 
-def _flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield the settings of a nested configuration by their dotted names."""
     for key, value in tree.items():
         if isinstance(value, Mapping) and value:
-            yield from _flatten(value, f"{prefix}{key}.")
+            yield from flatten(value, f"{prefix}{key}.")
         elif value is not None:  # which means the same as nothing
             yield f"{prefix}{key}", value
 

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from mgic_geo import num_weights
-from scripts.rivalry.units import DENSE, EXPANSION, MGIC, RIVALS, ROWS, WIDTH, Unit
+from scripts.experiments.rivals.units import DENSE, EXPANSION, MGIC, RIVALS, ROWS, WIDTH, Unit
 
 WARMUP, REPEATS = 2, 9
 

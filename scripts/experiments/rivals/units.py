@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from mgic_geo import Level, MGICBlock, MGICLinear, Residual, feed_forward, transfer
-from scripts.rivalry.maps import (
+from scripts.experiments.rivals.maps import (
     ButterflyLinear,
     GhostLinear,
     MonarchLinear,

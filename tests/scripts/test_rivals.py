@@ -6,10 +6,12 @@ import torch
 from torch.testing import assert_close
 
 from mgic_geo import num_weights
-from scripts import rivals
-from scripts.rivalry import maps, matching, page, training, units
-from scripts.rivalry.tasks import TASKS
-from scripts.rivalry.units import DENSE, MGIC, RIVALS, Unit
+from scripts import compare
+from scripts.experiments.pages import read_rows
+from scripts.experiments.rivals import maps, matching, units
+from scripts.experiments.rivals.comparison import make_trial
+from scripts.experiments.rivals.tasks import TASKS
+from scripts.experiments.rivals.units import DENSE, MGIC, RIVALS, Unit
 
 
 def matrix(layer, channels):
@@ -82,12 +84,15 @@ def test_rivals_of_equal_time_are_the_nearest_by_the_clock(kind, monkeypatch):
 
 @pytest.mark.parametrize("task", ["function", "text"])
 @pytest.mark.parametrize("unit", [DENSE, MGIC], ids=["dense", "MGIC"])
-def test_a_run_repeats_bit_for_bit_and_learns(task, unit):
-    runs = [training.train(unit.make, TASKS[task], 3, seed=1) for _ in range(2)]
-    assert runs[0]["loss"] == runs[1]["loss"]
-    assert runs[0]["error"] == runs[1]["error"]
-    more = training.train(unit.make, TASKS[task], 12, seed=1)
-    assert more["loss"] < runs[0]["loss"]
+def test_a_run_repeats_bit_for_bit_and_learns(task, unit, tmp_path):
+    results = []
+    for place, steps in (("one", 3), ("two", 3), ("more", 12)):
+        trial = make_trial(unit, task, steps, 1, tmp_path / place)
+        trial.run(float("inf"))
+        results.append(trial.read())
+    one, two, more = results
+    assert (one["loss"], one["score"]) == (two["loss"], two["score"])
+    assert more["loss"] < one["loss"]
 
 
 def steps(x, level):
@@ -125,53 +130,42 @@ def fake(folder, errors):
     (folder / "sizes.json").write_text(json.dumps(rows))
     for unit in found:
         for task in TASKS:
-            for seed, shift in enumerate((0.0, 1.0)):
-                run = {"error": errors[unit.kind] + shift, "weights": network_weights(unit, task)}
-                (folder / page.file_name(unit, task, seed)).write_text(json.dumps(run))
+            for seed in range(2):
+                trial = make_trial(unit, task, 200, seed, folder)
+                result = {"score": errors[unit.kind] + seed}
+                trial.path.write_text(json.dumps({"run": trial.describe(), "result": result}))
 
 
-def network_weights(unit, task):
-    return num_weights(TASKS[task].make_network(unit.make))
+def run(folder, *more):
+    return compare.main(["rivals", "--runs", str(folder), "--docs", str(folder), *more])
 
 
-def test_page_says_who_is_better_by_ranges_and_what_is_missing(tmp_path, monkeypatch):
+def test_page_says_who_is_better_by_ranges_and_what_is_missing(tmp_path):
     fake(tmp_path, {"dense": 1.5, "MGIC": 3.0, "narrow": 7.0})
-    where = ["--runs", str(tmp_path), "--docs", str(tmp_path), "--page-only"]
-    assert rivals.main([*where, "--seeds", "2"]) == 0
+    assert run(tmp_path, "--page-only", "--seeds", "2") == 0
     text = (tmp_path / "rivals.md").read_text()
     assert "| narrow | weights | better (-4.000) | better (-4.000) |" in text
     assert "| dense | - | worse (+1.500) |" in text
     assert "At equal weights MGIC is better in 4, same in 0, worse in 0 of 4" in text
     assert "At equal time: nothing can be said yet" in text
     assert "not done yet" not in text
-    monkeypatch.setattr(page, "draw", lambda *_: None)  # once is enough
-    assert rivals.main([*where, "--seeds", "3"]) == 0
-    assert "**12 of 36 runs are not done yet**" in (tmp_path / "rivals.md").read_text()
+    assert run(tmp_path, "--page-only", "--seeds", "3", "--tasks", "text") == 0
+    assert "**3 of 9 runs are not done yet**" in (tmp_path / "rivals.md").read_text()
+    assert "(seeds: 2)" in (tmp_path / "rivals.md").read_text()
 
 
-def test_only_runs_that_are_missing_or_of_another_network_are_trained(tmp_path, monkeypatch):
+def test_only_runs_that_are_missing_are_trained_and_those_of_another_network_refused(
+    tmp_path, capsys
+):
     fake(tmp_path, {"dense": 1.0, "MGIC": 2.0, "narrow": 3.0})
-    asked = []
-
-    def fit(unit, task, steps, seed):
-        asked.append((unit.kind, seed))
-        return {"error": 1.0, "seconds": 0.0, "weights": network_weights(unit, task)}
-
-    monkeypatch.setattr(rivals, "fit", fit)
-    monkeypatch.setattr(page, "draw", lambda *_: None)
-    (tmp_path / "text-narrow-weights-0.json").unlink()
-    before = {"error": 2.0, "weights": network_weights(MGIC, "text") - 576}  # without inner norms
-    (tmp_path / "text-MGIC-1.json").write_text(json.dumps(before))
-    where = ["--runs", str(tmp_path), "--docs", str(tmp_path), "--seeds", "2", "--tasks", "text"]
-    for _ in range(2):
-        assert rivals.main(where) == 0
-        assert asked == [("narrow", 0), ("MGIC", 1)]
-
-
-def test_page_leaves_out_the_run_of_another_network(tmp_path):
-    fake(tmp_path, {"dense": 1.0, "MGIC": 2.0, "narrow": 3.0})
-    found = units.read_units(json.loads((tmp_path / "sizes.json").read_text()))
-    (tmp_path / "text-MGIC-1.json").write_text(json.dumps({"error": 9.0, "weights": 1}))
-    _, mgic, narrow = page.make_rows(found, tmp_path, ["text"], 2)
-    assert (mgic["text_runs"], mgic["text_max"]) == (1, 2.0)
-    assert (narrow["text_runs"], narrow["text_max"]) == (2, 4.0)
+    path = tmp_path / "text-narrow-weights-0.json"
+    run_of = json.loads(path.read_text())["run"]
+    path.unlink()
+    where = ["--seeds", "2", "--tasks", "text", "--steps", "200"]
+    assert run(tmp_path, *where, "--minutes", "0") == 0
+    assert not path.exists()
+    rows = {row["model"]: row for row in read_rows(tmp_path / "rivals.csv")}
+    assert (rows["narrow"]["text_runs"], rows["narrow"]["text_max"]) == ("1", "4.0")
+    path.write_text(json.dumps({"run": run_of | {"weights": 1}, "result": {"score": 9.0}}))
+    assert run(tmp_path, *where, "--page-only") == 1
+    assert "weights: 1 -> " in capsys.readouterr().err

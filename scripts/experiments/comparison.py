@@ -71,7 +71,7 @@ class Comparison:
     questions: Sequence[tuple[str, str, str]]
     make_network: Callable[[Contender, dict[str, Any]], nn.Module]
     costs: Callable[[nn.Module, dict[str, Any]], Row]
-    draw: Callable[[list[Row], Mapping[str, TrainingRun]], Figure]
+    draw: Callable[[list[Row], Sequence[TrainingRun]], Figure]
     keys: Sequence[str]
     splits: Sequence[str] = ("test",)
     make_batch: Callable[[dict[str, Any]], Batch] | None = None
@@ -113,7 +113,7 @@ class Comparison:
         seconds = step_seconds(self, changes) if self.timed else {}
         for (contender, setting), own in zip(places, grid, strict=True):
             config = read_config(self.config, {**self._settings(setting), **changes})
-            results = [found[piece.name] for piece in own if piece.name in found]
+            results = [found[str(piece.path)] for piece in own if str(piece.path) in found]
             row: Row = {"model": contender.name, "note": contender.note}
             row |= {} if setting is None else {"num_train": setting}
             row |= self.costs(self.make_network(contender, config), config)
@@ -133,7 +133,7 @@ class Comparison:
             cores=os.cpu_count(),
             missing=len(pieces) - len(found),
         )
-        first = {piece.name: piece for piece in pieces[: len(places)] if piece.name in found}
+        first = [piece for piece in pieces[: len(places)] if str(piece.path) in found]
         pictures = {"": as_png(self.draw(rows, first))} if first else {}
         return write_page(options.docs, self.name, text, rows, pictures)
 

@@ -193,7 +193,7 @@ class FineTuned:
         found = runs.finish(list(trials.values()), options)
         rows = []
         for arm in self.arms:
-            names = [trials[arm.name, seed].name for seed in range(options.seeds)]
+            names = [str(trials[arm.name, seed].path) for seed in range(options.seeds)]
             done = [{"start": math.nan} | found[name] for name in names if name in found]
             costs = summary(arm.make(resnet()), IMAGE).total
             row: Row = {"model": arm.name, "note": arm.note, "weights": costs.weights}

@@ -1,6 +1,6 @@
 """Comparisons of the packages' networks: point clouds, their parts, images, segmentation."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -78,17 +78,17 @@ def _measure_scenes(split: str, result: dict[str, Any]) -> dict[str, float]:
 
 
 def read_pictures(
-    found: Mapping[str, TrainingRun], names: Sequence[str]
+    found: Sequence[TrainingRun], names: Sequence[str]
 ) -> list[tuple[str, dict[str, np.ndarray]]]:
     """Read arrays of the predictions of runs, by the names of their contenders."""
     pictures = []
-    for name, run in found.items():
-        with np.load(run.folder / "predictions.npz", allow_pickle=False) as file:
-            pictures.append((name.rpartition("-")[0], {key: file[key] for key in names}))
+    for run in found:
+        with np.load(run.path / "predictions.npz", allow_pickle=False) as file:
+            pictures.append((run.path.name.rpartition("-")[0], {key: file[key] for key in names}))
     return pictures
 
 
-def draw_parts(rows: list[Row], found: Mapping[str, TrainingRun]) -> Figure:
+def draw_parts(rows: list[Row], found: Sequence[TrainingRun]) -> Figure:
     """Draw mIoU against weights, and some test clouds as the first runs saw them."""
     pictures, colors = read_pictures(found, ("clouds", "truths", "parts")), part_colors(len(PARTS))
     arrays = pictures[0][1]
@@ -105,7 +105,7 @@ def draw_parts(rows: list[Row], found: Mapping[str, TrainingRun]) -> Figure:
     )
 
 
-def draw_scenes(rows: list[Row], found: Mapping[str, TrainingRun]) -> Figure:
+def draw_scenes(rows: list[Row], found: Sequence[TrainingRun]) -> Figure:
     """Draw mIoU against weights, and the same test scenes as the first runs saw them."""
     pictures = read_pictures(found, ("scenes", "truths", "masks", "colors"))
     arrays = pictures[0][1]

@@ -27,8 +27,8 @@ class Piece(Protocol):
     """One training of a comparison."""
 
     @property
-    def name(self) -> str:
-        """Name of its file or folder."""
+    def path(self) -> Path:
+        """Its file or folder."""
         ...
 
     def read(self) -> dict[str, Any] | None:
@@ -56,7 +56,7 @@ def finish(pieces: Sequence[Piece], options: argparse.Namespace) -> dict[str, di
     """Run the missing pieces until the time is over.
 
     Returns:
-        Results of the finished pieces by their names.
+        Results of the finished pieces by their paths.
 
     Raises:
         ValueError: No seeds are asked for.
@@ -83,8 +83,8 @@ def finish(pieces: Sequence[Piece], options: argparse.Namespace) -> dict[str, di
             attempt(piece)
     if errors:
         raise errors[0] if len(errors) == 1 else TrainingError("\n".join(map(str, errors)))
-    found = {piece.name: piece.read() for piece in pieces}
-    return {name: result for name, result in found.items() if result is not None}
+    found = {str(piece.path): piece.read() for piece in pieces}
+    return {path: result for path, result in found.items() if result is not None}
 
 
 def refuse_changes(place: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
@@ -104,7 +104,7 @@ class TrainingRun:
     """A run of a training script in a process of its own, on one thread.
 
     Args:
-        folder: Its run folder; its log lies beside it.
+        path: Its run folder; its log lies beside it.
         script: Name of the script, such as ``train_image``.
         config: The configuration file.
         settings: What differs from the file, by dotted name.
@@ -113,7 +113,7 @@ class TrainingRun:
         measure: From the result of a split, by its name, to the values of the table.
     """
 
-    folder: Path
+    path: Path
     script: str
     config: Path
     settings: Mapping[str, Any]
@@ -124,17 +124,12 @@ class TrainingRun:
         f"{split}-class": 100 * result["class_accuracy"],
     }
 
-    @property
-    def name(self) -> str:
-        """Name of the folder."""
-        return self.folder.name
-
     def read(self) -> dict[str, Any] | None:
         """Return values, number of epochs and configuration of a finished run."""
-        files = {split: self.folder / f"{split}.json" for split in self.splits}
+        files = {split: self.path / f"{split}.json" for split in self.splits}
         if not all(file.exists() for file in files.values()):
             return None
-        config = read_config(self.folder / "config.yaml")
+        config = read_config(self.path / "config.yaml")
         wanted = dict(flatten(yaml.safe_load(self.config.read_text()))) | dict(self.settings)
         wanted = dict(flatten(wanted | {"seed": self.seed, "run_dir": None}))
         found = {
@@ -142,11 +137,11 @@ class TrainingRun:
             for key, value in flatten(config)
             if key in wanted or key.startswith("model.options.")
         }
-        refuse_changes(self.folder, found, wanted)
+        refuse_changes(self.path, found, wanted)
         run: dict[str, Any] = {"config": config}
         for split, file in files.items():
             run |= self.measure(split, json.loads(file.read_text()))
-        with (self.folder / "metrics.csv").open() as file:
+        with (self.path / "metrics.csv").open() as file:
             return run | {"epochs": len(list(csv.DictReader(file)))}
 
     def run(self, deadline: float) -> None:
@@ -155,9 +150,9 @@ class TrainingRun:
         command += ["--config", str(self.config)]
         for key, value in self.settings.items():
             command += [f"--{key}", value if isinstance(value, str) else json.dumps(value)]
-        command += ["--resume", "--run_dir", str(self.folder), "--seed", str(self.seed)]
+        command += ["--resume", "--run_dir", str(self.path), "--seed", str(self.seed)]
         command += ["--threads", "1"]
-        log = self.folder.with_suffix(".log")
+        log = self.path.with_suffix(".log")
         log.parent.mkdir(parents=True, exist_ok=True)
         start = time.monotonic()
         with log.open("w") as file:
@@ -167,6 +162,6 @@ class TrainingRun:
             except subprocess.TimeoutExpired:
                 process.terminate()
                 code = process.wait()
-        print(f"{self.name}: exit code {code}, {time.monotonic() - start:.0f} s", flush=True)
+        print(f"{self.path.name}: exit code {code}, {time.monotonic() - start:.0f} s", flush=True)
         if code != 0 and code not in STOPPED:
-            raise TrainingError(f"{self.name} failed with exit code {code}, see {log}")
+            raise TrainingError(f"{self.path.name} failed with exit code {code}, see {log}")

@@ -67,15 +67,10 @@ class Trial:
     keep: bool = False
     score_first: bool = False
 
-    @property
-    def name(self) -> str:
-        """Name of the file."""
-        return self.path.name
-
     def describe(self) -> dict[str, Any]:
         """Return what the results depend on, in plain values."""
-        course = self.course
-        return {**self.settings, "optimizer": asdict(course.optimizer), "epochs": course.epochs}
+        course = {"optimizer": asdict(self.course.optimizer), "epochs": self.course.epochs}
+        return json.loads(json.dumps({**self.settings, **course}))  # tuples become lists
 
     def read(self) -> dict[str, Any] | None:
         """Return the results, with the number of weights where the settings have it.

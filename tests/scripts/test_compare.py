@@ -34,16 +34,16 @@ def fake(name: str, folder: Path, value=lambda contender, seed: 0.5, **arrays) -
         for setting in compared.settings or [None]:
             for seed in range(2):
                 run = compared.make_run(contender, setting, seed, folder, {})
-                run.folder.mkdir()
+                run.path.mkdir()
                 config = read_config(run.config, {**run.settings, "seed": seed})
-                (run.folder / "config.yaml").write_text(yaml.safe_dump(config))
+                (run.path / "config.yaml").write_text(yaml.safe_dump(config))
                 share = value(contender.name, seed)
                 result = {"accuracy": share, "class_accuracy": share, "miou": share}
                 for split in run.splits:
                     text = json.dumps(result | {"iou": [share, None, share]})
-                    (run.folder / f"{split}.json").write_text(text)
-                (run.folder / "metrics.csv").write_text("epoch,seconds\n1,9\n2,9\n")
-                np.savez(run.folder / "predictions.npz", **arrays)
+                    (run.path / f"{split}.json").write_text(text)
+                (run.path / "metrics.csv").write_text("epoch,seconds\n1,9\n2,9\n")
+                np.savez(run.path / "predictions.npz", **arrays)
 
 
 def write_page(name: str, folder: Path, *more: str) -> str:
@@ -194,7 +194,7 @@ def test_a_run_is_stopped_at_the_deadline_continued_and_not_done_again(tmp_path,
     piece = TrainingRun(tmp_path / "run-0", "train_modelnet10", config, settings, 0)
     options = compare.argparse.Namespace(seeds=1, minutes=0.0, jobs=1, page_only=False)
     assert finish([piece], options) == {}
-    assert not piece.folder.exists()
+    assert not piece.path.exists()
     piece.run(0.0)
     assert "run-0: exit code " in capsys.readouterr().out
     options.minutes = 10
@@ -202,14 +202,14 @@ def test_a_run_is_stopped_at_the_deadline_continued_and_not_done_again(tmp_path,
     assert found["epochs"] == 1
     assert found["config"]["data"]["num_points"] == 8
     capsys.readouterr()
-    assert finish([piece], options) == {"run-0": found}
+    assert finish([piece], options) == {str(piece.path): found}
     assert not capsys.readouterr().out
 
 
 def test_a_run_that_fails_does_not_stop_the_others(tmp_path):
     class Noted(TrainingRun):
         def run(self, deadline):
-            raise TrainingError(self.name)
+            raise TrainingError(self.path.name)
 
     config = Path("scripts/configs/points.yaml")
     pieces = [Noted(tmp_path / name, "none", config, {}, 0) for name in "ab"]

@@ -12,7 +12,7 @@ from mgic_geo.levels import reset_parameters
 from mgic_vision import basic_block, create_model
 from mgic_vision.blocks import dense_level
 from mgic_vision.transfers import TransferConv2d
-from scripts.paper_tables import cycles
+from scripts.experiments.paper import cycles
 
 OPTIONS = {"depth": 8, "width": 8, "group_size": 4, "coarse_size": 4}
 CHANGES = {

@@ -15,25 +15,33 @@ from mgic_vision import create_model as create_image_model
 from mgic_vision import summary
 from mgic_vision.layers import SqueezeExcite
 from scripts import paper
-from scripts.paper_tables import counts, figure4, function_task, table7, table8, table11, verdicts
-from scripts.paper_tables.channel_coding import (
+from scripts.benchmarks.tensor_memory import MemoryCounter
+from scripts.experiments.pages import read_rows
+from scripts.experiments.paper import counts, figure4, table8, verdicts
+from scripts.experiments.paper.channel_coding import (
     ChannelCoder,
     coding_error,
     dense_coder,
     rank_bound,
     train_coder,
 )
-from scripts.paper_tables.claims import write_index
-from scripts.paper_tables.counts import Measured, Ours, compare, count, count_points, unexplained
-from scripts.paper_tables.memory import MemoryCounter
-from scripts.paper_tables.pages import command_of, read_rows
-from scripts.paper_tables.published import number, published, rounding
-from scripts.paper_tables.registry import ITEMS, WITHOUT_NUMBERS
-from scripts.paper_tables.section34 import exponents, make_row
+from scripts.experiments.paper.claims import write_index
+from scripts.experiments.paper.counts import (
+    TABLES,
+    Measured,
+    Ours,
+    compare,
+    count,
+    count_points,
+    networks_of,
+    unexplained,
+)
+from scripts.experiments.paper.item import command_of, number, published, rounding
+from scripts.experiments.paper.registry import ITEMS, WITHOUT_NUMBERS
+from scripts.experiments.paper.section34 import exponents, make_row
 from scripts.training.reliability.errors import CheckpointError, RunFolderError
 
 ROOT = Path(__file__).parents[2]
-COUNT_TABLES = ("table3", "table5", "table7", "table9", "table11", "table12", "table13")
 TINY = """
 networks:
   - {name: MobileNetV3, model: function_mobilenetv3}
@@ -122,12 +130,15 @@ def test_every_large_difference_has_a_reason(name, tables):
         assert max(off, default=0) <= 2 or row["why they differ"], row["model"]
 
 
-@pytest.mark.parametrize("scale", table7.SCALES)
+@pytest.mark.parametrize("scale", ["0.6x", "1.0x", "1.2x"])
 def test_the_reasons_of_table_7_quote_what_is_counted(scale):
-    width, (printed, floor, left, cycles, without, bare, _) = table7.SCALES[scale]
+    ours = networks_of("table7")[f"MGIC-MobileNetV3 {scale}"]
+    numbers = r"printed ([\d.]+) M.*\(([\d.]+) M\) leave ([\d.]+) M.*have ([\d.]+) M here; "
+    numbers += r"multiply-adds: (\d+) M without R and P, (\d+) M also"
+    printed, floor, left, cycles, without, bare = re.search(numbers, ours.reason).groups()
     with torch.device("meta"):
-        model = create_image_model("mgic_mobilenetv3", width=width)
-        single = create_image_model("mgic_mobilenetv3", width=width, min_levels=0)
+        model = create_image_model("mgic_mobilenetv3", **ours.options)
+        single = create_image_model("mgic_mobilenetv3", **ours.options, min_levels=0)
     outside = [m for m in model.modules() if isinstance(m, SqueezeExcite)]
     found = sum(map(num_weights, [*outside, model.head, model.final])) / 1e6
     assert f"{found:.2f}" == floor
@@ -145,7 +156,7 @@ def test_a_difference_without_a_reason_is_found():
     assert not unexplained([row | {"why they differ": "another stem"}])
 
 
-@pytest.mark.parametrize("name", COUNT_TABLES)
+@pytest.mark.parametrize("name", TABLES)
 def test_no_number_of_the_paper_stands_in_a_column_of_ours(name, tmp_path, monkeypatch):
     ours = counts.Counts(7, 7)
     monkeypatch.setattr(counts, "count", lambda network: ours)
@@ -160,7 +171,7 @@ def test_no_number_of_the_paper_stands_in_a_column_of_ours(name, tmp_path, monke
 
 def test_accuracies_of_ours_come_from_the_results_alone(tmp_path):
     measured = Measured("points.csv", "test_mean", "ours shapes10, %")
-    ours = {"DGCNN": Ours("dgcnn", {"width": 16}, results=(("model", "dgcnn"),))}
+    ours = {"DGCNN": Ours("dgcnn", {"width": 16}, results={"model": "dgcnn"})}
     before = compare("table11", ours, tmp_path, measured)
     assert all(row["ours shapes10, %"] is None for row in before)
     (tmp_path / "points.csv").write_text("model,test_mean,test_std\ndgcnn,81.26,0.5\n")
@@ -170,7 +181,7 @@ def test_accuracies_of_ours_come_from_the_results_alone(tmp_path):
 
 
 def test_what_was_trained_on_points_has_as_many_layers_as_what_is_counted_beside_it():
-    trained = [ours for ours in table11.OURS.values() if ours.results]
+    trained = [ours for ours in networks_of("table11").values() if ours.results]
     assert trained
     assert not any(ours.options for ours in trained)
 
@@ -184,7 +195,7 @@ def test_printed_numbers_keep_their_precision():
 def test_the_command_of_a_page_leaves_out_where_it_is_written(monkeypatch):
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     given = ["table1", "--docs", "elsewhere", "--steps", "3"]
-    assert command_of("table1", None, given) == "python -m scripts.paper table1 --steps 3"
+    assert command_of(given) == "python -m scripts.paper table1 --steps 3"
 
 
 def test_the_index_has_a_verdict_only_where_there_is_evidence(tables):
@@ -198,9 +209,9 @@ def test_the_index_has_a_verdict_only_where_there_is_evidence(tables):
     assert f"| {verdicts.HOLDS} " in lines["weights of MGIC-ResNet-50 are as printed"]
     assert verdicts.NOT_TESTABLE in lines["accuracies on ImageNet"]
     assert all(f"| {verdict} " in text for verdict in verdicts.VERDICTS)
-    assert "points_results" not in text
+    assert "compare points" not in text
     (tables / "points.md").touch()
-    assert "| `python -m scripts.points_results`" in write_index(tables).read_text()
+    assert "| `python -m scripts.compare points`" in write_index(tables).read_text()
 
 
 @pytest.mark.parametrize(
@@ -339,55 +350,49 @@ def test_memory_is_that_of_tensors_that_are_alive():
     assert y.view(10, 100).sum() == 1000
 
 
-def read_tiny(tmp_path: Path) -> function_task.Settings:
+def read_tiny(tmp_path: Path) -> figure4.Settings:
     path = tmp_path / "tiny.yaml"
     path.write_text(TINY)
-    return function_task.read_settings(path)
+    return figure4.read_settings(path)
 
 
-def train(settings, folder, deadline=float("inf")):
-    points = function_task.make_points(settings)
-    return function_task.train_until(deadline, figure4._runs(settings, folder), points)
+def make_trial(settings: figure4.Settings, path: Path):
+    return figure4.make_trial(settings, settings.networks[-1], 32, 0, path)
 
 
 def test_a_stopped_function_run_continues_bit_for_bit(tmp_path):
-    settings = replace(read_tiny(tmp_path), folds=1, networks=read_tiny(tmp_path).networks[1:])
-    (whole,) = train(settings, tmp_path / "whole").values()
-    points = function_task.make_points(settings)
-    network = settings.networks[0]
-    path = tmp_path / "pieces" / "run.ckpt"
-    function_task.Run(settings, network, 32, 0, path).train_epoch(points)
-    rest = function_task.Run(settings, network, 32, 0, path)
-    assert len(rest.history) == 1
-    rest.train_epoch(points)
-    assert_close(rest.model.state_dict(), whole.model.state_dict(), rtol=0, atol=0)
-    assert [e["test"] for e in rest.history] == [e["test"] for e in whole.history]
+    settings = read_tiny(tmp_path)
+    whole, pieces = (make_trial(settings, tmp_path / name / "run.json") for name in "ab")
+    whole.run(math.inf)
+    pieces.run(0.0)  # one epoch
+    assert pieces.read() is None
+    pieces.run(0.0)
+    one, other = whole.read(), pieces.read()
+    assert [one[key] for key in ("loss", "score")] == [other[key] for key in ("loss", "score")]
+    assert not list(tmp_path.rglob("*.ckpt"))
 
 
 def test_a_function_run_of_other_settings_is_refused(tmp_path):
     settings = read_tiny(tmp_path)
-    path = tmp_path / "run.ckpt"
-    network = settings.networks[0]
-    function_task.Run(settings, network, 32, 0, path).train_epoch(
-        function_task.make_points(settings)
-    )
+    trial = make_trial(settings, tmp_path / "run.json")
+    trial.run(0.0)
     with pytest.raises(RunFolderError, match=r"batch_size: 100 -> 50"):
-        function_task.Run(replace(settings, batch_size=50), network, 32, 0, path)
+        make_trial(replace(settings, batch_size=50), trial.path).run(0.0)
+    path = tmp_path / "run.ckpt"
     path.write_bytes(path.read_bytes()[:-9])
     with pytest.raises(CheckpointError, match=r"run\.ckpt"):
-        function_task.Run(settings, network, 32, 0, path)
+        trial.run(0.0)
 
 
 def test_folds_test_different_points(tmp_path):
     settings = read_tiny(tmp_path)
-    points = function_task.make_points(settings)
-    one, two = (set(function_task._split(settings, points, f)[0].tolist()) for f in (0, 1))
+    one, two = (set(figure4.split(settings, fold)[0].tolist()) for fold in (0, 1))
     assert len(one) == len(two) == 100
     assert not one & two
 
 
 def test_points_lie_in_the_ranges_of_section_4_2(tmp_path):
-    points = function_task.make_points(replace(read_tiny(tmp_path), c_range=(10.0, 20.0)))
+    points = figure4.points_of(replace(read_tiny(tmp_path), c_range=(10.0, 20.0)))
     low, high = points.amin(0), points.amax(0)
     assert_close(low, torch.tensor([0, 0, 0, 1.0, 10.0]), atol=0.1, rtol=0)
     assert_close(high, torch.tensor([2 * math.pi, 2 * math.pi, 1, 2, 20.0]), atol=0.1, rtol=0)
@@ -415,7 +420,7 @@ def test_figure_4_writes_what_is_finished_and_says_what_is_not(tmp_path, capsys)
 
 @pytest.mark.parametrize("name", ["function", "function_range", "function_sgd", "function_paper"])
 def test_the_configurations_of_figure_4_are_valid(name):
-    settings = function_task.read_settings(ROOT / f"scripts/configs/{name}.yaml")
+    settings = figure4.read_settings(ROOT / f"scripts/configs/{name}.yaml")
     if name == "function_paper":
         assert (settings.num_points, settings.folds, settings.epochs) == (10_000_000, 10, 1000)
         assert (settings.batch_size, settings.optimizer.lr) == (20_000, 1e-4)
@@ -459,7 +464,7 @@ def test_figure_6_keeps_what_was_measured_where_the_runs_are_not(tmp_path):
 
 
 def test_the_papers_numbers_are_well_formed():
-    tables = json.loads((ROOT / "scripts/paper_tables/paper.json").read_text())["tables"]
+    tables = json.loads((ROOT / "scripts/experiments/paper/paper.json").read_text())["tables"]
     for table in tables.values():
         names = [row["model"] for row in table["rows"]]
         assert all(names)
@@ -499,10 +504,9 @@ def test_table_8_says_which_training_steps_do_not_fit(monkeypatch, tmp_path, cap
 
 def test_the_networks_of_table_8_are_those_of_table_7():
     for name, ours in table8.NETWORKS.items():
-        assert ours.model == table7.OURS[name].model
-        assert ours.options | {"width": 1.0, "h_swish": True} == (
-            table7.OURS[name].options | {"width": 1.0, "h_swish": True}
-        )
+        other, default = networks_of("table7")[name], {"width": 1.0, "h_swish": True}
+        assert ours.model == other.model
+        assert default | ours.options == default | other.options
 
 
 def test_memory_of_a_training_step_grows_with_the_batch():

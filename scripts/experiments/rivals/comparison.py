@@ -68,7 +68,7 @@ class Rivals:
             row |= {"weights": num_weights(unit.make())}
             row |= {f"{key}_ms": own.get(key) for key in ("training", "inference")}
             for task in options.tasks:
-                names = [trials[unit.name, task, seed].name for seed in range(options.seeds)]
+                names = [str(trials[unit.name, task, seed].path) for seed in range(options.seeds)]
                 errors = [{task: found[name]["score"]} for name in names if name in found]
                 row |= {f"{task}_runs": len(errors)} | summarize(errors, [task])
             rows.append(row)

@@ -1,21 +1,25 @@
-"""Weights and multiply-adds of networks beside the paper's: what all tables of counts share."""
+"""Tables of weights and multiply-adds: the networks of ``tables.yaml`` beside the paper's rows."""
 
+import argparse
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 from torch import nn
 
 import mgic_geo
 import mgic_vision
 from mgic_geo import MGICBlock, multiply_adds, num_weights
-from scripts.paper_tables.pages import read_rows
-from scripts.paper_tables.published import number, published, rounding
+from scripts.experiments.pages import read_rows
+from scripts.experiments.paper.item import Item, Page, number, published, rounding
 
 TOLERANCE = 0.02  # above this, a row has to say why it differs from the paper's
 POINTS = 1024
+TABLES = yaml.safe_load(Path(__file__).with_name("tables.yaml").read_text(encoding="utf-8"))
 
 
 @dataclass(frozen=True)
@@ -37,13 +41,13 @@ class Ours:
             network of ``torchvision:`` or ``timm:``.
         options: Its options.
         reason: Why it differs from the paper's, where it does.
-        results: Row of the results that it was trained as here, as ``(column, value)`` pairs.
+        results: Columns of the results that name the row that it was trained as here.
     """
 
     model: str
     options: Mapping[str, Any] = field(default_factory=dict)
     reason: str = ""
-    results: tuple[tuple[str, str], ...] = ()
+    results: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -59,6 +63,11 @@ class Measured:
     file: str
     column: str
     heading: str
+
+
+def networks_of(table: str) -> dict[str, Ours]:
+    """The networks of a table by the paper's names of its rows."""
+    return {name: Ours(**row) for name, row in TABLES[table]["ours"].items()}
 
 
 def build(ours: Ours) -> nn.Module:
@@ -83,14 +92,9 @@ def count(ours: Ours) -> Counts:
     model = build(ours)
     if isinstance(model, mgic_geo.PointCloudClassifier):
         return count_points(model)
-    size = None if hasattr(model, "input_size") else (3, 224, 224)
-    report = mgic_vision.summary(model, size)
-    return Counts(
-        report.total.weights,
-        report.total.multiply_adds,
-        report.transfers.weights,
-        report.transfers.multiply_adds,
-    )
+    report = mgic_vision.summary(model, None if hasattr(model, "input_size") else (3, 224, 224))
+    total, transfers = report.total, report.transfers
+    return Counts(total.weights, total.multiply_adds, transfers.weights, transfers.multiply_adds)
 
 
 def count_points(model: mgic_geo.PointCloudClassifier, points: int = POINTS) -> Counts:
@@ -143,35 +147,36 @@ def _row(
     """One line: model, both quantities on both sides, accuracies, why they differ."""
     line: dict[str, Any] = {"model": row["model"]}
     reasons = []
-    for key, label in (("weights", "weights"), ("multiply_adds", "multiply-adds")):
-        paper = number(table, row, key)
+    for key in ("weights", "multiply_adds"):
+        label, paper = key.replace("_", "-"), number(table, row, key)
         mine = getattr(counts, key) if counts else None
-        transfers = getattr(counts, f"transfer_{key}") if counts else 0
-        line[f"paper {label}"] = _short(paper)
+        line[f"paper {label}"] = None if paper is None else round(paper)
         line[f"ours {label}"] = mine
-        line[f"ours {label} without R and P"] = mine - transfers if mine is not None else None
-        line[f"difference of {label}, %"] = difference = _percent(mine, paper)
-        if difference is None or abs(difference) <= 100 * TOLERANCE:
+        transfers = getattr(counts, f"transfer_{key}") if counts else 0
+        line[f"ours {label} without R and P"] = None if mine is None else mine - transfers
+        known = mine is not None and paper
+        off = round(100 * (mine / paper - 1), 1) if known else None
+        line[f"difference of {label}, %"] = off
+        if off is None or abs(off) <= 100 * TOLERANCE:
             continue
-        if abs(mine - paper) <= rounding(table, row, key):  # type: ignore[operator]
+        if abs(mine - paper) <= rounding(table, row, key):
             reasons.append(f"{label}: within the rounding of the printed {row[key]}")
         elif ours:
             reasons.append(ours.reason)
     for key, label in published(table)["accuracy"].items():
         line[f"paper {label}"] = float(row[key]) if key in row else None
     if measured:
-        line[measured.heading] = find_measured(docs, measured, ours.results if ours else ())
-    line["why they differ"] = "; ".join(dict.fromkeys(reasons))
-    return line
+        line[measured.heading] = find_measured(docs, measured, ours.results if ours else {})
+    return line | {"why they differ": "; ".join(dict.fromkeys(reasons))}
 
 
-def find_measured(docs: Path, measured: Measured, results: Sequence[tuple[str, str]]) -> str | None:
+def find_measured(docs: Path, measured: Measured, results: Mapping[str, str]) -> str | None:
     """Mean and deviation over the seeds, as a script here has measured them, if it has."""
     for row in read_rows(docs / measured.file) if results else ():
-        if row[measured.column] and all(row.get(key) == value for key, value in results):
-            mean = float(row[measured.column])
+        if row[measured.column] and results.items() <= row.items():
             deviation = row.get(measured.column.replace("_mean", "_std"))
-            return f"{mean:.1f} ± {float(deviation):.1f}" if deviation else f"{mean:.1f}"
+            mean = f"{float(row[measured.column]):.1f}"
+            return f"{mean} ± {float(deviation):.1f}" if deviation else mean
     return None
 
 
@@ -189,9 +194,16 @@ def unexplained(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     ]
 
 
-def _short(value: float | None) -> int | None:
-    return None if value is None else round(value)
+def make(table: str, arguments: argparse.Namespace) -> Page:
+    """Count the networks of a table."""
+    entry = TABLES[table]
+    measured = Measured(**entry["measured"]) if "measured" in entry else None
+    rows = compare(table, networks_of(table), arguments.docs, measured)
+    seeds = {"seeds": entry["seeds"]} if "seeds" in entry else {}
+    return Page(rows, "\n\n".join(entry["notes"]), **seeds)
 
 
-def _percent(mine: int | None, paper: float | None) -> float | None:
-    return None if mine is None or not paper else round(100 * (mine / paper - 1), 1)
+ITEMS = {
+    table: Item(table, entry["title"], entry["cost"], entry["offline"], partial(make, table))
+    for table, entry in TABLES.items()
+}

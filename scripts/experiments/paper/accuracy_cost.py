@@ -13,9 +13,8 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
 
-from scripts.paper_tables.item import Item, Page
-from scripts.paper_tables.pages import as_png, read_rows
-from scripts.paper_tables.published import number, published
+from scripts.experiments.pages import as_png, fill, read_rows
+from scripts.experiments.paper.item import Item, Page, number, published
 
 WARM = ("#d55e00", "#cc79a7", "#e69f00", "#882255")
 COLD = ("#0072b2", "#009e73", "#56b4e9", "#8d96a0", "#332288", "#44aa99")
@@ -57,7 +56,7 @@ def make_figure5(arguments: argparse.Namespace) -> Page:
     ]
     note = "The first panel has the paper's numbers of Table 7; the others are of networks trained "
     note += "here on other data, and are not to be compared with it."
-    return Page([*paper, *ours], (note,), {"": draw_costs([*paper, *ours])})
+    return Page([*paper, *ours], note, {"": draw_costs([*paper, *ours])})
 
 
 def draw_costs(rows: Sequence[Mapping[str, Any]]) -> bytes:
@@ -143,25 +142,18 @@ def make_figure6(arguments: argparse.Namespace) -> Page:
             line = {"run": f"ours: {model}", "data": data, "epochs": epochs}
             line |= {"paper best accuracy": None, "ours best accuracy": sum(best) / len(best)}
             rows.append(line | {"lowest": min(best), "highest": max(best), "seeds": len(best)})
-    notes = [
-        "The paper asks whether MGIC is easier to train or has more capacity: if it were easier, "
-        "more epochs would close the gap. Its answer is the four rows that begin with `paper`; "
-        "the rest are runs here, validation accuracy in percent on their own data, after two "
-        "thirds of the epochs and after all: the mean over the seeds of the best epoch so far.",
-    ]
+    seeds = "of every row as many as it says"
     if curves:
-        return Page(rows, notes, {"": draw_curves(curves)}, seeds="of every row as many as it says")
+        return Page(rows, fill("figure6.md", why=""), {"": draw_curves(curves)}, seeds)
     kept, picture = read_rows(arguments.docs / "figure6.csv"), arguments.docs / "figure6.png"
     kept = [row for row in kept if row["run"].startswith("ours")]
     rows += [{key: _number(value) for key, value in row.items()} for row in kept]
-    notes.append(
-        "No runs with validation accuracy are in this checkout's folder of runs: the rows of ours "
-        "and their picture are those of the page that was there before."
-        if kept
-        else f"No runs with validation accuracy are in `{arguments.runs.name}` yet."
-    )
+    why = f"No runs with validation accuracy are in `{arguments.runs.name}` yet."
+    if kept:
+        why = "No runs with validation accuracy are in this checkout's folder of runs: the rows of "
+        why += "ours and their picture are those of the page that was there before."
     pictures = {"": picture.read_bytes()} if kept and picture.exists() else {}
-    return Page(rows, notes, pictures, seeds="of every row as many as it says")
+    return Page(rows, fill("figure6.md", why=why), pictures, seeds)
 
 
 def _number(value: str) -> int | float | str | None:
@@ -218,7 +210,6 @@ def draw_curves(curves: Mapping[tuple[str, str], Sequence[Sequence[float]]]) -> 
 FIGURE5 = Item(
     "figure5",
     "accuracy against multiply-adds",
-    needs="points.csv, images.csv, segmentation.csv of the results, as far as they are there",
     cost="seconds",
     offline="the paper's numbers, and those of our runs",
     make=make_figure5,
@@ -226,7 +217,6 @@ FIGURE5 = Item(
 FIGURE6 = Item(
     "figure6",
     "accuracy by epoch: easier training or more capacity?",
-    needs="metrics.csv of finished runs, as far as they are there",
     cost="seconds",
     offline="the paper's numbers, and those of our runs",
     make=make_figure6,

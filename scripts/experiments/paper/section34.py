@@ -2,6 +2,7 @@
 
 import argparse
 import math
+import statistics
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
@@ -12,10 +13,10 @@ from torch import nn
 
 from mgic_vision import basic_block, mgic_unit, summary
 from mgic_vision.blocks import dense_level
+from scripts.benchmarks.tensor_memory import MemoryCounter
 from scripts.benchmarks.timing import Contender, race, spread
-from scripts.paper_tables.item import Item, Page
-from scripts.paper_tables.memory import MemoryCounter
-from scripts.paper_tables.pages import as_png
+from scripts.experiments.pages import as_png, fill
+from scripts.experiments.paper.item import Item, Page
 
 DENSE, GROUP_SIZES = "dense", (8, 16, 32)
 WIDTHS = (64, 128, 256, 512, 1024, 2048, 4096)
@@ -59,7 +60,9 @@ def make(arguments: argparse.Namespace) -> Page:
     for row in rows:
         for key in ("inference MB", "training MB"):
             row[f"{key} / dense"] = row[key] / dense[row["width"]][key]
-    return Page(rows, _notes(rows, arguments), {"": draw(rows)}, seeds="0 of the weights")
+    fits = {quantity: exponents(rows, quantity) for quantity in QUANTITIES}
+    notes = fill("section34.md", fits=fits, options=arguments)
+    return Page(rows, notes, {"": as_png(draw(rows))}, seeds="0 of the weights")
 
 
 def make_row(kind: str, width: int, size: int, milliseconds: float | None) -> dict[str, Any]:
@@ -108,52 +111,25 @@ def time_blocks(
     }
 
 
-def fit_exponent(widths: Sequence[float], values: Sequence[float]) -> float:
-    """Slope of a straight line through the logarithms: 1 is linear growth, 2 quadratic.
+def exponents(rows: Sequence[dict[str, Any]], quantity: str) -> dict[str, float]:
+    """Fitted exponent of every block: 1 is linear growth, 2 quadratic.
 
     Example:
-        >>> round(fit_exponent([64, 128, 256], [1.0, 4.0, 16.0]), 3)
+        >>> rows = [{"block": "a", "width": w, "n": w * w} for w in (64, 128, 256)]
+        >>> round(exponents(rows, "n")["a"], 3)
         2.0
     """
-    x, y = [math.log(width) for width in widths], [math.log(value) for value in values]
-    mean_x, mean_y = sum(x) / len(x), sum(y) / len(y)
-    spread_x = sum((a - mean_x) ** 2 for a in x)
-    return sum((a - mean_x) * (b - mean_y) for a, b in zip(x, y, strict=True)) / spread_x
-
-
-def exponents(rows: Sequence[dict[str, Any]], quantity: str) -> dict[str, float]:
-    """Fitted exponent of every block, over the widths that have the quantity."""
     fits = {}
     for kind in dict.fromkeys(row["block"] for row in rows):
         own = [row for row in rows if row["block"] == kind and row[quantity] not in (None, "")]
         if len(own) > 1:
-            widths = [float(row["width"]) for row in own]
-            fits[kind] = fit_exponent(widths, [float(row[quantity]) for row in own])
+            points = [(float(row["width"]), float(row[quantity])) for row in own]
+            x, y = ([math.log(value) for value in column] for column in zip(*points, strict=True))
+            fits[kind] = statistics.linear_regression(x, y).slope
     return fits
 
 
-def _notes(rows: Sequence[dict[str, Any]], arguments: argparse.Namespace) -> list[str]:
-    fits = [
-        f"{quantity}: "
-        + ", ".join(f"{kind} {value:.2f}" for kind, value in exponents(rows, quantity).items())
-        for quantity in QUANTITIES
-        if exponents(rows, quantity)
-    ]
-    return [
-        "Fitted exponents of the width (1 linear, 2 quadratic): " + "; ".join(fits) + ".",
-        f"The block is ResNet's with two 3x3 convolutions, on one map of {arguments.size}x"
-        f"{arguments.size}, in channels-last order; s_c = s_g. Times are medians of "
-        f"{arguments.repeats} interleaved runs in evaluation mode, up to width "
-        f"{arguments.timed_up_to:,}. Memory counts tensors, without weights and input: the peak of "
-        "a forward pass without gradients, and what is still alive at the end of one with them, "
-        "waiting for the backward pass.",
-        "The paper says that in training a cycle keeps about twice what a single block keeps, and "
-        "in inference as much as a single block. The layers of all levels do keep twice as much as "
-        "one; the outputs of R and P and the sums that the layers start from come on top.",
-    ]
-
-
-def draw(rows: Sequence[dict[str, Any]]) -> bytes:
+def draw(rows: Sequence[dict[str, Any]]) -> Figure:
     """Draw all quantities against the width, all logarithmic."""
     figure = Figure(figsize=(13, 7), layout="constrained")
     for axes, (key, label) in zip(figure.subplots(2, 3).flat, QUANTITIES.items(), strict=False):
@@ -174,13 +150,12 @@ def draw(rows: Sequence[dict[str, Any]]) -> bytes:
         if axes.get_legend_handles_labels()[0]:
             axes.legend(frameon=False, fontsize=8)
     figure.axes[-1].set_axis_off()
-    return as_png(figure)
+    return figure
 
 
 ITEM = Item(
     "section34",
     "weights, work, time and memory of a block against its width",
-    needs="nothing",
     cost="about two minutes on one core",
     offline="all",
     make=make,

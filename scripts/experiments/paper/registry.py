@@ -1,22 +1,16 @@
 """All tables and figures, in the order of the paper."""
 
-from scripts.paper_tables import (
+from scripts.experiments.paper import (
     accuracy_cost,
     figure4,
     levels_study,
     open_questions,
     section34,
     table1,
-    table3,
-    table5,
-    table7,
     table8,
-    table9,
-    table11,
-    table12,
-    table13,
 )
-from scripts.paper_tables.item import Item
+from scripts.experiments.paper.counts import ITEMS as COUNTED
+from scripts.experiments.paper.item import Item
 
 # what the paper has besides, and where it is here
 WITHOUT_NUMBERS: dict[str, str] = {
@@ -35,16 +29,16 @@ ITEMS: dict[str, Item] = {
         table1.ITEM,
         table1.FIGURE,
         figure4.ITEM,
-        table3.ITEM,
-        table5.ITEM,
-        table7.ITEM,
+        COUNTED["table3"],
+        COUNTED["table5"],
+        COUNTED["table7"],
         table8.ITEM,
         accuracy_cost.FIGURE5,
-        table9.ITEM,
-        table11.ITEM,
-        table12.ITEM,
+        COUNTED["table9"],
+        COUNTED["table11"],
+        COUNTED["table12"],
         levels_study.ITEM,
-        table13.ITEM,
+        COUNTED["table13"],
         accuracy_cost.FIGURE6,
         open_questions.ITEM,
     )

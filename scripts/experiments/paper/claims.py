@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from scripts.paper_tables.pages import headline, read_rows, to_markdown
-from scripts.paper_tables.questions import WHOLE
-from scripts.paper_tables.registry import ITEMS
-from scripts.paper_tables.verdicts import (
+from scripts.experiments.pages import fill, read_rows, to_markdown
+from scripts.experiments.paper.open_questions import WHOLE
+from scripts.experiments.paper.registry import ITEMS
+from scripts.experiments.paper.verdicts import (
     NOT_RUN,
     NOT_TESTABLE,
     VERDICTS,
@@ -23,6 +23,7 @@ from scripts.paper_tables.verdicts import (
     lead_is_not_speed,
     memory_is,
 )
+from scripts.experiments.registry import COMPARISONS
 from scripts.training.reliability.files import write_whole
 
 
@@ -137,17 +138,6 @@ UNTESTABLE = (
     ("runtimes on a phone and a GPU", "Table 8", "neither is on this machine"),
 )
 
-# pages that make themselves: title and script
-OTHERS = {
-    "points": ("Point clouds: every model on shapes10", "points_results"),
-    "parts": ("Parts of point clouds: every backbone on shapes10", "parts_results"),
-    "images": ("Images: few real digits", "images_results"),
-    "segmentation": ("Segmentation: scenes of real digits", "segmentation_results"),
-    "rivals": ("MGIC and its rivals, at equal weights and at equal time", "rivals"),
-    "convert": ("Twelve known networks, converted", "convert_results"),
-    "convert-finetune": ("What conversion costs after a short fine-tuning", "convert_finetune"),
-}
-
 
 def write_index(docs: Path, claims: Sequence[Claim] = CLAIMS) -> Path:
     """Write ``README.md`` of the results from the files that are there; return its path.
@@ -160,34 +150,18 @@ def write_index(docs: Path, claims: Sequence[Claim] = CLAIMS) -> Path:
         {"claim": claim, "in the paper": place, "verdict": NOT_TESTABLE, "why": why, "evidence": ""}
         for claim, place, why in UNTESTABLE
     ]
-    pages = [
-        {
-            "page": f"[{headline(item)}]({name}.md)" if _made(docs, name) else headline(item),
-            "made by": f"`python -m scripts.paper {name}`" if _made(docs, name) else NOT_RUN,
-        }
-        for name, item in ITEMS.items()
-    ]
-    pages += [
-        {"page": f"[{title}]({name}.md)", "made by": f"`python -m scripts.{script}`"}
-        for name, (title, script) in OTHERS.items()
-        if _made(docs, name)
-    ]
-    text = f"""# Does the paper hold?
-
-Written by `python -m scripts.paper index` from the results in this folder; a claim has a verdict
-only where there is evidence, and none is written by hand. What the paper measured on data that is
-not here can at best be tested on other data: that is said, and the two are never put into one
-column. Every page says by which command, with which seeds, cores and minutes it was made.
-
-{to_markdown(rows)}
-
-{to_markdown([{"verdict": verdict, "means": meaning} for verdict, meaning in VERDICTS.items()])}
-
-## Pages
-
-{to_markdown(pages)}
-"""
-    write_whole(docs / "README.md", text.encode())
+    commands = {name: (item.headline, f"paper {name}") for name, item in ITEMS.items()}
+    commands |= {name: (of.title, f"compare {name}") for name, of in COMPARISONS.items()}
+    pages = []
+    for name, (title, command) in commands.items():
+        if (docs / f"{name}.md").exists():
+            page = {"page": f"[{title}]({name}.md)", "made by": f"`python -m scripts.{command}`"}
+            pages.append(page)
+        elif name in ITEMS:
+            pages.append({"page": title, "made by": NOT_RUN})
+    means = [{"verdict": verdict, "means": meaning} for verdict, meaning in VERDICTS.items()]
+    tables = [to_markdown(table) for table in (rows, means, pages)]
+    write_whole(docs / "README.md", (fill("index.md", tables=tables) + "\n").encode())
     return docs / "README.md"
 
 
@@ -204,7 +178,3 @@ def judge(claim: Claim, docs: Path) -> dict[str, str]:
         "why": why,
         "evidence": link,
     }
-
-
-def _made(docs: Path, name: str) -> bool:
-    return (docs / f"{name}.md").exists()

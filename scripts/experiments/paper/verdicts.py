@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from itertools import pairwise
 
-from scripts.paper_tables import open_questions, section34
+from scripts.experiments.paper import open_questions, section34
 
 HOLDS, IN_PART, NOT_HERE = "holds", "holds in part", "does not hold here"
 UNDECIDED = "cannot be told"

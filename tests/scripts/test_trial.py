@@ -1,6 +1,6 @@
 """Short trainings for what the paper leaves open, and the pages they make."""
 
-import time
+import argparse
 from dataclasses import replace
 from functools import partial
 
@@ -9,11 +9,13 @@ import torch
 from torch.testing import assert_close
 
 from scripts import paper
-from scripts.paper_tables import counts, cycles, levels_study, open_questions, trials
-from scripts.paper_tables.pages import read_rows
-from scripts.paper_tables.questions import QUESTIONS, TASKS, VARIANTS
-from scripts.paper_tables.registry import ITEMS
-from scripts.paper_tables.trials import Data, Trial, run_until
+from scripts.experiments import trial as trials
+from scripts.experiments.pages import read_rows
+from scripts.experiments.paper import counts, cycles, levels_study, open_questions, small_tasks
+from scripts.experiments.paper.open_questions import QUESTIONS, TASKS, VARIANTS
+from scripts.experiments.paper.registry import ITEMS
+from scripts.experiments.paper.small_tasks import Data, Network, smooth_function
+from scripts.experiments.runs import finish
 from scripts.training.reliability.errors import NonFiniteError, RunFolderError
 
 
@@ -26,7 +28,7 @@ def noise(num_train: int) -> Data:
 
 
 FUNCTION, DIGITS = (
-    replace(TASKS[0], epochs=1, make_data=partial(trials.smooth_function, 200, 50), batch_size=50),
+    replace(TASKS[0], epochs=1, make_data=partial(smooth_function, 200, 50), batch_size=50),
     replace(TASKS[1], epochs=2, make_data=partial(noise, 40)),
 )
 
@@ -42,52 +44,60 @@ def tiny(monkeypatch):
     monkeypatch.setattr(open_questions, "VARIANTS", variants)
 
 
-def test_a_trial_gives_the_same_again_and_another_seed_something_else():
-    first, again, other = (Trial(DIGITS, "default", seed).train() for seed in (0, 0, 1))
+def make_trial(folder, seed=0, task=DIGITS):
+    return Network(task, "default").trial(seed, folder)
+
+
+def run_all(pieces, minutes=10.0):
+    options = argparse.Namespace(seeds=1, minutes=minutes, page_only=False)
+    return finish(pieces, options)
+
+
+def test_a_trial_gives_the_same_again_and_another_seed_something_else(tmp_path):
+    pieces = [make_trial(tmp_path / place, seed) for place, seed in (("a", 0), ("b", 0), ("c", 1))]
+    first, again, other = run_all(pieces).values()
     assert first["loss"] == again["loss"] != other["loss"]
 
 
-def test_a_trial_learns_what_is_easy():
-    assert Trial(replace(DIGITS, epochs=12), "default", 0).train()["score"] == 100
+def test_a_trial_learns_what_is_easy(tmp_path):
+    (found,) = run_all([make_trial(tmp_path, task=replace(DIGITS, epochs=12))]).values()
+    assert found["score"] == 100
 
 
 def test_variants_of_one_seed_start_with_the_same_layers():
-    one = Trial(DIGITS, "default", 0).make_network()
-    other = Trial(DIGITS, "interleaved groups", 0, cycles.interleaved).make_network()
+    one = Network(DIGITS, "default").make()
+    other = Network(DIGITS, "interleaved groups", cycles.interleaved).make()
     assert_close(list(one.parameters()), list(other.parameters()), rtol=0, atol=0)
 
 
 def test_trials_that_are_there_are_not_run_again_and_missing_ones_are_left_out(tmp_path):
-    two = [Trial(DIGITS, "default", seed) for seed in (0, 1)]
-    (done,) = run_until(float("inf"), two[:1], tmp_path).values()
-    found = run_until(time.monotonic(), two, tmp_path)
-    assert found == {two[0].place: done}
-    assert list(run_until(float("inf"), two, tmp_path)) == [trial.place for trial in two]
+    two = [make_trial(tmp_path, seed) for seed in (0, 1)]
+    (done,) = run_all(two[:1]).values()
+    assert run_all(two, minutes=0.0) == {str(two[0].path): done}
+    assert list(run_all(two)) == [str(trial.path) for trial in two]
 
 
 def test_a_trial_of_other_settings_is_refused(tmp_path):
-    trial = Trial(DIGITS, "default", 0)
-    run_until(float("inf"), [trial], tmp_path)
-    longer = replace(trial, task=replace(DIGITS, epochs=5))
+    run_all([make_trial(tmp_path)])
     with pytest.raises(RunFolderError, match="epochs: 2 -> 5"):
-        run_until(float("inf"), [longer], tmp_path)
+        run_all([make_trial(tmp_path, task=replace(DIGITS, epochs=5))])
 
 
 def test_a_damaged_file_is_named(tmp_path):
-    trial = Trial(DIGITS, "default", 0)
-    (tmp_path / trial.place).write_text("{")
+    trial = make_trial(tmp_path)
+    trial.path.write_text("{")
     with pytest.raises(RunFolderError, match=r"digits-default-0\.json.*remove it"):
-        run_until(float("inf"), [trial], tmp_path)
+        run_all([trial])
 
 
-def test_a_loss_that_is_not_finite_stops_a_trial():
+def test_a_loss_that_is_not_finite_stops_a_trial(tmp_path):
     task = replace(FUNCTION, optimizer=replace(FUNCTION.optimizer, kind="sgd", lr=1e30), epochs=3)
     with pytest.raises(NonFiniteError, match="function-default-0"):
-        Trial(task, "default", 0).train()
+        run_all([make_trial(tmp_path, task=task)])
 
 
 def test_the_smooth_function_has_slow_waves_and_other_points_for_the_test():
-    data = trials.smooth_function(500, 100)
+    data = smooth_function(500, 100)
     assert (data.x[:, 4].min() >= 1, data.x[:, 4].max() <= 2) == (True, True)
     x, y, a, b, c = data.x.T
     assert_close(data.y[:, 0], a * torch.cos(b * x) * torch.sin(c * y))
@@ -96,8 +106,8 @@ def test_the_smooth_function_has_slow_waves_and_other_points_for_the_test():
 
 def test_an_error_of_100_percent_is_that_of_a_constant():
     targets = torch.tensor([[1.0], [3.0]])
-    assert trials.relative_error(torch.full((2, 1), 2.0), targets) == 100
-    assert trials.accuracy(torch.eye(2), torch.tensor([0, 0])) == 50
+    assert small_tasks.relative_error(torch.full((2, 1), 2.0), targets) == 100
+    assert trials.percent_right(torch.eye(2), torch.tensor([0, 0])) == 50
 
 
 def test_every_question_is_about_variants_on_the_same_tasks():

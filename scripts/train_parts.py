@@ -1,6 +1,6 @@
 """Train, test and use networks that tell the parts of generated furniture apart.
 
-``python -m scripts.train_parts fit --config scripts/configs/parts_results.yaml``, then ``test`` or
+``python -m scripts.train_parts fit --config scripts/configs/parts.yaml``, then ``test`` or
 ``predict chair.off`` with ``--run_dir`` of that run.
 """
 

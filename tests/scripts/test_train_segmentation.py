@@ -19,7 +19,6 @@ from datasets.cityscapes import IGNORED, Scenes
 from datasets.digit_scenes import CLASSES, DigitScenes, write_digit_scenes
 from datasets.image_dataset import ImageFormat
 from mgic_vision import create_model
-from scripts import segmentation_results
 from scripts.training.masks import MaskEvaluation
 from scripts.training.optimizer import OptimizerSettings
 from scripts.training.reliability.errors import TrainingError
@@ -350,28 +349,3 @@ def test_broken_predictions_are_told(whole, tmp_path, name, value, message):
     summary = json.loads((whole / "test.json").read_text())
     with pytest.raises(ReportError, match=message):
         MaskSplit.read(tmp_path / "test.json", summary)
-
-
-def test_page_of_results_is_written_from_the_runs_that_are_there(whole, tmp_path, monkeypatch):
-    contenders = segmentation_results.CONTENDERS
-    times = {contender.model: 1.25 for contender in contenders}
-    monkeypatch.setattr(segmentation_results, "epoch_seconds", lambda data: times)
-    for contender in contenders:
-        for seed in range(2):
-            (tmp_path / f"{contender.model}-{seed}").symlink_to(whole)
-    args = ["--page-only", "--seeds", "2", "--runs", str(tmp_path), "--docs", str(tmp_path)]
-    assert segmentation_results.main(args) == 0
-    page = (tmp_path / "segmentation.md").read_text()
-    miou = 100 * json.loads((whole / "test.json").read_text())["miou"]
-    assert page.count(f"| {miou:.1f} ± 0.0 ({miou:.1f} to {miou:.1f}) |") == len(contenders)
-    assert page.count("| yes |") == len(segmentation_results.QUESTIONS)
-    assert (tmp_path / "segmentation.png").exists()
-    with (tmp_path / "segmentation.csv").open() as file:
-        assert [row["model"] for row in csv.DictReader(file)] == [c.model for c in contenders]
-
-
-def test_every_network_of_the_results_is_timed():
-    data = {"batch_size": 2, "crop": [32, 32], "scenes": [4, 1, 1]}
-    seconds = segmentation_results.epoch_seconds(data)
-    assert seconds.keys() == {contender.model for contender in segmentation_results.CONTENDERS}
-    assert min(seconds.values()) > 0

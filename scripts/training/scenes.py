@@ -125,12 +125,10 @@ class SegmentationData(ClassificationData):
         scene_size: Height and width of ``digit_scenes``.
         crop: Height and width in training; by default those of the images.
         augment: Random changes of training images.
-        batch_size: Images in a training batch, for each process.
         eval_batch_size: Images in a batch of validation and test, which are not cropped.
-        num_workers: Processes that load data; 0 loads in the main one.
         test_splits: What is tested: by default ``test``, and ``val`` of ``cityscapes``, whose
             masks of ``test`` are not published.
-        seed: Everything random about the data follows from it.
+        kwargs: As for :class:`ClassificationData`.
 
     Raises:
         ValueError: Splits, sizes or counts that make no sense.
@@ -145,19 +143,12 @@ class SegmentationData(ClassificationData):
         scene_size: int = 128,
         crop: list[int] | None = None,
         augment: SceneAugment | None = None,
-        batch_size: int = 16,
         eval_batch_size: int = 16,
-        num_workers: int = 0,
         test_splits: list[str] | None = None,
-        seed: int = 0,
+        **kwargs: Any,
     ):
-        super().__init__(
-            batch_size=batch_size,
-            num_workers=num_workers,
-            val_fraction=0,
-            test_splits=test_splits or ["val" if name == "cityscapes" else "test"],
-            seed=seed,
-        )
+        test_splits = test_splits or ["val" if name == "cityscapes" else "test"]
+        super().__init__(val_fraction=0, test_splits=test_splits, **kwargs)
         self.eval_batch_size = eval_batch_size
         if unknown := sorted(set(self.test_splits) - set(SPLITS)):
             raise ValueError(f"no split {', '.join(unknown)}; there are {', '.join(SPLITS)}")

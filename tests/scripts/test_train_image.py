@@ -271,7 +271,7 @@ def batch(count=6) -> ImageBatch:
 
 
 def classifier(**options) -> ImageClassifier:
-    model = ImageClassifier("resnet56", {"depth": 8, "width": 4}, **options)
+    model = ImageClassifier("resnet56", options={"depth": 8, "width": 4}, **options)
     model.classes = list(CLASSES)
     model.configure_model()
     return model.eval()
@@ -373,7 +373,7 @@ def test_more_training_images_than_there_are_is_an_error(images):
 
 
 def test_network_that_does_not_score_whole_images_is_refused():
-    model = ImageClassifier("resnet56", {"depth": 8, "width": 4, "features_only": True})
+    model = ImageClassifier("resnet56", options={"depth": 8, "width": 4, "features_only": True})
     model.classes = list(CLASSES)
     model.configure_model()
     with pytest.raises(TrainingError, match="resnet56 does not score the classes of a whole image"):

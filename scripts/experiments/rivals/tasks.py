@@ -19,9 +19,9 @@ from datasets.shapes10 import CLASSES, Shapes10
 from mgic_geo import knn_indices
 from scripts.experiments.function import function
 from scripts.experiments.rivals.units import ROWS, WIDTH
+from scripts.experiments.trial import Batch, Measure
 
 MakeUnit = Callable[[], nn.Module]
-Batch = tuple[Tensor, ...]
 
 
 @dataclass(frozen=True)
@@ -32,8 +32,8 @@ class Task:
         make_network: Builds the network around units.
         draw: ``(generator) -> batch``, one of training: inputs, then the target.
         test: ``() -> batches``, always the same.
-        loss: ``(output, target) -> Tensor``, a mean.
-        error: ``(output, target) -> Tensor``, a mean, what the table has.
+        loss: What is minimized.
+        error: What the table has.
         unit: What the error is in.
         digits: Of the error, after the point.
         about: What it is, in a few words for the page.
@@ -42,8 +42,8 @@ class Task:
     make_network: Callable[[MakeUnit], nn.Module]
     draw: Callable[[torch.Generator], Batch]
     test: Callable[[], list[Batch]]
-    loss: Callable[[Tensor, Tensor], Tensor]
-    error: Callable[[Tensor, Tensor], Tensor]
+    loss: Measure
+    error: Measure
     unit: str
     digits: int
     about: str
@@ -62,7 +62,7 @@ class Block(nn.Module):
 
 
 class Network(nn.Module):
-    """Stem, two blocks, norm and head, with a pooling before the head where there is one target."""
+    """Stem, blocks, norm and head, with a pooling before the head where there is one target."""
 
     def __init__(
         self,
@@ -88,13 +88,9 @@ def percent_wrong(output: Tensor, target: Tensor) -> Tensor:
     return 100 * (output.argmax(-1) != target).float().mean()
 
 
-# x, y, a, b, c of the function: fewer periods than in the paper, to be learned in few steps
+# plain vectors: x, y, a, b, c of the function, with fewer periods than in the paper
+
 LOW, HIGH = (0.0, 0.0, 0.0, 1.0, 1.0), (math.pi, math.pi, 1.0, 2.0, 2.0)
-
-
-def function_network(make_unit: MakeUnit) -> nn.Module:
-    """On plain vectors."""
-    return Network(nn.Linear(5, WIDTH), [Block(make_unit()) for _ in range(3)], 1)
 
 
 def function_batch(generator: torch.Generator) -> Batch:
@@ -111,57 +107,42 @@ def function_test() -> list[Batch]:
     return [function_batch(generator) for _ in range(8)]
 
 
-def share_of_variance(output: Tensor, target: Tensor) -> Tensor:
-    """Squared error, as a share of that of a constant."""
-    return functional.mse_loss(output, target) / target.var()
-
-
 FUNCTION = Task(
-    function_network,
+    lambda unit: Network(nn.Linear(5, WIDTH), [Block(unit()) for _ in range(3)], 1),
     function_batch,
     function_test,
     loss=functional.mse_loss,
-    error=share_of_variance,
+    error=lambda output, target: functional.mse_loss(output, target) / target.var(),
     unit="share of the variance",
     digits=3,
     about="plain vectors, a cos(bx) sin(cy) of the paper's section 4.2 with x and y up to pi and c "
     "from 1 to 2, so that it can be learned in so few steps",
 )
 
+# a small transformer on characters
 
 CONTEXT, HEADS = 64, 4  # characters of a text, and heads of its attention
 
 
-class CausalAttention(nn.Module):
-    """Every character sees those before it."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.norm = nn.LayerNorm(WIDTH)
-        self.read, self.write = nn.Linear(WIDTH, 3 * WIDTH), nn.Linear(WIDTH, WIDTH)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Add what the attention reads."""
-        parts = self.read(self.norm(x)).unflatten(-1, (3, HEADS, -1)).transpose(1, 3)
-        query, key, value = parts.unbind(2)  # (B, heads, T, width of a head)
-        seen = functional.scaled_dot_product_attention(query, key, value, is_causal=True)
-        return x + self.write(seen.transpose(1, 2).flatten(2))
-
-
 class TextBlock(nn.Module):
-    """Attention, then the unit as feed-forward map."""
+    """Causal attention, then the unit as feed-forward map."""
 
     def __init__(self, unit: nn.Module) -> None:
         super().__init__()
-        self.attention, self.feed_forward = CausalAttention(), Block(unit)
+        self.norm = nn.LayerNorm(WIDTH)
+        self.read, self.write = nn.Linear(WIDTH, 3 * WIDTH), nn.Linear(WIDTH, WIDTH)
+        self.feed_forward = Block(unit)
 
     def forward(self, x: Tensor) -> Tensor:
         """Attend and map."""
-        return self.feed_forward(self.attention(x))
+        parts = self.read(self.norm(x)).unflatten(-1, (3, HEADS, -1)).transpose(1, 3)
+        query, key, value = parts.unbind(2)  # (B, heads, T, width of a head)
+        seen = functional.scaled_dot_product_attention(query, key, value, is_causal=True)
+        return self.feed_forward(x + self.write(seen.transpose(1, 2).flatten(2)))
 
 
 class Embedding(nn.Module):
-    """Of characters and their places."""
+    """Of characters and their places, ``(B, T)`` to ``(B, T, width)``."""
 
     def __init__(self, num_characters: int) -> None:
         super().__init__()
@@ -169,7 +150,7 @@ class Embedding(nn.Module):
         self.places = nn.Parameter(torch.randn(CONTEXT, WIDTH) * 0.02)
 
     def forward(self, x: Tensor) -> Tensor:
-        """``(B, T)`` to ``(B, T, width)``."""
+        """Look up."""
         return self.characters(x) + self.places
 
 
@@ -190,12 +171,8 @@ def text_network(make_unit: MakeUnit) -> nn.Module:
     return Network(Embedding(num_characters), blocks, num_characters)
 
 
-def text_batch(generator: torch.Generator) -> Batch:
-    """Pieces of the training text, and the same one character later."""
-    return _pieces(text()[0], generator)
-
-
-def _pieces(codes: Tensor, generator: torch.Generator) -> Batch:
+def text_pieces(codes: Tensor, generator: torch.Generator) -> Batch:
+    """Pieces of a text, and the same one character later."""
     begins = torch.randint(len(codes) - CONTEXT, (ROWS // CONTEXT, 1), generator=generator)
     places = begins + torch.arange(CONTEXT + 1)
     return codes[places[:, :-1]], codes[places[:, 1:]]
@@ -205,7 +182,7 @@ def _pieces(codes: Tensor, generator: torch.Generator) -> Batch:
 def text_test() -> list[Batch]:
     """16,384 characters."""
     generator = torch.Generator().manual_seed(1)
-    return [_pieces(text()[1], generator) for _ in range(16)]
+    return [text_pieces(text()[1], generator) for _ in range(16)]
 
 
 def character_loss(output: Tensor, target: Tensor) -> Tensor:
@@ -213,55 +190,45 @@ def character_loss(output: Tensor, target: Tensor) -> Tensor:
     return functional.cross_entropy(output.flatten(0, 1), target.flatten())
 
 
-def bits(output: Tensor, target: Tensor) -> Tensor:
-    """Cross entropy in bits."""
-    return character_loss(output, target) / math.log(2)
-
-
 TEXT = Task(
     text_network,
-    text_batch,
+    lambda generator: text_pieces(text()[0], generator),
     text_test,
     loss=character_loss,
-    error=bits,
+    error=lambda output, target: character_loss(output, target) / math.log(2),
     unit="bits a character",
     digits=3,
     about="a transformer of two blocks on the characters of the help that comes with Python "
     "(`pydoc_data.topics`, the last tenth is the test)",
 )
 
+# a small convolutional network on digits, channels last
 
 SIZE, PATCH = 32, 4  # pixels: images have 8x8 places
 
 
-class Around(nn.Module):
-    """A depthwise 3x3 convolution of places whose channels are last."""
+class ChannelsLast(nn.Module):
+    """A convolution that gives its channels last, and takes them so where it is told."""
 
-    def __init__(self) -> None:
+    def __init__(self, conv: nn.Conv2d, *, takes_last: bool) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(WIDTH, WIDTH, 3, padding=1, groups=WIDTH)
+        self.conv, self.takes_last = conv, takes_last
 
     def forward(self, x: Tensor) -> Tensor:
-        """Mix a place with those around it."""
-        return self.conv(x.movedim(-1, 1)).movedim(1, -1)
-
-
-class Patches(nn.Module):
-    """Images to places with their channels last."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(1, WIDTH, PATCH, stride=PATCH)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """``(B, 1, 32, 32)`` to ``(B, 8, 8, width)``."""
-        return self.conv(x).movedim(1, -1)
+        """Convolve."""
+        return self.conv(x.movedim(-1, 1) if self.takes_last else x).movedim(1, -1)
 
 
 def image_network(make_unit: MakeUnit) -> nn.Module:
     """ConvNeXt's block around the unit, whose maps are 1x1 convolutions here."""
-    blocks: list[nn.Module] = [Block(make_unit(), Around()) for _ in range(2)]
-    return Network(Patches(), blocks, 10, pool=lambda x: x.mean((1, 2)))
+
+    def around() -> nn.Module:
+        conv = nn.Conv2d(WIDTH, WIDTH, 3, padding=1, groups=WIDTH)
+        return ChannelsLast(conv, takes_last=True)
+
+    blocks: list[nn.Module] = [Block(make_unit(), around()) for _ in range(2)]
+    stem = ChannelsLast(nn.Conv2d(1, WIDTH, PATCH, stride=PATCH), takes_last=False)
+    return Network(stem, blocks, 10, pool=lambda x: x.mean((1, 2)))
 
 
 @functools.cache
@@ -279,16 +246,10 @@ def image_batch(generator: torch.Generator) -> Batch:
     return images[rows], classes[rows]
 
 
-def image_test() -> list[Batch]:
-    """The 1,000 test digits."""
-    images, classes = digits("test")
-    return list(zip(images.split(250), classes.split(250), strict=True))
-
-
 IMAGE = Task(
     image_network,
     image_batch,
-    image_test,
+    lambda: list(zip(*(part.split(250) for part in digits("test")), strict=True)),
     loss=functional.cross_entropy,
     error=percent_wrong,
     unit="% wrong",
@@ -296,63 +257,54 @@ IMAGE = Task(
     about="depthwise 3x3 convolutions in front of it, on mnist5k",
 )
 
+# a small graph network on point clouds
 
 POINTS, NEIGHBORS = 64, 8
 
 
 class Neighborhood(nn.Module):
-    """The mean over a node and its neighbors."""
+    """The mean over a node and its neighbors, ``(N, width)`` and ``(N, k)`` to ``(N, width)``."""
 
     def forward(self, x: Tensor, neighbors: Tensor) -> Tensor:
-        """``(N, width)`` and ``(N, k)``, numbers of nodes, to ``(N, width)``."""
+        """Average."""
         return (x + x[neighbors].sum(1)) / (1 + neighbors.size(1))
 
 
 def graph_network(make_unit: MakeUnit) -> nn.Module:
     """Graph convolutions: the mean over the neighbors, then the unit."""
     blocks: list[nn.Module] = [Block(make_unit(), Neighborhood()) for _ in range(2)]
-    return Network(
-        nn.Linear(3, WIDTH),
-        blocks,
-        len(CLASSES),
-        pool=lambda x: x.unflatten(0, (-1, POINTS)).amax(1),
-    )
+    stem = nn.Linear(3, WIDTH)
+    return Network(stem, blocks, len(CLASSES), lambda x: x.unflatten(0, (-1, POINTS)).amax(1))
 
 
 @functools.cache
 def clouds(split: str) -> tuple[Tensor, Tensor, Tensor]:
     """Points ``(S, P, 3)``, neighbors within the cloud ``(S, P, k)`` and classes of shapes10."""
-    folder = Path("data")
-    data = Shapes10(folder, split, num_points=POINTS)
-    shapes = [data[row] for row in range(len(data))]
-    pos = torch.stack([shape.pos for shape in shapes])
+    data = Shapes10(Path("data"), split, num_points=POINTS)
+    pos = torch.stack([data[row].pos for row in range(len(data))])
     batch = torch.arange(len(pos)).repeat_interleave(POINTS)
     neighbors = knn_indices(pos.flatten(0, 1), NEIGHBORS, batch).view(len(pos), POINTS, -1)
     neighbors = neighbors - POINTS * torch.arange(len(pos)).view(-1, 1, 1)
     return pos, neighbors, torch.tensor(data.targets)
 
 
-def _clouds(split: str, rows: Tensor) -> Batch:
+def graph_batch(split: str, rows: Tensor) -> Batch:
+    """The clouds of some rows as one graph."""
     pos, neighbors, classes = clouds(split)
     begins = POINTS * torch.arange(len(rows)).view(-1, 1, 1)
     return pos[rows].flatten(0, 1), (neighbors[rows] + begins).flatten(0, 1), classes[rows]
 
 
-def graph_batch(generator: torch.Generator) -> Batch:
+def graph_training(generator: torch.Generator) -> Batch:
     """Sixteen clouds."""
-    rows = torch.randint(len(clouds("train")[0]), (ROWS // POINTS,), generator=generator)
-    return _clouds("train", rows)
-
-
-def graph_test() -> list[Batch]:
-    """The 200 test clouds."""
-    return [_clouds("test", rows) for rows in torch.arange(len(clouds("test")[0])).split(50)]
+    size = (ROWS // POINTS,)
+    return graph_batch("train", torch.randint(len(clouds("train")[0]), size, generator=generator))
 
 
 GRAPH = Task(
     graph_network,
-    graph_batch,
-    graph_test,
+    graph_training,
+    lambda: [graph_batch("test", rows) for rows in torch.arange(len(clouds("test")[0])).split(50)],
     loss=functional.cross_entropy,
     error=percent_wrong,
     unit="% wrong",

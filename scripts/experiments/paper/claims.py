@@ -50,23 +50,19 @@ def _counts(table: str, network: str) -> Claim:
 
 
 CLAIMS: tuple[Claim, ...] = (
-    Claim(
-        "weights and multiply-adds grow linearly with the width at fixed s_g",
-        "Section 3.4",
-        "section34.csv",
-        grows_linearly,
-    ),
-    Claim(
-        "in training a cycle keeps about twice what a block keeps",
-        "Section 3.4",
-        "section34.csv",
-        memory_is("training MB / dense", 1.5, 2.5),
-    ),
-    Claim(
-        "in inference a cycle needs the memory of a single block",
-        "Section 3.4",
-        "section34.csv",
-        memory_is("inference MB / dense", 0.0, 1.25),
+    *(
+        Claim(text, "Section 3.4", "section34.csv", judge)
+        for text, judge in (
+            ("weights and multiply-adds grow linearly with the width at fixed s_g", grows_linearly),
+            (
+                "in training a cycle keeps about twice what a block keeps",
+                memory_is("training MB / dense", 1.5, 2.5),
+            ),
+            (
+                "in inference a cycle needs the memory of a single block",
+                memory_is("inference MB / dense", 0.0, 1.25),
+            ),
+        )
     ),
     Claim(
         "R and P alone code 64 channels in 8; from s_g = 32 to 4 the error only doubles",

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from scripts.training.reports import figures
 from scripts.training.reports.splits import SUMMARY_TYPES, Split, percent
 
-COUNTED_IN = {0: "pixels", 3: "thousands of pixels", 6: "millions of pixels"}
+COUNTED_IN = {0: "", 3: "thousands of ", 6: "millions of "}
 IGNORED_COLOR = to_rgb("#5c6670")
 COLUMNS = ("image", "truth", "prediction")
 SAMPLES_IN_ROW = 2
@@ -21,29 +21,33 @@ SAMPLES_IN_ROW = 2
 
 @dataclass(frozen=True)
 class MaskSplit(Split):
-    """An evaluated split of images with masks; arguments as for :class:`Split`."""
+    """An evaluated split of images with masks; arguments as for :class:`Split`.
+
+    Attributes:
+        kind: Of the samples that are kept, as ``scenes`` and ``scene_rows``.
+        kept: Array of the classes predicted for them.
+        words: What one place and one sample are called, and what gray is in their pictures.
+    """
 
     headings: ClassVar = ("mIoU", "pixel accuracy", "mean over classes", "loss", "images")
     by_class: ClassVar = ("Intersection over union by class", "union", "intersection", "iou")
     types: ClassVar = SUMMARY_TYPES | {"miou": (float, int)}
+    kind: ClassVar = "scene"
+    kept: ClassVar = "masks"
+    words: ClassVar = ("pixel", "class", "image", "ignored")
 
     @classmethod
     def check(cls, arrays: dict[str, NDArray], samples: int, num_classes: int) -> None:
         """Raise ``ValueError`` or ``KeyError`` where the arrays are not what they should be."""
-        shown = arrays["scenes"].shape[:3]
-        shapes = {
-            "confusion": (num_classes, num_classes),
-            "accuracies": (samples,),
-            "colors": (num_classes, 3),
-            "masks": shown,
-            "truths": shown,
-            "scene_rows": shown[:1],
-        }
+        shown, rows = arrays[f"{cls.kind}s"].shape[:-1], f"{cls.kind}_rows"
+        shapes = {"confusion": (num_classes, num_classes), "accuracies": (samples,)}
+        shapes |= {"colors": (num_classes, 3)} if cls.kind == "scene" else {}
+        shapes |= {cls.kept: shown, "truths": shown, rows: shown[:1]}
         for name, shape in shapes.items():
             if arrays[name].shape != shape:
                 raise ValueError(f"{name} have shape {arrays[name].shape}, not {shape}")
-        if not np.isin(arrays["scene_rows"], range(samples)).all():
-            raise ValueError(f"scene_rows must lie from 0 to {samples - 1}")
+        if not np.isin(arrays[rows], range(samples)).all():
+            raise ValueError(f"{rows} must lie from 0 to {samples - 1}")
 
     def confusion(self) -> NDArray[np.int64]:
         """Return how many pixels of each class (row) were taken for each (column)."""
@@ -68,26 +72,32 @@ class MaskSplit(Split):
     def draw(self) -> dict[str, tuple[bytes, str]]:
         """Draw the figures of the split: file name to PNG and caption."""
         arrays, counts = self.predictions, self.confusion()
+        place, label, sample, gray = self.words
         digits = len(str(counts.max(initial=0)))
         power = min(6, 3 * max(0, math.ceil((digits - 4) / 3)))  # at most four digits in a cell
-        title = f"{self.name}: {percent(self.summary['accuracy'])} right, {COUNTED_IN[power]}"
+        counted = f"{COUNTED_IN[power]}{place}s"
+        title = f"{self.name}: {percent(self.summary['accuracy'])} right, {counted}"
         png = figures.draw_confusion(counts // 10**power, self.classes, title)
-        caption = "Confusion matrix: how many pixels of each true class were taken for which class."
-        pictures = {f"confusion{self.suffix}.png": (png, caption)}
-        rows = arrays["scene_rows"]
+        caption = f"Confusion matrix: how many {place}s of each true {label} were taken for which "
+        pictures = {f"confusion{self.suffix}.png": (png, f"{caption}{label}.")}
+        rows = arrays[f"{self.kind}_rows"]
         captions = [
-            f"{figures.label(str(arrays['names'][row]), 40)}: {share(arrays['accuracies'][row])}"
+            f"{figures.label(str(arrays['names'][row]).split('/')[-1], 40)}: "
+            f"{share(arrays['accuracies'][row])}"
             for row in rows
         ]
         if len(rows):
-            triples = [arrays[key] for key in ("scenes", "truths", "masks")]
-            png = draw_scenes(*triples, arrays["colors"], self.classes, captions)
             caption = (
-                f"{len(rows)} of {self.summary['num_samples']:,} images, evenly spaced over the "
-                "split, with the share of right pixels. Gray: ignored."
+                f"{len(rows)} of {self.summary['num_samples']:,} {sample}s, evenly spaced over the "
+                f"split, with the share of right {place}s. Gray: {gray}."
             )
-            pictures[f"scenes{self.suffix}.png"] = (png, caption)
+            pictures[f"{self.kind}s{self.suffix}.png"] = (self.draw_samples(captions), caption)
         return pictures
+
+    def draw_samples(self, captions: list[str]) -> bytes:
+        """Draw the samples that are kept."""
+        arrays = [self.predictions[key] for key in ("scenes", "truths", "masks", "colors")]
+        return draw_scenes(*arrays, self.classes, captions)
 
 
 def paint(mask: NDArray, colors: NDArray) -> NDArray[np.uint8]:

@@ -11,8 +11,7 @@ from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
 from scripts.training.reports import figures
-from scripts.training.reports.masks import IGNORED_COLOR, MaskSplit, share
-from scripts.training.reports.splits import percent
+from scripts.training.reports.masks import IGNORED_COLOR, MaskSplit
 
 PAIRS_IN_ROW = 3
 COLUMNS = ("truth", "prediction")
@@ -25,44 +24,14 @@ class PartSplit(MaskSplit):
     headings: ClassVar = ("mIoU", "point accuracy", "mean over parts", "loss", "clouds")
     by_class: ClassVar = ("Intersection over union by part", "union", "intersection", "iou")
 
-    @classmethod
-    def check(cls, arrays: dict[str, NDArray], samples: int, num_classes: int) -> None:
-        """Raise ``ValueError`` or ``KeyError`` where the arrays are not what they should be."""
-        shown = arrays["clouds"].shape[:2]
-        shapes = {
-            "confusion": (num_classes, num_classes),
-            "accuracies": (samples,),
-            "parts": shown,
-            "truths": shown,
-            "cloud_rows": shown[:1],
-        }
-        for name, shape in shapes.items():
-            if arrays[name].shape != shape:
-                raise ValueError(f"{name} have shape {arrays[name].shape}, not {shape}")
-        if not np.isin(arrays["cloud_rows"], range(samples)).all():
-            raise ValueError(f"cloud_rows must lie from 0 to {samples - 1}")
+    kind: ClassVar = "cloud"
+    kept: ClassVar = "parts"
+    words: ClassVar = ("point", "part", "cloud", "specks, which do not count")
 
-    def draw(self) -> dict[str, tuple[bytes, str]]:
-        """Draw the figures of the split: file name to PNG and caption."""
-        arrays, counts = self.predictions, self.confusion()
-        title = f"{self.name}: {percent(self.summary['accuracy'])} right, points"
-        png = figures.draw_confusion(counts, self.classes, title)
-        caption = "Confusion matrix: how many points of each true part were taken for which part."
-        pictures = {f"confusion{self.suffix}.png": (png, caption)}
-        if len(rows := arrays["cloud_rows"]):
-            captions = [
-                f"{figures.label(str(arrays['names'][row]).split('/')[-1], 30)}: "
-                f"{share(arrays['accuracies'][row])}"
-                for row in rows
-            ]
-            parts = arrays["truths"], arrays["parts"]
-            png = draw_parts(arrays["clouds"], *parts, self.classes, captions)
-            caption = (
-                f"{len(rows)} of {self.summary['num_samples']:,} clouds, evenly spaced over the "
-                "split, with the share of right points. Gray: specks, which do not count."
-            )
-            pictures[f"clouds{self.suffix}.png"] = (png, caption)
-        return pictures
+    def draw_samples(self, captions: list[str]) -> bytes:
+        """Draw the samples that are kept."""
+        arrays = [self.predictions[key] for key in ("clouds", "truths", "parts")]
+        return draw_parts(*arrays, self.classes, captions)
 
 
 def part_colors(num_parts: int) -> NDArray:

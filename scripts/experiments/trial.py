@@ -112,7 +112,12 @@ class Trial:
         saved = time.monotonic()
         while result["epochs"] < course.epochs:
             start = time.monotonic()
-            result["loss"] = self._train_epoch(network, optimizer, result["epochs"])
+            batches = self.batches(result["epochs"])
+            try:
+                loss = train_epoch(network, optimizer, course, batches, result["epochs"])
+            except NonFiniteError as error:
+                raise NonFiniteError(f"{self.path.stem}: {error}") from error
+            result["loss"] = loss
             result["epochs"] += 1
             result["seconds"] += time.monotonic() - start
             stop = time.monotonic() >= deadline and result["epochs"] < course.epochs
@@ -151,26 +156,32 @@ class Trial:
         torch.save(state | {"optimizer": optimizer.state_dict()}, content)
         write_whole(self._checkpoint, seal(content.getvalue()))
 
-    def _train_epoch(
-        self, network: nn.Module, optimizer: torch.optim.Optimizer, epoch: int
-    ) -> float:
-        """Train an epoch and return its mean loss."""
-        course, total = self.course, 0.0
-        factor = course.optimizer.make_factor(course.steps, course.epochs)
-        network.train()
-        for step, (*inputs, target) in enumerate(self.batches(epoch)):
-            for group in optimizer.param_groups:
-                group["lr"] = course.optimizer.lr * factor(epoch * course.steps + step)
-            loss = course.loss(network(*inputs), target)
-            if not math.isfinite(value := loss.item()):
-                raise NonFiniteError(
-                    f"{self.path.stem}: the loss of epoch {epoch}, step {step} is {value}"
-                )
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            total += value
-        return total / course.steps
+
+def train_epoch(
+    network: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    course: Course,
+    batches: Iterable[Batch],
+    epoch: int = 0,
+) -> float:
+    """Train an epoch and return its mean loss.
+
+    Raises:
+        NonFiniteError: The loss is not finite any more.
+    """
+    factor, total = course.optimizer.make_factor(course.steps, course.epochs), 0.0
+    network.train()
+    for step, (*inputs, target) in enumerate(batches):
+        for group in optimizer.param_groups:
+            group["lr"] = course.optimizer.lr * factor(epoch * course.steps + step)
+        loss = course.loss(network(*inputs), target)
+        if not math.isfinite(value := loss.item()):
+            raise NonFiniteError(f"the loss of epoch {epoch}, step {step} is {value}")
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        total += value
+    return total / course.steps
 
 
 @torch.no_grad()

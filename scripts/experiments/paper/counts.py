@@ -70,12 +70,12 @@ def networks_of(table: str) -> dict[str, Ours]:
     return {name: Ours(**row) for name, row in TABLES[table]["ours"].items()}
 
 
-def build(ours: Ours) -> nn.Module:
-    """Build the network, without values where it is one for images."""
+def build(ours: Ours, device: str = "meta") -> nn.Module:
+    """Build the network, by default without values where it is one for images."""
     source, _, name = ours.model.rpartition(":")
     if ours.model in mgic_geo.list_models():
         return mgic_geo.create_model(ours.model, **ours.options)
-    with torch.device("meta"):
+    with torch.device(device):
         if source == "torchvision":
             from torchvision import models
 

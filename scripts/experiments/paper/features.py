@@ -16,6 +16,9 @@ from torchvision import models
 from torchvision.io import ImageReadMode, decode_image
 from torchvision.transforms import v2
 
+from scripts.experiments.trial import Course, percent_right, train_epoch
+from scripts.training.optimizer import OptimizerSettings
+
 CHANNELS, KERNEL = 64, 7
 NUM_IMAGES = 1024  # the paper's
 IMAGE_FILES = (".jpg", ".jpeg", ".png", ".webp")
@@ -116,13 +119,13 @@ def digits(seed: int, steps: int = 60) -> Features:
     rest = nn.Sequential(
         nn.BatchNorm2d(CHANNELS), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(3136, 10)
     )
-    optimizer = torch.optim.AdamW([*conv.parameters(), *rest.parameters()], lr=3e-3)
-    for _ in range(steps):
-        rows = torch.randint(len(images), (100,))
-        loss = functional.cross_entropy(rest(conv(images[rows])), labels[rows])
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
+    network = nn.Sequential(conv, rest)
+    settings = OptimizerSettings(lr=3e-3, weight_decay=0.01, schedule="constant", warmup_epochs=0)
+    loss = functional.cross_entropy
+    course = Course(steps, 1, settings, loss, test=list, score=percent_right)
+    rows = (torch.randint(len(images), (100,)) for _ in range(steps))
+    batches = ((images[some], labels[some]) for some in rows)
+    train_epoch(network, settings.make_optimizer(network.parameters()), course, batches)
     return _collect(
         f"5,000 digits of mnist5k, filters of a network after {steps} steps on them",
         images.split(500),

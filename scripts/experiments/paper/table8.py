@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mgic_vision import create_model, summary
+from mgic_vision import summary
 from scripts.benchmarks.machine import keep_freed_memory, num_cores
 from scripts.benchmarks.tensor_memory import MemoryCounter
 from scripts.benchmarks.timing import Contender, Pair, race, ratios, spread, training_step
@@ -77,13 +77,7 @@ def make(arguments: argparse.Namespace) -> Page:
 def make_network(ours: Ours) -> nn.Module:
     """Build a network with values, every pixel's channels side by side in memory."""
     torch.manual_seed(0)
-    if ":" in ours.model:
-        import timm
-
-        network: nn.Module = timm.create_model(ours.model.partition(":")[2], pretrained=False)
-    else:
-        network = create_model(ours.model, CLASSES, **ours.options)
-    return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return build(ours, "cpu").to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
 def time_inference(networks: dict[str, nn.Module], repeats: int) -> dict[str, list[float]]:

@@ -20,7 +20,7 @@ from scripts.training.reliability.errors import TrainingError
 from scripts.training.reliability.files import write_whole
 from scripts.training.reports.masks import MaskSplit
 from scripts.training.reports.parts import PartSplit, part_colors
-from scripts.training.reports.report import best_epoch, read_metrics, read_split
+from scripts.training.reports.report import best_epoch, read_metrics, read_splits
 from scripts.training.reports.splits import Split
 
 PAGE = Path(__file__).with_name("training") / "reports" / "pages"
@@ -91,12 +91,6 @@ def name_runs(folders: Sequence[Path]) -> list[str]:
         depth += 1
         names = ["/".join(path.parts[-depth:]) for path in paths]
     return names
-
-
-def read_splits(folder: Path) -> list[Split]:
-    """Read what was tested, ``test`` first."""
-    found = [read_split(path) for path in sorted(folder.glob("*.json"))]
-    return sorted((s for s in found if s), key=lambda split: (split.name != "test", split.name))
 
 
 def describe_run(name: str, folder: Path, splits: Sequence[Split]) -> dict[str, Any]:

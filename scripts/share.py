@@ -20,10 +20,9 @@ import yaml
 from huggingface_hub import EvalResult, ModelCardData
 
 import mgic_geo
-from scripts.report import read_splits
 from scripts.training.reliability.errors import TrainingError
 from scripts.training.reliability.files import write_whole
-from scripts.training.reports.report import best_epoch, read_metrics
+from scripts.training.reports.report import best_epoch, read_metrics, read_splits
 from scripts.training.reports.splits import Split
 from scripts.training.weights import Weights, export_weights, read_weights
 

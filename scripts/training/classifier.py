@@ -78,13 +78,14 @@ class Classifier(LightningModule):
     def forward(self, batch: Any) -> Tensor:
         """Score the classes, ``(B, num_classes, ...)``."""
 
-    @abstractmethod
     def sample_info(self, batch: Any) -> tuple[Tensor, list[int], list[str]]:
         """Return the classes ``(B, ...)``, indices in the data set, and names of the samples."""
+        return batch.targets, batch.indices, batch.names
 
-    @abstractmethod
     def bad_samples(self, batch: Any) -> list[str]:
-        """Name the samples whose input is not finite."""
+        """Name the samples with an input that is not finite: here, images."""
+        finite = batch.images.isfinite().flatten(1).all(dim=1).tolist()
+        return [name for name, fine in zip(batch.names, finite, strict=True) if not fine]
 
     def mix(self, batch: Any, targets: Tensor) -> tuple[Any, Tensor]:
         """Mix the samples of a training batch, if at all; targets may become shares of classes."""

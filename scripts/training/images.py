@@ -209,15 +209,6 @@ class ImageClassifier(Classifier):
         images, shares = mix(batch.images, targets)
         return batch._replace(images=images), shares
 
-    def sample_info(self, batch: ImageBatch) -> tuple[Tensor, list[int], list[str]]:
-        """Return classes, indices and names of the images."""
-        return batch.targets, batch.indices, batch.names
-
-    def bad_samples(self, batch: ImageBatch) -> list[str]:
-        """Name the images with a value that is not finite; files of bytes never have one."""
-        bad = ~batch.images.isfinite().flatten(1).all(dim=1)
-        return [batch.names[i] for i in bad.nonzero().flatten().tolist()]
-
 
 def read_sample(path: Path, info: dict[str, Any]) -> ImageSample:
     """Read an image file for a network with this ``info``, as its test images were read.

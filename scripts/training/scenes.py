@@ -32,7 +32,7 @@ class SceneBatch(NamedTuple):
     """Images ``(B, 3, H, W)``, masks ``(B, H, W)``, and which they are."""
 
     images: Tensor
-    masks: Tensor
+    targets: Tensor
     indices: list[int]
     names: list[str]
 

@@ -35,15 +35,6 @@ class Segmenter(MaskClassifier):
         """Score the classes at each pixel, ``(B, num_classes, H, W)``."""
         return self.network(batch.images)
 
-    def sample_info(self, batch: SceneBatch) -> tuple[Tensor, list[int], list[str]]:
-        """Return masks, indices and names of the images."""
-        return batch.masks, batch.indices, batch.names
-
-    def bad_samples(self, batch: SceneBatch) -> list[str]:
-        """Name the images with a value that is not finite."""
-        finite = batch.images.isfinite().flatten(1).all(dim=1)
-        return [name for name, fine in zip(batch.names, finite.tolist(), strict=True) if not fine]
-
     def to_keep(self, predicted: Tensor) -> Tensor:
         """Return small copies of the masks."""
         return shrink(predicted, self.trainer.datamodule.picture_size)

@@ -7,7 +7,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import timm
 import torch
+import torchvision
 import yaml
 from torch import nn
 
@@ -16,6 +18,7 @@ import mgic_vision
 from mgic_geo import MGICBlock, multiply_adds, num_weights
 from scripts.experiments.pages import read_rows
 from scripts.experiments.paper.item import Item, Page, number, published, rounding
+from scripts.training.networks import make_network
 
 TOLERANCE = 0.02  # above this, a row has to say why it differs from the paper's
 POINTS = 1024
@@ -72,19 +75,15 @@ def networks_of(table: str) -> dict[str, Ours]:
 
 def build(ours: Ours, device: str = "meta") -> nn.Module:
     """Build the network, by default without values where it is one for images."""
-    source, _, name = ours.model.rpartition(":")
     if ours.model in mgic_geo.list_models():
-        return mgic_geo.create_model(ours.model, **ours.options)
+        device = "cpu"
+    source, _, name = ours.model.rpartition(":")
     with torch.device(device):
         if source == "torchvision":
-            from torchvision import models
-
-            return models.get_model(name, weights=None, **ours.options)
+            return torchvision.models.get_model(name, weights=None, **ours.options)
         if source == "timm":
-            import timm
-
             return timm.create_model(name, pretrained=False, **ours.options)
-        return mgic_vision.create_model(ours.model, **ours.options)
+        return make_network(name, None, dict(ours.options))
 
 
 def count(ours: Ours) -> Counts:

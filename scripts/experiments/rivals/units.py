@@ -1,9 +1,8 @@
 """The unit under test: a norm and a feed-forward map C -> m -> C, by MGIC and by its rivals."""
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
@@ -21,8 +20,6 @@ WIDTH = 128  # of all networks
 EXPANSION = 4  # of the dense unit and of MGIC
 ROWS = 1024  # of every training step, of all tasks
 GROUP_SIZE, COARSE_SIZE = 16, 32
-
-Map = Callable[[int, int], nn.Module]
 
 
 class CycleUnit(nn.Module):
@@ -57,48 +54,22 @@ class CycleUnit(nn.Module):
 
 def residual_level(level: Level) -> Residual:
     """The block of one level."""
-    return Residual(behind_norm(level.outer, feed_forward(level)))
+    return Residual(after_norm(level.outer, feed_forward(level)))
 
 
-def behind_norm(width: int, layer: nn.Module) -> nn.Sequential:
+def after_norm(width: int, layer: nn.Module) -> nn.Sequential:
     """The norm that every unit begins with, on every level that it has."""
     return nn.Sequential(OrderedDict(norm=nn.LayerNorm(width), map=layer))
 
 
-def pair(make_map: Map, width: int, inner: int) -> nn.Sequential:
-    """Norm, out to the inner width, activation, and back."""
-    steps = (make_map(width, inner), nn.GELU(), make_map(inner, width))
-    return behind_norm(width, nn.Sequential(*steps))
+def pair_of(make_map: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
+    """Units of norm, map to the inner width, activation, and map back."""
 
+    def make(width: int, *, inner: int, **options: int) -> nn.Module:
+        steps = (make_map(width, inner, **options), nn.GELU(), make_map(inner, width, **options))
+        return after_norm(width, nn.Sequential(*steps))
 
-def dense(width: int, *, inner: int) -> nn.Module:
-    """The unit as a transformer has it."""
-    return pair(nn.Linear, width, inner)
-
-
-def low_rank_unit(width: int, *, inner: int, rank: int) -> nn.Module:
-    """Both matrices of low rank."""
-    return pair(partial(low_rank, rank=rank), width, inner)
-
-
-def shuffled(width: int, *, inner: int, groups: int) -> nn.Module:
-    """Grouped maps with a shuffle between them."""
-    return pair(partial(ShuffledLinear, groups=groups), width, inner)
-
-
-def ghost(width: int, *, inner: int) -> nn.Module:
-    """Two ghost modules."""
-    return pair(GhostLinear, width, inner)
-
-
-def monarch(width: int, *, inner: int, blocks: int) -> nn.Module:
-    """Two Monarch matrices."""
-    return pair(partial(MonarchLinear, blocks=blocks), width, inner)
-
-
-def butterfly(width: int, *, inner: int, products: int) -> nn.Module:
-    """Two butterfly matrices."""
-    return pair(partial(ButterflyLinear, products=products), width, inner)
+    return make
 
 
 def mgic_linears(width: int, *, layers: int, group_size: int, coarse_size: int) -> nn.Module:
@@ -106,18 +77,18 @@ def mgic_linears(width: int, *, layers: int, group_size: int, coarse_size: int) 
     steps: list[nn.Module] = [MGICLinear(width, group_size=group_size, coarse_size=coarse_size)]
     for _ in range(layers - 1):
         steps += [nn.GELU(), MGICLinear(width, group_size=group_size, coarse_size=coarse_size)]
-    return behind_norm(width, nn.Sequential(*steps))
+    return after_norm(width, nn.Sequential(*steps))
 
 
 MAKERS: dict[str, Callable[..., nn.Module]] = {
-    "dense": dense,
+    "dense": pair_of(nn.Linear),
     "MGIC": CycleUnit,
-    "narrow": dense,
-    "low rank": low_rank_unit,
-    "shuffle": shuffled,
-    "Ghost": ghost,
-    "Monarch": monarch,
-    "butterfly": butterfly,
+    "narrow": pair_of(nn.Linear),
+    "low rank": pair_of(low_rank),
+    "shuffle": pair_of(ShuffledLinear),
+    "Ghost": pair_of(GhostLinear),
+    "Monarch": pair_of(MonarchLinear),
+    "butterfly": pair_of(ButterflyLinear),
     "MGICLinear": mgic_linears,
 }
 RIVALS = tuple(kind for kind in MAKERS if kind not in ("dense", "MGIC"))
@@ -157,8 +128,3 @@ MGIC = Unit(
         "coarse_size": COARSE_SIZE,
     },
 )
-
-
-def read_units(rows: Iterable[dict[str, Any]]) -> list[Unit]:
-    """The units that :func:`match` found."""
-    return [Unit(**row) for row in rows]

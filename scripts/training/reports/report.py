@@ -83,6 +83,12 @@ def read_split(path: Path) -> Split | None:
     return split_kind(summary).read(path, summary)
 
 
+def read_splits(folder: Path) -> list[Split]:
+    """Read what was tested, ``test`` first."""
+    found = [read_split(path) for path in sorted(folder.glob("*.json"))]
+    return sorted((s for s in found if s), key=lambda split: (split.name != "test", split.name))
+
+
 def split_kind(summary: dict[str, Any]) -> type[Split]:
     """Tell what was classified: samples, their pixels or their points."""
     if "miou" not in summary:
@@ -194,8 +200,7 @@ def write_report(run_dir: Path) -> Path:
         ReportError: If a file is broken, or ``metrics.csv`` missing.
     """
     metrics = read_metrics(run_dir / "metrics.csv")
-    found = [read_split(path) for path in sorted(run_dir.glob("*.json"))]
-    splits = sorted((s for s in found if s), key=lambda split: (split.name != "test", split.name))
+    splits = read_splits(run_dir)
     measured = [split for split in splits if split.predictions]
     best, reason = best_epoch(metrics)
     sections: dict[str, dict[str, tuple[bytes, str]]] = {}

@@ -2,7 +2,6 @@
 
 import argparse
 import contextlib
-import csv
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -177,8 +176,7 @@ def read_curves(folder: Path) -> dict[tuple[str, str], list[list[float]]]:
     curves: dict[tuple[str, str], list[list[float]]] = {}
     for pattern in RUNS:
         for path in sorted(folder.glob(f"{pattern}/metrics.csv")):
-            with path.open(encoding="utf-8", newline="") as file:
-                values = [row.get("val_accuracy") or "" for row in csv.DictReader(file)]
+            values = [row.get("val_accuracy") or "" for row in read_rows(path)]
             values = [100 * float(value) for value in values if value not in ("", "nan")]
             if values:
                 place = path.parent.parent.name, re.sub(r"-\d+$", "", path.parent.name)

@@ -147,7 +147,7 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, An
 
 
 def _clear(folder: Path) -> None:
-    """Remove what a run writes, and nothing that somebody else put there."""
+    """Remove what a run writes, and nothing else."""
     for pattern in OWN_FILES:
         for path in folder.glob(pattern):
             path.unlink()

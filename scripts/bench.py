@@ -27,7 +27,7 @@ from scripts.benchmarks.timing import (
     ratios,
     spread,
 )
-from scripts.training.files import write_whole
+from scripts.training.reliability.files import write_whole
 
 # name -> module with SUMMARY, add_arguments(parser) and make_suites(arguments)
 BENCHMARKS = {

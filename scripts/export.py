@@ -23,9 +23,9 @@ from torch import Tensor
 from mgic_vision.merging import BLOCK
 from scripts.exporting.formats import FORMATS, Format
 from scripts.exporting.subject import CloudSubject, Subject, make_subject
-from scripts.training.errors import TrainingError
-from scripts.training.files import write_whole
 from scripts.training.networks import load_network, make_network
+from scripts.training.reliability.errors import TrainingError
+from scripts.training.reliability.files import write_whole
 from scripts.training.weights import Weights, fresh_weights, read_weights
 
 BATCHES = (1, 3, 8)

@@ -22,70 +22,20 @@ from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 
-from scripts.training.files import write_whole
+import yaml
+
+from scripts.training.reliability.files import write_whole
 
 ROOT = Path(__file__).parents[1]
 PARTS = {"all": "fault", "quick": "fault and not slow", "slow": "fault and slow"}
 PACKAGES = ("torch", "torch-geometric", "lightning", "safetensors", "numpy", "pytest", "hypothesis")
 
 # number -> what happens, what is to come of it
-FAULTS = {
-    1: ("last checkpoint cut short", "the one before is used, with a warning"),
-    2: ("a bit of a checkpoint flipped", "the hash tells; as 1"),
-    3: ("checkpoint empty, a folder, or unreadable", "error with its name, or as 1"),
-    4: ("pickle that runs code as a checkpoint", "error, and nothing is run"),
-    5: ("SIGKILL while a checkpoint is written", "the old one is whole, parts are removed"),
-    6: ("disk full or read-only while saving", "warning, old files kept, exit code 3"),
-    7: ("SIGKILL anywhere, then resumed", "the bits of an uninterrupted run"),
-    8: ("SIGTERM, Ctrl-C", "checkpoint, exit code 75 or 130; the second leaves at once"),
-    9: ("resumed with another configuration", "error that lists it, unless forced"),
-    10: ("resumed with other workers or processes", "same bits; a warning for processes"),
-    11: ("weights of another shape", "error that lists them; another head only if asked for"),
-    12: ("loss not finite", "error with step, samples, rate; or back to a checkpoint"),
-    13: ("one sample not finite", "error with its name before the forward"),
-    14: ("out of memory", "advice, or smaller batches that accumulate"),
-    15: ("dialects of OFF", "read right"),
-    16: ("OFF cut short", "error"),
-    17: ("OFF with indices of no vertex", "error with the line"),
-    18: ("OFF with NaN or infinity", "error; leniently dropped with a warning"),
-    19: ("OFF without faces or area", "error; leniently its vertices"),
-    20: ("OFF with absurd counts", "error before anything is allocated"),
-    21: ("no OFF file at all", "error that says so"),
-    22: ("coordinates of 1e11 or 1e-30", "finite, of unit scale"),
-    23: ("zip with ../, links, bombs, doubles", "refused; nothing outside its folder"),
-    24: ("download cut, wrong, or a web page", "error; continued or removed"),
-    25: ("killed while data are prepared", "done again, nothing half used"),
-    26: ("cache damaged or of other parameters", "warning, built again"),
-    27: ("two processes build a cache", "one builds, both read the same"),
-    28: ("class folders missing, extra, empty, mixed up", "error that lists what is expected"),
-    29: ("counts other than published", "warning with a table"),
-    30: ("clouds of no more than k points", "all others are neighbors; layers stay finite"),
-    31: ("equal points", "k neighbors, never itself; finite gradients"),
-    32: ("cloud far from the origin", "the neighbors it has at the origin"),
-    33: ("ragged, unsorted batches with empty clouds", "right, and no edge between clouds"),
-    34: ("training batch of one", "error with advice; none is dealt out; evaluation is fine"),
-    35: ("batch of no rows", "error, or zeros for an empty cloud; statistics unharmed"),
-    36: ("input of another type, rank or layout", "error with expected and given"),
-    37: ("group sizes that divide nothing", "the rule adapts; error below 1 only"),
-    38: ("labels out of range, all ignored, class absent", "error; or finite; mean over the rest"),
-    39: ("damaged images, odd modes, unknown mask ids", "error with the path; converted to RGB"),
-    40: ("a process dies, hangs, or runs other code", "the others end; a restart continues"),
-    41: ("a loading process is killed, /dev/shm is full", "error, the checkpoints stay"),
-    42: ("resumed with other threads", "warning"),
-    43: ("folder holds another run", "error unless resumed or replaced"),
-    44: ("odd paths", "work"),
-    45: ("graph of any form with a node out of range", "error that names it; no read outside"),
-    46: ("graph of another number of nodes", "error with both numbers"),
-    47: ("bias, edges, indices of other type, stride, length", "right, or error"),
-    48: ("fewer threads than asked for", "same result"),
-    49: ("clouds of any sizes in a batch", "gradients of float64, up to rounding"),
-    50: ("fused network cast, moved, copied, loaded into", "right, or error"),
-    51: ("threads, hooks, parametrizations, torch.func", "as with torch's layers, or error"),
-    52: ("NaN or infinity reaches a norm", "NaN in output and statistics, as in torch"),
-    53: ("cache of kernels damaged or another user's", "not loaded; built again, or elsewhere"),
-    54: ("two runs start in one folder", "the second leaves, the first is untouched"),
-    55: ("a stage is given other data than the run's", "used and said in the result, or error"),
-    56: ("mesh with another axis upwards", "turned if format or option says so, or warning"),
+FAULTS: dict[int, tuple[str, str]] = {
+    number: (fault, expected)
+    for number, (fault, expected) in yaml.safe_load(
+        Path(__file__).with_suffix(".yaml").read_text(encoding="utf-8")
+    ).items()
 }
 
 # number -> why there is no test of it yet; to be removed with the first test

@@ -11,12 +11,11 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from scripts.paper_tables.claims import write_index
-from scripts.paper_tables.pages import command_of, headline, to_markdown, write_page
-from scripts.paper_tables.registry import ITEMS, WITHOUT_NUMBERS
-from scripts.training.errors import TrainingError
-
-DOCS = Path("docs/results")
+from scripts.experiments.pages import DOCS, to_markdown
+from scripts.experiments.paper.claims import write_index
+from scripts.experiments.paper.item import command_of
+from scripts.experiments.paper.registry import ITEMS, WITHOUT_NUMBERS
+from scripts.training.reliability.errors import TrainingError
 
 
 def main(args: Sequence[str] | None = None) -> int:
@@ -24,7 +23,10 @@ def main(args: Sequence[str] | None = None) -> int:
     given = sys.argv[1:] if args is None else list(args)
     arguments = make_parser().parse_args(given)
     if arguments.name == "list":
-        print("\n".join(list_lines()))
+        for item in ITEMS.values():
+            print(f"{item.name:<10} {item.title}; {item.cost}; offline: {item.offline}")
+        for name, why in WITHOUT_NUMBERS.items():
+            print(f"{name:<10} {why}")
         return 0
     try:
         if arguments.name != "index":
@@ -46,7 +48,7 @@ def make_parser() -> argparse.ArgumentParser:
     index = commands.add_parser("index", help="write the page that comes first")
     index.add_argument("--docs", type=Path, default=DOCS, help="folder of the results")
     for item in ITEMS.values():
-        command = commands.add_parser(item.name, help=item.title, description=headline(item))
+        command = commands.add_parser(item.name, help=item.title, description=item.headline)
         command.add_argument("--docs", type=Path, default=DOCS, help="folder of the results")
         item.add_arguments(command)
     return parser
@@ -56,21 +58,11 @@ def run(arguments: argparse.Namespace, given: Sequence[str]) -> None:
     """Make, print and write one page."""
     item, start = ITEMS[arguments.name], time.monotonic()
     page = item.make(arguments)
-    seconds = time.monotonic() - start
-    command = command_of(item.name, arguments, given)
-    path = write_page(item, page, arguments.docs, command, seconds)
-    print(headline(item), to_markdown(page.rows), *page.notes, sep="\n\n", end="\n\n")
+    seconds, command = time.monotonic() - start, command_of(given)
+    path = item.write(page, arguments.docs, command, seconds)
+    print(item.headline, to_markdown(page.rows), page.notes, sep="\n\n", end="\n\n")
     print(f"took {seconds:.1f} s; seeds: {page.seeds}; command: {command}")
     print(f"wrote {path}")
-
-
-def list_lines() -> list[str]:
-    """What ``list`` prints."""
-    lines = [
-        f"{item.name:<10} {item.title}; {item.cost}; offline: {item.offline}"
-        for item in ITEMS.values()
-    ]
-    return [*lines, *(f"{name:<10} {why}" for name, why in WITHOUT_NUMBERS.items())]
 
 
 if __name__ == "__main__":

@@ -17,10 +17,10 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from scripts.training.errors import TrainingError
-from scripts.training.files import write_whole
 from scripts.training.images import read_sample
 from scripts.training.networks import load_network
+from scripts.training.reliability.errors import TrainingError
+from scripts.training.reliability.files import write_whole
 from scripts.training.scenes import read_scene
 from scripts.training.weights import Weights, read_weights
 

@@ -16,14 +16,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from scripts.training.errors import TrainingError
-from scripts.training.files import write_whole
-from scripts.training.report import best_epoch, read_metrics, read_split
-from scripts.training.report_masks import MaskSplit
-from scripts.training.report_parts import PartSplit, part_colors
-from scripts.training.report_splits import Split
+from scripts.training.reliability.errors import TrainingError
+from scripts.training.reliability.files import write_whole
+from scripts.training.reports.masks import MaskSplit
+from scripts.training.reports.parts import PartSplit, part_colors
+from scripts.training.reports.report import best_epoch, read_metrics, read_splits
+from scripts.training.reports.splits import Split
 
-PAGE = Path(__file__).with_name("report_page")
+PAGE = Path(__file__).with_name("training") / "reports" / "pages"
 MAX_SAMPLES = 48  # of a split
 MAX_SIDE = 1 << 15  # clouds are written as int16
 MAX_RUNS = 24
@@ -91,12 +91,6 @@ def name_runs(folders: Sequence[Path]) -> list[str]:
         depth += 1
         names = ["/".join(path.parts[-depth:]) for path in paths]
     return names
-
-
-def read_splits(folder: Path) -> list[Split]:
-    """Read what was tested, ``test`` first."""
-    found = [read_split(path) for path in sorted(folder.glob("*.json"))]
-    return sorted((s for s in found if s), key=lambda split: (split.name != "test", split.name))
 
 
 def describe_run(name: str, folder: Path, splits: Sequence[Split]) -> dict[str, Any]:

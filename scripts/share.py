@@ -15,18 +15,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import jinja2
 import numpy as np
 import yaml
 from huggingface_hub import EvalResult, ModelCardData
 
 import mgic_geo
-from scripts.report import read_splits
-from scripts.training.errors import TrainingError
-from scripts.training.files import write_whole
-from scripts.training.report import best_epoch, read_metrics
-from scripts.training.report_splits import Split
+from scripts.training.reliability.errors import TrainingError
+from scripts.training.reliability.files import write_whole
+from scripts.training.reports.report import best_epoch, read_metrics, read_splits
+from scripts.training.reports.splits import Split
 from scripts.training.weights import Weights, export_weights, read_weights
 
+CARD = jinja2.Environment(undefined=jinja2.StrictUndefined, keep_trailing_newline=True).from_string(
+    Path(__file__).with_name("card.md").read_text(encoding="utf-8")
+)
 METRICS = {"miou": "mIoU", "accuracy": "accuracy", "class_accuracy": "mean over classes"}
 
 
@@ -152,39 +155,17 @@ def make_card(runs: Sequence[Run], best: Run) -> str:
         model_name=info["name"],
         eval_results=results,
     )
-    options = ", ".join(f"`{key}={value}`" for key, value in info["options"].items())
-    weights = best.splits[0].summary["parameters"]
-    return f"""---
-{header.to_yaml()}
----
-
-# {info["name"]} on {data}
-
-A network of {package} with {weights:,} weights{options and f", options {options}"}.
-Classes: {", ".join(map(str, info["classes"]))}.
-
-```python
-from {package}.hub import HubModel
-
-model = HubModel.from_pretrained("FOLDER OR OWNER/NAME")
-```
-
-## What it came to
-
-{describe_seeds(runs, best)}
-
-{result_table(runs, best)}
-
-## How it was trained
-
-```yaml
-{yaml.safe_dump({key: best.config[key] for key in ("model", "data")}, sort_keys=False).strip()}
-```
-
-```console
-$ {best.config.get("command", "")}
-```
-"""
+    return CARD.render(
+        header=header.to_yaml(),
+        info=info,
+        data=data,
+        package=package,
+        weights=best.splits[0].summary["parameters"],
+        seeds=describe_seeds(runs, best),
+        table=result_table(runs, best),
+        recipe=yaml.safe_dump({k: best.config[k] for k in ("model", "data")}, sort_keys=False),
+        command=best.config.get("command", ""),
+    )
 
 
 def describe_seeds(runs: Sequence[Run], best: Run) -> str:

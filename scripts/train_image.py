@@ -5,16 +5,12 @@
 """
 
 import sys
-from collections.abc import Sequence
+from functools import partial
 
 from scripts.training import cli
 from scripts.training.images import ImageClassifier, ImageData
 
-
-def main(args: Sequence[str] | None = None) -> int:
-    """Run the command line and return the exit code."""
-    return cli.main(ImageClassifier, ImageData, "python -m scripts.train_image", args)
-
+main = partial(cli.main, ImageClassifier, ImageData, "python -m scripts.train_image")
 
 if __name__ == "__main__":
     sys.exit(main())

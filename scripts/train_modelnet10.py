@@ -5,16 +5,12 @@
 """
 
 import sys
-from collections.abc import Sequence
+from functools import partial
 
 from scripts.training import cli
 from scripts.training.points import PointClassifier, PointClouds
 
-
-def main(args: Sequence[str] | None = None) -> int:
-    """Run the command line and return the exit code."""
-    return cli.main(PointClassifier, PointClouds, "python -m scripts.train_modelnet10", args)
-
+main = partial(cli.main, PointClassifier, PointClouds, "python -m scripts.train_modelnet10")
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -6,17 +6,13 @@ the masks of image files.
 """
 
 import sys
-from collections.abc import Sequence
+from functools import partial
 
 from scripts.training import cli
 from scripts.training.scenes import SegmentationData
 from scripts.training.segmenter import Segmenter
 
-
-def main(args: Sequence[str] | None = None) -> int:
-    """Run the command line and return the exit code."""
-    return cli.main(Segmenter, SegmentationData, "python -m scripts.train_segmentation", args)
-
+main = partial(cli.main, Segmenter, SegmentationData, "python -m scripts.train_segmentation")
 
 if __name__ == "__main__":
     sys.exit(main())

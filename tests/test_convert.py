@@ -13,7 +13,7 @@ from mgic_geo import GroupedLinear, MGICBlock, num_weights
 from mgic_vision import convert
 from mgic_vision.conversion.narrow import narrow
 from mgic_vision.conversion.parts import ADAPTERS, find_adapter
-from scripts.convert_results import BARS, NETWORKS, make
+from scripts.experiments.conversion import BARS, NETWORKS, make
 
 SIZES = {"group_size": 8, "coarse_size": 16, "min_width": 16}
 TINY = {"num_classes": 10}

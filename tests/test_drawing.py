@@ -5,7 +5,6 @@ import pytest
 from torch import nn
 
 from mgic_geo import GroupedLinear, MGICBlock, create_model, draw, transfer
-from scripts import draw_levels
 
 
 def block(channels: int, group_size: int = 4, coarse_size: int = 4) -> MGICBlock:
@@ -61,10 +60,3 @@ def test_matplotlib_is_asked_for_by_name(monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(ImportError, match="drawing needs matplotlib"):
         draw(block(8))
-
-
-def test_the_script_draws_the_figure_of_the_readme_and_networks(tmp_path):
-    draw_levels.main([str(tmp_path / "block.png")])
-    draw_levels.main([str(tmp_path / "network.png"), "--model", "mgic_diffgcn"])
-    sizes = [(tmp_path / name).stat().st_size for name in ("block.png", "network.png")]
-    assert min(sizes) > 5000

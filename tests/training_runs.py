@@ -179,7 +179,7 @@ def metrics(folder: Path) -> list[list[str]]:
 
 def assert_same_run(one: Path, other: Path, newest: str = "step-000000015.ckpt") -> None:
     """Check that two runs ended in the same bits."""
-    from scripts.training.checkpoint import read_checkpoint
+    from scripts.training.reliability.checkpoint import read_checkpoint
 
     assert metrics(one) == metrics(other)
     for name in ("best.ckpt", newest):
@@ -312,7 +312,7 @@ class ReadOnlyAfter:
     count: int
 
     def __call__(self) -> None:
-        from scripts.training.run_checkpoint import RunCheckpoint
+        from scripts.training.reliability.run_checkpoint import RunCheckpoint
 
         original, calls = RunCheckpoint._save_step, 0
 
@@ -353,9 +353,9 @@ class CodeFrom:
     root: Path
 
     def __call__(self) -> None:
-        from scripts.training import distributed
+        from scripts.training.reliability import distributed
 
-        distributed.__file__ = str(self.root / "scripts/training/distributed.py")
+        distributed.__file__ = str(self.root / "scripts/training/reliability/distributed.py")
 
 
 @dataclass(frozen=True)
@@ -369,7 +369,7 @@ class DiskFullAfter:
     deadly: bool = False
 
     def __call__(self) -> None:
-        from scripts.training.run_checkpoint import RunCheckpoint
+        from scripts.training.reliability.run_checkpoint import RunCheckpoint
 
         original, calls = RunCheckpoint._save_step, 0
 

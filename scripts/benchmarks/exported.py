@@ -14,8 +14,8 @@ from scripts.benchmarks.images import HAS_ONNX, NO_ONNX
 from scripts.benchmarks.timing import Contender, Pair, Suite
 from scripts.exporting.formats import FORMATS
 from scripts.exporting.subject import Subject, make_subject
-from scripts.training.errors import TrainingError
 from scripts.training.networks import make_network
+from scripts.training.reliability.errors import TrainingError
 from scripts.training.weights import fresh_weights
 
 SUMMARY = "networks in PyTorch beside what torch.export and ONNX make of them, plain and fused"

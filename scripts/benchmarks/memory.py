@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from mgic_geo.levels import Level
 from mgic_vision import bottleneck, dense_level, fuse, inverted_residual, mgic_unit
 from mgic_vision.ops.kernel import cycle_bytes
+from scripts.benchmarks.tensor_memory import MemoryCounter
 from scripts.benchmarks.timing import Bytes, Pair
-from scripts.paper_tables.memory import MemoryCounter
 
 SUMMARY = "memory of one block: the peak of inference, and what training keeps"
 GROUP_SIZE = COARSE_SIZE = 16

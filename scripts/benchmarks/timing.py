@@ -193,7 +193,7 @@ def training_step(
 
     Args:
         model: Scores classes.
-        batches: Inputs and classes; behind the last one the first follows again.
+        batches: Inputs and classes; after the last one the first follows again.
         make_optimizer: Of the model's parameters.
     """
     optimizer, endless = make_optimizer(model.train().parameters()), itertools.cycle(batches)

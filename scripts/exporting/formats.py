@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from scripts.exporting.subject import Subject, make_subject
-from scripts.training.errors import TrainingError
 from scripts.training.networks import load_network
+from scripts.training.reliability.errors import TrainingError
 from scripts.training.weights import Weights, export_weights, read_weights
 
 Files = dict[str, bytes]  # content by suffix

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 import mgic_geo
 import mgic_vision
 from mgic_geo import DensePointCloud, PointCloudClassifier, PointCloudSegmenter, knn_indices
-from scripts.training.errors import TrainingError
+from scripts.training.reliability.errors import TrainingError
 
 POINTS = 1024  # of a network that no run has told
 EXAMPLE_BATCH = 2

@@ -7,7 +7,7 @@ from typing import Any
 
 from lightning.pytorch.cli import LightningArgumentParser
 
-from scripts.training.run_folder import CONFIG
+from scripts.training.reliability.run_folder import CONFIG
 from scripts.training.weights import run_folder_of
 
 CONTROL = ("config", "run_dir", "resume", "overwrite", "force_config", "checkpoint", "files")

@@ -10,14 +10,14 @@ import torch.nn.functional as F
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
-from scripts.training.checks import check_labels, check_losses, check_weights
-from scripts.training.distributed import gather, sync_buffers
-from scripts.training.errors import NonFiniteError, TrainingError, TrainingWarning
 from scripts.training.evaluation import NOTHING, Evaluation
 from scripts.training.optimizer import DEFAULT_OPTIMIZER, OptimizerSettings
-from scripts.training.recovery import count_in_pieces
+from scripts.training.reliability.checks import check_labels, check_losses, check_weights
+from scripts.training.reliability.distributed import gather, sync_buffers
+from scripts.training.reliability.errors import NonFiniteError, TrainingError, TrainingWarning
+from scripts.training.reliability.recovery import count_in_pieces
+from scripts.training.reliability.seeds import derive_seed
 from scripts.training.results import choose_rows, collect_predictions, show_rows
-from scripts.training.seeds import derive_seed
 from scripts.training.weights import Weights
 
 
@@ -78,13 +78,14 @@ class Classifier(LightningModule):
     def forward(self, batch: Any) -> Tensor:
         """Score the classes, ``(B, num_classes, ...)``."""
 
-    @abstractmethod
     def sample_info(self, batch: Any) -> tuple[Tensor, list[int], list[str]]:
         """Return the classes ``(B, ...)``, indices in the data set, and names of the samples."""
+        return batch.targets, batch.indices, batch.names
 
-    @abstractmethod
     def bad_samples(self, batch: Any) -> list[str]:
-        """Name the samples whose input is not finite."""
+        """Name the samples with an input that is not finite: here, images."""
+        finite = batch.images.isfinite().flatten(1).all(dim=1).tolist()
+        return [name for name, fine in zip(batch.names, finite, strict=True) if not fine]
 
     def mix(self, batch: Any, targets: Tensor) -> tuple[Any, Tensor]:
         """Mix the samples of a training batch, if at all; targets may become shares of classes."""

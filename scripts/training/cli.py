@@ -24,24 +24,24 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from scripts.training.arguments import CONTROL, add_options, refuse_inexact, with_saved_config
 from scripts.training.averaging import average_weights
-from scripts.training.checkpoint import SealedCheckpointIO, newest_checkpoint
 from scripts.training.classifier import Classifier
 from scripts.training.data import ClassificationData
-from scripts.training.distributed import SameEverywhere, launch_rank, rejoin
-from scripts.training.errors import (
+from scripts.training.reliability.checkpoint import SealedCheckpointIO, newest_checkpoint
+from scripts.training.reliability.distributed import SameEverywhere, launch_rank, rejoin
+from scripts.training.reliability.errors import (
     Interrupted,
     RunFolderError,
     StartAgain,
     TrainingError,
     TrainingWarning,
 )
-from scripts.training.metrics_log import MetricsLog
-from scripts.training.recovery import Recovery
-from scripts.training.run_checkpoint import RunCheckpoint
-from scripts.training.run_folder import open_run, spell
+from scripts.training.reliability.recovery import Recovery
+from scripts.training.reliability.run_checkpoint import RunCheckpoint
+from scripts.training.reliability.run_folder import open_run, spell
+from scripts.training.reliability.stop import EXIT_CODES, StopSignals
+from scripts.training.reports.metrics_log import MetricsLog
+from scripts.training.reports.tensorboard_log import make_tensorboard
 from scripts.training.stages import Stages
-from scripts.training.stop import EXIT_CODES, StopSignals
-from scripts.training.tensorboard_log import make_tensorboard
 from scripts.training.weights import run_folder_of
 
 TRAINER_DEFAULTS = {

@@ -11,10 +11,10 @@ from lightning.pytorch import LightningDataModule
 from torch.utils.data import Dataset
 
 from datasets.splits import stratified_split
-from scripts.training.distributed import world
-from scripts.training.errors import TrainingError
 from scripts.training.loader import OrderedBatches, ResumableLoader, ShuffledBatches
-from scripts.training.recovery import Recovery
+from scripts.training.reliability.distributed import world
+from scripts.training.reliability.errors import TrainingError
+from scripts.training.reliability.recovery import Recovery
 
 
 class ClassificationData(LightningDataModule):
@@ -27,8 +27,8 @@ class ClassificationData(LightningDataModule):
         batch_size: Samples in a batch, for each process.
         num_workers: Processes that load data; 0 loads in the main one.
         val_fraction: Share of the training samples of each class that validation gets.
-        test_splits: What ``test`` evaluates.
-        seed: Order, augmentation and the validation split follow from it.
+        test_splits: What is tested, ``test`` by default.
+        seed: Everything random about the data follows from it.
 
     Raises:
         ValueError: A fraction that is not from 0 to below 1, or a negative number of workers.
@@ -39,11 +39,11 @@ class ClassificationData(LightningDataModule):
     def __init__(
         self,
         *,
-        batch_size: int,
-        num_workers: int,
-        val_fraction: float,
-        test_splits: Sequence[str],
-        seed: int,
+        batch_size: int = 16,
+        num_workers: int = 0,
+        val_fraction: float = 0.1,
+        test_splits: list[str] | None = None,
+        seed: int = 0,
     ):
         super().__init__()
         if not 0 <= val_fraction < 1:
@@ -53,7 +53,7 @@ class ClassificationData(LightningDataModule):
         self.batch_size, self.num_workers, self.seed = batch_size, num_workers, seed
         self.eval_batch_size = batch_size
         self.val_fraction = val_fraction
-        self.test_splits = list(test_splits)
+        self.test_splits = list(test_splits or ["test"])
         self.replaced: list[tuple[int, int]] = []  # (epoch, batch) that are not trained on
         self.split = "test"  # the one that is being tested
         self.classes: list[str] = []

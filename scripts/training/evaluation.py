@@ -6,8 +6,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix
 
-from scripts.training.distributed import gather
-from scripts.training.errors import TrainingError
+from scripts.training.reliability.distributed import gather
+from scripts.training.reliability.errors import TrainingError
 
 NOTHING = -100  # no label is ignored: torch's own value for that
 

@@ -25,10 +25,9 @@ from datasets.splits import nested_subset, stratified_split
 from mgic_vision import create_model
 from scripts.training.classifier import Classifier
 from scripts.training.data import ClassificationData
-from scripts.training.errors import TrainingError
 from scripts.training.evaluation import Evaluation, TopFive
-from scripts.training.files import hash_files
-from scripts.training.optimizer import DEFAULT_OPTIMIZER, OptimizerSettings
+from scripts.training.reliability.errors import TrainingError
+from scripts.training.reliability.files import hash_files
 
 
 class ImageBatch(NamedTuple):
@@ -53,10 +52,8 @@ class ImageData(ClassificationData):
             part of more, whatever the seed, and validation is held out of them.
         augment: Random changes of training images.
         batch_size: Images in a batch, for each process.
-        num_workers: Processes that load data; 0 loads in the main one.
-        val_fraction: Share of the training images of each class held out for validation.
         test_splits: What is tested; by default ``test``, or ``val`` where there is no such folder.
-        seed: Everything random about the data follows from it.
+        kwargs: As for :class:`ClassificationData`.
     """
 
     def __init__(
@@ -68,22 +65,14 @@ class ImageData(ClassificationData):
         num_train: int | None = None,
         augment: ImageAugment | None = None,
         batch_size: int = 64,
-        num_workers: int = 0,
-        val_fraction: float = 0.1,
         test_splits: list[str] | None = None,
-        seed: int = 0,
+        **kwargs: Any,
     ):
         self.root = Path(root or f"data/{name}")
         if not test_splits:
             in_folders = name in ("imagenet", "folder")
             test_splits = ["val" if in_folders and not (self.root / "test").is_dir() else "test"]
-        super().__init__(
-            batch_size=batch_size,
-            num_workers=num_workers,
-            val_fraction=val_fraction,
-            test_splits=test_splits,
-            seed=seed,
-        )
+        super().__init__(batch_size=batch_size, test_splits=test_splits, **kwargs)
         if download and name != "cifar10":
             raise ValueError(f"data.download is for cifar10, not for {name}")
         if root and name == "mnist5k":
@@ -165,16 +154,13 @@ class ImageClassifier(Classifier):
 
     Args:
         name: Network of ``mgic_vision``, see ``mgic_vision.list_models()``.
-        options: Options of ``mgic_vision.create_model`` for it.
-        optimizer: How it is trained.
-        label_smoothing: Share of the target that is spread over all classes, in training only.
         mixup: Parameter of the beta distribution of shares in which training images are mixed in
             pairs; 0 for no mixing.
         ema_decay: Evaluate and keep a moving average of the weights, of which this share stays at
             each step; without, the weights themselves.
         channels_last: Whether the channels of a pixel lie side by side in memory, which is faster.
         grad_checkpointing: Compute features again in the backward pass, to save memory.
-        seed: All randomness follows from it.
+        kwargs: As for :class:`Classifier`.
 
     Raises:
         ValueError: A negative ``mixup``, or a decay that is not from 0 to below 1.
@@ -183,16 +169,13 @@ class ImageClassifier(Classifier):
     def __init__(
         self,
         name: str = "mgic_resnet56",
-        options: dict[str, Any] | None = None,
-        optimizer: OptimizerSettings = DEFAULT_OPTIMIZER,
-        label_smoothing: float = 0.0,
         mixup: float = 0.0,
         ema_decay: float | None = None,
         channels_last: bool = True,
         grad_checkpointing: bool = False,
-        seed: int = 0,
+        **kwargs: Any,
     ):
-        super().__init__(name, options, optimizer, label_smoothing, seed)
+        super().__init__(name, **kwargs)
         if mixup < 0:
             raise ValueError(f"mixup must be 0 or more, got {mixup}")
         if ema_decay is not None and not 0 <= ema_decay < 1:
@@ -225,15 +208,6 @@ class ImageClassifier(Classifier):
         mix = v2.MixUp(alpha=self.mixup, num_classes=len(self.classes))
         images, shares = mix(batch.images, targets)
         return batch._replace(images=images), shares
-
-    def sample_info(self, batch: ImageBatch) -> tuple[Tensor, list[int], list[str]]:
-        """Return classes, indices and names of the images."""
-        return batch.targets, batch.indices, batch.names
-
-    def bad_samples(self, batch: ImageBatch) -> list[str]:
-        """Name the images with a value that is not finite; files of bytes never have one."""
-        bad = ~batch.images.isfinite().flatten(1).all(dim=1)
-        return [batch.names[i] for i in bad.nonzero().flatten().tolist()]
 
 
 def read_sample(path: Path, info: dict[str, Any]) -> ImageSample:

@@ -15,8 +15,8 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from datasets.image_files import ImageFileError
-from scripts.training.errors import LoaderError, TrainingError
-from scripts.training.seeds import derive_seed
+from scripts.training.reliability.errors import LoaderError, TrainingError
+from scripts.training.reliability.seeds import derive_seed
 
 SMALLEST = 2  # batch norm needs two values to have a variance
 

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from datasets.cityscapes import IGNORED
 from scripts.training.classifier import Classifier
-from scripts.training.distributed import gather
 from scripts.training.evaluation import Evaluation
+from scripts.training.reliability.distributed import gather
 from scripts.training.results import collect_predictions, show_rows, spread
 
 NUM_PICTURES = 12

@@ -7,7 +7,7 @@ from torch import nn
 
 import mgic_geo
 import mgic_vision
-from scripts.training.errors import TrainingError
+from scripts.training.reliability.errors import TrainingError
 from scripts.training.weights import Weights
 
 

@@ -7,12 +7,10 @@ import numpy as np
 from torch import Tensor, nn
 from torch_geometric.data import Batch
 
-from datasets.augment import Augment
 from datasets.shapes10 import SPLITS
 from datasets.shapes10_parts import IGNORED, Shapes10Parts
 from mgic_geo import create_segmenter
 from scripts.training.masks import MaskClassifier, MaskEvaluation
-from scripts.training.optimizer import DEFAULT_OPTIMIZER, OptimizerSettings
 from scripts.training.points import CloudData, bad_clouds, check_counts
 
 
@@ -22,13 +20,7 @@ class PartClouds(CloudData):
     Args:
         shapes_per_class: How many shapes there are of each class of furniture in ``train``,
             ``test`` and ``test-hard``.
-        num_points: Points of a cloud.
-        augment: Random changes of training clouds.
-        batch_size: Clouds in a batch, for each process.
-        num_workers: Processes that load data; 0 loads in the main one.
-        val_fraction: Share of the training shapes of each class held out for validation.
-        test_splits: What is tested, of ``test`` and ``test-hard``.
-        seed: Everything random about the data follows from it.
+        kwargs: As for :class:`CloudData`; the splits are ``test`` and ``test-hard``.
 
     Raises:
         ValueError: Splits or counts that make no sense.
@@ -38,27 +30,11 @@ class PartClouds(CloudData):
         self,
         name: str = "shapes10_parts",
         shapes_per_class: tuple[int, int, int] = (60, 20, 20),
-        num_points: int = 1024,
-        augment: Augment | None = None,
-        batch_size: int = 16,
-        num_workers: int = 0,
-        val_fraction: float = 0.1,
-        test_splits: list[str] | None = None,
-        seed: int = 0,
+        **kwargs: Any,
     ):
         if name != "shapes10_parts":
             raise ValueError(f"data.name must be 'shapes10_parts', got {name!r}")
-        super().__init__(
-            name,
-            SPLITS,
-            num_points=num_points,
-            augment=augment,
-            batch_size=batch_size,
-            num_workers=num_workers,
-            val_fraction=val_fraction,
-            test_splits=test_splits,
-            seed=seed,
-        )
+        super().__init__(name, SPLITS, **kwargs)
         check_counts(shapes_per_class)
         self.counts = dict(zip(SPLITS, shapes_per_class, strict=True))
 
@@ -114,23 +90,13 @@ class PartSegmenter(MaskClassifier):
 
     Args:
         name: Backbone of ``mgic_geo``, see ``mgic_geo.list_models()``.
-        options: Options of ``mgic_geo.create_segmenter`` for it.
-        optimizer: How it is trained.
-        label_smoothing: Share of the target that is spread over all parts, in training only.
-        seed: All randomness follows from it.
+        kwargs: As for :class:`Classifier`.
     """
 
     ignored, kept = IGNORED, "parts"
 
-    def __init__(
-        self,
-        name: str = "mgic_diffgcn",
-        options: dict[str, Any] | None = None,
-        optimizer: OptimizerSettings = DEFAULT_OPTIMIZER,
-        label_smoothing: float = 0.0,
-        seed: int = 0,
-    ):
-        super().__init__(name, options, optimizer, label_smoothing, seed)
+    def __init__(self, name: str = "mgic_diffgcn", **kwargs: Any):
+        super().__init__(name, **kwargs)
 
     def make_network(self, num_classes: int) -> nn.Module:
         """Build the network."""

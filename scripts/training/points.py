@@ -20,8 +20,7 @@ from datasets.surface import normalize, sample_surface
 from mgic_geo import create_model
 from scripts.training.classifier import Classifier
 from scripts.training.data import ClassificationData
-from scripts.training.errors import TrainingError
-from scripts.training.optimizer import DEFAULT_OPTIMIZER, OptimizerSettings
+from scripts.training.reliability.errors import TrainingError
 
 
 class CloudData(ClassificationData):
@@ -32,11 +31,7 @@ class CloudData(ClassificationData):
         splits: That it has.
         num_points: Points of a cloud.
         augment: Random changes of training clouds.
-        batch_size: Clouds in a batch, for each process.
-        num_workers: Processes that load data; 0 loads in the main one.
-        val_fraction: Share of the training shapes of each class held out for validation.
-        test_splits: What is tested; ``None`` for ``test``.
-        seed: Everything random about the data follows from it.
+        kwargs: As for :class:`ClassificationData`.
 
     Raises:
         ValueError: Splits or counts that make no sense.
@@ -47,21 +42,11 @@ class CloudData(ClassificationData):
         name: str,
         splits: Sequence[str],
         *,
-        num_points: int,
-        augment: Augment | None,
-        batch_size: int,
-        num_workers: int,
-        val_fraction: float,
-        test_splits: list[str] | None,
-        seed: int,
+        num_points: int = 1024,
+        augment: Augment | None = None,
+        **kwargs: Any,
     ):
-        super().__init__(
-            batch_size=batch_size,
-            num_workers=num_workers,
-            val_fraction=val_fraction,
-            test_splits=test_splits or ["test"],
-            seed=seed,
-        )
+        super().__init__(**kwargs)
         if num_points < 1:
             raise ValueError(f"num_points must be at least 1, got {num_points}")
         if unknown := sorted(set(self.test_splits) - set(splits)):
@@ -103,13 +88,7 @@ class PointClouds(CloudData):
             leaves it out, instead of stopping: vertices that are not finite, faces without area.
         shapes_per_class: How many shapes ``shapes10`` has of each class in ``train``, ``test`` and
             ``test-hard``.
-        num_points: Points of a cloud.
-        augment: Random changes of training clouds.
-        batch_size: Clouds in a batch, for each process.
-        num_workers: Processes that load data; 0 loads in the main one.
-        val_fraction: Share of the training shapes of each class held out for validation.
-        test_splits: What is tested: ``test``, and for ``shapes10`` also ``test-hard``.
-        seed: Everything random about the data follows from it.
+        kwargs: As for :class:`CloudData`; ``shapes10`` has the splits ``test`` and ``test-hard``.
     """
 
     def __init__(
@@ -121,25 +100,10 @@ class PointClouds(CloudData):
         check_counts: bool = True,
         lenient: bool = False,
         shapes_per_class: list[int] | None = None,
-        num_points: int = 1024,
-        augment: Augment | None = None,
-        batch_size: int = 16,
-        num_workers: int = 0,
-        val_fraction: float = 0.1,
-        test_splits: list[str] | None = None,
-        seed: int = 0,
+        **kwargs: Any,
     ):
-        super().__init__(
-            name,
-            shapes10.SPLITS if name == "shapes10" else modelnet10.SPLITS,
-            num_points=num_points,
-            augment=augment,
-            batch_size=batch_size,
-            num_workers=num_workers,
-            val_fraction=val_fraction,
-            test_splits=test_splits,
-            seed=seed,
-        )
+        splits = shapes10.SPLITS if name == "shapes10" else modelnet10.SPLITS
+        super().__init__(name, splits, **kwargs)
         root = root or f"data/{name}"
         if name == "shapes10":
             if zip or download:
@@ -193,21 +157,11 @@ class PointClassifier(Classifier):
 
     Args:
         name: Network of ``mgic_geo``, see ``mgic_geo.list_models()``.
-        options: Options of ``mgic_geo.create_model`` for it.
-        optimizer: How it is trained.
-        label_smoothing: Share of the target that is spread over all classes, in training only.
-        seed: All randomness follows from it.
+        kwargs: As for :class:`Classifier`.
     """
 
-    def __init__(
-        self,
-        name: str = "mgic_diffgcn",
-        options: dict[str, Any] | None = None,
-        optimizer: OptimizerSettings = DEFAULT_OPTIMIZER,
-        label_smoothing: float = 0.0,
-        seed: int = 0,
-    ):
-        super().__init__(name, options, optimizer, label_smoothing, seed)
+    def __init__(self, name: str = "mgic_diffgcn", **kwargs: Any):
+        super().__init__(name, **kwargs)
 
     def make_network(self, num_classes: int) -> nn.Module:
         """Build the network."""

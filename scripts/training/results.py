@@ -9,9 +9,9 @@ import numpy as np
 import torch
 
 from scripts.training.data import ClassificationData
-from scripts.training.distributed import gather
-from scripts.training.errors import TrainingError
-from scripts.training.files import write_whole
+from scripts.training.reliability.distributed import gather
+from scripts.training.reliability.errors import TrainingError
+from scripts.training.reliability.files import write_whole
 
 MAX_PICTURES, MAX_WRONG = 24, 16
 

@@ -20,9 +20,9 @@ from datasets.digit_scenes import DigitScenes
 from datasets.image_dataset import ImageFormat, drawing_from
 from datasets.image_files import ImageFileError, read_image
 from scripts.training.data import ClassificationData
-from scripts.training.errors import TrainingError
-from scripts.training.files import hash_files
 from scripts.training.loader import ResumableLoader
+from scripts.training.reliability.errors import TrainingError
+from scripts.training.reliability.files import hash_files
 
 LARGEST_PICTURE = 256  # of those kept for the report
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -32,7 +32,7 @@ class SceneBatch(NamedTuple):
     """Images ``(B, 3, H, W)``, masks ``(B, H, W)``, and which they are."""
 
     images: Tensor
-    masks: Tensor
+    targets: Tensor
     indices: list[int]
     names: list[str]
 
@@ -125,12 +125,10 @@ class SegmentationData(ClassificationData):
         scene_size: Height and width of ``digit_scenes``.
         crop: Height and width in training; by default those of the images.
         augment: Random changes of training images.
-        batch_size: Images in a training batch, for each process.
         eval_batch_size: Images in a batch of validation and test, which are not cropped.
-        num_workers: Processes that load data; 0 loads in the main one.
         test_splits: What is tested: by default ``test``, and ``val`` of ``cityscapes``, whose
             masks of ``test`` are not published.
-        seed: Everything random about the data follows from it.
+        kwargs: As for :class:`ClassificationData`.
 
     Raises:
         ValueError: Splits, sizes or counts that make no sense.
@@ -145,19 +143,12 @@ class SegmentationData(ClassificationData):
         scene_size: int = 128,
         crop: list[int] | None = None,
         augment: SceneAugment | None = None,
-        batch_size: int = 16,
         eval_batch_size: int = 16,
-        num_workers: int = 0,
         test_splits: list[str] | None = None,
-        seed: int = 0,
+        **kwargs: Any,
     ):
-        super().__init__(
-            batch_size=batch_size,
-            num_workers=num_workers,
-            val_fraction=0,
-            test_splits=test_splits or ["val" if name == "cityscapes" else "test"],
-            seed=seed,
-        )
+        test_splits = test_splits or ["val" if name == "cityscapes" else "test"]
+        super().__init__(val_fraction=0, test_splits=test_splits, **kwargs)
         self.eval_batch_size = eval_batch_size
         if unknown := sorted(set(self.test_splits) - set(SPLITS)):
             raise ValueError(f"no split {', '.join(unknown)}; there are {', '.join(SPLITS)}")

@@ -7,7 +7,6 @@ from torch import Tensor, nn
 
 from mgic_vision import LRASPP, create_model, list_models
 from scripts.training.masks import MaskClassifier
-from scripts.training.optimizer import DEFAULT_OPTIMIZER, OptimizerSettings
 from scripts.training.scenes import SceneBatch, shrink
 
 
@@ -16,23 +15,13 @@ class Segmenter(MaskClassifier):
 
     Args:
         name: Segmentation network of ``mgic_vision``: ``lraspp_mgic_large`` or another ``lraspp``.
-        options: Options of ``mgic_vision.create_model`` for it.
-        optimizer: How it is trained.
-        label_smoothing: Share of the target that is spread over all classes, in training only.
-        seed: All randomness follows from it.
+        kwargs: As for :class:`Classifier`.
     """
 
     kept = "masks"
 
-    def __init__(
-        self,
-        name: str = "lraspp_mgic_large",
-        options: dict[str, Any] | None = None,
-        optimizer: OptimizerSettings = DEFAULT_OPTIMIZER,
-        label_smoothing: float = 0.0,
-        seed: int = 0,
-    ):
-        super().__init__(name, options, optimizer, label_smoothing, seed)
+    def __init__(self, name: str = "lraspp_mgic_large", **kwargs: Any):
+        super().__init__(name, **kwargs)
 
     def make_network(self, num_classes: int) -> nn.Module:
         """Build the network."""
@@ -45,15 +34,6 @@ class Segmenter(MaskClassifier):
     def forward(self, batch: SceneBatch) -> Tensor:
         """Score the classes at each pixel, ``(B, num_classes, H, W)``."""
         return self.network(batch.images)
-
-    def sample_info(self, batch: SceneBatch) -> tuple[Tensor, list[int], list[str]]:
-        """Return masks, indices and names of the images."""
-        return batch.masks, batch.indices, batch.names
-
-    def bad_samples(self, batch: SceneBatch) -> list[str]:
-        """Name the images with a value that is not finite."""
-        finite = batch.images.isfinite().flatten(1).all(dim=1)
-        return [name for name, fine in zip(batch.names, finite.tolist(), strict=True) if not fine]
 
     def to_keep(self, predicted: Tensor) -> Tensor:
         """Return small copies of the masks."""

@@ -6,11 +6,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from scripts.training.advice import explained
-from scripts.training.checkpoint import BEST
 from scripts.training.classifier import Classifier
 from scripts.training.data import ClassificationData
-from scripts.training.errors import (
+from scripts.training.reliability.checkpoint import BEST
+from scripts.training.reliability.errors import (
     CheckpointError,
     Interrupted,
     LoaderError,
@@ -18,6 +17,7 @@ from scripts.training.errors import (
     NonFiniteError,
     StartAgain,
     TrainingWarning,
+    explained,
 )
 from scripts.training.results import write_results
 from scripts.training.weights import Weights, export_weights, read_weights
@@ -162,9 +162,9 @@ def summarize(split: str, model: Classifier, weights: Weights) -> dict[str, Any]
 
 def draw_report(run_dir: Path) -> Path | None:
     """Draw the report; a run whose report fails is still a run."""
-    if importlib.util.find_spec("scripts.training.report") is None:
+    if importlib.util.find_spec("scripts.training.reports.report") is None:
         return None
-    from scripts.training.report import write_report
+    from scripts.training.reports.report import write_report
 
     try:
         return write_report(run_dir)

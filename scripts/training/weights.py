@@ -8,9 +8,9 @@ from torch import Tensor, nn
 
 from mgic_geo.models.weights import SUFFIX, WeightsError, pack_weights
 from mgic_geo.models.weights import read_weights as read_exported
-from scripts.training.checkpoint import BEST, newest_checkpoint, read_checkpoint
-from scripts.training.errors import CheckpointError
-from scripts.training.files import write_whole
+from scripts.training.reliability.checkpoint import BEST, newest_checkpoint, read_checkpoint
+from scripts.training.reliability.errors import CheckpointError
+from scripts.training.reliability.files import write_whole
 
 PREFIX = "network."  # of a classifier's own names
 

@@ -1,0 +1,199 @@
+"""A comparison of networks that Lightning's loop trains: its specification, and how it is run."""
+
+import argparse
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from matplotlib.figure import Figure
+from torch import Tensor, nn
+
+from scripts.benchmarks import timing
+from scripts.experiments import runs
+from scripts.experiments.pages import as_png, fill, write_page
+from scripts.experiments.ranges import Row, summarize
+from scripts.experiments.runs import TrainingRun
+
+REPEATS = 7  # training steps timed of every network
+
+Batch = tuple[Sequence[Any], Tensor]
+
+
+@dataclass(frozen=True)
+class Contender:
+    """A row of a table: a network, and what it is there for.
+
+    Args:
+        name: Of the row and of its runs.
+        note: What it is there for; begins with ``control`` or ``MGIC`` where it is one.
+        model: Name in the registry, by default that of the row.
+        options: Of the model.
+    """
+
+    name: str
+    note: str
+    model: str = ""
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Networks trained alike with several seeds.
+
+    Args:
+        name: Of the command, of the folder in ``runs`` and of the page.
+        title: Of the page.
+        script: Training script.
+        config: Configuration of all runs.
+        contenders: Who takes part.
+        questions: Pairs of contenders, and what their comparison tells.
+        make_network: From contender and configuration to the network.
+        costs: From a network and the configuration to its costs, ``weights`` among them.
+        draw: From rows, and runs of the first seed, to the figure.
+        keys: Results in the table.
+        splits: What is tested.
+        make_batch: From the configuration to a batch for timing, if training steps are timed.
+        timed: Column of the time of training, and from the configuration how many batches it is of.
+        measure: As :class:`TrainingRun` has it.
+        settings: What contenders are trained with one after the other, by number of images.
+    """
+
+    name: str
+    title: str
+    script: str
+    config: Path
+    contenders: Sequence[Contender]
+    questions: Sequence[tuple[str, str, str]]
+    make_network: Callable[[Contender, dict[str, Any]], nn.Module]
+    costs: Callable[[nn.Module, dict[str, Any]], Row]
+    draw: Callable[[list[Row], Sequence[TrainingRun]], Figure]
+    keys: Sequence[str]
+    splits: Sequence[str] = ("test",)
+    make_batch: Callable[[dict[str, Any]], Batch] | None = None
+    timed: tuple[str, Callable[[dict[str, Any]], float]] | None = None
+    measure: Callable[[str, dict[str, Any]], dict[str, float]] = TrainingRun.measure
+    settings: Mapping[int, Mapping[str, Any]] = field(default_factory=dict)
+
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        """Add the options."""
+        runs.add_arguments(parser, f"runs/{self.name}", jobs=2)
+        parser.epilog = (
+            f"Further options go to scripts.{self.script}, such as --trainer.max_epochs 1: "
+            "all contenders are trained with them."
+        )
+        if self.settings:
+            known = list(self.settings)
+            parser.add_argument("--images", type=int, nargs="+", choices=known, default=known)
+
+    def run(self, options: argparse.Namespace, changes: Mapping[str, Any]) -> Path:
+        """Run what is missing and write the page.
+
+        Args:
+            options: Of the command.
+            changes: Settings in place of the configuration's, by dotted name.
+        """
+        places = [
+            (contender, setting)
+            for setting in (options.images if self.settings else [None])
+            for contender in self.contenders
+        ]
+        grid = [
+            [self.make_run(*place, seed, options.runs, changes) for seed in range(options.seeds)]
+            for place in places
+        ]
+        # those with the first seed in front: they are a table already
+        pieces = [piece for same_seed in zip(*grid, strict=True) for piece in same_seed]
+        found = runs.finish(pieces, options)
+        rows = []
+        seconds = step_seconds(self, changes) if self.timed else {}
+        for (contender, setting), own in zip(places, grid, strict=True):
+            config = read_config(self.config, {**self._settings(setting), **changes})
+            results = [found[str(piece.path)] for piece in own if str(piece.path) in found]
+            row: Row = {"model": contender.name, "note": contender.note}
+            row |= {} if setting is None else {"num_train": setting}
+            row |= self.costs(self.make_network(contender, config), config)
+            row |= {"epochs": config["trainer"]["max_epochs"], "runs": len(results)}
+            if self.timed:
+                column, batches = self.timed
+                row |= {column: batches(config) * seconds[contender.name]}
+            rows.append(row | summarize(results, self.keys))
+        text = fill(
+            f"{self.name}.md",
+            rows=rows,
+            by_model=[[r for r in rows if r["model"] == c.name] for c in self.contenders],
+            config=config,
+            comparison=self,
+            seeds=options.seeds,
+            jobs=options.jobs,
+            cores=os.cpu_count(),
+            missing=len(pieces) - len(found),
+        )
+        first = [piece for piece in pieces[: len(places)] if str(piece.path) in found]
+        pictures = {"": as_png(self.draw(rows, first))} if first else {}
+        return write_page(options.docs, self.name, text, rows, pictures)
+
+    def make_run(
+        self,
+        contender: Contender,
+        setting: int | None,
+        seed: int,
+        folder: Path,
+        changes: Mapping[str, Any],
+    ) -> TrainingRun:
+        """Return the run of one contender with one seed."""
+        name = "-".join(str(part) for part in (contender.name, setting, seed) if part is not None)
+        settings = {"model.name": contender.model or contender.name}
+        settings |= {f"model.options.{key}": value for key, value in contender.options.items()}
+        settings |= self._settings(setting) | changes
+        return TrainingRun(
+            folder / name, self.script, self.config, settings, seed, self.splits, self.measure
+        )
+
+    def _settings(self, setting: int | None) -> dict[str, Any]:
+        return {} if setting is None else {"data.num_train": setting, **self.settings[setting]}
+
+
+def options_of(contender: Contender, config: dict[str, Any]) -> dict[str, Any]:
+    """Return the options of a network, those of the command included."""
+    return {**contender.options, **config["model"].get("options", {})}
+
+
+def read_config(path: Path, changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Read a configuration and change some settings, given by their dotted names."""
+    config = yaml.safe_load(path.read_text(encoding="utf-8"))
+    for name, value in changes.items():
+        *groups, last = name.split(".")
+        place = config
+        for group in groups:
+            place = place.setdefault(group, {})
+        place[last] = value
+    return config
+
+
+def step_seconds(comparison: Comparison, changes: Mapping[str, Any]) -> dict[str, float]:
+    """Time a training step of every network on one thread, side by side.
+
+    What the runs themselves took depends on what else the machine did meanwhile.
+
+    Returns:
+        The median, by the name of the contender.
+    """
+    config, before = read_config(comparison.config, changes), torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        assert comparison.make_batch is not None
+        batch = comparison.make_batch(config)
+        make = partial(comparison.make_network, config=config)
+        racers = [
+            timing.Contender(contender.name, timing.training_step(make(contender), [batch]))
+            for contender in comparison.contenders
+        ]
+        samples = timing.race(racers, repeats=REPEATS)
+    finally:
+        torch.set_num_threads(before)
+    return {name: timing.spread(times).median for name, times in samples.items()}

@@ -1,0 +1,132 @@
+"""The writer of pages: Markdown for people, CSV with the same rows, pictures."""
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import torch
+from matplotlib import style
+from matplotlib.figure import Figure
+
+from scripts.experiments import ranges
+from scripts.training.reliability.files import write_whole
+
+DOCS = Path("docs/results")
+FOLDERS = [Path(__file__).parent / "pages", Path(__file__).parent / "paper" / "notes"]
+TEMPLATES = jinja2.Environment(
+    loader=jinja2.FileSystemLoader(FOLDERS),
+    undefined=jinja2.StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+)
+TEMPLATES.globals |= {
+    "torch": torch.__version__,
+    "who_wins": ranges.who_wins,
+    "in_words": ranges.in_words,
+}
+TEMPLATES.filters |= {
+    "spread": ranges.spread,
+    "range": ranges.spread_and_range,
+    "number": lambda value: f"{value:,}",
+    "millions": lambda value: f"{value / 1e6:.1f} M",
+    "share": lambda value: f"{value:.0%}",
+    "digits": lambda value, digits: f"{value:.{digits}f}",
+    "g": lambda value: f"{value:g}",
+}
+
+
+def fill(template: str, **values: Any) -> str:
+    """Fill a template of the folder ``pages``."""
+    return TEMPLATES.get_template(template).render(**values)
+
+
+def write_page(
+    docs: Path,
+    name: str,
+    text: str,
+    rows: Sequence[Mapping[str, Any]],
+    pictures: Mapping[str, bytes],
+) -> Path:
+    """Write ``NAME.md``, ``NAME.csv`` and pictures ``NAME<suffix>.png``; return the first.
+
+    Raises:
+        OSError: The folder cannot be written.
+    """
+    for suffix, content in pictures.items():
+        write_whole(docs / f"{name}{suffix}.png", content)
+    write_whole(docs / f"{name}.csv", to_csv(rows).encode())
+    write_whole(docs / f"{name}.md", (text.rstrip("\n") + "\n").encode())
+    return docs / f"{name}.md"
+
+
+def to_csv(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Write the rows with all their digits, and the columns of all rows.
+
+    Example:
+        >>> print(to_csv([{"model": "a", "mse": 0.125}]), end="")
+        model,mse
+        a,0.125
+    """
+    text = io.StringIO()
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def read_rows(path: Path) -> list[dict[str, str]]:
+    """Read a table that some script wrote; none where there is no file."""
+    if not path.exists():
+        return []
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def to_markdown(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Write a table that reads well as text, too; ``None`` is a dash, text is set to the left.
+
+    Example:
+        >>> print(to_markdown([{"model": "a", "weights": 12000}, {"model": "b", "weights": None}]))
+        | model | weights |
+        | ----- | ------: |
+        | a     |  12,000 |
+        | b     |       - |
+    """
+    if not rows:
+        return "(no rows)"
+    columns = list(rows[0])
+    numeric = [all(not isinstance(row[column], str) for row in rows) for column in columns]
+    cells = [columns, *([_cell(row[column]) for column in columns] for row in rows)]
+    widths = [max(3, *map(len, column)) for column in zip(*cells, strict=True)]
+    rule = [
+        "-" * (width - 1) + ":" if is_number else "-" * width
+        for width, is_number in zip(widths, numeric, strict=True)
+    ]
+    lines = [
+        [
+            cell.rjust(width) if is_number else cell.ljust(width)
+            for cell, width, is_number in zip(line, widths, numeric, strict=True)
+        ]
+        for line in (cells[0], rule, *cells[1:])
+    ]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _cell(value: Any) -> str:
+    if value is None or value == "":
+        return "-"
+    if isinstance(value, int):
+        return f"{value:,}"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def as_png(figure: Figure) -> bytes:
+    """Draw a figure."""
+    content = io.BytesIO()
+    with style.context("default"):
+        figure.savefig(content, format="png", dpi=150, metadata={"Software": None})
+    return content.getvalue()

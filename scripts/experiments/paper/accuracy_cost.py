@@ -1,0 +1,222 @@
+"""Figures 5 and 6: accuracy against cost, and by epoch, from the paper's numbers and our runs."""
+
+import argparse
+import contextlib
+import math
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator
+
+from scripts.experiments.pages import as_png, fill, read_rows
+from scripts.experiments.paper.item import Item, Page, number, published
+
+WARM = ("#d55e00", "#cc79a7", "#e69f00", "#882255")
+COLD = ("#0072b2", "#009e73", "#56b4e9", "#8d96a0", "#332288", "#44aa99")
+MARKERS = ("s", "^", "v", "D", "P", "X", "<", ">", "p", "*", "h")
+# files of results here: what their accuracy is of, and in which column
+OURS = {
+    "points.csv": ("shapes10 test-hard, accuracy %", "test-hard_mean"),
+    "images.csv": ("mnist5k, accuracy %", "test_mean"),
+    "segmentation.csv": ("scenes of digits, mIoU %", "miou_mean"),
+}
+RUNS = ("images/*", "points/*", "segmentation/*")
+
+
+def make_figure5(arguments: argparse.Namespace) -> Page:
+    """Tabulate and draw accuracy against multiply-adds, one picture a data set."""
+    paper = [
+        {
+            "where": "paper, ImageNet top-1 %",
+            "model": row["model"],
+            "paper multiply-adds": number("table7", row, "multiply_adds"),
+            "paper accuracy": number("table7", row, "top1"),
+            "ours multiply-adds": None,
+            "ours accuracy": None,
+        }
+        for row in published("table7")["rows"]
+    ]
+    ours = [
+        {
+            "where": f"ours, {label}"
+            + (f", {row['num_train']} images" if "num_train" in row else ""),
+            "model": row["model"],
+            "paper multiply-adds": None,
+            "paper accuracy": None,
+            "ours multiply-adds": float(row["multiply_adds"]),
+            "ours accuracy": float(row[column]),
+        }
+        for file, (label, column) in OURS.items()
+        for row in read_rows(arguments.docs / file)
+    ]
+    note = "The first panel has the paper's numbers of Table 7; the others are of networks trained "
+    note += "here on other data, and are not to be compared with it."
+    return Page([*paper, *ours], note, {"": draw_costs([*paper, *ours])})
+
+
+def draw_costs(rows: Sequence[Mapping[str, Any]]) -> bytes:
+    """Draw one panel a data set, one curve a family of networks; MGIC thick and in warm colors."""
+    places = list(dict.fromkeys(row["where"] for row in rows))
+    columns = min(3, len(places))
+    lines = math.ceil(len(places) / columns)
+    figure = Figure(figsize=(5.6 * columns, 4.6 * lines), layout="constrained")
+    panels = figure.subplots(lines, columns, squeeze=False).flat
+    for axes, place in zip(panels, places, strict=False):
+        side = "paper" if place.startswith("paper") else "ours"
+        families: dict[str, list[tuple[float, float]]] = {}
+        for row in (row for row in rows if row["where"] == place):
+            at = row[f"{side} multiply-adds"] / 1e6, row[f"{side} accuracy"]
+            families.setdefault(family(row["model"]), []).append(at)
+        for style, (name, points) in zip(_styles(families), families.items(), strict=True):
+            axes.plot(*zip(*sorted(points), strict=True), label=name, **style)
+        axes.set(xscale="log", xlabel="multiply-adds, M", ylabel=place.partition(", ")[2])
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.xaxis.set_major_formatter("{x:g}")
+        axes.minorticks_off()
+        axes.set_title(place.partition(",")[0], loc="left", fontsize=10)
+        axes.margins(0.08)
+        axes.grid(alpha=0.3)
+        axes.legend(
+            loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2, frameon=False, fontsize=7
+        )
+    for axes in figure.axes[len(places) :]:
+        axes.set_axis_off()
+    return as_png(figure)
+
+
+def family(name: str) -> str:
+    """Name of a network without its scale.
+
+    Example:
+        >>> family("MobileNetV3-Large 0.75x"), family("MGIC-MobileNetV3 0.6x, no h-swish")
+        ('MobileNetV3', 'MGIC-MobileNetV3, no h-swish')
+        >>> family("mgic_diffgcn"), family("ShuffleNetV1 1.0x (g = 3)")
+        ('mgic_diffgcn', 'ShuffleNetV1')
+    """
+    name = re.sub(r" [\d.]+x", "", re.sub(r" \(.*\)", "", name))
+    return name.removesuffix("-Large").removesuffix("-Small")
+
+
+def _styles(families: Sequence[str] | Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Warm, thick lines for MGIC, thin ones with a marker of its own for everybody else."""
+    warm, cold = iter(WARM * len(families)), iter(COLD * len(families))
+    markers = iter(MARKERS * len(families))
+    return [
+        {"color": next(warm), "marker": "o", "linewidth": 2.2, "zorder": 3}
+        if "mgic" in name.lower()
+        else {"color": next(cold), "marker": next(markers), "linewidth": 1, "markersize": 5}
+        for name in families
+    ]
+
+
+def add_runs(parser: argparse.ArgumentParser) -> None:
+    """Add where the runs are."""
+    parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder of all runs")
+
+
+def make_figure6(arguments: argparse.Namespace) -> Page:
+    """Tabulate the best accuracy within a share of the epochs, and draw it by epoch."""
+    rows: list[dict[str, Any]] = [
+        {
+            "run": f"paper: {row['model']}",
+            "data": "ImageNet",
+            "epochs": row["epochs"],
+            "paper best accuracy": number("figure6", row, "top1"),
+            "ours best accuracy": None,
+            "lowest": None,
+            "highest": None,
+            "seeds": None,
+        }
+        for row in published("figure6")["rows"]
+    ]
+    curves = read_curves(arguments.runs)
+    for (data, model), runs in curves.items():
+        for share in (2 / 3, 1.0):
+            epochs = max(1, round(share * min(map(len, runs))))
+            best = [max(values[:epochs]) for values in runs]
+            line = {"run": f"ours: {model}", "data": data, "epochs": epochs}
+            line |= {"paper best accuracy": None, "ours best accuracy": sum(best) / len(best)}
+            rows.append(line | {"lowest": min(best), "highest": max(best), "seeds": len(best)})
+    seeds = "of every row as many as it says"
+    if curves:
+        return Page(rows, fill("figure6.md", why=""), {"": draw_curves(curves)}, seeds)
+    kept, picture = read_rows(arguments.docs / "figure6.csv"), arguments.docs / "figure6.png"
+    kept = [row for row in kept if row["run"].startswith("ours")]
+    rows += [{key: _number(value) for key, value in row.items()} for row in kept]
+    why = f"No runs with validation accuracy are in `{arguments.runs.name}` yet."
+    if kept:
+        why = "No runs with validation accuracy are in this checkout's folder of runs: the rows of "
+        why += "ours and their picture are those of the page that was there before."
+    pictures = {"": picture.read_bytes()} if kept and picture.exists() else {}
+    return Page(rows, fill("figure6.md", why=why), pictures, seeds)
+
+
+def _number(value: str) -> int | float | str | None:
+    """A cell of a file as it was when it was written."""
+    for kind in (int, float):
+        with contextlib.suppress(ValueError):
+            return kind(value)
+    return value or None
+
+
+def read_curves(folder: Path) -> dict[tuple[str, str], list[list[float]]]:
+    """Read validation accuracy in percent by epoch, of every run that has it.
+
+    Returns:
+        By the name of the data's folder and that of the model, one list a seed.
+
+    Example:
+        >>> read_curves(Path("no such folder"))
+        {}
+    """
+    curves: dict[tuple[str, str], list[list[float]]] = {}
+    for pattern in RUNS:
+        for path in sorted(folder.glob(f"{pattern}/metrics.csv")):
+            values = [row.get("val_accuracy") or "" for row in read_rows(path)]
+            values = [100 * float(value) for value in values if value not in ("", "nan")]
+            if values:
+                place = path.parent.parent.name, re.sub(r"-\d+$", "", path.parent.name)
+                curves.setdefault(place, []).append(values)
+    return curves
+
+
+def draw_curves(curves: Mapping[tuple[str, str], Sequence[Sequence[float]]]) -> bytes:
+    """Draw the mean over the seeds by epoch, and their range, one panel a data set; MGIC thick."""
+    places = list(dict.fromkeys(place for place, _ in curves))
+    figure = Figure(figsize=(7.5 * len(places), 4.6), layout="constrained")
+    for axes, place in zip(figure.subplots(1, len(places), squeeze=False)[0], places, strict=True):
+        models = [model for where, model in curves if where == place]
+        for style, model in zip(_styles(models), models, strict=True):
+            runs = curves[place, model]
+            together = np.array([values[: min(map(len, runs))] for values in runs])
+            epochs = range(1, together.shape[1] + 1)
+            style |= {"markersize": 4, "markevery": max(1, together.shape[1] // 6)}
+            axes.plot(epochs, together.mean(0), label=model, **style)
+            low, high = together.min(0), together.max(0)
+            axes.fill_between(epochs, low, high, color=style["color"], alpha=0.1, linewidth=0)
+        axes.set(xlabel="epoch", ylabel="validation accuracy, %")
+        axes.set_title(f"ours, {place}", loc="left", fontsize=10)
+        axes.grid(alpha=0.3)
+        axes.legend(frameon=False, fontsize=8)
+    return as_png(figure)
+
+
+FIGURE5 = Item(
+    "figure5",
+    "accuracy against multiply-adds",
+    cost="seconds",
+    offline="the paper's numbers, and those of our runs",
+    make=make_figure5,
+)
+FIGURE6 = Item(
+    "figure6",
+    "accuracy by epoch: easier training or more capacity?",
+    cost="seconds",
+    offline="the paper's numbers, and those of our runs",
+    make=make_figure6,
+    add_arguments=add_runs,
+)

@@ -1,0 +1,192 @@
+"""What the paper leaves open: each alternative tried on two small tasks, several seeds each."""
+
+import argparse
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from scripts.experiments import runs
+from scripts.experiments.pages import as_png, fill
+from scripts.experiments.paper import cycles
+from scripts.experiments.paper.item import Item, Page
+from scripts.experiments.paper.levels_study import seeds_of
+from scripts.experiments.paper.small_tasks import DIGITS, FUNCTION, Network, Task
+
+TASKS = (FUNCTION, DIGITS)
+BETTER, WORSE, SAME, OPEN = "better", "worse", "no difference seen", "not run yet"
+BLUE, RED, GRAY = "#0072b2", "#d55e00", "#8d96a0"
+# what came out, by the names of task and variant and by seed
+Results = Mapping[tuple[str, str], Mapping[int, dict[str, Any]]]
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A network that is trained.
+
+    Args:
+        change: What is done to its cycles.
+        options: By the name of a task, in place of the task's own; a task that is not named here
+            is not for this variant.
+    """
+
+    change: cycles.Change = cycles.unchanged
+    options: Mapping[str, dict[str, Any]] = field(
+        default_factory=lambda: {"function": {}, "digits": {}}
+    )
+
+
+@dataclass(frozen=True)
+class Question:
+    """One line of the table: what is tried, against what.
+
+    Args:
+        text: What is asked.
+        tried: Name of a variant.
+        against: Name of the variant that it is compared with.
+    """
+
+    text: str
+    tried: str
+    against: str = "default"
+
+
+# widths of at most s_c, where a coarser level costs more weights than it saves
+NARROW = {"function": {"coarse_size": 32}, "digits": {"coarse_size": 32, "group_size": 16}}
+ONE_LEVEL = {task: options | {"min_levels": 0} for task, options in NARROW.items()}
+# 22, 44 and 88 channels: multiples of 11, whose groups would not become fewer by themselves. The
+# function's widths are powers of 2, where both rules give the same groups
+ODD = {"digits": {"width": 22}}
+VARIANTS: dict[str, Variant] = {
+    "default": Variant(),
+    "interleaved groups": Variant(cycles.interleaved),
+    "norm after R": Variant(cycles.norm_after_restriction),
+    "uniform transfers": Variant(partial(cycles.initial_transfers, init="uniform")),
+    "constant transfers": Variant(partial(cycles.initial_transfers, init="constant")),
+    "zero scale": Variant(cycles.zero_scale),
+    "shared R and P": Variant(cycles.shared_transfers),
+    "whole features": Variant(cycles.whole_features),
+    "both ways": Variant(cycles.both_ways),
+    "narrow, one level": Variant(options=NARROW),
+    "narrow, none": Variant(options=ONE_LEVEL),
+    "odd widths, strict": Variant(options=ODD),
+    "odd widths, any": Variant(partial(cycles.any_groups, group_size=8), ODD),
+    "dense": Variant(cycles.dense),
+    "dense as deep": Variant(cycles.dense_as_deep),
+}
+WHOLE = "P carries up whole features, not what changed"
+QUESTIONS = (
+    Question("groups of the transfers: interleaved, not contiguous", "interleaved groups"),
+    Question("a norm after R, not only after P", "norm after R"),
+    Question("initial transfers: uniform, not aggregating", "uniform transfers"),
+    Question("initial transfers: constant, not aggregating", "constant transfers"),
+    Question("scale of the norm after P: starts at 0, not 1", "zero scale"),
+    Question("R and P: shared (P is R transposed), not separate", "shared R and P"),
+    Question(WHOLE, "whole features"),
+    Question("relaxation on the way down as well", "both ways"),
+    Question("at widths up to s_c: no coarser level, not one", "narrow, none", "narrow, one level"),
+    Question("group rule: without strict fall", "odd widths, any", "odd widths, strict"),
+    Question("control: dense layers in place of cycles", "dense"),
+    Question("control: dense, as many layers as the cycle has levels", "dense as deep"),
+)
+
+
+def make(arguments: argparse.Namespace) -> Page:
+    """Run what is missing, as far as the time goes, and tabulate what is there."""
+    # seed by seed, so that what is there first is already a whole table
+    trials = {
+        (task.name, name, seed): Network(
+            task, name, variant.change, variant.options[task.name]
+        ).trial(seed, arguments.runs)
+        for seed in range(arguments.seeds)
+        for name, variant in VARIANTS.items()
+        for task in TASKS
+        if task.name in variant.options
+    }
+    found = runs.finish(list(trials.values()), arguments)
+    results: dict[tuple[str, str], dict[int, dict[str, Any]]] = {
+        (task.name, name): {} for task in TASKS for name in VARIANTS
+    }
+    for (task, name, seed), trial in trials.items():
+        if str(trial.path) in found:
+            results[task, name][seed] = found[str(trial.path)]
+    rows = [
+        make_row(question, task, results)
+        for question in QUESTIONS
+        for task in TASKS
+        if task.name in VARIANTS[question.tried].options
+    ]
+    missing = len(trials) - len(found)
+    minutes = sum(result["seconds"] for result in found.values()) / 60
+    notes = fill("open_questions.md", rows=rows, tasks=TASKS, missing=missing, minutes=minutes)
+    return Page(rows, notes, {"": as_png(draw(results))}, seeds=seeds_of(arguments))
+
+
+def make_row(question: Question, task: Task, results: Results) -> dict[str, Any]:
+    """One question on one task: both networks with their ranges, and the verdict."""
+    tried, against = (results[task.name, name] for name in (question.tried, question.against))
+    row = {"question": question.text, "task": task.name, "score": task.unit}
+    for side, trials in (("", tried), (" against", against)):
+        scores = [trial["score"] for trial in trials.values()]
+        row |= {
+            f"ours{side}": sum(scores) / len(scores) if scores else None,
+            f"lowest{side}": min(scores, default=None),
+            f"highest{side}": max(scores, default=None),
+            f"weights{side}": next((trial["weights"] for trial in trials.values()), None),
+        }
+    seeds = tried.keys() & against.keys()
+    sign = 1 if task.higher_is_better else -1
+    won = sum(sign * (tried[seed]["score"] - against[seed]["score"]) > 0 for seed in seeds)
+    scores = ([trial["score"] for trial in trials.values()] for trials in (tried, against))
+    verdict = judge(*scores, task)
+    return row | {"seeds": len(seeds), "seeds better": won, "verdict": verdict}
+
+
+def judge(tried: Sequence[float], against: Sequence[float], task: Task) -> str:
+    """A difference counts where no seed of the one is among the seeds of the other.
+
+    Example:
+        >>> digits = TASKS[1]
+        >>> judge([91.0, 92.0], [89.0, 90.5], digits), judge([91.0, 92.0], [89.0, 91.5], digits)
+        ('better', 'no difference seen')
+    """
+    if not tried or not against:
+        return OPEN
+    sign = 1 if task.higher_is_better else -1
+    one, other = [sign * score for score in tried], [sign * score for score in against]
+    if min(one) > max(other):
+        return BETTER
+    return WORSE if max(one) < min(other) else SAME
+
+
+def draw(results: Results) -> Figure:
+    """Draw mean and range of every network, the default's range as a band."""
+    figure = Figure(figsize=(11, 5), layout="constrained")
+    for axes, task in zip(figure.subplots(1, len(TASKS)), TASKS, strict=True):
+        names = [name for name in VARIANTS if results[task.name, name]]
+        for place, name in enumerate(names):
+            scores = [trial["score"] for trial in results[task.name, name].values()]
+            color = BLUE if name == "default" else GRAY if name.startswith("dense") else RED
+            axes.plot([min(scores), max(scores)], [place, place], color=color, alpha=0.5)
+            axes.plot(scores, [place] * len(scores), "|", color=color, markersize=7)
+            axes.plot(sum(scores) / len(scores), place, "o", color=color, markersize=5)
+            if name == "default":
+                axes.axvspan(min(scores), max(scores), color=BLUE, alpha=0.1, linewidth=0)
+        axes.set_yticks(range(len(names)), names)
+        axes.invert_yaxis()
+        axes.set(xlabel=task.unit)
+        axes.set_title(task.name, loc="left")
+        axes.grid(alpha=0.3, axis="x")
+    return figure
+
+
+ITEM = Item(
+    "open_questions",
+    "what the paper leaves open, tried on two small tasks",
+    cost="35 minutes at most on one core, in pieces of --minutes",
+    offline="all",
+    make=make,
+    add_arguments=partial(runs.add_arguments, folder="runs/open_questions", minutes=45),
+)

@@ -1,0 +1,15 @@
+"""All comparisons, by the name of their command and page."""
+
+from typing import Any
+
+from scripts.experiments.conversion import Counted, FineTuned
+from scripts.experiments.networks import IMAGES, PARTS_OF_POINTS, POINTS, SEGMENTATION
+from scripts.experiments.rivals.comparison import Rivals
+
+COMPARISONS: dict[str, Any] = {
+    comparison.name: comparison
+    for comparison in (
+        *(POINTS, PARTS_OF_POINTS, IMAGES, SEGMENTATION),
+        *(Rivals(), Counted(), FineTuned()),
+    )
+}

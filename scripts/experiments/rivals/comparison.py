@@ -1,0 +1,183 @@
+"""``rivals``: MGIC beside its rivals at equal weights and at equal time.
+
+The sizes of the rivals are found first; they stay as ``sizes.json`` in the folder of the runs has
+them. ``--time`` measures the units for the page, which wants a quiet machine; it trains nothing.
+"""
+
+import argparse
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from matplotlib.figure import Figure
+
+from mgic_geo import num_weights
+from scripts.experiments import runs
+from scripts.experiments.figures import BLUE, GRAY, RED, plot_against_weights
+from scripts.experiments.pages import as_png, fill, write_page
+from scripts.experiments.ranges import Row, judge, summarize
+from scripts.experiments.rivals import units as all_units
+from scripts.experiments.rivals.matching import inference_seconds, match, step_seconds
+from scripts.experiments.rivals.tasks import TASKS
+from scripts.experiments.rivals.units import Unit
+from scripts.experiments.trial import Batch, Course, Trial
+from scripts.training.optimizer import OptimizerSettings
+from scripts.training.reliability.files import read_json, read_or_make
+from scripts.training.reliability.seeds import derive_seed
+
+OPTIMIZER = OptimizerSettings(lr=2e-3, weight_decay=1e-4, warmup_epochs=0.1)
+OPEN = "open"  # of a verdict with fewer than two seeds
+
+
+class Rivals:
+    """The comparison and its options."""
+
+    name, title = "rivals", "MGIC and its rivals, at equal weights and at equal time"
+
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        """Add the options."""
+        runs.add_arguments(parser, "runs/rivals", minutes=60)
+        parser.add_argument("--tasks", nargs="+", choices=list(TASKS), default=list(TASKS))
+        parser.add_argument("--steps", type=int, default=200, help="of every training")
+        parser.add_argument("--time", action="store_true", help="only measure the units")
+
+    def run(self, options: argparse.Namespace, changes: Mapping[str, Any]) -> Path:
+        """Train what is missing, or measure, and write the page."""
+        units = [Unit(**row) for row in read_or_make(options.runs / "sizes.json", match)]
+        times = options.runs / "times.json"
+        if options.time:
+            times.unlink(missing_ok=True)
+            read_or_make(times, lambda: measure(units))
+        options.page_only |= options.time
+        trials = {
+            (unit.name, task, seed): make_trial(unit, task, options.steps, seed, options.runs)
+            for seed in range(options.seeds)
+            for task in options.tasks
+            for unit in units
+        }
+        found = runs.finish(list(trials.values()), options)
+        measured = read_json(times) if times.exists() else {}
+        rows = []
+        for unit in units:
+            own = measured.get(unit.name, {})
+            row: Row = {"model": unit.kind, "matched": unit.matched or "-"}
+            row |= {"size": ", ".join(f"{key} {value}" for key, value in unit.options.items())}
+            row |= {"weights": num_weights(unit.make())}
+            row |= {f"{key}_ms": own.get(key) for key in ("training", "inference")}
+            for task in options.tasks:
+                names = [str(trials[unit.name, task, seed].path) for seed in range(options.seeds)]
+                errors = [{task: found[name]["score"]} for name in names if name in found]
+                row |= {f"{task}_runs": len(errors)} | summarize(errors, [task])
+            rows.append(row)
+        text = fill(
+            "rivals.md",
+            rows=rows,
+            tasks={name: TASKS[name] for name in options.tasks},
+            options=options,
+            units=all_units,
+            optimizer=OPTIMIZER,
+            load=measured.get("machine", {}).get("load"),
+            cores=os.cpu_count(),
+            missing=len(trials) - len(found),
+            verdicts=verdicts(rows, options.tasks),
+            conclusions=conclusions(rows, options.tasks),
+        )
+        picture = as_png(draw(rows, options.tasks))
+        return write_page(options.docs, self.name, text, rows, {"": picture})
+
+
+def make_trial(unit: Unit, task_name: str, steps: int, seed: int, folder: Path) -> Trial:
+    """The training of one network; its batches are the same for all units."""
+    task = TASKS[task_name]
+
+    def make_network() -> torch.nn.Module:
+        torch.manual_seed(derive_seed(seed, "weights"))
+        return task.make_network(unit.make)
+
+    def batches(epoch: int) -> Iterable[Batch]:
+        generator = torch.Generator().manual_seed(derive_seed(seed, "batches"))
+        return (task.draw(generator) for _ in range(steps))
+
+    return Trial(
+        folder / f"{task_name}-{unit.name.replace(' ', '_')}-{seed}.json",
+        Course(steps, 1, OPTIMIZER, task.loss, task.test, task.error),
+        make_network,
+        batches,
+        {"unit": unit.kind, "options": unit.options, "steps": steps}
+        | {"weights": num_weights(make_network())},
+    )
+
+
+def measure(units: Sequence[Unit]) -> dict[str, dict[str, float]]:
+    """Weights of every unit, its milliseconds in training and inference, and how busy it was."""
+    rows: dict[str, dict[str, float]] = {"machine": {"load": os.getloadavg()[0]}}
+    for unit in units:
+        module = unit.make()
+        rows[unit.name] = {
+            "weights": num_weights(module),
+            "training": 1000 * step_seconds(module),
+            "inference": 1000 * inference_seconds(module),
+        }
+    return rows
+
+
+def verdict(mgic: Row, rival: Row, task: str) -> str:
+    """Say how MGIC does beside a rival; errors, so that lower is better."""
+    if min(mgic[f"{task}_runs"], rival[f"{task}_runs"]) < 2:
+        return OPEN
+    word = {"lower": "better", "same": "same", "higher": "worse"}[judge(mgic, rival, task)]
+    difference = mgic[f"{task}_mean"] - rival[f"{task}_mean"]
+    return f"{word} ({difference:+.{TASKS[task].digits}f})"
+
+
+def verdicts(rows: Sequence[Row], tasks: Sequence[str]) -> list[tuple[Row, list[str]]]:
+    """Judge MGIC beside every other row."""
+    (mgic,) = (row for row in rows if row["model"] == "MGIC")
+    return [(row, [verdict(mgic, row, task) for task in tasks]) for row in rows if row is not mgic]
+
+
+def conclusions(rows: Sequence[Row], tasks: Sequence[str]) -> list[str]:
+    """Sentences of what the table of the verdicts says, and nothing beyond."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for row, words in verdicts(rows, tasks):
+        if row["model"] != "MGICLinear":  # no rival: it is not counted
+            for task, word in zip(tasks, words, strict=True):
+                place = row["matched"], word.split(" ")[0]
+                found.setdefault(place, []).append(f"{row['model']} ({task})")
+    lines = []
+    for matched, place in (("weights", "At equal weights"), ("time", "At equal time")):
+        judged = {word: found.get((matched, word), []) for word in ("better", "same", "worse")}
+        if not (total := sum(map(len, judged.values()))):
+            lines.append(f"- {place}: nothing can be said yet.")
+            continue
+        counts = ", ".join(f"{word} in {len(cases)}" for word, cases in judged.items())
+        lines.append(f"- {place} MGIC is {counts} of {total} comparisons.")
+        if judged["worse"]:
+            lines.append(f"  Where it is worse, prefer {', '.join(judged['worse'])}.")
+    if dense := found.get(("-", "worse")):
+        lines.append(
+            f"- Where weights do not matter, the dense unit is better: {', '.join(dense)}."
+        )
+    return lines
+
+
+def draw(rows: Sequence[Row], tasks: Sequence[str]) -> Figure:
+    """Draw error against weights, a panel a task."""
+    across = min(2, len(tasks))
+    down = -(-len(tasks) // across)
+    figure = Figure(figsize=(6.5 * across, 5 * down), layout="constrained")
+    colors = {"weights": BLUE, "time": GRAY, "-": GRAY}
+    color: Callable[[Mapping[str, Any]], str] = lambda row: (  # noqa: E731
+        RED if row["model"] == "MGIC" else colors[row["matched"]]
+    )
+    # many have about the same weights as MGIC
+    left: Callable[[Mapping[str, Any]], bool] = lambda row: row["matched"] == "weights"  # noqa: E731
+    for axes, task in zip(figure.subplots(down, across, squeeze=False).flat, tasks, strict=False):
+        plot = partial(plot_against_weights, axes, rows, task, TASKS[task].unit)
+        plot(color=color, left=left, x=0.25, y=0.1)
+        axes.set(xlabel="weights of a unit", title=task)
+    figure.suptitle("red: MGIC; blue: rivals of its weights; gray: of its time, and dense", size=9)
+    return figure

@@ -1,0 +1,166 @@
+"""Runs of a comparison as resumable pieces: what is missing is run, and nothing twice."""
+
+import argparse
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import yaml
+
+from scripts.training.reliability.errors import RunFolderError, TrainingError
+from scripts.training.reliability.run_folder import compare_configs, flatten, read_config
+
+STOPPED = (75, -signal.SIGTERM)  # exit codes of a run that was told to stop, late and early
+
+
+class Piece(Protocol):
+    """One training of a comparison."""
+
+    @property
+    def path(self) -> Path:
+        """Its file or folder."""
+        ...
+
+    def read(self) -> dict[str, Any] | None:
+        """Return the results, None if it is not finished; refuse those of other settings."""
+        ...
+
+    def run(self, deadline: float) -> None:
+        """Start or continue it; stop at the deadline, in seconds of ``time.monotonic``."""
+        ...
+
+
+def add_arguments(
+    parser: argparse.ArgumentParser, folder: str, *, minutes: float = math.inf, jobs: int = 1
+) -> None:
+    """Add the options of every command that trains."""
+    parser.add_argument("--seeds", type=int, default=3, help="seeds 0, 1, ... of every network")
+    parser.add_argument("--minutes", type=float, default=minutes, help="stop training after these")
+    parser.add_argument("--runs", type=Path, default=Path(folder), help="folder of the runs")
+    parser.add_argument("--page-only", action="store_true", help="train nothing")
+    if jobs > 1:
+        parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="runs side by side")
+
+
+def finish(pieces: Sequence[Piece], options: argparse.Namespace) -> dict[str, dict[str, Any]]:
+    """Run the missing pieces until the time is over.
+
+    Returns:
+        Results of the finished pieces by their paths.
+
+    Raises:
+        ValueError: No seeds are asked for.
+        RunFolderError: A piece has results of other settings.
+        TrainingError: Some runs failed; the others have been run all the same.
+    """
+    if options.seeds < 1:
+        raise ValueError(f"seeds must be at least 1, got {options.seeds}")
+    deadline, jobs = time.monotonic() + 60 * options.minutes, getattr(options, "jobs", 1)
+    errors: list[TrainingError] = []
+
+    def attempt(piece: Piece) -> None:
+        try:
+            if piece.read() is None and time.monotonic() < deadline:
+                piece.run(deadline)
+        except TrainingError as error:
+            errors.append(error)
+
+    if not options.page_only and jobs > 1:
+        with ThreadPoolExecutor(jobs) as pool:
+            list(pool.map(attempt, pieces))
+    elif not options.page_only:
+        for piece in pieces:  # in this thread, which has the number of threads of torch
+            attempt(piece)
+    if errors:
+        raise errors[0] if len(errors) == 1 else TrainingError("\n".join(map(str, errors)))
+    found = {str(piece.path): piece.read() for piece in pieces}
+    return {path: result for path, result in found.items() if result is not None}
+
+
+def refuse_changes(place: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Refuse results that were made by other settings.
+
+    Raises:
+        RunFolderError: With the settings that differ.
+    """
+    if changed := compare_configs(before, now):
+        raise RunFolderError(
+            f"{place} is of other settings:\n  " + "\n  ".join(changed) + "\nChoose another --runs"
+        )
+
+
+@dataclass(frozen=True)
+class TrainingRun:
+    """A run of a training script in a process of its own, on one thread.
+
+    Args:
+        path: Its run folder; its log lies beside it.
+        script: Name of the script, such as ``train_image``.
+        config: The configuration file.
+        settings: What differs from the file, by dotted name.
+        seed: Of the run.
+        splits: What is tested at its end.
+        measure: From the result of a split, by its name, to the values of the table.
+    """
+
+    path: Path
+    script: str
+    config: Path
+    settings: Mapping[str, Any]
+    seed: int
+    splits: Sequence[str] = ("test",)
+    measure: Callable[[str, dict[str, Any]], dict[str, float]] = lambda split, result: {
+        split: 100 * result["accuracy"],
+        f"{split}-class": 100 * result["class_accuracy"],
+    }
+
+    def read(self) -> dict[str, Any] | None:
+        """Return values, number of epochs and configuration of a finished run."""
+        files = {split: self.path / f"{split}.json" for split in self.splits}
+        if not all(file.exists() for file in files.values()):
+            return None
+        config = read_config(self.path / "config.yaml")
+        wanted = dict(flatten(yaml.safe_load(self.config.read_text()))) | dict(self.settings)
+        wanted = dict(flatten(wanted | {"seed": self.seed, "run_dir": None}))
+        found = {
+            key: value
+            for key, value in flatten(config)
+            if key in wanted or key.startswith("model.options.")
+        }
+        refuse_changes(self.path, found, wanted)
+        run: dict[str, Any] = {"config": config}
+        for split, file in files.items():
+            run |= self.measure(split, json.loads(file.read_text()))
+        lines = (self.path / "metrics.csv").read_text(encoding="utf-8").splitlines()
+        return run | {"epochs": len(lines) - 1}
+
+    def run(self, deadline: float) -> None:
+        """Train; at the deadline the run writes a checkpoint and stops."""
+        command = [sys.executable, "-m", f"scripts.{self.script}", "fit"]
+        command += ["--config", str(self.config)]
+        for key, value in self.settings.items():
+            command += [f"--{key}", value if isinstance(value, str) else json.dumps(value)]
+        command += ["--resume", "--run_dir", str(self.path), "--seed", str(self.seed)]
+        command += ["--threads", "1"]
+        log = self.path.with_suffix(".log")
+        log.parent.mkdir(parents=True, exist_ok=True)
+        start = time.monotonic()
+        with log.open("w") as file:
+            process = subprocess.Popen(command, stdout=file, stderr=file)
+            try:
+                code = process.wait(None if deadline == math.inf else max(0, deadline - start))
+            except subprocess.TimeoutExpired:
+                process.terminate()
+                code = process.wait()
+        print(f"{self.path.name}: exit code {code}, {time.monotonic() - start:.0f} s", flush=True)
+        if code != 0 and code not in STOPPED:
+            raise TrainingError(f"{self.path.name} failed with exit code {code}, see {log}")

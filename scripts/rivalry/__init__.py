@@ -1,1 +1,0 @@
-"""MGIC beside what a user would pick instead: maps, units of equal cost, tasks, and the page."""

@@ -1,0 +1,1 @@
+"""What lets a run survive faults: sealed files, recovery, signals, several processes."""

@@ -1,0 +1,104 @@
+"""Errors and warnings for users, and what torch and Lightning raise turned into advice.
+
+The command line shows them without code around them.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from torch.distributed import DistError
+
+
+class TrainingWarning(UserWarning):
+    """Something went wrong, and the run goes on."""
+
+
+class TrainingError(Exception):
+    """Something about the run, its files or its numbers that the message explains."""
+
+    exit_code = 1
+
+
+class CheckpointError(TrainingError):
+    """A checkpoint that is missing, damaged, or not one of ours."""
+
+
+class RunFolderError(TrainingError):
+    """A run folder that already holds a run, or one with another configuration."""
+
+
+class NonFiniteError(TrainingError):
+    """A number that is not finite, in the input, the loss or the weights.
+
+    Args:
+        message: What to tell.
+        place: Epoch and batch, from 0, that a run can do without; None where it is the input.
+    """
+
+    def __init__(self, message: str, place: tuple[int, int] | None = None):
+        super().__init__(message)
+        self.place = place
+
+
+class MemoryShortage(TrainingError):
+    """A batch that does not fit into memory."""
+
+
+class StartAgain(TrainingError):
+    """Something has been changed about the run, which is to continue from its last checkpoint."""
+
+    exit_code = 75
+
+
+class LoaderError(TrainingError):
+    """A data-loading process that died."""
+
+
+class Interrupted(TrainingError):
+    """A signal asked the run to stop, and it did."""
+
+    def __init__(self, message: str, exit_code: int):
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
+@contextmanager
+def explained(batch_size: int) -> Iterator[None]:
+    """Turn errors of the stage that runs inside into advice, where there is some.
+
+    Args:
+        batch_size: Samples of a batch, for the advice.
+
+    Raises:
+        TrainingError: Memory was short, also in /dev/shm, another process died, or the settings
+            contradict each other.
+    """
+    try:
+        yield
+    except MisconfigurationException as error:
+        raise TrainingError(str(error)) from error
+    except (MemoryError, RuntimeError) as error:
+        if advice := _advice(error, batch_size):
+            raise advice from error
+        raise
+
+
+def _advice(error: BaseException, batch_size: int) -> TrainingError | None:
+    text = str(error)
+    if isinstance(error, MemoryError) or "out of memory" in text or "can't allocate" in text:
+        return MemoryShortage(
+            f"out of memory with batches of {batch_size}: try a smaller --data.batch_size, with "
+            "--trainer.accumulate_grad_batches to make up for it, or --auto_batch true"
+        )
+    if "shared memory" in text:  # of a data-loading process, in which this was raised
+        return LoaderError(
+            f"a data-loading process has no room in /dev/shm: {text.strip().splitlines()[-1]}. "
+            "The checkpoints are kept: continue with --resume and fewer --data.num_workers, or 0"
+        )
+    if isinstance(error, DistError) or "gloo" in text:
+        return TrainingError(
+            "lost contact with another process, which has died or hangs: continue from the last "
+            f"checkpoint with --resume ({text.splitlines()[0]})"
+        )
+    return None

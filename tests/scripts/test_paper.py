@@ -1,0 +1,539 @@
+import csv
+import json
+import math
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from mgic_geo import num_weights
+from mgic_geo.models.registry import create_model
+from mgic_vision import create_model as create_image_model
+from mgic_vision import summary
+from mgic_vision.layers import SqueezeExcite
+from scripts import paper
+from scripts.benchmarks.tensor_memory import MemoryCounter
+from scripts.experiments.pages import read_rows
+from scripts.experiments.paper import counts, figure4, table8, verdicts
+from scripts.experiments.paper.channel_coding import (
+    ChannelCoder,
+    coding_error,
+    dense_coder,
+    rank_bound,
+    train_coder,
+)
+from scripts.experiments.paper.claims import write_index
+from scripts.experiments.paper.counts import (
+    TABLES,
+    Measured,
+    Ours,
+    compare,
+    count,
+    count_points,
+    networks_of,
+    unexplained,
+)
+from scripts.experiments.paper.item import command_of, number, published, rounding
+from scripts.experiments.paper.registry import ITEMS, WITHOUT_NUMBERS
+from scripts.experiments.paper.section34 import exponents, make_row
+from scripts.training.reliability.errors import CheckpointError, RunFolderError
+
+ROOT = Path(__file__).parents[2]
+TINY = """
+networks:
+  - {name: MobileNetV3, model: function_mobilenetv3}
+  - {name: MGIC s_g 16, model: function_mgic}
+c_max: [32]
+folds: 2
+num_points: 400
+test_fraction: 0.25
+batch_size: 100
+epochs: 2
+optimizer: {kind: adamw, lr: 0.003}
+"""
+
+
+@pytest.fixture(scope="module")
+def tables(tmp_path_factory) -> Path:
+    """A folder with the tables of counts that take least."""
+    docs = tmp_path_factory.mktemp("results")
+    for name in ("table3", "table5", "table11"):
+        assert paper.main([name, "--docs", str(docs)]) == 0
+    return docs
+
+
+def test_every_table_and_figure_of_the_paper_is_listed(capsys):
+    assert paper.main(["list"]) == 0
+    named = {line.split()[0] for line in capsys.readouterr().out.splitlines()}
+    assert {f"table{number}" for number in range(1, 14)} <= named
+    assert {f"figure{number}" for number in range(1, 7)} <= named
+    assert not ITEMS.keys() & WITHOUT_NUMBERS.keys()
+
+
+def test_the_readme_has_every_command_and_no_other():
+    text = (ROOT / "scripts/README.md").read_text()
+    assert set(re.findall(r"scripts\.paper (\w+)", text)) == {*ITEMS, "list", "index"}
+
+
+def test_make_paper_runs_what_there_is():
+    (names,) = re.findall(r"^PAPER := (.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    trained = {"figure4", "levels_study", "open_questions"}  # by a quarter of an hour and more
+    assert set(names.split()) == set(ITEMS) - trained
+
+
+# weights and multiply-adds counted by hand from the definition of the block
+BY_HAND = [
+    ("mgic_resnet56", {"group_size": 16, "coarse_size": 64}, 534_394, 110.9e6),
+    ("mgic_resnet56", {"group_size": 16, "coarse_size": 16}, 498_682, 108.5e6),
+    ("mgic_resnet56", {"group_size": 32, "coarse_size": 16}, 848_890, 147.7e6),
+    ("mgic_resnet56", {"group_size": 8, "coarse_size": 16}, 301_690, 66.5e6),
+    ("mgic_resnet56", {"group_size": 4, "coarse_size": 16}, 203_194, 45.5e6),
+    ("mgic_resnet50", {"group_size": 16}, 6_227_752, 1.561e9),
+    ("mgic_resnet50", {"group_size": 64}, 15_250_216, 4.075e9),
+    ("mgic_mobilenetv3", {"width": 0.6}, 2.58e6, 109e6),
+    ("mgic_mobilenetv3", {}, 5.50e6, 195e6),
+    ("mgic_mobilenetv3", {"width": 1.2}, 7.61e6, 274e6),
+]
+
+
+@pytest.mark.parametrize(("model", "options", "weights", "multiply_adds"), BY_HAND)
+def test_counts_are_those_made_by_hand(model, options, weights, multiply_adds):
+    found = count(Ours(model, options))
+    assert found.weights == pytest.approx(weights, rel=0.01)
+    assert found.multiply_adds == pytest.approx(multiply_adds, rel=0.01)
+
+
+def test_multiply_adds_of_a_cloud_do_not_depend_on_how_many_points_are_counted():
+    model = create_model("mgic_diffgcn", width=16, k=4)
+    few, many = count_points(model, 32), count_points(model, 64)
+    assert few.transfer_weights == many.transfer_weights > 0
+    assert many.transfer_multiply_adds == 2 * few.transfer_multiply_adds
+    assert few.transfer_multiply_adds == 32 * few.transfer_weights  # pointwise maps
+
+
+@pytest.mark.parametrize("name", ["table3", "table5", "table11"])
+def test_a_table_has_all_rows_of_the_paper_with_its_own_numbers(name, tables):
+    rows = {row["model"]: row for row in read_rows(tables / f"{name}.csv")}
+    for row in published(name)["rows"]:
+        for key, heading in (("weights", "weights"), ("multiply_adds", "multiply-adds")):
+            printed = rows[row["model"]][f"paper {heading}"]
+            assert (float(printed) if printed else None) == number(name, row, key)
+
+
+@pytest.mark.parametrize("name", ["table3", "table5", "table11"])
+def test_every_large_difference_has_a_reason(name, tables):
+    for row in read_rows(tables / f"{name}.csv"):
+        off = [abs(float(v)) for k, v in row.items() if k.startswith("difference") and v]
+        assert max(off, default=0) <= 2 or row["why they differ"], row["model"]
+
+
+@pytest.mark.parametrize("scale", ["0.6x", "1.0x", "1.2x"])
+def test_the_reasons_of_table_7_quote_what_is_counted(scale):
+    ours = networks_of("table7")[f"MGIC-MobileNetV3 {scale}"]
+    numbers = r"printed ([\d.]+) M.*\(([\d.]+) M\) leave ([\d.]+) M.*have ([\d.]+) M here; "
+    numbers += r"multiply-adds: (\d+) M without R and P, (\d+) M also"
+    printed, floor, left, cycles, without, bare = re.search(numbers, ours.reason).groups()
+    with torch.device("meta"):
+        model = create_image_model("mgic_mobilenetv3", **ours.options)
+        single = create_image_model("mgic_mobilenetv3", **ours.options, min_levels=0)
+    outside = [m for m in model.modules() if isinstance(m, SqueezeExcite)]
+    found = sum(map(num_weights, [*outside, model.head, model.final])) / 1e6
+    assert f"{found:.2f}" == floor
+    assert float(left) == pytest.approx(float(printed) - float(floor))
+    assert f"{num_weights(model) / 1e6 - found:.2f}" == cycles
+    for network, quoted in ((model, without), (single, bare)):
+        assert f"{summary(network).without_transfers.multiply_adds / 1e6:.0f}" == quoted
+    rows = {row["model"]: row for row in published("table7")["rows"]}
+    assert rows[f"MGIC-MobileNetV3 {scale}"]["weights"] == printed
+
+
+def test_a_difference_without_a_reason_is_found():
+    row = {"model": "a", "difference of weights, %": 5.0, "why they differ": ""}
+    assert unexplained([row]) == ["a"]
+    assert not unexplained([row | {"why they differ": "another stem"}])
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_no_number_of_the_paper_stands_in_a_column_of_ours(name, tmp_path, monkeypatch):
+    ours = counts.Counts(7, 7)
+    monkeypatch.setattr(counts, "count", lambda network: ours)
+    page = ITEMS[name].make(paper.make_parser().parse_args([name, "--docs", str(tmp_path)]))
+    for row in page.rows:
+        for key, value in row.items():
+            if key.startswith("ours"):
+                assert value in (None, 7)
+            elif key.startswith("paper"):
+                assert value != 7
+
+
+def test_accuracies_of_ours_come_from_the_results_alone(tmp_path):
+    measured = Measured("points.csv", "test_mean", "ours shapes10, %")
+    ours = {"DGCNN": Ours("dgcnn", {"width": 16}, results={"model": "dgcnn"})}
+    before = compare("table11", ours, tmp_path, measured)
+    assert all(row["ours shapes10, %"] is None for row in before)
+    (tmp_path / "points.csv").write_text("model,test_mean,test_std\ndgcnn,81.26,0.5\n")
+    after = compare("table11", ours, tmp_path, measured)
+    assert [row["ours shapes10, %"] for row in after] == ["81.3 ± 0.5", None, None]
+    assert after[0]["paper ModelNet10, %"] == 91.6
+
+
+def test_what_was_trained_on_points_has_as_many_layers_as_what_is_counted_beside_it():
+    trained = [ours for ours in networks_of("table11").values() if ours.results]
+    assert trained
+    assert not any(ours.options for ours in trained)
+
+
+def test_printed_numbers_keep_their_precision():
+    row = {"model": "a", "weights": "1.10"}
+    assert rounding("table5", row, "weights") == 5000
+    assert number("table5", row, "top1") is None
+
+
+def test_the_command_of_a_page_leaves_out_where_it_is_written(monkeypatch):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    given = ["table1", "--docs", "elsewhere", "--steps", "3"]
+    assert command_of(given) == "python -m scripts.paper table1 --steps 3"
+
+
+def test_the_index_has_a_verdict_only_where_there_is_evidence(tables):
+    text = (tables / "README.md").read_text()
+    lines = {line.split("|")[1].strip(): line for line in text.splitlines() if line.count("|") > 5}
+    assert (
+        verdicts.NOT_RUN
+        in lines["MGIC-diffGCN is at least as accurate as diffGCN with fewer weights"]
+    )
+    assert "[table5.csv](table5.csv)" in lines["weights of MGIC-ResNet-50 are as printed"]
+    assert f"| {verdicts.HOLDS} " in lines["weights of MGIC-ResNet-50 are as printed"]
+    assert verdicts.NOT_TESTABLE in lines["accuracies on ImageNet"]
+    assert all(f"| {verdict} " in text for verdict in verdicts.VERDICTS)
+    assert "compare points" not in text
+    (tables / "points.md").touch()
+    assert "| `python -m scripts.compare points`" in write_index(tables).read_text()
+
+
+@pytest.mark.parametrize(
+    ("mgic", "dense", "verdict"),
+    [
+        ((90, 92), (80, 82), "holds"),
+        ((86, 92), (85, 90), "holds"),
+        ((80, 92), (85, 90), "cannot be told"),
+        ((70, 75), (80, 82), "does not"),
+    ],
+)
+def test_a_verdict_on_accuracy_follows_the_ranges(mgic, dense, verdict):
+    rows = [
+        {
+            "model": name,
+            "weights": weights,
+            "test_mean": str(sum(ends) / 2),
+            "test_min": str(ends[0]),
+            "test_max": str(ends[1]),
+        }
+        for name, weights, ends in (("a", "10", mgic), ("b", "20", dense))
+    ]
+    assert verdicts.compare_accuracy("a", "b", "test")(rows)[0].startswith(verdict)
+
+
+def test_a_function_that_no_network_has_learned_decides_nothing():
+    rows = [
+        {"network": name, "optimizer": "adamw 0.003", "c": "3 to 6", "ours weights": weights}
+        | {"variance": "0.083", "folds": "3"}
+        for name, weights in (("MGIC s_g 16", "10"), ("GhostNet", "20"))
+    ]
+    for ranges, verdict in (
+        (((0.079, 0.081), (0.081, 0.083)), verdicts.UNDECIDED),
+        (((0.01, 0.02), (0.03, 0.04)), verdicts.HOLDS),
+        (((0.01, 0.03), (0.02, 0.04)), verdicts.NOT_HERE),
+    ):
+        errors = [{"lowest": a, "highest": b, "ours test MSE": (a + b) / 2} for a, b in ranges]
+        both = [row | error for row, error in zip(rows, errors, strict=True)]
+        assert verdicts.function_errors(both)[0] == verdict
+
+
+@pytest.mark.parametrize(
+    ("found", "verdict"),
+    [
+        (("worse", "worse"), "holds"),
+        (("worse", "no difference seen"), "holds in part"),
+        (("no difference seen",) * 2, "cannot be told"),
+        (("better", "worse"), "does not hold here"),
+    ],
+)
+def test_an_advice_holds_where_its_opposite_is_worse(found, verdict):
+    rows = [
+        {"question": "q", "task": task, "seeds": "3", "seeds better": "1", "verdict": one}
+        for task, one in zip(("function", "digits"), found, strict=True)
+    ]
+    assert verdicts.difference_is_better("q")(rows)[0] == verdict
+    assert verdicts.difference_is_better("another")(rows)[0] == verdicts.NOT_RUN
+
+
+@pytest.mark.parametrize(
+    ("early", "late", "verdict"),
+    [
+        ((95, 98), (97, 99), "holds"),
+        ((95, 98), (93, 99), "does not"),
+        ((89, 98), (97, 99), "cannot"),
+    ],
+)
+def test_a_lead_is_more_than_speed_where_it_lasts(early, late, verdict):
+    rows = [
+        {"run": f"ours: {model}", "epochs": str(epochs), "ours best accuracy": sum(ends) / 2}
+        | {"lowest": str(ends[0]), "highest": str(ends[1])}
+        for model, epochs, ends in (
+            ("mgic_diffgcn", 30, late),
+            ("mgic_diffgcn", 20, early),
+            ("diffgcn", 20, (85, 90)),
+            ("diffgcn", 30, (91, 94)),
+        )
+    ]
+    assert verdicts.lead_is_not_speed(rows)[0].startswith(verdict)
+
+
+@pytest.mark.parametrize(
+    ("small", "large", "verdict"),
+    [
+        ((80, 82), (85, 90), "holds"),
+        ((80, 86), (85, 90), "cannot be told"),
+        ((91, 95), (85, 90), "does not hold here"),
+    ],
+)
+def test_larger_groups_help_where_the_ranges_say_so(small, large, verdict):
+    def row(s_g: str, ends: tuple[float, float]) -> dict[str, str | float]:
+        ranges = {"test_min": ends[0], "test_mean": sum(ends) / 2, "test_max": ends[1]}
+        return {"s_c": "16", "s_g": s_g} | ranges
+
+    rows = [row("32", large), row("4", small)]
+    assert verdicts.larger_groups_help(rows)[0] == verdict
+    if verdict == "holds":
+        rows.append(row("64", large))  # a step that the seeds do not show
+        assert verdicts.larger_groups_help(rows)[0] == "holds in part"
+
+
+def test_channel_coders_have_the_weights_of_table_1():
+    for row, weights in zip(published("table1")["rows"], (3328, 1792, 896, 448), strict=True):
+        coder = ChannelCoder(64, group_size=row["s_g"], coarse_size=8)
+        assert sum(p.numel() for p in coder.parameters()) == weights
+
+
+def test_the_error_of_a_code_is_that_over_all_pixels():
+    torch.manual_seed(0)
+    x = torch.randn(500, 16, dtype=torch.float64)
+    coder = ChannelCoder(16, group_size=4, coarse_size=4).double()
+    assert_close(coding_error(coder, x.T @ x / len(x)), (coder(x) - x).square().mean())
+
+
+def test_a_trained_dense_coder_reaches_the_bound_and_no_code_is_below_it():
+    torch.manual_seed(0)
+    x = torch.randn(500, 16, dtype=torch.float64) @ torch.randn(16, 16, dtype=torch.float64)
+    moment = x.T @ x / len(x)
+    bound = rank_bound(moment, 4)
+    assert bound <= train_coder(dense_coder(16, 4), moment) < 1.01 * bound
+    assert train_coder(ChannelCoder(16, group_size=4, coarse_size=4), moment) > bound
+
+
+def test_weights_of_a_cycle_grow_linearly_and_of_a_dense_block_quadratically():
+    rows = [make_row(kind, w, 4, None) for w in (64, 256, 1024) for kind in ("dense", "s_g = 8")]
+    found = exponents(rows, "weights")
+    assert found["dense"] == pytest.approx(2, abs=0.02)
+    assert found["s_g = 8"] == pytest.approx(1, abs=0.05)
+
+
+def test_memory_is_that_of_tensors_that_are_alive():
+    with torch.no_grad(), MemoryCounter() as memory:
+        x = torch.ones(1000)
+        y = torch.nn.Sequential(torch.nn.ReLU(), torch.nn.ReLU())(x)
+    assert (memory.live, memory.peak) == (8000, 12000)
+    assert y.view(10, 100).sum() == 1000
+
+
+def read_tiny(tmp_path: Path) -> figure4.Settings:
+    path = tmp_path / "tiny.yaml"
+    path.write_text(TINY)
+    return figure4.read_settings(path)
+
+
+def make_trial(settings: figure4.Settings, path: Path):
+    return figure4.make_trial(settings, settings.networks[-1], 32, 0, path)
+
+
+def test_a_stopped_function_run_continues_bit_for_bit(tmp_path):
+    settings = read_tiny(tmp_path)
+    whole, pieces = (make_trial(settings, tmp_path / name / "run.json") for name in "ab")
+    whole.run(math.inf)
+    pieces.run(0.0)  # one epoch
+    assert pieces.read() is None
+    pieces.run(0.0)
+    one, other = whole.read(), pieces.read()
+    assert [one[key] for key in ("loss", "score")] == [other[key] for key in ("loss", "score")]
+    assert not list(tmp_path.rglob("*.ckpt"))
+
+
+def test_a_function_run_of_other_settings_is_refused(tmp_path):
+    settings = read_tiny(tmp_path)
+    trial = make_trial(settings, tmp_path / "run.json")
+    trial.run(0.0)
+    with pytest.raises(RunFolderError, match=r"batch_size: 100 -> 50"):
+        make_trial(replace(settings, batch_size=50), trial.path).run(0.0)
+    path = tmp_path / "run.ckpt"
+    path.write_bytes(path.read_bytes()[:-9])
+    with pytest.raises(CheckpointError, match=r"run\.ckpt"):
+        trial.run(0.0)
+
+
+def test_folds_test_different_points(tmp_path):
+    settings = read_tiny(tmp_path)
+    one, two = (set(figure4.split(settings, fold)[0].tolist()) for fold in (0, 1))
+    assert len(one) == len(two) == 100
+    assert not one & two
+
+
+def test_points_lie_in_the_ranges_of_section_4_2(tmp_path):
+    points = figure4.points_of(replace(read_tiny(tmp_path), c_range=(10.0, 20.0)))
+    low, high = points.amin(0), points.amax(0)
+    assert_close(low, torch.tensor([0, 0, 0, 1.0, 10.0]), atol=0.1, rtol=0)
+    assert_close(high, torch.tensor([2 * math.pi, 2 * math.pi, 1, 2, 20.0]), atol=0.1, rtol=0)
+
+
+@pytest.mark.parametrize("change", [{"folds": 5}, {"epochs": 0}, {"c_range": (6, 3)}])
+def test_function_settings_that_make_no_sense_are_refused(change, tmp_path):
+    with pytest.raises(ValueError, match="must be"):
+        replace(read_tiny(tmp_path), **change)
+
+
+def test_figure_4_writes_what_is_finished_and_says_what_is_not(tmp_path, capsys):
+    (tmp_path / "tiny.yaml").write_text(TINY)
+    command = ["figure4", "--docs", str(tmp_path), "--runs", str(tmp_path / "runs")]
+    command += ["--config", str(tmp_path / "tiny.yaml"), "--folds", "1"]
+    assert paper.main([*command, "--minutes", "0"]) == 0
+    assert "2 runs are not finished" in capsys.readouterr().out
+    assert paper.main(command) == 0
+    assert "not finished" not in capsys.readouterr().out
+    with (tmp_path / "figure4.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["folds"] for row in rows] == ["1", "1"]
+    assert (tmp_path / "figure4.png").stat().st_size > 1000
+
+
+@pytest.mark.parametrize("name", ["function", "function_range", "function_sgd", "function_paper"])
+def test_the_configurations_of_figure_4_are_valid(name):
+    settings = figure4.read_settings(ROOT / f"scripts/configs/{name}.yaml")
+    if name == "function_paper":
+        assert (settings.num_points, settings.folds, settings.epochs) == (10_000_000, 10, 1000)
+        assert (settings.batch_size, settings.optimizer.lr) == (20_000, 1e-4)
+        assert settings.c_range == (10, 20)
+
+
+def test_table_1_wants_weights_and_images_together(tmp_path, capsys):
+    assert paper.main(["table1", "--docs", str(tmp_path), "--weights", "resnet50.pth"]) == 1
+    assert "go together" in capsys.readouterr().err
+
+
+def test_figures_5_and_6_keep_the_papers_numbers_and_ours_apart(tmp_path):
+    (tmp_path / "points.csv").write_text("model,multiply_adds,test-hard_mean\ndgcnn,1000,60\n")
+    run = tmp_path / "runs" / "points" / "dgcnn-0"
+    run.mkdir(parents=True)
+    (run / "metrics.csv").write_text("epoch,val_accuracy\n0,0.5\n1,0.75\n")
+    docs = ["--docs", str(tmp_path)]
+    assert paper.main(["figure5", *docs]) == 0
+    assert paper.main(["figure6", *docs, "--runs", str(tmp_path / "runs")]) == 0
+    five, six = (read_rows(tmp_path / f"figure{n}.csv") for n in (5, 6))
+    assert [row["ours accuracy"] for row in five if row["ours accuracy"]] == ["60.0"]
+    assert all(bool(row["paper accuracy"]) != bool(row["ours accuracy"]) for row in five)
+    assert [row["ours best accuracy"] for row in six][-1] == "75.0"
+
+
+def test_figure_6_keeps_what_was_measured_where_the_runs_are_not(tmp_path):
+    for seed, values in enumerate(("0,0.5\n1,0.75\n", "0,0.6\n1,0.85\n")):
+        run = tmp_path / "runs" / "points" / f"dgcnn-{seed}"
+        run.mkdir(parents=True)
+        (run / "metrics.csv").write_text(f"epoch,val_accuracy\n{values}")
+    docs = ["--docs", str(tmp_path)]
+    assert paper.main(["figure6", *docs, "--runs", str(tmp_path / "runs")]) == 0
+    before = read_rows(tmp_path / "figure6.csv"), (tmp_path / "figure6.png").read_bytes()
+    last = before[0][-1]
+    found = [last[key] for key in ("run", "lowest", "highest", "seeds")]
+    assert found == ["ours: dgcnn", "75.0", "85.0", "2"]
+    assert paper.main(["figure6", *docs, "--runs", str(tmp_path / "none")]) == 0
+    after = read_rows(tmp_path / "figure6.csv"), (tmp_path / "figure6.png").read_bytes()
+    assert after == before
+    assert "page that was there before" in (tmp_path / "figure6.md").read_text()
+
+
+def test_the_papers_numbers_are_well_formed():
+    tables = json.loads((ROOT / "scripts/experiments/paper/paper.json").read_text())["tables"]
+    for table in tables.values():
+        names = [row["model"] for row in table["rows"]]
+        assert all(names)
+        keys = set(table["units"]) | set(table["accuracy"])
+        for row in table["rows"]:
+            assert all(float(row[key]) > 0 for key in keys & row.keys())
+
+
+def run_table_8(monkeypatch, tmp_path, *options: str) -> list[dict[str, str]]:
+    """Times that mean nothing, of small networks on tiny images."""
+    small = dict.fromkeys(table8.NETWORKS, Ours("mgic_resnet56", {"depth": 8}))
+    monkeypatch.setattr(table8, "NETWORKS", small)
+    monkeypatch.setattr(table8, "SIZE", 16)
+    command = ["table8", "--docs", str(tmp_path), "--repeats", "2", *options]
+    assert paper.main(command) == 0
+    return read_rows(tmp_path / "table8.csv")
+
+
+def test_table_8_times_all_four_networks_beside_the_papers_figures(monkeypatch, tmp_path):
+    rows = run_table_8(monkeypatch, tmp_path, "--batch-size", "2", "--steps", "1")
+    assert [row["model"] for row in rows] == list(table8.NETWORKS)
+    assert rows[-1]["paper CPU, ms"] == "172.0"
+    assert all(float(row["ours CPU, mean of images, ms"]) > 0 for row in rows)
+    assert all(float(row["ours CPU training step of 2, s"]) > 0 for row in rows)
+    ghost = next(row for row in rows if row["model"] == table8.PEER)
+    assert float(ghost["ours CPU / GhostNet 1.0x"]) == 1
+    assert float(rows[-1]["paper CPU / GhostNet 1.0x"]) == pytest.approx(172 / 170)
+
+
+def test_table_8_says_which_training_steps_do_not_fit(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(table8, "available_memory", lambda: 0.0)
+    rows = run_table_8(monkeypatch, tmp_path, "--batch-size", "2", "--steps", "1")
+    assert "Did not fit" in capsys.readouterr().out
+    assert not any(row["ours CPU training step of 2, s"] for row in rows)
+    assert all(float(row["ours memory kept in a step of 2, GB"]) > 0 for row in rows)
+
+
+def test_the_networks_of_table_8_are_those_of_table_7():
+    for name, ours in table8.NETWORKS.items():
+        other, default = networks_of("table7")[name], {"width": 1.0, "h_swish": True}
+        assert ours.model == other.model
+        assert default | ours.options == default | other.options
+
+
+def test_memory_of_a_training_step_grows_with_the_batch():
+    ours = Ours("mgic_resnet56", {"depth": 8})
+    one, two = (table8.training_memory(ours, size) for size in (1, 2))
+    assert 1.9 < two / one < 2.1
+
+
+@pytest.mark.parametrize(
+    ("ratios", "verdict"),
+    [((2.0, 2.2), "holds"), ((2.0, 3.0), "holds in part"), ((2.0, 3.0, 3.1), "does not hold here")],
+)
+def test_a_claim_on_memory_needs_half_of_the_blocks(ratios, verdict):
+    rows = [{"block": "s_g = 8", "training MB / dense": str(ratio)} for ratio in ratios]
+    rows.append({"block": "dense", "training MB / dense": "1"})
+    assert verdicts.memory_is("training MB / dense", 1.5, 2.5)(rows)[0] == verdict
+
+
+def test_section_3_4_times_blocks_up_to_a_width(tmp_path):
+    command = ["section34", "--docs", str(tmp_path), "--size", "4", "--repeats", "1"]
+    assert paper.main([*command, "--widths", "64", "128", "--timed-up-to", "64"]) == 0
+    rows = read_rows(tmp_path / "section34.csv")
+    assert [bool(row["ms"]) for row in rows] == [True] * 4 + [False] * 4
+
+
+@pytest.mark.parametrize(("ratio", "verdict"), [("1.02", "holds"), ("1.64", "does not hold here")])
+def test_the_verdict_on_table_8_follows_the_ratio(ratio, verdict):
+    keys = ("ours CPU / GhostNet 1.0x", "ours ratio, lower quartile", "ours ratio, upper quartile")
+    rows = [{"model": "MGIC-MobileNetV3 1.0x", **dict.fromkeys(keys, ratio)}]
+    assert verdicts.as_fast_as_ghostnet(rows)[0] == verdict

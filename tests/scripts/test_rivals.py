@@ -1,0 +1,171 @@
+import json
+
+import oracles
+import pytest
+import torch
+from torch.testing import assert_close
+
+from mgic_geo import num_weights
+from scripts import compare
+from scripts.experiments.pages import read_rows
+from scripts.experiments.rivals import maps, matching, units
+from scripts.experiments.rivals.comparison import make_trial
+from scripts.experiments.rivals.tasks import TASKS
+from scripts.experiments.rivals.units import DENSE, MGIC, RIVALS, Unit
+
+
+def matrix(layer, channels):
+    """The matrix of a linear layer, its bias taken off."""
+    zero = layer(torch.zeros(1, channels, dtype=torch.float64))
+    return (layer(torch.eye(channels, dtype=torch.float64)) - zero).T
+
+
+@pytest.mark.parametrize(("inputs", "outputs"), [(12, 12), (12, 24), (24, 12)])
+def test_monarch_is_two_block_diagonal_matrices_with_transpositions(inputs, outputs):
+    layer = maps.MonarchLinear(inputs, outputs, blocks=3).double()
+    first = oracles.block_diagonal(layer.first.weight)
+    second = oracles.block_diagonal(layer.second.weight)
+    middle = torch.arange(12).view(4, 3).t().flatten()  # the r-th of l goes to place l of r
+    last = torch.arange(outputs).view(3, -1).t().flatten()
+    assert_close(matrix(layer, inputs), (second @ first[middle])[last])
+
+
+@pytest.mark.parametrize(("inputs", "outputs"), [(8, 8), (8, 24), (24, 8)])
+def test_butterfly_is_the_product_of_its_factors(inputs, outputs):
+    layer = maps.ButterflyLinear(inputs, outputs, products=2).double()
+    copies = []
+    for copy in range(layer.copies):
+        product = torch.eye(8, dtype=torch.float64)
+        for factor in layer.factors:
+            _, pairs, _, _, distance = factor.shape
+            dense = torch.zeros(8, 8, dtype=torch.float64)
+            for pair in range(pairs):
+                for place in range(distance):
+                    at = [2 * distance * pair + place, 2 * distance * pair + place + distance]
+                    for i in range(2):
+                        for j in range(2):
+                            dense[at[i], at[j]] = factor[copy, pair, i, j, place]
+            product = dense @ product
+        copies.append(product)
+    shrink = torch.cat(copies, 1) / len(copies) ** 0.5
+    expected = torch.cat(copies) if outputs >= inputs else shrink
+    assert_close(matrix(layer, inputs), expected)
+    few = torch.randn(3, inputs, dtype=torch.float64)
+    many = torch.cat([few] * 20)
+    assert_close(layer(many), torch.cat([layer(few)] * 20))
+
+
+def test_shuffle_lets_a_group_reach_all_groups_of_the_next_map():
+    pair = torch.nn.Sequential(
+        maps.ShuffledLinear(16, 16, groups=4), maps.ShuffledLinear(16, 16, groups=4)
+    ).double()
+    assert (matrix(pair, 16) != 0).all()
+
+
+def test_half_of_ghosts_channels_are_scaled_copies():
+    layer = maps.GhostLinear(6, 7).double()
+    dense = matrix(layer, 6)
+    assert_close(dense[4:], dense[:3] * layer.scale.unsqueeze(1))
+
+
+@pytest.mark.parametrize("kind", RIVALS)
+def test_rivals_of_equal_weights_have_them(kind):
+    unit = matching.of_equal_weights(kind)
+    assert abs(num_weights(unit.make()) / num_weights(MGIC.make()) - 1) < 0.03
+    assert unit.make()(torch.randn(3, units.WIDTH)).shape == (3, units.WIDTH)
+
+
+@pytest.mark.parametrize("kind", RIVALS)
+def test_rivals_of_equal_time_are_the_nearest_by_the_clock(kind, monkeypatch):
+    monkeypatch.setattr(matching, "step_seconds", lambda unit: num_weights(unit) * 1e-6)
+    unit = matching.of_equal_time(kind, 0.05)
+    assert abs(num_weights(unit.make()) / 50_000 - 1) < 0.06
+
+
+@pytest.mark.parametrize("task", ["function", "text"])
+@pytest.mark.parametrize("unit", [DENSE, MGIC], ids=["dense", "MGIC"])
+def test_a_run_repeats_bit_for_bit_and_learns(task, unit, tmp_path):
+    results = []
+    for place, steps in (("one", 3), ("two", 3), ("more", 12)):
+        trial = make_trial(unit, task, steps, 1, tmp_path / place)
+        trial.run(float("inf"))
+        results.append(trial.read())
+    one, two, more = results
+    assert (one["loss"], one["score"]) == (two["loss"], two["score"])
+    assert more["loss"] < one["loss"]
+
+
+def steps(x, level):
+    """The block of one level as the page has it: ``x + F(LayerNorm(x))``."""
+    norm, layer = level.branch
+    return x + layer(torch.nn.functional.layer_norm(x, x.shape[-1:], norm.weight, norm.bias))
+
+
+def test_unit_of_mgic_is_the_cycle_around_the_block_of_its_rivals():
+    torch.manual_seed(0)
+    block = MGIC.make().double().block
+    x = torch.randn(5, units.WIDTH, dtype=torch.float64)
+    fine, middle, coarse = block.layers
+    x1 = block.restrict[0](x)
+    x2 = block.restrict[1](x1)
+    up = torch.nn.functional.layer_norm(block.prolong[1](steps(x2, coarse) - x2), (64,))
+    up = steps(x1 + up, middle) - x1
+    up = torch.nn.functional.layer_norm(block.prolong[0](up), (128,))
+    assert_close(block.change(x), steps(x + up, fine) - x)
+
+
+@pytest.mark.parametrize("kind", ["dense", *RIVALS])
+def test_unit_of_a_rival_sees_its_input_through_a_norm(kind):
+    torch.manual_seed(0)
+    unit = DENSE if kind == "dense" else Unit(kind, options=matching.sizes(kind)[0])
+    layer, x = unit.make().double(), torch.randn(3, units.WIDTH, dtype=torch.float64)
+    assert_close(layer(x), layer(7 * x + 2), rtol=1e-4, atol=1e-4)
+    assert not layer(x).isclose(layer(x.flip(-1))).all()
+
+
+def fake(folder, errors):
+    """Results of two seeds for every unit and task, and the sizes that they belong to."""
+    found = [DENSE, MGIC, Unit("narrow", "weights", {"inner": 144})]
+    rows = [{"kind": u.kind, "matched": u.matched, "options": u.options} for u in found]
+    (folder / "sizes.json").write_text(json.dumps(rows))
+    for unit in found:
+        for task in TASKS:
+            for seed in range(2):
+                trial = make_trial(unit, task, 200, seed, folder)
+                result = {"score": errors[unit.kind] + seed}
+                trial.path.write_text(json.dumps({"run": trial.describe(), "result": result}))
+
+
+def run(folder, *more):
+    return compare.main(["rivals", "--runs", str(folder), "--docs", str(folder), *more])
+
+
+def test_page_says_who_is_better_by_ranges_and_what_is_missing(tmp_path):
+    fake(tmp_path, {"dense": 1.5, "MGIC": 3.0, "narrow": 7.0})
+    assert run(tmp_path, "--page-only", "--seeds", "2") == 0
+    text = (tmp_path / "rivals.md").read_text()
+    assert "| narrow | weights | better (-4.000) | better (-4.000) |" in text
+    assert "| dense | - | worse (+1.500) |" in text
+    assert "At equal weights MGIC is better in 4, same in 0, worse in 0 of 4" in text
+    assert "At equal time: nothing can be said yet" in text
+    assert "not done yet" not in text
+    assert run(tmp_path, "--page-only", "--seeds", "3", "--tasks", "text") == 0
+    assert "**3 of 9 runs are not done yet**" in (tmp_path / "rivals.md").read_text()
+    assert "(seeds: 2)" in (tmp_path / "rivals.md").read_text()
+
+
+def test_only_runs_that_are_missing_are_trained_and_those_of_another_network_refused(
+    tmp_path, capsys
+):
+    fake(tmp_path, {"dense": 1.0, "MGIC": 2.0, "narrow": 3.0})
+    path = tmp_path / "text-narrow-weights-0.json"
+    run_of = json.loads(path.read_text())["run"]
+    path.unlink()
+    where = ["--seeds", "2", "--tasks", "text", "--steps", "200"]
+    assert run(tmp_path, *where, "--minutes", "0") == 0
+    assert not path.exists()
+    rows = {row["model"]: row for row in read_rows(tmp_path / "rivals.csv")}
+    assert (rows["narrow"]["text_runs"], rows["narrow"]["text_max"]) == ("1", "4.0")
+    path.write_text(json.dumps({"run": run_of | {"weights": 1}, "result": {"score": 9.0}}))
+    assert run(tmp_path, *where, "--page-only") == 1
+    assert "weights: 1 -> " in capsys.readouterr().err

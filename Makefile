@@ -4,10 +4,10 @@ BIN := .venv/bin
 # imports are compiled once and kept, also where the environment says otherwise: three times as fast
 export PYTHONDONTWRITEBYTECODE :=
 # what `make sanitize` runs: the tests of operations, or some of them
-TESTS ?= tests/test_native.py tests/test_grouped_linear.py tests/test_neighbor_max.py \
-	tests/test_norm_act.py tests/test_normalized_linear.py tests/test_diff_conv.py \
-	tests/test_edge_gradients.py tests/test_neighbors.py tests/test_vision_native.py \
-	tests/test_depthwise.py tests/test_image_norm.py
+TESTS ?= tests/test_operations.py tests/test_native.py tests/test_grouped_linear.py \
+	tests/test_neighbor_max.py tests/test_norm_act.py tests/test_normalized_linear.py \
+	tests/test_diff_conv.py tests/test_edge_gradients.py tests/test_neighbors.py \
+	tests/test_vision_native.py tests/test_depthwise.py tests/test_image_norm.py
 # of `make fuzz`
 MINUTES ?= 30
 SEED ?= 1000
@@ -70,7 +70,7 @@ sanitize-address sanitize-thread: .venv/.test
 	LD_PRELOAD="$$($(CC) -print-file-name=$(RUNTIME)) $$($(CC) -print-file-name=libstdc++.so.6)" \
 	ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 UBSAN_OPTIONS=print_stacktrace=1 \
 	TSAN_OPTIONS="ignore_noninstrumented_modules=1:halt_on_error=1:allocator_may_return_null=1" \
-	OMP_NUM_THREADS=2 MGIC_KERNELS=require MGIC_CFLAGS="-O2 -g -fno-omit-frame-pointer $(CHECKS)" \
+	OMP_NUM_THREADS=2 MGIC_CFLAGS="-O2 -g -fno-omit-frame-pointer $(CHECKS)" \
 		$(BIN)/python -m pytest --capture=sys $(TESTS)
 
 fuzz: ## drawn cases against double precision, and drawn wrong inputs, with sanitizers; MINUTES of each

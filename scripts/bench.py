@@ -1,8 +1,8 @@
 """Time this project's networks beside what users would otherwise run.
 
-``python -m scripts.bench points|images|exported|scaling|memory|all`` prints medians, interquartile
-ranges and ratios; ``--json`` keeps every sample. Contenders run interleaved in one process, see
-:mod:`scripts.benchmarks.timing`.
+``python -m scripts.bench points|images|exported|scaling|memory|kernels|all`` prints medians,
+interquartile ranges and ratios; ``--json`` keeps every sample. Contenders run interleaved in one
+process, see :mod:`scripts.benchmarks.timing`.
 """
 
 import argparse
@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from scripts.benchmarks import exported, images, machine, memory, points, scaling
+from scripts.benchmarks import exported, images, kernels, machine, memory, points, scaling
 from scripts.benchmarks.timing import (
     WARM_UP,
     Bytes,
@@ -36,6 +36,7 @@ BENCHMARKS = {
     "exported": exported,
     "scaling": scaling,
     "memory": memory,
+    "kernels": kernels,
 }
 ALL = "all"
 FEW_REPEATS = 20

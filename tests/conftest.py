@@ -1,3 +1,4 @@
+import os
 from collections import Counter
 from collections.abc import Callable, Iterator
 
@@ -8,6 +9,7 @@ from torch_geometric.nn import Sequential
 
 from mgic_geo.ops.csrc import build
 from mgic_geo.ops.operator import noting
+from mgic_vision.ops.kernel import IMAGES
 
 no_network.refuse_network()
 
@@ -18,6 +20,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     """How long ``make fuzz`` draws cases, and from where on."""
     parser.addoption("--fuzz-minutes", dest="fuzz_minutes", type=float, default=1.0)
     parser.addoption("--fuzz-seed", dest="fuzz_seed", type=int, default=1000)
+
+
+def pytest_configure() -> None:
+    """Let nothing pass without the kernels that flags were given for."""
+    if os.environ.get("MGIC_CFLAGS") and None in (build.library(), build.library(IMAGES)):
+        raise pytest.UsageError("MGIC_CFLAGS is set, but the kernels cannot be compiled")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

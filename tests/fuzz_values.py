@@ -238,7 +238,9 @@ def _correction(draw: Draw) -> tuple[Inputs, Operation]:
         prolong = GroupedLinear(groups * columns, groups * rows, groups=groups, bias=False)
         norm = nn.BatchNorm1d(groups * rows).to(i["x"].dtype)
         del prolong.weight, norm.weight, norm.bias
-        prolong.weight, norm.weight, norm.bias = i["weight"], i["scale"], i["shift"]
+        # a norm is blind to the scale of one input, whose gradient is nothing but rounding
+        prolong.weight = i["weight"].detach() if columns == 1 else i["weight"]
+        norm.weight, norm.bias = i["scale"], i["shift"]
         correction = GraphCorrection(prolong, nn.Identity())
         correction.norm = norm
         y = correction(i["x"], i["addend"])

@@ -78,7 +78,7 @@ class GroupedEdgeConv(PreparedConv):
         """Convolve ``x`` over the graph."""
         adjacency = self.prepare(x, edge_index)
         source, target = x if isinstance(x, tuple) else (x, x)
-        if is_hooked(self.lin):  # wants to see what every edge maps
+        if is_hooked(self.lin, self.aggr_module):  # wants to see every edge
             edges = torch.stack([adjacency.index, adjacency.targets()])[:, : adjacency.ptr[-1]]
             return self.propagate(edges, x=(source, target), size=(len(source), len(target)))
         center, edge = self.lin.weight.chunk(2, dim=-1)

@@ -61,7 +61,8 @@ def library(kernels: Kernels = GRAPHS) -> Library | None:
     - ``prebuilt``: those that the wheel has.
     - ``reference``: none. Everything runs in plain PyTorch, slower, as it does with a warning where
       the others cannot be had.
-    - ``require``: as ``auto``, with an error in place of that warning.
+    - ``require``: as ``auto``, with an error in place of that warning, and wherever an operation has
+      no kernel for its inputs.
 
     ``MGIC_CFLAGS`` are more flags for the compiler, for which nothing is prebuilt.
 

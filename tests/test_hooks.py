@@ -1,0 +1,84 @@
+"""A forward hook sees every call of its module, in every mode, whatever a kernel would skip."""
+
+import pytest
+import torch
+from torch import nn
+
+import mgic_geo
+import mgic_vision
+from mgic_vision.layers import RELU
+
+POINTS = torch.rand(40, 3, generator=torch.Generator().manual_seed(0)), torch.arange(40) // 20
+
+
+def point_network(name: str):
+    torch.manual_seed(0)
+    return mgic_geo.create_model(name, 4, width=16, k=4, group_size=4), POINTS
+
+
+def image_network(name: str, **options):
+    torch.manual_seed(0)
+    x = torch.rand(2, 3, 32, 32).contiguous(memory_format=torch.channels_last)
+    return mgic_vision.create_model(name, 4, **options), (x,)
+
+
+def message_passing():
+    torch.manual_seed(0)
+    layer = mgic_geo.MGICMessagePassing(32, 32, mgic_geo.GroupedEdgeConv, group_size=8)
+    edges = torch.randint(0, 300, (2, 900), generator=torch.Generator().manual_seed(0))
+    return layer, (torch.randn(300, 32), edges)
+
+
+def block(make_layer):
+    torch.manual_seed(0)
+    unit = mgic_vision.mgic_unit(16, 16, make_layer, group_size=4, coarse_size=4)
+    return unit, (torch.randn(2, 16, 6, 5).contiguous(memory_format=torch.channels_last),)
+
+
+NETWORKS = {
+    "mgic_dgcnn": lambda: point_network("mgic_dgcnn"),
+    "mgic_diffgcn": lambda: point_network("mgic_diffgcn"),
+    "many rows": message_passing,
+    "basic": lambda: block(mgic_vision.basic_block),
+    "inverted": lambda: block(
+        lambda level: mgic_vision.inverted_residual(level, squeeze="every", activation=RELU)
+    ),
+    "mgic_resnet56": lambda: image_network("mgic_resnet56", depth=8),
+}
+
+
+class Seen:
+    """Names of the modules whose hooks were called."""
+
+    def __init__(self, network: nn.Module, names: list[str]) -> None:
+        self.names: set[str] = set()
+        modules = dict(network.named_modules())
+        self.handles = [
+            modules[name].register_forward_hook(lambda *_, name=name: self.names.add(name))
+            for name in names
+        ]
+
+    def __enter__(self) -> set[str]:
+        return self.names
+
+    def __exit__(self, *_) -> None:
+        for handle in self.handles:
+            handle.remove()
+
+
+@pytest.mark.parametrize("mode", ["training", "evaluation", "fused"])
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_hook_on_one_module_is_called_as_with_hooks_on_all(name, mode):
+    network, inputs = NETWORKS[name]()
+    network.train(mode == "training")
+    if mode == "fused":
+        network = (mgic_vision if inputs[0].dim() == 4 else mgic_geo).fuse(network)
+    names = [name for name, _ in network.named_modules()]
+    with torch.set_grad_enabled(mode == "training"):
+        with Seen(network, names) as everywhere:
+            network(*inputs)
+        assert everywhere
+        for one in sorted(everywhere):
+            with Seen(network, [one]) as seen:
+                network(*inputs)
+            assert seen == {one}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from itertools import chain
 from typing import Any
 
 from torch import nn
+from torch.nn.modules.module import _WrappedHook
 
 from mgic_geo.cost import num_weights
 from mgic_geo.levels import Level
@@ -265,7 +267,7 @@ def user_hooks(module: nn.Module, block: nn.Module) -> list[Callable]:
     return [
         hook
         for hook in hooks
-        if id(getattr(hook, "__self__", None)) not in own
+        if not (inspect.ismethod(hook) and id(hook.__self__) in own)
         and not type(hook).__module__.startswith("torch.nn.utils.")
     ]
 
@@ -312,4 +314,4 @@ def _hook_dictionaries(module: nn.Module) -> list[dict[int, Callable]]:
 
 def _unwrapped(hook: Callable) -> Callable:
     """What was registered: torch wraps some hooks together with their module."""
-    return getattr(hook, "hook", hook)
+    return hook.hook if isinstance(hook, _WrappedHook) else hook

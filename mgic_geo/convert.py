@@ -164,7 +164,7 @@ def read_factory(conv: Any, channels: int) -> Factory:
         chosen = {name: scale(option) for name, option in options.items()}
         takes = inspect.signature(type(conv)).parameters
         if "in_channels" in takes:
-            heads = conv.heads if getattr(conv, "concat", False) else 1
+            heads = conv.heads if vars(conv).get("concat") else 1
             require(
                 out_channels % heads == 0,
                 f"{out_channels} channels of a group cannot be shared by {heads} heads",
@@ -221,15 +221,15 @@ def _width(conv: Any) -> int:
     Raises:
         NotConvertible: Otherwise.
     """
-    network = getattr(conv, "nn", None)
+    network = dict(conv.named_children()).get("nn")
     if isinstance(network, nn.Module):
         linear = [m for m in network.modules() if isinstance(m, nn.Linear | pyg.Linear)]
         require(linear, f"does not understand {type(network).__name__}")
         widths = linear[0].weight.size(1), linear[-1].weight.size(0)
     else:
-        widths = getattr(conv, "in_channels", None), getattr(conv, "out_channels", None)
+        widths = vars(conv).get("in_channels"), vars(conv).get("out_channels")
         require(all(isinstance(width, int) for width in widths), f"has the widths {widths}")
-        if getattr(conv, "concat", False):
+        if vars(conv).get("concat"):
             widths = widths[0], widths[1] * conv.heads
     require(widths[0] != -1, "was made without a width, which its class does not note later")
     require(widths[0] == widths[1], f"changes the width from {widths[0]} to {widths[1]}")
@@ -248,8 +248,10 @@ def _read_options(conv: Any) -> dict[str, Any]:
             options[name] = conv.initial_eps
         elif name == "train_eps":
             options[name] = isinstance(conv.eps, nn.Parameter)
-        elif hasattr(conv, name) and not isinstance(getattr(conv, name), Tensor):
-            options[name] = getattr(conv, name)
+        else:  # whatever the class calls its options, and not all are noted
+            value = getattr(conv, name, parameter)
+            if value is not parameter and not isinstance(value, Tensor):
+                options[name] = value
     return options
 
 

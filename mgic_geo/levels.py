@@ -6,11 +6,20 @@ import itertools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
 Features = Tensor | tuple[Tensor, Tensor]  # of nodes, or of sources and targets
+
+
+@runtime_checkable
+class Resettable(Protocol):
+    """A module that draws its parameters again, as those of PyTorch do."""
+
+    def reset_parameters(self) -> None:
+        """Draw all parameters again."""
 
 
 @dataclass(frozen=True)
@@ -451,9 +460,8 @@ def _own_channels(rows: int, columns: int) -> Tensor:
 
 def reset_parameters(module: nn.Module) -> None:
     """Call ``reset_parameters`` on ``module`` or, where it has none, on the modules inside it."""
-    reset = getattr(module, "reset_parameters", None)
-    if callable(reset):
-        reset()
+    if isinstance(module, Resettable):
+        module.reset_parameters()
         return
     for child in module.children():
         reset_parameters(child)

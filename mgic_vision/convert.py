@@ -180,8 +180,8 @@ def _work(
     """Multiply-adds before and after; none without a size, or where the model's own is wrong."""
     if input_size is not None:
         return _multiply_adds(model, input_size), _multiply_adds(new, input_size)
-    known = getattr(model, "default_cfg", None) or {}
-    size = getattr(model, "input_size", None) or known.get("input_size")
+    noted = vars(model)
+    size = noted.get("input_size") or (noted.get("default_cfg") or {}).get("input_size")
     if size is None:
         return None, None
     try:

@@ -156,7 +156,7 @@ def summary(model: nn.Module, input_size: tuple[int, ...] | None = None) -> Summ
         (66466432, 64254592)
     """
     if input_size is None:
-        input_size = getattr(model, "input_size", None)
+        input_size = vars(model).get("input_size")
     if input_size is None:
         raise ValueError("input_size must be given for a model without one of its own")
     layers = _multiply_adds(model, input_size)

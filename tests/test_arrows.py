@@ -75,4 +75,12 @@ def test_the_image_package_takes_what_is_public_of_the_graph_package():
 
 def test_the_mathematics_imports_torch_only():
     found = {name.partition(".")[0] for name in imports(ROOT / "mgic_geo" / "levels.py")}
-    assert found == {"__future__", "itertools", "math", "collections", "dataclasses", "torch"}
+    assert found == {
+        "__future__",
+        "itertools",
+        "math",
+        "collections",
+        "dataclasses",
+        "torch",
+        "typing",
+    }

@@ -122,7 +122,7 @@ class PointCloudClassifier(nn.Module):
         if self.graph == "none":
             return 0
         convs = [layer.conv for gconv in self.gconvs for layer in gconv]  # type: ignore[union-attr]
-        return sum(getattr(conv, "num_hops", 1) for conv in convs)
+        return sum(conv.num_hops if isinstance(conv, MGICMessagePassing) else 1 for conv in convs)
 
     def forward(
         self, pos: Tensor, batch: Tensor | None = None, batch_size: int | None = None

@@ -70,8 +70,8 @@ class BlockLinear(GroupedLinear):
         rows, columns = first.weight.shape
         bias = first.bias is not None
         super().__init__(columns * groups, rows * groups, groups=groups, bias=bias)
-        self.weight_initializer = getattr(first, "weight_initializer", None)
-        self.bias_initializer = getattr(first, "bias_initializer", None)
+        self.weight_initializer = vars(first).get("weight_initializer")
+        self.bias_initializer = vars(first).get("bias_initializer")
         self.weight = like(first.weight, torch.stack([x.weight.detach() for x in linears]))
         if bias:
             self.bias = like(first.bias, torch.cat([x.bias.detach() for x in linears]))
@@ -96,7 +96,7 @@ def widened(module: nn.Module, peers: Sequence[nn.Module]) -> nn.Module:
 
     for name, tensor in own_state(module):
         if tensor.dim() > 0 and name != "eps":
-            parts = [getattr(peer, name).detach() for peer in peers]
+            parts = [dict(own_state(peer))[name].detach() for peer in peers]
             axis = 1 if tensor.dim() == 3 else 0  # (1, heads, channels) or (channels,)
             setattr(module, name, like(tensor, torch.cat(parts, axis)))
     noted = vars(module)

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Any
 
 import torch
@@ -116,8 +117,8 @@ class Operation:
             for kernel in kernels:
                 self.recorded[kernel] = _differentiable(name, kernel.run, backward, setup)
         if flops is not None:
-            namespace, _, short = name.partition("::")
-            register_flop_formula(getattr(getattr(torch.ops, namespace), short))(flops)
+            find = attrgetter(name.replace("::", "."))
+            register_flop_formula(find(torch.ops))(flops)
 
     def __call__(self, *inputs: Any) -> Any:
         """Compute."""

@@ -20,7 +20,7 @@ def torchvision_block(block: Any) -> Parts:
     """The branch is a sequence of the block."""
     require(block.use_res_connect, "changes width or resolution")
     branch = block.conv if hasattr(block, "conv") else block.block
-    return Parts(branch, after=sequence(getattr(block, "stochastic_depth", None)))
+    return Parts(branch, after=sequence(dict(block.named_children()).get("stochastic_depth")))
 
 
 @adapter(*(f"{TIMM}.{name}" for name in ("InvertedResidual", "DepthwiseSeparableConv")))
@@ -28,12 +28,12 @@ def torchvision_block(block: Any) -> Parts:
 def timm_block(block: Any) -> Parts:
     """Convolutions, each with a norm that has the activation in it, and squeeze-excite."""
     require(block.has_skip, "changes width or resolution, or has no shortcut")
-    require(getattr(block, "conv_s2d", None) is None, "moves space to channels")
+    require(dict(block.named_children()).get("conv_s2d") is None, "moves space to channels")
     names = {
         "InvertedResidual": "conv_pw bn1 conv_dw bn2 aa se conv_pwl bn3",
         "DepthwiseSeparableConv": "conv_dw bn1 aa se conv_pw bn2",
         "EdgeResidual": "conv_exp bn1 aa se conv_pwl bn2",
         "ConvBnAct": "conv bn1 aa",
     }[type(block).__name__]
-    modules = [getattr(block, name) for name in names.split()]
+    modules = [block.get_submodule(name) for name in names.split()]
     return Parts(sequence(*modules), after=sequence(block.drop_path))

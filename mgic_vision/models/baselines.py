@@ -50,7 +50,9 @@ def torchvision_resnet(
     """
     source: Any = _torchvision(name, in_chans, weights=weights)
     stem = nn.Sequential(
-        OrderedDict((part, getattr(source, part)) for part in ("conv1", "bn1", "relu", "maxpool"))
+        OrderedDict(
+            (part, source.get_submodule(part)) for part in ("conv1", "bn1", "relu", "maxpool")
+        )
     )
     stages = Stages(source.bn1.num_features, 4)
     for layer in (source.layer1, source.layer2, source.layer3, source.layer4):
@@ -168,7 +170,7 @@ def timm_ghostnet(
 
     source: Any = timm.create_model(name, pretrained=pretrained, in_chans=in_chans)
     stem = nn.Sequential(
-        OrderedDict((part, getattr(source, part)) for part in ("conv_stem", "bn1", "act1"))
+        OrderedDict((part, source.get_submodule(part)) for part in ("conv_stem", "bn1", "act1"))
     )
     stages = Stages(source.conv_stem.out_channels, 2)
     *groups, final = source.blocks

@@ -61,8 +61,8 @@ def library(kernels: Kernels = GRAPHS) -> Library | None:
     - ``prebuilt``: those that the wheel has.
     - ``reference``: none. Everything runs in plain PyTorch, slower, as it does with a warning where
       the others cannot be had.
-    - ``require``: as ``auto``, with an error in place of that warning, and wherever an operation has
-      no kernel for its inputs.
+    - ``require``: as ``auto``, with an error in place of that warning, and wherever an operation
+      has no kernel for its inputs.
 
     ``MGIC_CFLAGS`` are more flags for the compiler, for which nothing is prebuilt.
 
@@ -77,7 +77,8 @@ def library(kernels: Kernels = GRAPHS) -> Library | None:
         with _lock:
             return _found(kernels, choice)
     except FAILURES as error:
-        said = (getattr(error, "output", "") or "").strip()
+        failed = isinstance(error, subprocess.CalledProcessError | subprocess.TimeoutExpired)
+        said = (error.output or "").strip() if failed else ""
         reason = f"{error}\n{said}" if said else f"{error}"
         if choice == "require":
             raise RuntimeError(f"{kernels.package} has no compiled kernels: {reason}") from error
@@ -148,9 +149,7 @@ def _compiled(kernels: Kernels) -> Path:
 
 def _load(path: Path, kernels: Kernels) -> Library:
     found, prototypes = ctypes.CDLL(str(path)), read_prototypes(*kernels.sources)
-    entries = {
-        name: Entry(getattr(found, name), parameters) for name, parameters in prototypes.items()
-    }
+    entries = {name: Entry(found[name], parameters) for name, parameters in prototypes.items()}
     return Library(entries, ctypes.c_int64.in_dll(found, "mgic_lanes").value)
 
 

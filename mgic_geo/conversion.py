@@ -257,7 +257,7 @@ def replace_module(model: nn.Module, name: str, new: nn.Module) -> nn.Module:
 
 
 def user_hooks(module: nn.Module, block: nn.Module) -> list[Callable]:
-    """Hooks that somebody registered on ``module``.
+    """Hooks that the user registered on ``module``.
 
     Not those that make it what it is: methods of the modules of ``block``, and what computes pruned
     and normalized weights.

@@ -1,4 +1,4 @@
-"""Somebody's graph network with cycles in place of its convolutions."""
+"""Replace the convolutions of the user's graph network by cycles."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ def fuse(model: Model) -> Model:
     A batch norm with fixed statistics is a scale :math:`a` and a shift :math:`b` of every channel,
     and :math:`a (W x + c) + b = (a W) x + (a c + b)`. So every norm goes into the map in front of
     it: linear and grouped maps, differential convolutions, and a cycle's prolongations
-    :math:`N_j P_j`. The norm behind a whole cycle goes into its finest layer. Norms behind edge
+    :math:`N_j P_j`. The norm after a whole cycle goes into its finest layer. Norms after edge
     convolutions stay: a point without neighbors gets 0 from those, not a shift.
 
     Args:

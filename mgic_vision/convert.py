@@ -1,4 +1,4 @@
-"""Somebody's network with cycles in place of its residual blocks."""
+"""Replace the residual blocks of the user's network by cycles."""
 
 from __future__ import annotations
 

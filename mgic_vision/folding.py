@@ -20,7 +20,7 @@ def fold_norms_(module: nn.Module) -> nn.Module:
 
     Folded are norms that follow a convolution or a linear layer, the norms N of a cycle into its
     prolongations P and, where the coarsest level begins with a norm, that one into the last
-    restriction: in correction form nothing else reads what it gives. A norm behind a sum (the first
+    restriction: in correction form nothing else reads what it gives. A norm after a sum (the first
     one of a pre-activation block on the finer levels) has to stay.
 
     Args:

@@ -18,13 +18,13 @@ def merge_groups(model: Model, *, block: int = BLOCK) -> Model:
 
     ONNX Runtime keeps channels of an image in blocks, 8 on processors with AVX2 and 16 with
     AVX-512. A grouped convolution stays in that order where the block divides the width of a group
-    on both sides; others are slow, and take every sum, norm and activation behind them out of that
+    on both sides; others are slow, and take every sum, norm and activation after them out of that
     order. Here as few groups as make the block divide become one, with zeros between them. In a
     network of MGIC these are above all the depthwise changes of width, of one channel in and
     several out.
 
     Depthwise convolutions that keep their width, dense ones, and those that no merging makes fit
-    are left. Use it behind :func:`mgic_vision.fuse` and in front of the export to ONNX;
+    are left. Use it after :func:`mgic_vision.fuse` and in front of the export to ONNX;
     PyTorch itself gains nothing.
 
     Args:

@@ -1,7 +1,7 @@
 """Adjacencies as plain index tensors, and sums over neighborhoods as custom operators.
 
 A ``torch.sparse`` tensor inside a model breaks ``torch.compile``, autocast and half precision, and
-transposes itself again in every backward pass. Here an adjacency is taken apart once, at the
+transposes itself again in every backward pass. Here an adjacency is converted once, at the
 entrance, into the plain tensors of its compressed form.
 """
 
@@ -162,7 +162,7 @@ def from_neighbors(neighbors: Tensor) -> Adjacency:
         ptr = torch.arange(num_nodes + 1, device=neighbors.device) * neighbors.size(1)
         return Adjacency(ptr, neighbors.reshape(-1), num_nodes)
     ptr = functional.pad(there.sum(1).cumsum(0), (1, 0))
-    # (N, k): where each neighbor goes; those that are not there go behind the end
+    # (N, k): where each neighbor goes; those that are not there go after the end
     place = (there.cumsum(1) - 1 + ptr[:-1].unsqueeze(1)).where(there, neighbors.numel())
     index = neighbors.new_full((neighbors.numel() + 1,), num_nodes - 1)
     index = index.scatter(0, place.view(-1), neighbors.reshape(-1))[:-1]

@@ -14,7 +14,7 @@ from mgic_geo.nn.width_change import WidthChange
 
 
 class MGICLinear(nn.Module):
-    r"""Stands where ``nn.Linear(channels, channels)`` stood; its weights are linear in the width.
+    r"""Replaces ``nn.Linear(channels, channels)`` with weights that are linear in the width.
 
     Every level has a linear map, grouped on all but the coarsest one, so that every channel sees
     every other. As it stands, the layer is a linear map like the one it replaces, one whose matrix

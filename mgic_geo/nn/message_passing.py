@@ -23,13 +23,13 @@ from mgic_geo.nn.width_change import WidthChange
 class MGICMessagePassing(MessagePassing):
     r"""A graph convolution whose channels are coupled by a multigrid cycle instead of densely.
 
-    It stands where ``conv(in_channels, out_channels)`` stood. On the finest level the convolution
+    A drop-in replacement for ``conv(in_channels, out_channels)``. On the finest level the convolution
     is bare, so that the user's own norm and activation follow as before; on the coarser levels it
     is followed by a norm and an activation, without which the whole cycle would be linear. The
     norms after the prolongations start at a tenth of their scale.
 
-    The convolutions of the levels run one after another, so that the layer reaches
-    :attr:`num_hops` hops, not one: compare it with as many convolutions in a row, and sample that
+    The convolutions of the levels run one after another. Each level adds a hop: the receptive field
+    is :attr:`num_hops` hops. Compare it with as many convolutions in a row, and sample that
     many hops for it (``NeighborLoader(num_neighbors=[...] * layer.num_hops)``).
 
     Where the widths differ, a grouped pointwise map comes first. Where ``in_channels`` is below

@@ -31,7 +31,7 @@ class Packing(NamedTuple):
     Args:
         begins: First input channel of every piece of as many outputs as a vector has lanes,
             ``(pieces,)``.
-        index: Where every number comes from in the flat weight with a zero behind it,
+        index: Where every number comes from in the flat weight with a zero after it,
             ``(pieces, parts, inputs, lanes)``.
         inverse: Where every number of the flat weight is in the packed one.
     """

@@ -217,7 +217,7 @@ def _backward_compiled(
     sums, totals = grad.new_zeros(shares, *plan.index.shape), grad.new_zeros(shares, grad.size(1))
     products = _Products(x.contiguous(), plan, sums, totals)
     grad_x = _multiply(grad, _swap(weight), None, Graph(*transposed), products)
-    return grad_x, plan.unpack(sums, weight.shape), sum_rows(totals)
+    return grad_x, plan.unpack(sums, weight.shape), totals.sum(0)
 
 
 def _backward_fake(

@@ -64,7 +64,7 @@ def check_rows(index: Tensor, count: int) -> None:
 
 
 def _plain_max(x: Tensor, ptr: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
-    """The maximum and the row it is from: one behind the last where there are no neighbors."""
+    """The maximum and the row it is from: one after the last where there are no neighbors."""
     missing = x.isnan()
     if missing.any():  # a NaN is the maximum wherever it occurs
         best, row = _plain_max(x.masked_fill(missing, 0), ptr, index)

@@ -263,7 +263,7 @@ def _is_recorded(inputs: Sequence[Any]) -> bool:
     return any(isinstance(x, Tensor) and x.requires_grad for x in inputs)
 
 
-_PLAIN = frozenset((Tensor, nn.Parameter, type(None), bool, int, float, str))
+_PLAIN = frozenset((Tensor, nn.Parameter, type(None), bool, int, float, str, list))
 
 
 def is_observed(inputs: Sequence[Any]) -> bool:

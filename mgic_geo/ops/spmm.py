@@ -12,7 +12,7 @@ from mgic_geo.ops.operator import Kernel, Operation
 
 
 def targets_of(ptr: Tensor, entries: int) -> Tensor:
-    """Row of every entry of a compressed matrix; the number of rows for padding behind the last.
+    """Row of every entry of a compressed matrix; the number of rows for padding after the last.
 
     Shape:
         - ``ptr``: ``(rows + 1,)``. Returns ``(entries,)``.
@@ -48,7 +48,7 @@ def transpose(ptr: Tensor, index: Tensor, num_columns: int) -> tuple[Tensor, Ten
         (tensor([0, 2, 3]), tensor([0, 1, 0]), tensor([0, 2, 1]))
     """
     row = targets_of(ptr, index.numel())
-    padding = row == ptr.numel() - 1  # stays behind the end
+    padding = row == ptr.numel() - 1  # stays after the end
     column, perm = index.where(~padding, num_columns).sort(stable=True)
     row = row.clamp_max(ptr.numel() - 2)
     return pointer_of(column, num_columns), row.index_select(0, perm), perm

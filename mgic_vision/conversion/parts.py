@@ -1,4 +1,4 @@
-"""A residual block taken apart, and the blocks that can be: a registry by the name of the class."""
+"""Parts of a residual block, and a registry of known blocks by the name of their class."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ ADAPTERS: dict[str, Callable[[Any], Parts]] = {}
 
 
 def adapter(*names: str) -> Callable[[Callable[[Any], Parts]], Callable[[Any], Parts]]:
-    """Register how blocks of these classes are taken apart.
+    """Register how to split blocks of these classes.
 
     The function gets the block and returns its :class:`Parts`, or raises
     :class:`~mgic_geo.conversion.NotConvertible`.
@@ -50,7 +50,7 @@ def adapter(*names: str) -> Callable[[Callable[[Any], Parts]], Callable[[Any], P
 
 
 def find_adapter(module: nn.Module) -> Callable[[Any], Parts] | None:
-    """How ``module`` is taken apart; by its very class, since a subclass may do something else."""
+    """How to split ``module``: by its very class, since a subclass may compute something else."""
     kind = type(module)
     return ADAPTERS.get(f"{kind.__module__}.{kind.__qualname__}")
 
@@ -84,7 +84,7 @@ class CycleResidual(nn.Module):
 
 
 class CycleBranch(nn.Module):
-    """What a cycle adds to ``x``, in place of the branch of somebody's residual connection.
+    """What a cycle adds to ``x``, in place of the branch of the user's residual connection.
 
     Args:
         cycle: Of residual layers.

@@ -10,7 +10,7 @@ from mgic_vision.conversion.parts import Parts, adapter, sequence
 
 @adapter("torchvision.models.resnet.BasicBlock", "torchvision.models.resnet.Bottleneck")
 def torchvision_block(block: Any) -> Parts:
-    """Convolution and norm, two or three times, an activation in between and behind the sum."""
+    """Convolution and norm, two or three times, an activation in between and after the sum."""
     require(block.downsample is None, "changes width or resolution")
     modules = [block.conv1, block.bn1, block.relu, block.conv2, block.bn2]
     if hasattr(block, "conv3"):

@@ -16,7 +16,7 @@ from mgic_vision.models.backbone import Backbone, Stages
 from mgic_vision.models.interface import ModelOptions, make_model
 from mgic_vision.units import depthwise_change, mgic_unit
 
-# Table 2: 1x1 convolutions to 16 and, behind the blocks, 64 channels; two blocks of every width
+# Table 2: 1x1 convolutions to 16 and, after the blocks, 64 channels; two blocks of every width
 STEM, FIRST, BLOCKS_PER_WIDTH, EXPANSION, HIDDEN = 16, 32, 2, 4, 64
 
 

@@ -53,7 +53,7 @@ def _flops(x: Tensor, plan: Tensor, weights: Tensor, **_: object) -> int:
 
 
 class NativeCycle(PackedModule, MGICBlock):
-    """A cycle that runs in the compiled kernel where that can be, and else as it was.
+    """A cycle that runs in the compiled kernel where possible, and otherwise as it was.
 
     Shape:
         - ``x``: ``(B, C, H, W)``. Returns the same shape.

@@ -1,4 +1,4 @@
-"""A convolution with narrow groups and the activation behind it, in one call."""
+"""A convolution with narrow groups and the activation after it, in one call."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def _flops(x: Tensor, begins: Tensor, weight: Tensor, bias: Tensor, sizes: list[
 
 
 class NativeConv(PackedModule, nn.Sequential):
-    """A convolution with narrow groups and its activation, in the kernel where that can be.
+    """A convolution with narrow groups and its activation, in the kernel where possible.
 
     Shape:
         - As the convolution.

@@ -70,7 +70,7 @@ class Sources:
         return any(self.hooks)
 
     def need_gradients(self) -> bool:
-        """Whether somebody trains a parameter."""
+        """Whether a parameter needs gradients."""
         return any(x.requires_grad for x, _, _ in self.state)
 
     def _find(self) -> list[Tensor | None]:

@@ -138,7 +138,7 @@ def _compiled(kernels: Kernels) -> Path:
     key = f"{kernels.package}-{kernels.digest(*settings(), processor.describe())}"
 
     def make(path: Path) -> None:
-        # a warning, since others are shown nowhere unless somebody asked for them
+        # a warning, since messages of lower levels are not shown by default
         _log.warning(
             "%s: compiling its kernels for this processor (once, half a minute)", kernels.package
         )

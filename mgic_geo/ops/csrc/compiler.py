@@ -85,7 +85,7 @@ class Kernels:
 def settings() -> tuple[str, ...]:
     """What the library of a compiler depends on beside its files, flags and processor.
 
-    That is the name in ``$CC``, not the version behind it: to ask for that takes a compiler, and
+    That is the name in ``$CC``, not its version: to ask for that takes a compiler, and
     what the old one made stays right. Whoever wants it made anew removes the file.
     """
     libc = "-".join(platform.libc_ver())

@@ -59,6 +59,7 @@ def fuse(model: Model) -> Model:
 def _fold_children(module: nn.Module) -> None:
     if isinstance(module, ConvNormAct):
         _fold_child(module, "norm", module.conv)
+        _fold_relu(module)
     elif type(module).forward is nn.Sequential.forward:
         for (_, before), (name, _) in pairwise(module.named_children()):
             _fold_child(module, name, before)
@@ -83,6 +84,17 @@ def _fold_child(parent: nn.Module, name: str, before: nn.Module) -> None:
 def _precise(x: Tensor) -> Tensor:
     """For what is rounded to half precision only once it is done."""
     return x.float() if x.dtype in (torch.half, torch.bfloat16) else x
+
+
+def _fold_relu(layer: ConvNormAct) -> None:
+    """Let the map in front of a ReLU do it, or do it in place, where nothing is between them."""
+    last = _last_layer(layer.conv)
+    if type(layer.act) is not nn.ReLU or not isinstance(layer.norm, nn.Identity) or last is None:
+        return
+    if isinstance(last, DiffGCNConv):
+        last.relu, layer.act = True, nn.Identity()
+    else:
+        layer.act = nn.ReLU(inplace=True)
 
 
 def _scale_and_shift(linear: nn.Linear | GroupedLinear, scale: Tensor, shift: Tensor) -> None:

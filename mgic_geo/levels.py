@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import itertools
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -176,6 +177,14 @@ class Residual(nn.Module):
         if self._forward_hooks or self._forward_pre_hooks or self._backward_hooks:
             return self(x, *args, **kwargs) - _targets(x)  # hooks want to see the layer called
         return self.branch(x, *args, **kwargs)
+
+
+class Differing(nn.Module, ABC):
+    """A layer that can return its result less given features, in one pass over them."""
+
+    @abstractmethod
+    def less(self, subtrahend: Tensor, x: Features, *args: Any, **kwargs: Any) -> Tensor:
+        """What the layer returns for ``x``, less ``subtrahend``."""
 
 
 class Correction(nn.Module):
@@ -389,8 +398,10 @@ class MGICBlock(nn.Module):
         """What this level and the coarser ones, which changed ``change``, add to ``x``."""
         layer = self.layers[level]
         if not isinstance(layer, Residual):
-            corrected = x if change is None else self.corrections[level](change, x)
-            return layer(_pair(corrected, source), *args, **kwargs) - x
+            corrected = _pair(x if change is None else self.corrections[level](change, x), source)
+            if isinstance(layer, Differing):
+                return layer.less(x, corrected, *args, **kwargs)
+            return layer(corrected, *args, **kwargs) - x
         if change is None:
             return layer.added(_pair(x, source), *args, **kwargs)
         correction = self.corrections[level](change)

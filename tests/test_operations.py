@@ -72,6 +72,8 @@ def make_inputs() -> dict[str, tuple]:
         "grouped_linear": (x, weight, bias),
         "grouped_linear_weight": (x, grad, 2),
         "mix_derivatives": (x, mix, bias, *ops),
+        "apply_derivatives": (x, mix, bias, grad, True, *ops),
+        "add_grouped_linear": (grad, x, weight, bias),
         "mix_derivatives_backward": (grad, x, mix, *ops[3:]),
         "mix_derivatives_weight": (grad, x, 2, *forth),
         "derivative_operators": (graph.ptr, graph.index, normal(900, 3)),

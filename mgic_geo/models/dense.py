@@ -141,7 +141,7 @@ class DenseDiffConv(nn.Module):
 
     def __init__(self, conv: DiffGCNConv) -> None:
         super().__init__()
-        self.lin, self.groups = conv.lin, conv.groups
+        self.lin, self.groups, self.relu = conv.lin, conv.groups, conv.relu
 
     def forward(self, x: Tensor, graph: DenseDerivatives) -> Tensor:
         """Convolve ``x``."""
@@ -152,7 +152,8 @@ class DenseDiffConv(nn.Module):
         parts = torch.cat([x.unsqueeze(1), first, second], dim=1)  # (N, 7, C)
         # a group's input is its channels under the first operator, under the second, ...
         parts = parts.unflatten(2, (self.groups, -1)).transpose(1, 2)
-        return grouped_linear(parts.flatten(1), self.lin.weight, self.lin.bias)
+        y = grouped_linear(parts.flatten(1), self.lin.weight, self.lin.bias)
+        return y.relu() if self.relu else y
 
 
 def dense_knn(x: Tensor, k: int) -> Tensor:

@@ -9,6 +9,7 @@ from mgic_geo.nn.grouped_linear import GroupedLinear
 from mgic_geo.nn.norm_act import norm_act, training_batch_norm
 from mgic_geo.ops.add_normalized_linear import add_normalized_linear
 from mgic_geo.ops.batch_norm_act import move_running_statistics
+from mgic_geo.ops.grouped_linear import add_grouped_linear
 from mgic_geo.ops.operator import is_hooked
 
 CORRECTION_SCALE = 0.1
@@ -31,17 +32,19 @@ class GraphCorrection(Correction):
     def forward(self, change: Tensor, x: Tensor | None = None) -> Tensor:
         """The correction, added to ``x`` where that is given."""
         transfer = self.transfer
-        if x is None or change.dim() != 2:
+        if (
+            x is None
+            or change.dim() != 2
+            or type(transfer) is not GroupedLinear
+            or change.size(1) != transfer.in_channels
+            or is_hooked(transfer, self.norm)
+        ):
             correction = norm_act(self.norm, None, transfer(change))
             return correction if x is None else x + correction
+        if isinstance(self.norm, nn.Identity):  # none, or folded into the transfer
+            return add_grouped_linear(x, change, transfer.weight, transfer.bias)
         norm = training_batch_norm(self.norm, x)
-        if (
-            norm is None
-            or type(transfer) is not GroupedLinear
-            or transfer.bias is not None
-            or change.size(1) != transfer.in_channels
-            or is_hooked(transfer)
-        ):
+        if norm is None or transfer.bias is not None:
             return x + norm_act(self.norm, None, transfer(change))
         y, statistics = add_normalized_linear(
             x, change, transfer.weight, norm.weight, norm.bias, norm.eps

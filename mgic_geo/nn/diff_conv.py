@@ -61,6 +61,7 @@ class DiffGCNConv(PreparedConv):
         super().__init__(aggr="sum")
         check_groups(in_channels, out_channels, groups)
         self.in_channels, self.out_channels, self.groups = in_channels, out_channels, groups
+        self.relu = False  # set by fuse, which leaves out the activation after it
         # a group's input is its channels under the first operator, under the second, ...
         self.lin = GroupedLinear(ops.PARTS * in_channels, out_channels, groups=groups, bias=bias)
 
@@ -98,6 +99,16 @@ class DiffGCNConv(PreparedConv):
         edge_attr: Tensor | None = None,
     ) -> Tensor:
         """Convolve ``x``."""
+        return self.less(None, x, edge_index, edge_attr)
+
+    def less(
+        self,
+        subtrahend: Tensor | None,
+        x: Tensor,
+        edge_index: Tensor | EdgeIndex | Adjacency | DerivativeOperators,
+        edge_attr: Tensor | None = None,
+    ) -> Tensor:
+        """Convolve ``x`` and subtract, if there is something to subtract."""
         operators = self.prepare(x, edge_index, edge_attr)
         if x.dim() != 2 or x.size(1) != self.in_channels:
             raise ValueError(f"x must be (N, {self.in_channels}), got shape {tuple(x.shape)}")
@@ -108,8 +119,13 @@ class DiffGCNConv(PreparedConv):
             )
         operators.check()
         if is_hooked(self.lin):  # wants to see the features that are mixed
-            return self.lin(operators.derive(x, self.groups))
-        return ops.mix_derivatives(x, self.lin.weight, self.lin.bias, *operators)
+            y = self.lin(operators.derive(x, self.groups))
+            y = y.relu() if self.relu else y
+            return y if subtrahend is None else y - subtrahend
+        weight, bias = self.lin.weight, self.lin.bias
+        if subtrahend is None and not self.relu:
+            return ops.mix_derivatives(x, weight, bias, *operators)
+        return ops.apply_derivatives(x, weight, bias, subtrahend, self.relu, *operators)
 
     def __repr__(self) -> str:
         """Widths and groups."""

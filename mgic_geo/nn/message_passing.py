@@ -11,22 +11,24 @@ from torch_geometric.nn import MessagePassing
 from torch_geometric.nn.resolver import activation_resolver, normalization_resolver
 
 from mgic_geo.graphs.adjacency import Adjacency
-from mgic_geo.levels import Level, MGICBlock, reset_parameters
+from mgic_geo.levels import Differing, Level, MGICBlock, reset_parameters
 from mgic_geo.nn.correction import GraphCorrection
+from mgic_geo.nn.diff_conv import DiffGCNConv
 from mgic_geo.nn.grouped_conv import check_strategy, make_grouped_conv
 from mgic_geo.nn.grouped_linear import transfer
 from mgic_geo.nn.norm_act import norm_act
 from mgic_geo.nn.prepared import PreparedConv
 from mgic_geo.nn.width_change import WidthChange
+from mgic_geo.ops.operator import is_hooked
 
 
 class MGICMessagePassing(MessagePassing):
     r"""A graph convolution whose channels are coupled by a multigrid cycle instead of densely.
 
-    A drop-in replacement for ``conv(in_channels, out_channels)``. On the finest level the convolution
-    is bare, so that the user's own norm and activation follow as before; on the coarser levels it
-    is followed by a norm and an activation, without which the whole cycle would be linear. The
-    norms after the prolongations start at a tenth of their scale.
+    A drop-in replacement for ``conv(in_channels, out_channels)``. On the finest level the
+    convolution is bare, so that the user's own norm and activation follow as before; on the coarser
+    levels it is followed by a norm and an activation, without which the whole cycle would be
+    linear. The norms after the prolongations start at a tenth of their scale.
 
     The convolutions of the levels run one after another. Each level adds a hop: the receptive field
     is :attr:`num_hops` hops. Compare it with as many convolutions in a row, and sample that
@@ -185,7 +187,7 @@ class MGICMessagePassing(MessagePassing):
         )
 
 
-class ConvNormAct(nn.Module):
+class ConvNormAct(Differing):
     """A graph convolution, a norm and an activation, in Table 10's order.
 
     Args:
@@ -204,6 +206,19 @@ class ConvNormAct(nn.Module):
     def forward(self, x: Tensor | tuple[Tensor, Tensor], *args: Any, **kwargs: Any) -> Tensor:
         """Convolve, normalize, activate."""
         return norm_act(self.norm, self.act, self.conv(x, *args, **kwargs))
+
+    def less(
+        self, subtrahend: Tensor, x: Tensor | tuple[Tensor, Tensor], *args: Any, **kwargs: Any
+    ) -> Tensor:
+        """The same less ``subtrahend``: one pass where only a differential convolution is left."""
+        if (
+            isinstance(self.conv, DiffGCNConv)
+            and isinstance(self.norm, nn.Identity)
+            and isinstance(self.act, nn.Identity)
+            and not is_hooked(self, self.conv, self.norm, self.act)
+        ):
+            return self.conv.less(subtrahend, x, *args, **kwargs)  # type: ignore[arg-type]
+        return self(x, *args, **kwargs) - subtrahend
 
 
 def _check_widths(in_channels: int | tuple[int, int], out_channels: int) -> None:

@@ -175,12 +175,16 @@ def _reference(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 
 def _compiled(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    return _multiply(x, weight, bias, None)
+
+
+def _multiply(x: Tensor, weight: Tensor, bias: Tensor | None, addend: Tensor | None) -> Tensor:
     x = in_rows(x)
     plan = packing(*weight.shape, lanes=build.lanes())
     y = x.new_empty(x.size(0), weight.size(0) * weight.size(1))
     build.run(
         *("mgic_grouped_linear", x, *x.shape, plan.begins, plan.inputs, y.size(1)),
-        *(plan.pack(weight), plan.pad(bias, y.size(1)), y),
+        *(plan.pack(weight), plan.pad(bias, y.size(1)), addend, y),
     )
     return y
 
@@ -215,6 +219,45 @@ grouped_linear = Operation(
     setup=_setup,
     backward=_backward,
     flops=lambda x, weight, *_, **__: 2 * x[0] * weight.numel(),
+)
+
+
+def _add_reference(addend: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    return addend + grouped_linear(x, weight, bias)
+
+
+def _add_compiled(addend: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    return _multiply(x, weight, bias, addend.contiguous())
+
+
+def _add_setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    _, x, weight, bias = inputs
+    ctx.has_bias = bias is not None
+    ctx.save_for_backward(x, weight)
+
+
+def _add_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    x, weight = ctx.saved_tensors
+    needed = ctx.needs_input_grad
+    grad_x = grouped_linear(grad, weight.transpose(1, 2), None) if needed[1] else None
+    grad_weight = grouped_linear_weight(x, grad, weight.size(0)) if needed[2] else None
+    return grad, grad_x, grad_weight, sum_rows(grad) if ctx.has_bias else None
+
+
+#: ``(addend, x, weight, bias)``: :data:`grouped_linear` of ``x``, added to ``addend``, in one pass
+#: over the result.
+add_grouped_linear = Operation(
+    "mgic::add_grouped_linear",
+    _add_reference,
+    Kernel(
+        "compiled",
+        _add_compiled,
+        lambda addend, x, w, b: why_not_multiply(w, addend=addend, x=x, bias=b),
+    ),
+    fake=lambda addend, x, weight, bias: _fake(x, weight, bias),
+    setup=_add_setup,
+    backward=_add_backward,
+    flops=lambda addend, x, weight, *_, **__: 2 * x[0] * weight.numel(),
 )
 
 

@@ -97,8 +97,11 @@ def _multiply(
     bias: Tensor | None,
     graph: Graph,
     products: _Products | None = None,
+    *,
+    relu: bool = False,
+    subtrahend: Tensor | None = None,
 ) -> Tensor:
-    """The derivatives of ``x`` times ``weight``."""
+    """The derivatives of ``x`` times ``weight``; then ReLU, and less ``subtrahend``."""
     groups, rows, columns = weight.shape
     plan = packing(groups, rows, columns // PARTS, PARTS, lanes=build.lanes())
     x, y = x.contiguous(), x.new_empty(x.size(0), groups * rows)
@@ -109,7 +112,8 @@ def _multiply(
     build.run(
         *("mgic_mix_derivatives", x, *x.shape, *(tensor.contiguous() for tensor in graph)),
         *(plan.begins, plan.inputs, y.size(1), plan.pack(weight), plan.pad(bias, y.size(1))),
-        *(y, *beside, num_shares(x.size(0))),
+        *(relu, None if subtrahend is None else subtrahend.contiguous(), y, *beside),
+        num_shares(x.size(0)),
     )
     return y
 
@@ -176,6 +180,62 @@ mix_derivatives = Operation(
     setup=_setup,
     backward=_backward,
     flops=lambda x, weight, bias, ptr, index, *_, **__: (
+        2 * (6 * index[0] * x[1] + x[0] * weight.numel())
+    ),
+)
+
+
+def _apply_reference(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    subtrahend: Tensor | None,
+    relu: bool,
+    ptr: Tensor,
+    index: Tensor,
+    value: Tensor,
+    ptr_t: Tensor,
+    index_t: Tensor,
+    value_t: Tensor,
+    crossings: Tensor,
+) -> Tensor:
+    y = mix_derivatives(x, weight, bias, ptr, index, value, ptr_t, index_t, value_t, crossings)
+    y = y.relu() if relu else y
+    return y if subtrahend is None else y - subtrahend
+
+
+def _apply_compiled(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    subtrahend: Tensor | None,
+    relu: bool,
+    *graphs: Tensor,
+) -> Tensor:
+    ptr, index, value, *_, crossings = graphs
+    graph = Graph(ptr, index, value, crossings)
+    return _multiply(x, weight, bias, graph, relu=relu, subtrahend=subtrahend)
+
+
+def _apply_why_not(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    subtrahend: Tensor | None,
+    relu: bool,
+    *graphs: Tensor,
+) -> str | None:
+    return _why_not(x, weight, bias, *graphs) or why_not_compiled(subtrahend=subtrahend)
+
+
+#: ``(x, weight, bias, subtrahend, relu, ...)``: :data:`mix_derivatives`, then ReLU where that is
+#: asked for, less ``subtrahend``, ``(N, out)`` or ``None``, in one pass; for inference.
+apply_derivatives = Operation(
+    "mgic::apply_derivatives",
+    _apply_reference,
+    Kernel("compiled", _apply_compiled, _apply_why_not),
+    fake=_fake,
+    flops=lambda x, weight, bias, other, relu, ptr, index, *_, **__: (
         2 * (6 * index[0] * x[1] + x[0] * weight.numel())
     ),
 )

@@ -143,6 +143,8 @@ INLINE void mix_width(const task *task, int64_t start, int64_t rows, int64_t ori
     const parts parts = {near, near_stride, slopes, PARTS - 1, 3 * width};
     packing plan = task->plan, products = task->products;
     plan.origin = channel;
+    if (plan.addend)
+        plan.addend += start * plan.out;
     while (plan.from < plan.to && plan.begins[plan.from] < channel)
         plan.from++;
     while (plan.to > plan.from && plan.begins[plan.to - 1] >= channel + width)
@@ -331,8 +333,8 @@ static int is_narrow(const packing *plan)
 }
 
 /* x: (nodes, channels); ptr, crossings: (nodes + 1); index: (edges); value: (edges, 3); begins:
- * (pieces); weight: packed for PARTS parts of `inputs`; bias: (pieces * LANES) or null; y:
- * (nodes, out).
+ * (pieces); weight: packed for PARTS parts of `inputs`; bias: (pieces * LANES) or null; subtrahend,
+ * y: (nodes, out), the first one or null: y has ReLU where that is asked for, less subtrahend.
  *
  * Where `other` is given, (nodes, other_channels), its products with all parts are added up as
  * well, share by share, in the packed form of a weight from `other` to x's channels, and x itself
@@ -340,8 +342,9 @@ static int is_narrow(const packing *plan)
  * and the graph is transposed. */
 ENTRY mgic_mix_derivatives(FLOATS(x), int64_t nodes, int64_t channels, INTS(ptr), INTS(index),
                            FLOATS(value), INTS(crossings), INTS(begins), int64_t inputs,
-                           int64_t out, FLOATS(weight), FLOATS(bias), OUT_FLOATS(y),
-                           FLOATS(other), int64_t other_channels, INTS(other_begins), int64_t other_inputs,
+                           int64_t out, FLOATS(weight), FLOATS(bias), int64_t relu,
+                           FLOATS(subtrahend), OUT_FLOATS(y), FLOATS(other),
+                           int64_t other_channels, INTS(other_begins), int64_t other_inputs,
                            OUT_FLOATS(sums), OUT_FLOATS(totals), int64_t shares, int threads)
 {
     const int64_t pieces = begins_length, other_pieces = other_begins_length;
@@ -356,6 +359,7 @@ ENTRY mgic_mix_derivatives(FLOATS(x), int64_t nodes, int64_t channels, INTS(ptr)
     TRY(check_plan("begins", begins, pieces, inputs, out, channels));
     HOLDS(weight, times(pieces, PARTS * inputs * LANES));
     HOLDS_OR_NULL(bias, times(pieces, LANES));
+    HOLDS_OR_NULL(subtrahend, times(nodes, out));
     HOLDS(y, times(nodes, out));
     if (other || other_length) {
         HOLDS(other, times(nodes, other_channels));
@@ -378,6 +382,9 @@ ENTRY mgic_mix_derivatives(FLOATS(x), int64_t nodes, int64_t channels, INTS(ptr)
         .sums = sums,
         .totals = totals,
     };
+    task.plan.relu = relu;
+    task.plan.addend = subtrahend;
+    task.plan.sign = -1;
     const int64_t chunks = (channels + CHUNK - 1) / CHUNK;
     const int64_t largest =
         is_narrow(&task.plan) ? largest_clouds(&task.edges, shares, chunks) : INT64_MAX;

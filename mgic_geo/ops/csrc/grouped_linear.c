@@ -43,7 +43,7 @@ INLINE void fetch_rows(const packing *plan, int64_t from, int64_t to, float *y)
         }
 }
 
-/* y = the map of x and what the plan has after it: see mgic_grouped_linear. */
+/* y = the map of x + addend, where there is one: see mgic_grouped_linear. */
 void multiply_all(const float *x, int64_t x_stride, int64_t rows, const packing *plan,
                   const float *weight, const float *bias, float *y, int threads)
 {
@@ -62,9 +62,10 @@ void multiply_all(const float *x, int64_t x_stride, int64_t rows, const packing 
 }
 
 /* x: (rows, channels); begins: (pieces); weight: (pieces, 1, inputs, LANES); bias:
- * (pieces * LANES) or null; y: (rows, out). */
+ * (pieces * LANES) or null; addend, y: (rows, out), the first one or null. */
 ENTRY mgic_grouped_linear(ROWS(x), int64_t rows, int64_t channels, INTS(begins), int64_t inputs,
-                          int64_t out, FLOATS(weight), FLOATS(bias), OUT_FLOATS(y), int threads)
+                          int64_t out, FLOATS(weight), FLOATS(bias), FLOATS(addend), OUT_FLOATS(y),
+                          int threads)
 {
     const int64_t pieces = begins_length;
     WITHIN(rows, 0, MAX_SIZE);
@@ -72,8 +73,11 @@ ENTRY mgic_grouped_linear(ROWS(x), int64_t rows, int64_t channels, INTS(begins),
     HOLDS(x, rows ? (rows - 1) * x_stride + channels : 0);
     HOLDS(weight, times(pieces, inputs * LANES));
     HOLDS_OR_NULL(bias, times(pieces, LANES));
+    HOLDS_OR_NULL(addend, times(rows, out));
     HOLDS(y, times(rows, out));
-    const packing plan = all_pieces(begins, pieces, inputs, out);
+    packing plan = all_pieces(begins, pieces, inputs, out);
+    plan.addend = addend;
+    plan.sign = 1;
     multiply_all(x, x_stride, rows, &plan, weight, bias, y, threads);
     return NULL;
 }

@@ -188,6 +188,7 @@ ENTRY mgic_add_normalized_linear(FLOATS(addend), FLOATS(x), int64_t rows, int64_
     plan.scale = room + padded;
     plan.shift = room + 2 * padded;
     plan.addend = addend;
+    plan.sign = 1;
     multiply_all(x, columns, rows, &plan, weight, 0, y, threads);
     return NULL;
 }

@@ -16,13 +16,14 @@
 #define WIDE (LANES < 8 ? 8 : LANES) /* inputs of which the same holds for `outer` */
 
 /* A packed weight: begins, (pieces), is the first input channel of each piece. Of the pieces only
- * those in [from, to) are used, on inputs that start with channel `origin`. Where there is one, the
- * norm (y - mean) * scale + shift follows, each (pieces * LANES), and `addend`, (rows, out), is added
- * to that. */
+ * those in [from, to) are used, on inputs that start with channel `origin`. ReLU follows where that
+ * is asked for, or, where there is one, the norm (y - mean) * scale + shift, each (pieces * LANES);
+ * and `sign` times what is in `addend`, (rows, out) or null, is added in the end. */
 typedef struct {
     const int64_t *begins;
-    int64_t pieces, inputs, out, from, to, origin;
+    int64_t pieces, inputs, out, from, to, origin, relu;
     const float *mean, *scale, *shift, *addend;
+    float sign;
 } packing;
 
 /* The parts of the inputs: how far apart their rows are, and where the first ones start. */
@@ -155,9 +156,13 @@ INLINE void multiply_piece(const parts *x, int64_t row, const packing *plan, int
     for (int r = 0; r < rows; r++) {
         const int64_t place = (row + r) * stride + channel;
         vec result = sums[r];
+        if (plan->relu)
+            result = choose(result < 0, (vec){}, result);
         if (plan->scale)
             result = (result - LOAD(plan->mean + channel)) * LOAD(plan->scale + channel) +
-                     LOAD(plan->shift + channel) + load_lanes(plan->addend + place, lanes);
+                     LOAD(plan->shift + channel);
+        if (plan->addend)
+            result += plan->sign * load_lanes(plan->addend + place, lanes);
         store_lanes(y + place, result, lanes);
     }
 }

@@ -200,7 +200,7 @@ def _apply_reference(
     crossings: Tensor,
 ) -> Tensor:
     y = mix_derivatives(x, weight, bias, ptr, index, value, ptr_t, index_t, value_t, crossings)
-    y = y.relu() if relu else y
+    y = y.relu_() if relu else y
     return y if subtrahend is None else y - subtrahend
 
 

@@ -23,7 +23,7 @@ demo: .venv/.train ## train an MGIC classifier on meshes and write its report
 	$(BIN)/python -m scripts.train_modelnet10 fit --config scripts/configs/demo.yaml --overwrite
 
 test: .venv/.test ## the default tests: no network, no GPU, no file outside the checkout
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder
 
 lint: .venv/.test
 	$(BIN)/ruff check .

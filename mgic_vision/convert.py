@@ -18,7 +18,7 @@ from mgic_vision.conversion import convnext, inverted, resnet, transformer  # no
 from mgic_vision.conversion.narrow import branch_widths, leaves, narrow
 from mgic_vision.conversion.parts import CycleBranch, CycleResidual, Parts, find_adapter
 from mgic_vision.norm import BatchNorm2d
-from mgic_vision.summary import without_values
+from mgic_vision.summary import HasInputSize, without_values
 from mgic_vision.transfers import TransferConv2d
 
 _log = logging.getLogger(__name__)
@@ -180,8 +180,8 @@ def _work(
     """Multiply-adds before and after; none without a size, or where the model's own is wrong."""
     if input_size is not None:
         return _multiply_adds(model, input_size), _multiply_adds(new, input_size)
-    noted = vars(model)
-    size = noted.get("input_size") or (noted.get("default_cfg") or {}).get("input_size")
+    size = model.input_size if isinstance(model, HasInputSize) else None
+    size = size or (vars(model).get("default_cfg") or {}).get("input_size")
     if size is None:
         return None, None
     try:

@@ -6,7 +6,7 @@ import copy
 from collections import Counter
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +28,13 @@ COLUMNS = (
     "R and P",
 )
 NUM_TEXTS = 4  # columns that are set to the left
+
+
+@runtime_checkable
+class HasInputSize(Protocol):
+    """A network that says what it takes: channels, height and width."""
+
+    input_size: tuple[int, int, int] | None
 
 
 @dataclass(frozen=True)
@@ -156,7 +163,7 @@ def summary(model: nn.Module, input_size: tuple[int, ...] | None = None) -> Summ
         (66466432, 64254592)
     """
     if input_size is None:
-        input_size = vars(model).get("input_size")
+        input_size = model.input_size if isinstance(model, HasInputSize) else None
     if input_size is None:
         raise ValueError("input_size must be given for a model without one of its own")
     layers = _multiply_adds(model, input_size)

@@ -13,7 +13,10 @@ from mgic_vision.ops.kernel import IMAGES
 
 no_network.refuse_network()
 
-LONG = ("test_train", "test_recovery", "test_faults", "test_compile", "test_export", "test_vision")
+LONG = (
+    *("test_train", "test_recovery", "test_compare", "test_compile", "test_export", "test_vision"),
+    *("test_deployment", "test_build", "test_paper", "test_bench", "test_supply", "test_faults"),
+)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

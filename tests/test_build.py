@@ -399,6 +399,7 @@ def slow_compiler(cc):
 @pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
 def test_nothing_is_left_of_a_killed_process(anew, stub, folder, slow_compiler, monkeypatch, end):
     script = f"""
+    import signal; signal.signal(signal.SIGINT, signal.default_int_handler)  # `&` ignores it
     import sys; sys.path.insert(0, {str(HEADER.parent)!r})
     import cache, compiler; from pathlib import Path
     kernels = compiler.Kernels("stub", (Path({str(stub.sources[0])!r}),), ())

@@ -17,7 +17,7 @@ from mgic_geo.ops.csrc import build
 
 pytestmark = pytest.mark.skipif(build.library() is None, reason="no C compiler")
 
-CASES = 6  # of each operation
+CASES = 4  # of each operation
 
 
 @pytest.mark.fault(47, 49, 52)

@@ -16,12 +16,6 @@ def point_network(name: str):
     return mgic_geo.create_model(name, 4, width=16, k=4, group_size=4), POINTS
 
 
-def image_network(name: str, **options):
-    torch.manual_seed(0)
-    x = torch.rand(2, 3, 32, 32).contiguous(memory_format=torch.channels_last)
-    return mgic_vision.create_model(name, 4, **options), (x,)
-
-
 def message_passing():
     torch.manual_seed(0)
     layer = mgic_geo.MGICMessagePassing(32, 32, mgic_geo.GroupedEdgeConv, group_size=8)
@@ -43,7 +37,6 @@ NETWORKS = {
     "inverted": lambda: block(
         lambda level: mgic_vision.inverted_residual(level, squeeze="every", activation=RELU)
     ),
-    "mgic_resnet56": lambda: image_network("mgic_resnet56", depth=8),
 }
 
 

@@ -241,7 +241,7 @@ def test_the_older_onnx_export_has_its_inputs():
     assert_close(torch.from_numpy(found), layer(other), rtol=1e-4, atol=1e-4)
 
 
-CALLS = 110  # drawn wrong calls in the default run: five of every entry
+CALLS = 60  # drawn wrong calls in the default run
 
 
 @needs_compiler

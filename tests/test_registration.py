@@ -21,6 +21,7 @@ def registered(timm):
     register_with_timm()
 
 
+@pytest.mark.slow  # a process that imports everything anew
 def test_importing_the_package_imports_neither_library_and_changes_no_import():
     code = (
         "import sys; finders = list(sys.meta_path); import mgic_vision\n"

@@ -1,7 +1,5 @@
 """Every operation of both packages: kernels equal the reference, and PyTorch's tools take it."""
 
-import importlib
-import pkgutil
 import re
 
 import pytest
@@ -9,8 +7,6 @@ import torch
 from torch import Tensor, nn
 from torch.testing import assert_close
 
-import mgic_geo.ops
-import mgic_vision.ops
 from mgic_geo import (
     DiffGCNConv,
     GroupedEdgeConv,
@@ -24,28 +20,16 @@ from mgic_geo import edge_gradients as weigh
 from mgic_geo.graphs.adjacency import sparse_matrices, to_adjacency
 from mgic_geo.graphs.derivatives import derivative_operators
 from mgic_geo.ops.csrc import build
-from mgic_geo.ops.operator import Operation
 from mgic_vision.layers import DepthwiseConv2d
 from mgic_vision.norm import BatchNorm2d
+from scripts.benchmarks.kernels import operations
 
 needs_compiler = pytest.mark.skipif(build.library() is None, reason="no C compiler")
 GRAPHS = {"value", "value_t", "crossings"}  # whose gradients the kernels leave to the reference
 PACKED = {"cycle", "grouped_conv"}  # test_vision_native.py: the module that packs is the reference
 
 
-def find_operations() -> dict[str, Operation]:
-    """All of both packages, by name."""
-    found = {}
-    for package in (mgic_geo.ops, mgic_vision.ops):
-        for info in pkgutil.iter_modules(package.__path__, f"{package.__name__}."):
-            module = importlib.import_module(info.name)
-            for value in vars(module).values():
-                if isinstance(value, Operation):
-                    found[value.name.partition("::")[2]] = value
-    return found
-
-
-OPERATIONS = find_operations()
+OPERATIONS = {operation.name.partition("::")[2]: operation for operation in operations()}
 
 
 def normal(*shape: int, seed: int = 0) -> Tensor:

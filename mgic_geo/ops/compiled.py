@@ -11,10 +11,15 @@ MAX_ROWS = 1 << 31  # rows are int32 in the kernels
 
 
 def why_not_compiled(**tensors: Tensor | None) -> str | None:
-    """Why kernels cannot read these tensors, in words; ``None`` where they can.
+    """Why the kernels of graphs do not take these tensors, in words; ``None`` where they do."""
+    return why_not_readable(**tensors) or (None if build.available() else "no kernels are compiled")
+
+
+def why_not_readable(**tensors: Tensor | None) -> str | None:
+    """Why no kernel can read these tensors, in words; ``None`` where one can.
 
     Example:
-        >>> why_not_compiled(x=torch.ones(2, dtype=torch.float64))
+        >>> why_not_readable(x=torch.ones(2, dtype=torch.float64))
         'x is torch.float64, not float32'
     """
     for name, x in tensors.items():
@@ -28,7 +33,7 @@ def why_not_compiled(**tensors: Tensor | None) -> str | None:
             return f"{name} is {x.layout}, not torch.strided"
         if x.dim() and x.size(0) >= MAX_ROWS:
             return f"{name} has {x.size(0)} rows, {MAX_ROWS} or more"
-    return None if build.available() else "no kernels are compiled"
+    return None
 
 
 def why_not_in_autocast() -> str | None:

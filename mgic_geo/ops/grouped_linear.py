@@ -199,14 +199,15 @@ def _setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     ctx.save_for_backward(x, weight)
 
 
-def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+def _gradients(ctx: Any, grad: Tensor, needed: Sequence[bool]) -> tuple[Tensor | None, ...]:
     x, weight = ctx.saved_tensors
-    grad_x = grad_weight = None
-    if ctx.needs_input_grad[0]:
-        grad_x = grouped_linear(grad, weight.transpose(1, 2), None)
-    if ctx.needs_input_grad[1]:
-        grad_weight = grouped_linear_weight(x, grad, weight.size(0))
+    grad_x = grouped_linear(grad, weight.transpose(1, 2), None) if needed[0] else None
+    grad_weight = grouped_linear_weight(x, grad, weight.size(0)) if needed[1] else None
     return grad_x, grad_weight, sum_rows(grad) if ctx.has_bias else None
+
+
+def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    return _gradients(ctx, grad, ctx.needs_input_grad)
 
 
 #: ``(x, weight, bias)``: a block-diagonal matrix, given by its blocks ``(groups, out, in)``, times
@@ -231,17 +232,11 @@ def _add_compiled(addend: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None
 
 
 def _add_setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    _, x, weight, bias = inputs
-    ctx.has_bias = bias is not None
-    ctx.save_for_backward(x, weight)
+    _setup(ctx, inputs[1:], output)
 
 
 def _add_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-    x, weight = ctx.saved_tensors
-    needed = ctx.needs_input_grad
-    grad_x = grouped_linear(grad, weight.transpose(1, 2), None) if needed[1] else None
-    grad_weight = grouped_linear_weight(x, grad, weight.size(0)) if needed[2] else None
-    return grad, grad_x, grad_weight, sum_rows(grad) if ctx.has_bias else None
+    return grad, *_gradients(ctx, grad, ctx.needs_input_grad[1:])
 
 
 #: ``(addend, x, weight, bias)``: :data:`grouped_linear` of ``x``, added to ``addend``, in one pass

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from mgic_geo.ops.compiled import why_not_compiled
+from mgic_geo.ops.compress import check_nodes
 from mgic_geo.ops.csrc import build
 from mgic_geo.ops.operator import Kernel, Operation
 from mgic_geo.ops.spmm import check_pointer, targets_of
@@ -45,22 +46,9 @@ def _compiled(x: Tensor, ptr: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
 def _torch(x: Tensor, ptr: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
     check_pointer(ptr, index)
     index = index[: int(ptr[-1])]
-    check_rows(index, x.size(0))  # sparse products of PyTorch's do not
+    check_nodes(index, x.size(0), "source")  # sparse products of PyTorch's do not
     best, row = _plain_max(x if x.dtype == torch.float64 else x.float(), ptr, index)
     return best.to(x.dtype), row
-
-
-def check_rows(index: Tensor, count: int) -> None:
-    """Raise where a number is none of a row.
-
-    Raises:
-        ValueError: Naming the first such number that is too low, or too high.
-    """
-    if not index.numel():
-        return
-    low, high = (int(value) for value in index.aminmax())
-    if low < 0 or high >= count:
-        raise ValueError(f"index must be from 0 to {count - 1}, got {low if low < 0 else high}")
 
 
 def _plain_max(x: Tensor, ptr: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:

@@ -246,7 +246,7 @@ def gradients_of(
         >>> gradients_of(torch.mul, (torch.tensor([3.0]), torch.tensor([2.0])), torch.ones(1))
         (tensor([2.]), tensor([3.]))
     """
-    record = torch.is_grad_enabled() and _is_recorded((*inputs, grad))
+    record = _is_recorded((*inputs, grad))
     with torch.enable_grad():
         inputs = [
             x if x is None or (record and x.requires_grad) else x.detach().requires_grad_()

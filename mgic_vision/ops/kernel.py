@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from mgic_geo.ops.compiled import why_not_readable
 from mgic_geo.ops.csrc import build
 from mgic_geo.ops.csrc.call import read_constant
 
@@ -31,12 +32,7 @@ def loaded() -> build.Library:
 
 def why_not_compiled(**tensors: Tensor | None) -> str | None:
     """Why kernels cannot read these tensors, in words; ``None`` where they can."""
-    for name, x in tensors.items():
-        if x is not None and x.dtype is not torch.float32:
-            return f"{name} is {x.dtype}, not float32"
-        if x is not None and not x.is_cpu:
-            return f"{name} is on {x.device}, not on a processor"
-    return None if available() else "no kernels are compiled"
+    return why_not_readable(**tensors) or (None if available() else "no kernels are compiled")
 
 
 def keeps_size(conv: nn.Conv2d) -> bool:

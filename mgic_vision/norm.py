@@ -33,7 +33,7 @@ class Chain(nn.Sequential):
     """:class:`torch.nn.Sequential` that trains a :class:`BatchNorm2d` and what activates it as one.
 
     So it is with ReLU and hard swish. Norm and activation are called one by one where the norm is
-    torch's and where a hook looks on.
+    torch's and where a hook watches one of them.
 
     Example:
         >>> import torch

@@ -296,18 +296,17 @@ def is_transformed() -> bool:
     return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
 
 
+def hooks_of(module: nn.Module) -> tuple[dict[int, Callable[..., Any]], ...]:
+    """Tables of the hooks that see what goes through a module."""
+    return (
+        *(module._forward_hooks, module._forward_pre_hooks),
+        *(module._backward_hooks, module._backward_pre_hooks),
+    )
+
+
 def is_hooked(*modules: nn.Module | None) -> bool:
     """Whether a hook wants to see what goes through one of these modules."""
-    return any(
-        module is not None
-        and (
-            module._forward_hooks
-            or module._forward_pre_hooks
-            or module._backward_hooks
-            or module._backward_pre_hooks
-        )
-        for module in modules
-    )
+    return any(module is not None and any(hooks_of(module)) for module in modules)
 
 
 def check_values(**tensors: Tensor | None) -> None:

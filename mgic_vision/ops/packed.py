@@ -14,20 +14,13 @@ from torch import Tensor, nn
 from mgic_geo.ops.compiled import why_not_in_autocast
 from mgic_geo.ops.operator import (
     REFERENCE,
+    hooks_of,
     is_exporting,
     is_traced,
     is_transformed,
     note,
 )
 from mgic_vision.ops.kernel import available, why_not_compiled
-
-
-def _hooks_of(module: nn.Module) -> tuple[Any, ...]:
-    """Tables of hooks, which do not keep the module."""
-    return (
-        *(module._forward_hooks, module._forward_pre_hooks),
-        *(module._backward_hooks, module._backward_pre_hooks),
-    )
 
 
 class Sources:
@@ -45,7 +38,7 @@ class Sources:
 
     def __init__(self, module: nn.Module) -> None:
         parts = list(module.modules())
-        self.hooks = [table for part in parts[1:] for table in _hooks_of(part)]
+        self.hooks = [table for part in parts[1:] for table in hooks_of(part)]
         self.tables = [t for part in parts for t in (part._parameters, part._buffers) if t]
         self.found = self._find()
         tensors = [x for x in self.found if x is not None]

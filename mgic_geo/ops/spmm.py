@@ -21,8 +21,8 @@ def targets_of(ptr: Tensor, entries: int) -> Tensor:
         >>> targets_of(torch.tensor([0, 1, 1, 3]), 4)
         tensor([0, 2, 2, 3])
     """
-    places = torch.arange(entries, device=ptr.device, dtype=ptr.dtype)
-    return torch.bucketize(places, ptr[1:].contiguous(), right=True)
+    ends = ptr.new_zeros(entries + 1).index_add(0, ptr[1:], torch.ones_like(ptr[1:]))
+    return ends.cumsum(0)[:-1]  # how many rows end before an entry, or right there
 
 
 def pointer_of(target: Tensor, num_targets: int) -> Tensor:

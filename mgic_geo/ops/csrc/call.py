@@ -111,49 +111,36 @@ class Entry:
         kinds = [kind for parameter in parameters for kind in parameter.ctypes]
         function.argtypes, function.restype = [*kinds, ctypes.c_int], ctypes.c_char_p
         self.function = function
-        self.parameters = parameters
-        self.convert = tuple(_converter(parameter) for parameter in parameters)
+        self.plan = [(p, _TYPES.get(p.kind), _ORDER.get(p.kind)) for p in parameters]
 
     def __call__(self, *arguments: Any) -> None:
         """Call it with tensors and numbers, one a parameter."""
         flat: list[Any] = []
-        for convert, argument in zip(self.convert, arguments, strict=True):
-            convert(argument, flat)
+        for (parameter, dtype, in_order), x in zip(self.plan, arguments, strict=True):
+            if dtype is None or in_order is None:
+                flat.append(x)
+            elif x is None:
+                flat += (0,) * len(parameter.ctypes)
+            elif x.dtype is not dtype or not x.is_cpu or x.layout is not _DENSE:
+                raise TypeError(
+                    f"{parameter.name} must be {dtype} on a processor, got {x.dtype} on "
+                    f"{x.device} ({x.layout})"
+                )
+            elif not in_order(x) or x.is_neg():
+                raise ValueError(f"{parameter.name} must be in order, got strides {x.stride()}")
+            elif parameter.kind == "ROWS":
+                flat += (x.data_ptr(), _reach(x), x.stride(0))
+            else:
+                flat += (x.data_ptr(), x.numel())
         report = self.function(*flat, torch.get_num_threads())
         if report is not None:
             text = report.decode()
             raise (MemoryError if text == "no memory" else ValueError)(text)
 
 
-def _converter(parameter: Parameter) -> Callable[[Any, list[Any]], None]:
-    """``(argument, flat)``: append what C gets for an argument."""
-    name, kind = parameter.name, parameter.kind
-    if kind in _NUMBERS:
-        return lambda argument, flat: flat.append(argument)
-    dtype, in_order = _TYPES[kind], _ORDER[kind]
-    absent = (0,) * len(parameter.ctypes)
-
-    def convert(argument: Tensor | None, flat: list[Any]) -> None:
-        if argument is None:
-            flat.extend(absent)
-            return
-        if argument.dtype is not dtype or not argument.is_cpu or argument.layout is not _DENSE:
-            raise TypeError(
-                f"{name} must be {dtype} on a processor, got {argument.dtype} on "
-                f"{argument.device} ({argument.layout})"
-            )
-        if not in_order(argument) or argument.is_neg():
-            raise ValueError(f"{name} must be in order, got strides {argument.stride()}")
-        flat.append(argument.data_ptr())
-        if kind == "ROWS":
-            rows, width = argument.shape
-            stride = argument.stride(0)
-            flat.append((rows - 1) * stride + width if rows else 0)
-            flat.append(stride)
-        else:
-            flat.append(argument.numel())
-
-    return convert
+def _reach(x: Tensor) -> int:
+    """Numbers from the first one of a matrix to its last one, gaps between rows included."""
+    return (x.size(0) - 1) * x.stride(0) + x.size(1) if x.size(0) else 0
 
 
 _DENSE = torch.strided

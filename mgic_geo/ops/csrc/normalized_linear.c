@@ -31,7 +31,7 @@ static report check_map(const char *name, const int64_t *begins, int64_t pieces,
 }
 
 #define BLOCK_ROWS 64 /* whose sums are in float, and which stay in the first cache */
-#define SAMPLE 8      /* of so many blocks, one says about where the means are */
+#define SAMPLE 8      /* blocks that say about where the means are */
 
 /* What all passes over the rows share; room: (3, pieces * LANES), means, scales and shifts of z. */
 typedef struct {
@@ -126,8 +126,9 @@ static void sum_shares(const task *t, double *first, double *second, int64_t sha
 static void guess_means(const task *t, double *totals, double *others)
 {
     const int64_t out = t->all->channels, rows = t->all->rows;
+    const int64_t apart = rows / SAMPLE > BLOCK_ROWS ? rows / SAMPLE : BLOCK_ROWS;
     int64_t count = 0;
-    for (int64_t from = 0; from < rows; from += SAMPLE * BLOCK_ROWS) {
+    for (int64_t from = 0; from < rows; from += apart) {
         const int64_t to = from + BLOCK_ROWS < rows ? from + BLOCK_ROWS : rows;
         sum_rows(t, from, to, totals, others);
         count += to - from;

@@ -16,6 +16,7 @@ from mgic_geo.nn.grouped_linear import GroupedLinear
 from mgic_geo.nn.linear import MGICLinear
 from mgic_geo.nn.message_passing import ConvNormAct, MGICMessagePassing
 from mgic_geo.nn.norm_act import unwrap_norm
+from mgic_geo.nn.structured_linear import StructuredLinear
 from mgic_geo.ops.grouped_linear import keep_packed_
 
 Model = TypeVar("Model", bound=nn.Module)

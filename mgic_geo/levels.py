@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 
 Features = Tensor | tuple[Tensor, Tensor]  # of nodes, or of sources and targets
+CYCLES = ("multiplicative", "additive")
+TRANSFER_STARTS = ("aggregate", "uniform", "constant", "normal")
 
 
 @runtime_checkable
@@ -151,7 +153,8 @@ class Residual(nn.Module):
 
     Where the layers of a cycle are ``Residual``, :class:`MGICBlock` works with
     :math:`e = p + F(x + p)` in place of :math:`B(x + p) - x`: the same value up to rounding,
-    exactly the identity where every branch gives zero, and less memory traffic.
+    exactly the identity where every branch gives zero, and less memory traffic. In an additive
+    cycle the branches are what is summed.
 
     Args:
         branch: The map :math:`F`; keeps the shape of its input.
@@ -248,6 +251,16 @@ class MGICBlock(nn.Module):
     :math:`P_j` carries up what the coarse level changed, not its features: where nothing changed
     there, ``x_j`` passes through untouched, whatever :math:`R` and :math:`P` hold.
 
+    This is the paper's cycle, the *multiplicative* one: a level works on what the coarser ones have
+    corrected. In an *additive* (parallel) cycle all levels work on the restricted input, and what
+    they give is summed:
+
+    .. math::
+        y_n = B_n(x_n), \qquad y_j = B_j(x_j) + N_j(P_j y_{j+1})
+
+    where :math:`x_0` is added once to the sum in place of every :math:`x_j`, if the layers are
+    :class:`Residual`. With linear layers, and no norms, such a cycle is one structured matrix.
+
     The modules are ``layers`` (one for each level), ``restrict`` and ``corrections`` (one for each
     pair of neighboring levels); ``levels`` is the plan they were built from.
 
@@ -263,6 +276,7 @@ class MGICBlock(nn.Module):
         min_levels: Coarser levels to build even where the width is already small.
         make_norm: ``(width) -> Module``, the norm :math:`N_j` after :math:`P_j`; ``None`` for none.
         make_correction: ``(transfer, norm) -> Correction``: how the two are applied.
+        cycle: ``"multiplicative"`` or ``"additive"``.
 
     Shape:
         - ``x``: what ``make_layer`` takes, e.g. ``(N, C)`` nodes or ``(B, C, H, W)`` images.
@@ -277,10 +291,12 @@ class MGICBlock(nn.Module):
         :math:`P_j` are :math:`2 C_j C_{j+1} / \gcd(g_j, C_j, C_{j+1})`.
 
     Raises:
-        ValueError: As :func:`level_plan`.
+        ValueError: As :func:`level_plan`, or ``cycle`` is neither of the two.
 
     References:
-        Section 3.2 (equations 3.1 to 3.4 are the cycle with two levels), Figure 2.
+        Section 3.2 (equations 3.1 to 3.4 are the multiplicative cycle with two levels), Figure 2.
+        Additive cycles: Xu, Iterative methods by space decomposition and subspace correction, SIAM
+        Review 34 (1992), section 3.
 
     Example:
         >>> from mgic_geo import GroupedLinear, transfer
@@ -309,8 +325,11 @@ class MGICBlock(nn.Module):
         min_levels: int = 1,
         make_norm: Callable[[int], nn.Module] | None = None,
         make_correction: Callable[[nn.Module, nn.Module | None], Correction] = Correction,
+        cycle: str = "multiplicative",
     ) -> None:
         super().__init__()
+        check_cycle(cycle)
+        self.cycle = cycle
         self.levels = level_plan(
             channels,
             inner,
@@ -359,6 +378,9 @@ class MGICBlock(nn.Module):
             **kwargs: Passed to the layer of every level.
         """
         change = self._coarse_change(x, *args, source=source, **kwargs)
+        if self.cycle == "additive":
+            change = self._change(0, x, change, source, *args, **kwargs)
+            return x + change if isinstance(self.layers[0], Residual) else change
         corrected = x if change is None else self.corrections[0](change, x)
         return self.layers[0](_pair(corrected, source), *args, **kwargs)
 
@@ -371,12 +393,14 @@ class MGICBlock(nn.Module):
         that a branch scaled down adds is not rounded away.
         """
         change = self._coarse_change(x, *args, source=source, **kwargs)
-        return self._change(0, x, change, source, *args, **kwargs)
+        change = self._change(0, x, change, source, *args, **kwargs)
+        sums = self.cycle == "additive" and not isinstance(self.layers[0], Residual)
+        return change - x if sums else change
 
     def _coarse_change(
         self, x: Tensor, *args: object, source: Tensor | None = None, **kwargs: object
     ) -> Tensor | None:
-        """What the cycle of the coarser levels changes on level 1; ``None`` without them."""
+        """What the coarser levels change on level 1, or sum up to; ``None`` without them."""
         features, sources = [x], [source]
         for restrict in self.restrict:
             features.append(restrict(features[-1]))
@@ -395,8 +419,15 @@ class MGICBlock(nn.Module):
         *args: object,
         **kwargs: object,
     ) -> Tensor:
-        """What this level and the coarser ones, which changed ``change``, add to ``x``."""
+        """What this level and the coarser ones, which changed ``change``, add to ``x``.
+
+        In an additive cycle of layers that are not residual: what they sum up to.
+        """
         layer = self.layers[level]
+        if self.cycle == "additive":
+            work = layer.added if isinstance(layer, Residual) else layer
+            own = work(_pair(x, source), *args, **kwargs)
+            return own if change is None else self.corrections[level](change, own)
         if not isinstance(layer, Residual):
             corrected = _pair(x if change is None else self.corrections[level](change, x), source)
             if isinstance(layer, Differing):
@@ -412,6 +443,16 @@ class MGICBlock(nn.Module):
         return "\n".join(("level  outer  inner groups  width", *map(str, self.levels)))
 
 
+def check_cycle(cycle: str) -> None:
+    """Refuse an unknown kind of cycle.
+
+    Raises:
+        ValueError: If it is unknown.
+    """
+    if cycle not in CYCLES:
+        raise ValueError(f"cycle must be one of {', '.join(CYCLES)}, got {cycle!r}")
+
+
 def _pair(x: Tensor, source: Tensor | None) -> Features:
     return x if source is None else (source, x)
 
@@ -421,23 +462,25 @@ def _targets(x: Features) -> Tensor:
 
 
 def init_transfer_(weight: Tensor, *, init: str = "aggregate") -> Tensor:
-    r"""Fill the weight of a restriction or prolongation: positive, every row sums to 1.
+    r"""Fill the weight of a restriction or prolongation, as a rule positive with row sums of 1.
 
     With ``"aggregate"``, nine tenths of row :math:`i` average its own channels (the pair it stands
     for when restricting, its parent when prolonging) and a random tenth is spread over its group.
     Rows drawn from :math:`U(0, 1)` (``"uniform"``) satisfy the same sentence of the paper but
     nearly coincide, and composed restrictions lose their rank; equal rows (``"constant"``) get
-    equal gradients for ever. Both are there to compare with.
+    equal gradients for ever. Both are there to compare with. ``"normal"`` draws from
+    :math:`N(0, 1/k)` with :math:`k` channels in a group's input instead, neither positive nor
+    averaging: the start of additive cycles.
 
     Args:
         weight: The weight, or a view of it, in place.
-        init: ``"aggregate"``, ``"uniform"`` or ``"constant"``.
+        init: ``"aggregate"``, ``"uniform"``, ``"constant"`` or ``"normal"``.
 
     Shape:
         - ``weight``: ``(groups, out / groups, in / groups)``.
 
     Raises:
-        ValueError: If ``init`` is none of the three, or ``weight`` has another number of axes.
+        ValueError: If ``init`` is none of the four, or ``weight`` has another number of axes.
 
     References:
         Section 3.3 ("initialized by positive weights with row-sums of 1").
@@ -446,13 +489,15 @@ def init_transfer_(weight: Tensor, *, init: str = "aggregate") -> Tensor:
         >>> init_transfer_(torch.empty(4, 2, 4)).sum(-1).allclose(torch.ones(4, 2))
         True
     """
-    if init not in ("aggregate", "uniform", "constant"):
-        raise ValueError(f"init must be 'aggregate', 'uniform' or 'constant', got {init!r}")
+    if init not in TRANSFER_STARTS:
+        raise ValueError(f"init must be one of {', '.join(TRANSFER_STARTS)}, got {init!r}")
     if weight.dim() != 3:
         raise ValueError(f"weight must be (groups, out, in), got shape {tuple(weight.shape)}")
     with torch.no_grad():
         if init == "constant":
             return weight.fill_(1 / weight.size(-1))
+        if init == "normal":
+            return weight.normal_(0, weight.size(-1) ** -0.5)
         weight.uniform_()
         weight.div_(weight.sum(-1, keepdim=True))
         if init == "aggregate":

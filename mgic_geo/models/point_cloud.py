@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -284,8 +285,8 @@ def random_neighbors(
     return neighbors
 
 
-def _mgic(conv: Callable[..., nn.Module], **options: int | None) -> Callable[[int, int], nn.Module]:
-    return lambda a, b: MGICMessagePassing(a, b, conv, **options)  # type: ignore[arg-type]
+def _mgic(conv: Callable[..., nn.Module], **options: Any) -> Callable[[int, int], nn.Module]:
+    return lambda a, b: MGICMessagePassing(a, b, conv, **options)
 
 
 def dgcnn(num_classes: int = 10, *, graph: str = "dynamic", **options) -> PointCloudClassifier:
@@ -303,11 +304,12 @@ def mgic_dgcnn(
     *,
     group_size: int = 8,
     coarse_size: int | None = None,
+    cycle: str = "multiplicative",
     graph: str = "dynamic",
     **options,
 ) -> PointCloudClassifier:
     """:func:`dgcnn` with an MGIC cycle in place of every convolution."""
-    conv = _mgic(GroupedEdgeConv, group_size=group_size, coarse_size=coarse_size)
+    conv = _mgic(GroupedEdgeConv, group_size=group_size, coarse_size=coarse_size, cycle=cycle)
     return PointCloudClassifier(conv, num_classes, graph=graph, **options)
 
 
@@ -316,11 +318,12 @@ def mgic_diffgcn(
     *,
     group_size: int = 8,
     coarse_size: int | None = None,
+    cycle: str = "multiplicative",
     graph: str = "static",
     **options,
 ) -> PointCloudClassifier:
     """:func:`diffgcn` with an MGIC cycle in place of every convolution (Table 11, MGIC-diffGCN)."""
-    conv = _mgic(DiffGCNConv, group_size=group_size, coarse_size=coarse_size)
+    conv = _mgic(DiffGCNConv, group_size=group_size, coarse_size=coarse_size, cycle=cycle)
     return PointCloudClassifier(conv, num_classes, graph=graph, derivatives=True, **options)
 
 

@@ -11,13 +11,14 @@ from torch_geometric.nn import MessagePassing
 from torch_geometric.nn.resolver import activation_resolver, normalization_resolver
 
 from mgic_geo.graphs.adjacency import Adjacency
-from mgic_geo.levels import Differing, Level, MGICBlock, reset_parameters
+from mgic_geo.levels import Differing, Level, MGICBlock, check_cycle, reset_parameters
 from mgic_geo.nn.correction import GraphCorrection
 from mgic_geo.nn.diff_conv import DiffGCNConv
 from mgic_geo.nn.grouped_conv import check_strategy, make_grouped_conv
 from mgic_geo.nn.grouped_linear import transfer
 from mgic_geo.nn.norm_act import norm_act
 from mgic_geo.nn.prepared import PreparedConv
+from mgic_geo.nn.structured_linear import make_additive_conv
 from mgic_geo.nn.width_change import WidthChange
 from mgic_geo.ops.operator import is_hooked
 
@@ -33,6 +34,10 @@ class MGICMessagePassing(MessagePassing):
     The convolutions of the levels run one after another. Each level adds a hop: the receptive field
     is :attr:`num_hops` hops. Compare it with as many convolutions in a row, and sample that
     many hops for it (``NeighborLoader(num_neighbors=[...] * layer.num_hops)``).
+
+    With ``cycle="additive"`` the cycle replaces every linear map inside ``conv`` instead
+    (:func:`make_additive_conv`): one convolution, one hop, all levels linear. ``norm``, ``act`` and
+    ``strategy`` have no place there.
 
     Where the widths differ, a grouped pointwise map comes first. Where ``in_channels`` is below
     ``group_size`` (3 coordinates, say) it is ``conv(in_channels, out_channels)`` itself, one more
@@ -54,6 +59,7 @@ class MGICMessagePassing(MessagePassing):
         act: Activation of the coarser levels, as PyG resolves it.
         strategy: How ``conv`` is turned grouped: ``"auto"``, ``"wide"``, ``"vmap"`` or ``"loop"``,
             as :func:`make_grouped_conv`.
+        cycle: ``"multiplicative"``, the paper's, or ``"additive"``.
         **kwargs: Passed to ``conv``.
 
     Shape:
@@ -62,11 +68,12 @@ class MGICMessagePassing(MessagePassing):
         - Returns ``(N, out_channels)``, a row a target node.
 
     Cost:
-        As :class:`MGICBlock`, :math:`K` being the weights of ``conv(out_channels, out_channels)``.
+        As :class:`MGICBlock`, :math:`K` being the weights of ``conv(out_channels, out_channels)``;
+        an additive cycle as :class:`StructuredLinear`.
 
     Raises:
-        ValueError: If a width or size is below 1, ``strategy`` is unknown or not right for
-            ``conv``, ``conv`` caches features, or the input is ``(x, None)``.
+        ValueError: If a width or size is below 1, ``cycle`` or ``strategy`` is unknown or not right
+            for ``conv``, ``conv`` caches features, or the input is ``(x, None)``.
 
     References:
         Sections 3.2 and 4.5.
@@ -94,12 +101,21 @@ class MGICMessagePassing(MessagePassing):
         norm_kwargs: dict[str, Any] | None = None,
         act: str | Callable | None = "relu",
         strategy: str = "auto",
+        cycle: str = "multiplicative",
         **kwargs: Any,
     ) -> None:
         super().__init__()
         check_strategy(strategy)
+        check_cycle(cycle)
         coarse_size = group_size if coarse_size is None else coarse_size
         _check_widths(in_channels, out_channels)
+        self.in_channels, self.out_channels, self.cycle = in_channels, out_channels, cycle
+        self.entry: nn.Module | None = None
+        self.width_changes = nn.ModuleList()
+        sizes = {"group_size": group_size, "coarse_size": coarse_size, "min_levels": min_levels}
+        if cycle == "additive":
+            self.block = make_additive_conv(conv, in_channels, out_channels, **sizes, **kwargs)
+            return
         if norm == "batch_norm" and norm_kwargs is None:
             norm_kwargs = {"allow_single_element": True}  # a lone node is a graph, too
 
@@ -116,20 +132,15 @@ class MGICMessagePassing(MessagePassing):
             layer = make_grouped_conv(conv, width, width, groups, strategy=strategy, **kwargs)
             return layer if level.finest else ConvNormAct(layer, make_norm(level.outer), make_act())
 
-        self.in_channels, self.out_channels = in_channels, out_channels
         self.block = MGICBlock(
             out_channels,
             make_layer,
             transfer,
-            group_size=group_size,
-            coarse_size=coarse_size,
-            min_levels=min_levels,
+            **sizes,
             make_norm=make_norm,
             make_correction=GraphCorrection,
         )
         widths = in_channels if isinstance(in_channels, tuple) else (in_channels,)
-        self.entry: nn.Module | None = None
-        self.width_changes = nn.ModuleList()
         if len(widths) == 1 and 0 < widths[0] < group_size and widths[0] != out_channels:
             layer = make_grouped_conv(conv, widths[0], out_channels, 1, **kwargs)
             self.entry = ConvNormAct(layer, make_norm(out_channels), make_act())
@@ -142,9 +153,10 @@ class MGICMessagePassing(MessagePassing):
     def num_hops(self) -> int:
         """Hops from which an output draws: one a level, and one for a dense convolution in front.
 
-        A convolution that reaches several hops by itself multiplies this.
+        One in an additive cycle. A convolution that reaches several hops by itself multiplies this.
         """
-        return len(self.block.levels) + (self.entry is not None)
+        levels = self.block.levels if isinstance(self.block, MGICBlock) else (None,)
+        return len(levels) + (self.entry is not None)
 
     def reset_parameters(self) -> None:
         """Draw all weights again; the transfers keep their rule."""
@@ -161,6 +173,8 @@ class MGICMessagePassing(MessagePassing):
         **kwargs: Any,
     ) -> Tensor:
         """Convolve ``x``; further inputs go to the convolution of every level."""
+        if not isinstance(self.block, MGICBlock):
+            return self.block(x, edge_index, *args, **kwargs)
         if isinstance(x, tuple) and x[1] is None:
             raise ValueError(
                 "MGICMessagePassing corrects the features of the targets and needs both, "
@@ -180,11 +194,11 @@ class MGICMessagePassing(MessagePassing):
 
     def __repr__(self) -> str:
         """Widths, levels and the finest convolution."""
+        widths = f"{type(self).__name__}({self.in_channels}, {self.out_channels}"
+        if not isinstance(self.block, MGICBlock):
+            return f"{widths}, cycle={self.cycle!r}, conv={self.block})"
         levels = " > ".join(f"{level.outer}/{level.groups}" for level in self.block.levels)
-        return (
-            f"{type(self).__name__}({self.in_channels}, {self.out_channels}, "
-            f"channels/groups={levels}, conv={self.block.layers[0]})"
-        )
+        return f"{widths}, channels/groups={levels}, conv={self.block.layers[0]})"
 
 
 class ConvNormAct(Differing):

@@ -38,6 +38,7 @@ from mgic_geo.nn.grouped_conv import make_grouped_conv
 from mgic_geo.nn.grouped_linear import GroupedLinear, transfer
 from mgic_geo.nn.linear import MGICMLP, MGICLinear, feed_forward
 from mgic_geo.nn.message_passing import MGICMessagePassing
+from mgic_geo.nn.structured_linear import StructuredLinear, make_additive_conv
 from mgic_geo.nn.width_change import WidthChange
 from mgic_geo.ops.operator import explain
 
@@ -55,8 +56,10 @@ __all__ = [  # noqa: RUF022
     "DiffGCNConv",
     "GroupedEdgeConv",
     "GroupedLinear",
+    "StructuredLinear",
     "WidthChange",
     "feed_forward",
+    "make_additive_conv",
     "make_grouped_conv",
     "transfer",
     # the cycle

@@ -41,6 +41,7 @@ def convert(
     factories: Mapping[type[nn.Module], Factory] | None = None,
     norm: str | Callable | None = "batch_norm",
     act: str | Callable | None = "relu",
+    cycle: str = "multiplicative",
 ) -> tuple[nn.Module, Report]:
     """Rewrite a graph network: :class:`MGICMessagePassing` where a convolution keeps its width.
 
@@ -69,6 +70,8 @@ def convert(
             ``out_channels``.
         norm: As :class:`MGICMessagePassing`.
         act: As :class:`MGICMessagePassing`.
+        cycle: As :class:`MGICMessagePassing`. An additive one takes any convolution that is made of
+            linear maps, and reaches one hop as the original does.
 
     Returns:
         The network and a report that prints as a table.
@@ -105,22 +108,24 @@ def convert(
     def make(conv: Any) -> Replacement:
         channels = _width(conv)
         require(channels >= min_width, f"{channels} channels, below min_width {min_width}")
+        factory = factories.get(type(conv)) or read_factory(conv, channels)
         try:
             check_caches(conv)
+            made = MGICMessagePassing(
+                channels,
+                channels,
+                factory,
+                group_size=group_size,
+                coarse_size=coarse_size,
+                norm=copy.deepcopy(norm),
+                act=act,
+                cycle=cycle,
+            )
         except ValueError as error:
             raise NotConvertible(str(error)) from error
-        made = MGICMessagePassing(
-            channels,
-            channels,
-            factories.get(type(conv)) or read_factory(conv, channels),
-            group_size=group_size,
-            coarse_size=coarse_size,
-            norm=copy.deepcopy(norm),
-            act=act,
-        )
         _separate(made)
         made.to(next(conv.parameters())).train(conv.training)
-        return Replacement(made, made.block.levels)
+        return Replacement(made, made.levels)
 
     return rewrite(model, names, make, include=include, exclude=exclude)
 

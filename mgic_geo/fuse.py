@@ -16,7 +16,7 @@ from mgic_geo.nn.grouped_linear import GroupedLinear
 from mgic_geo.nn.linear import MGICLinear
 from mgic_geo.nn.message_passing import ConvNormAct, MGICMessagePassing
 from mgic_geo.nn.norm_act import unwrap_norm
-from mgic_geo.nn.structured_linear import StructuredLinear
+from mgic_geo.nn.structured_linear import MULTIPLIED_OUT, StructuredLinear
 from mgic_geo.ops.grouped_linear import keep_packed_
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -30,6 +30,11 @@ def fuse(model: Model) -> Model:
     it: linear and grouped maps, differential convolutions, and a cycle's prolongations
     :math:`N_j P_j`. The norm after a whole cycle goes into its finest layer. Norms after edge
     convolutions stay: a point without neighbors gets 0 from those, not a shift.
+
+    A cycle of linear maps alone, such as a whole :class:`MGICLinear` and every map of an additive
+    :class:`MGICMessagePassing`, is one matrix. It is multiplied out up to a width of 512, where one
+    dense product is faster than those of the levels: such a network is as fast as its dense twin,
+    and has as many weights.
 
     Args:
         model: A network of this package, trained. It is left as it is.
@@ -49,6 +54,7 @@ def fuse(model: Model) -> Model:
     """
     with torch.inference_mode(False):  # tensors made in it do not count their changes
         fused = copy.deepcopy(model).eval().requires_grad_(False)
+        _multiply_out(fused)
         for module in list(fused.modules()):
             _fold_children(module)
         for module in fused.modules():
@@ -67,6 +73,39 @@ def _fold_children(module: nn.Module) -> None:
     elif isinstance(module, MGICBlock):
         for correction in module.list_corrections():
             _fold_child(correction, "norm", correction.transfer)
+
+
+def _multiply_out(module: nn.Module) -> None:
+    """Put a dense map in the place of every cycle below that is linear and narrow enough."""
+    for name, child in module.named_children():
+        matrix = _matrix_of(child)
+        if matrix is None:
+            _multiply_out(child)
+            continue
+        weight, bias = matrix
+        dense = GroupedLinear(weight.size(1), weight.size(0), bias=bias is not None)
+        dense.weight = nn.Parameter(weight.unsqueeze(0).contiguous(), requires_grad=False)
+        dense.bias = None if bias is None else nn.Parameter(bias, requires_grad=False)
+        setattr(module, name, dense.eval())
+
+
+def _matrix_of(module: nn.Module) -> tuple[Tensor, Tensor | None] | None:
+    """The dense weight and the bias of a cycle, if it is linear and dense is as fast."""
+    if isinstance(module, StructuredLinear) and module.width <= MULTIPLIED_OUT:
+        return module.weight[0], module.bias
+    if not isinstance(module, MGICLinear) or module.channels > MULTIPLIED_OUT:
+        return None
+    leaves = [child for child in module.modules() if not any(True for _ in child.children())]
+    if not all(
+        isinstance(leaf, GroupedLinear | nn.Identity)
+        or (isinstance(leaf, nn.BatchNorm1d) and leaf.running_mean is not None)
+        for leaf in leaves
+    ):
+        return None
+    some, precise = next(module.parameters()), copy.deepcopy(module).double()
+    units = torch.eye(module.channels, dtype=torch.double, device=some.device)
+    shift = precise(torch.zeros_like(units[:1]))[0]
+    return (precise(units) - shift).t().to(some.dtype), shift.to(some.dtype)
 
 
 def _fold_child(parent: nn.Module, name: str, before: nn.Module) -> None:

@@ -35,6 +35,25 @@ def mgic_cycle(
     return layers[0](x + norms[0]((solved - coarse) @ prolongations[0].T))
 
 
+def additive_cycle(
+    x: Tensor,
+    layers: Sequence[Callable[[Tensor], Tensor]],
+    restrictions: Sequence[Tensor],
+    prolongations: Sequence[Tensor],
+) -> Tensor:
+    """The sum over the levels, each restricted and prolonged step by step."""
+    total = layers[0](x)
+    for level in range(1, len(layers)):
+        part = x
+        for restriction in restrictions[:level]:
+            part = part @ restriction.T
+        part = layers[level](part)
+        for prolongation in reversed(prolongations[:level]):
+            part = part @ prolongation.T
+        total = total + part
+    return total
+
+
 def batch_norm(x: Tensor, norm: torch.nn.BatchNorm1d) -> Tensor:
     """Batch norm in evaluation, channel by channel."""
     columns = []

@@ -13,7 +13,7 @@ from torch_geometric.loader import CachedLoader, NeighborLoader
 from torch_geometric.nn.models.basic_gnn import BasicGNN
 from tqdm import tqdm
 
-from mgic_geo.nn.message_passing import ConvNormAct, MGICMessagePassing
+from mgic_geo.nn.message_passing import MGICMessagePassing
 
 
 class MGICGNN(BasicGNN):
@@ -32,7 +32,7 @@ class MGICGNN(BasicGNN):
         conv: As for :class:`MGICMessagePassing`.
         **kwargs: ``dropout``, ``act``, ``norm``, ``jk`` and so on, between the layers, as PyG's
             ``BasicGNN`` takes them; ``level_norm`` and ``level_act``, inside the layers, and
-            ``group_size``, ``coarse_size``, ``min_levels`` and arguments of ``conv``, as
+            ``group_size``, ``coarse_size``, ``min_levels``, ``cycle`` and arguments of ``conv``, as
             :class:`MGICMessagePassing` takes them.
 
     Shape:
@@ -65,9 +65,7 @@ class MGICGNN(BasicGNN):
             in_channels, hidden_channels, num_layers, out_channels, conv=conv, **kwargs
         )
         first = next(conv for conv in self.convs if isinstance(conv, MGICMessagePassing))
-        coarsest = first.block.layers[-1]  # dense: the convolution as the user wrote it
-        plain = coarsest.conv if isinstance(coarsest, ConvNormAct) else coarsest
-        takes = inspect.signature(plain.forward).parameters
+        takes = inspect.signature(first.plain_conv.forward).parameters
         self.supports_edge_weight = "edge_weight" in takes
         self.supports_edge_attr = "edge_attr" in takes
 

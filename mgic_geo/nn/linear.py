@@ -32,6 +32,7 @@ class MGICLinear(nn.Module):
         make_norm: ``(width) -> Module``, in front of the activation of the coarser levels and,
             starting small, after every prolongation.
         make_act: ``() -> Module``, the activation of the coarser levels.
+        cycle: ``"multiplicative"`` or ``"additive"``, as :class:`MGICBlock`.
 
     Shape:
         - ``x``: ``(..., channels)``. Returns the same shape.
@@ -41,7 +42,8 @@ class MGICLinear(nn.Module):
         multiply-adds a row without the biases. Without norms :math:`2 C_j` fewer a level.
 
     Raises:
-        ValueError: If ``channels`` or a size is below 1, or ``min_levels`` below 0.
+        ValueError: If ``channels`` or a size is below 1, ``min_levels`` below 0, or ``cycle``
+            unknown.
 
     References:
         Section 3.2, with a linear map as CNN block, and section 5 ("a universal approach").
@@ -67,6 +69,7 @@ class MGICLinear(nn.Module):
         bias: bool = True,
         make_norm: Callable[[int], nn.Module] | None = None,
         make_act: Callable[[], nn.Module] | None = None,
+        cycle: str = "multiplicative",
     ) -> None:
         super().__init__()
 
@@ -89,6 +92,7 @@ class MGICLinear(nn.Module):
             min_levels=min_levels,
             make_norm=make_norm,
             make_correction=GraphCorrection,
+            cycle=cycle,
         )
 
     def reset_parameters(self) -> None:
@@ -124,6 +128,7 @@ class MGICMLP(nn.Module):
         min_levels: Coarser levels to build even where the width is already small.
         make_norm: ``(width) -> Module``, after every layer and inside it; ``None`` for no norm.
         make_act: ``() -> Module``, likewise.
+        cycle: As :class:`MGICLinear`.
 
     Shape:
         - ``x``: ``(..., in_channels)``; ``(N, in_channels)`` with the default norm. Returns
@@ -153,6 +158,7 @@ class MGICMLP(nn.Module):
         min_levels: int = 1,
         make_norm: Callable[[int], nn.Module] | None = nn.BatchNorm1d,
         make_act: Callable[[], nn.Module] = nn.ReLU,
+        cycle: str = "multiplicative",
     ) -> None:
         super().__init__()
         if num_layers < 1:
@@ -167,6 +173,7 @@ class MGICMLP(nn.Module):
                 min_levels=min_levels,
                 make_norm=make_norm,
                 make_act=make_act,
+                cycle=cycle,
             )
             norm = nn.Identity() if make_norm is None else make_norm(hidden_channels)
             self.layers.append(nn.Sequential(OrderedDict(linear=linear, norm=norm, act=make_act())))

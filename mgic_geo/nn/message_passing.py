@@ -112,7 +112,11 @@ class MGICMessagePassing(MessagePassing):
         self.in_channels, self.out_channels, self.cycle = in_channels, out_channels, cycle
         self.entry: nn.Module | None = None
         self.width_changes = nn.ModuleList()
-        sizes = {"group_size": group_size, "coarse_size": coarse_size, "min_levels": min_levels}
+        sizes: dict[str, Any] = {
+            "group_size": group_size,
+            "coarse_size": coarse_size,
+            "min_levels": min_levels,
+        }
         if cycle == "additive":
             self.block = make_additive_conv(conv, in_channels, out_channels, **sizes, **kwargs)
             return
@@ -157,6 +161,18 @@ class MGICMessagePassing(MessagePassing):
         """
         levels = self.block.levels if isinstance(self.block, MGICBlock) else (None,)
         return len(levels) + (self.entry is not None)
+
+    @property
+    def levels(self) -> tuple[Level, ...]:
+        """The plan of the cycle; of the first one, where several maps have an additive one each."""
+        cycles = (module for module in self.modules() if isinstance(module, MGICBlock))
+        return next((cycle.levels for cycle in cycles), ())
+
+    @property
+    def plain_conv(self) -> nn.Module:
+        """The convolution of the coarsest level, or the only one: not grouped."""
+        last = self.block.layers[-1] if isinstance(self.block, MGICBlock) else self.block
+        return last.conv if isinstance(last, ConvNormAct) else last
 
     def reset_parameters(self) -> None:
         """Draw all weights again; the transfers keep their rule."""

@@ -11,6 +11,7 @@ Start here:
 """
 
 from mgic_geo import conversion
+from mgic_geo.blending import finish, set_blend
 from mgic_geo.conversion import Report
 from mgic_geo.convert import convert
 from mgic_geo.cost import multiply_adds, num_weights
@@ -41,6 +42,7 @@ from mgic_geo.nn.message_passing import MGICMessagePassing
 from mgic_geo.nn.structured_linear import StructuredLinear, make_additive_conv
 from mgic_geo.nn.width_change import WidthChange
 from mgic_geo.ops.operator import explain
+from mgic_geo.rates import param_groups
 
 # what to start with comes first, as `help` shows it
 __all__ = [  # noqa: RUF022
@@ -83,9 +85,13 @@ __all__ = [  # noqa: RUF022
     "WeightsError",
     "build_with_weights",
     "read_weights",
-    # what networks are made of and cost
+    # training and conversion
+    "param_groups",
     "Report",
     "conversion",
+    "finish",
+    "set_blend",
+    # what networks cost
     "draw",
     "multiply_adds",
     "num_weights",

@@ -14,6 +14,7 @@ from typing import Any
 from torch import nn
 from torch.nn.modules.module import _WrappedHook
 
+from mgic_geo.blending import Blend
 from mgic_geo.cost import num_weights
 from mgic_geo.levels import Level
 
@@ -180,6 +181,7 @@ def rewrite(
     *,
     include: Sequence[str] | None,
     exclude: Sequence[str] | None,
+    gradual: bool = False,
 ) -> tuple[nn.Module, Report]:
     """Replace the blocks of a copy of ``model``, and report without multiply-adds.
 
@@ -193,6 +195,8 @@ def rewrite(
             leave it.
         include: Patterns of names; others are left. It is enough that one name of a block fits.
         exclude: Patterns of names that are left; likewise.
+        gradual: Whether the block stays beside what takes its place, in a
+            :class:`~mgic_geo.blending.Blend`. The report is of the network without it.
 
     Raises:
         ValueError: As :func:`check_patterns`.
@@ -200,24 +204,29 @@ def rewrite(
     places = {name: find_places(model, name) for name in names}
     check_patterns([*chain(*places.values())], (*(include or ()), *(exclude or ())), model)
     new: nn.Module = copy.deepcopy(model)
-    rows = []
+    rows, kept = [], 0
     for name, found in places.items():
         block = new.get_submodule(name)
         kind, before, also = type(block).__name__, num_weights(block), found[1:]
         try:
             check_chosen(found, include, exclude)
             check_untied(new, block, found)
-            made = make(block)
+            made = make(copy.deepcopy(block, shared_hooks(block)) if gradual else block)
         except NotConvertible as reason:
             rows.append(Row(name, kind, before, reason=str(reason), also=also))
             continue
         rows.append(Row(name, kind, before, num_weights(made.module), made.levels, also=also))
-        _warn_of_hooks(name, block, made.kept)
+        if gradual:
+            replacement: nn.Module = Blend(block, made.module)
+            kept += before
+        else:
+            replacement = made.module
+            _warn_of_hooks(name, block, made.kept)
         for place in found:
-            new = replace_module(new, place, made.module)
+            new = replace_module(new, place, replacement)
     known = {p: p.numel() for name in names for p in model.get_submodule(name).parameters()}
     shared = sum(row.before for row in rows) - sum(known.values())
-    weights = num_weights(model), num_weights(new)
+    weights = num_weights(model), num_weights(new) - kept
     return new, Report(tuple(rows), *weights, shared_weights=shared)
 
 

@@ -42,6 +42,7 @@ def convert(
     norm: str | Callable | None = "batch_norm",
     act: str | Callable | None = "relu",
     cycle: str = "multiplicative",
+    gradual: bool = False,
 ) -> tuple[nn.Module, Report]:
     """Rewrite a graph network: :class:`MGICMessagePassing` where a convolution keeps its width.
 
@@ -72,6 +73,9 @@ def convert(
         act: As :class:`MGICMessagePassing`.
         cycle: As :class:`MGICMessagePassing`. An additive one takes any convolution that is made of
             linear maps, and reaches one hop as the original does.
+        gradual: Whether every original stays beside its cycle. The network then begins as the
+            original; move its share from 1 to 0 while you train
+            (:func:`~mgic_geo.set_blend`), and drop the originals (:func:`~mgic_geo.finish`).
 
     Returns:
         The network and a report that prints as a table.
@@ -127,7 +131,7 @@ def convert(
         made.to(next(conv.parameters())).train(conv.training)
         return Replacement(made, made.levels)
 
-    return rewrite(model, names, make, include=include, exclude=exclude)
+    return rewrite(model, names, make, include=include, exclude=exclude, gradual=gradual)
 
 
 def _separate(made: MGICMessagePassing) -> None:

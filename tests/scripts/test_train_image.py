@@ -233,7 +233,7 @@ def test_wrong_place_is_told_in_one_message(tiny, tmp_path):
         (lambda: ImageData("mnist5k", root="a"), "data.root is not for mnist5k"),
         (
             lambda: ImageData("folder", download=True),
-            "data.download is for cifar10, not for folder",
+            "data.download is for cifar10 and fashion_mnist, not for folder",
         ),
         (lambda: ImageData(num_train=0), "num_train must be at least 1, got 0"),
         (lambda: ImageData(test_splits=["exam"]), "test_splits must be of train, val and test"),

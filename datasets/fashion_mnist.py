@@ -101,8 +101,8 @@ def find_folder(root: str | os.PathLike[str] | None, *, download: bool = False) 
             return place
     if not download:
         raise ValueError(
-            f"{' and '.join(map(shown, places))}: no Fashion-MNIST; download it (31 MB), or install "
-            "Debian's dataset-fashion-mnist"
+            f"{' and '.join(map(shown, places))}: no Fashion-MNIST; download it (31 MB), or "
+            "install Debian's dataset-fashion-mnist"
         )
     for name, (size, digest) in FILES.items():
         download_file(f"{ADDRESS}/{name}", places[0] / name, size=size, sha256=digest)

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from scripts.experiments.additive import Additive
 from scripts.experiments.conversion import Counted, FineTuned
 from scripts.experiments.networks import IMAGES, PARTS_OF_POINTS, POINTS, SEGMENTATION
 from scripts.experiments.rivals.comparison import Rivals
@@ -10,6 +11,6 @@ COMPARISONS: dict[str, Any] = {
     comparison.name: comparison
     for comparison in (
         *(POINTS, PARTS_OF_POINTS, IMAGES, SEGMENTATION),
-        *(Rivals(), Counted(), FineTuned()),
+        *(Additive(), Rivals(), Counted(), FineTuned()),
     )
 }

@@ -21,7 +21,7 @@ from datasets.atomic import lock_for, replacing
 from datasets.off import shown
 from datasets.surface import cumulative_areas, unit_scale
 
-FORMAT = 1
+FORMAT = 2
 _ARRAYS = {"vertices": ("<f4", 3), "faces": ("<i4", 3), "areas": ("<f8", 1), "starts": ("<i8", 2)}
 
 

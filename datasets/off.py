@@ -13,13 +13,15 @@ import tempfile
 import warnings
 from pathlib import Path
 
+import mapbox_earcut
 import numpy as np
 
 from datasets.number_lines import NumberLines
 from datasets.surface import cumulative_areas, unit_scale
 
 MAX_BYTES = 1 << 30  # ModelNet10's largest file has 17 MB
-_HEADER = re.compile(rb"\s*(ST)?(C)?(N)?(4|n|4n)?OFF(?:[ \t]*BINARY)?")
+# ST, C and N in any order: MeshLab has one of its own; ModelNet's `OFF` is also found as `off`
+_HEADER = re.compile(rb"\s*((?:ST|C|N)*)(4n|4|n)?(?:OFF|off)(?:[ \t]*BINARY)?")
 _COUNTS = re.compile(rb"\s*(\d{1,18})[ \t]+(\d{1,18})(?:[ \t]+\d{1,18})?[ \t]*(?=\n|$)")
 
 
@@ -44,7 +46,10 @@ def shown(path: str | os.PathLike[str]) -> str:
 def read_off(
     path: str | os.PathLike[str], *, lenient: bool = False
 ) -> tuple[np.ndarray, np.ndarray]:
-    r"""Read a mesh; polygons are cut into triangles that share the polygon's first corner.
+    r"""Read a mesh; polygons are cut into triangles.
+
+    Convex ones are cut from their first corner, concave ones by ear clipping in the plane of the
+    polygon, so that the triangles cover the polygon and nothing else.
 
     Accepts what is found in the wild: a header glued to the counts (``OFF123 45 0``), comments,
     blank lines, Windows line ends, no last line end, colors of faces or vertices (``COFF``),
@@ -116,7 +121,8 @@ def parse_off(data: bytes, name: str, *, lenient: bool = False) -> tuple[np.ndar
         place = f"{name}, line {lines.places[wanted]}"
         _complain(lenient, f"{place}: {len(lines) - wanted} lines after the last face")
     vertices = _read_vertices(lines, num_vertices, extras, name)
-    faces = _read_faces(lines, num_vertices, num_faces, name, lenient)
+    polygons = _read_faces(lines, num_vertices, num_faces, name, lenient)
+    faces = cut_polygons(vertices, *polygons)
     vertices, faces = _keep_finite(vertices, faces, lines, name, lenient)
     if num_faces and not (len(faces) and cumulative_areas(unit_scale(vertices), faces)[-1] > 0):
         _complain(lenient, f"{name}: the mesh has no area, all its faces are degenerate")
@@ -200,7 +206,8 @@ def _read_header(data: bytes, name: str) -> tuple[int, int, int, int]:
     header = _HEADER.match(head, start)
     if header is None:
         raise OFFError(f"{name}: not an OFF file: it starts with {data[:20]!r}")
-    texture, _, normals, dimension = header.groups()
+    prefix, dimension = header.groups()
+    texture, normals = b"ST" in prefix, b"N" in prefix
     if dimension or header[0].endswith(b"BINARY") or b"\0" in data:
         kind = "four or n dimensions" if dimension else "binary data"
         raise OFFError(f"{name}: not an OFF file that can be read: it has {kind}")
@@ -217,7 +224,7 @@ def _read_header(data: bytes, name: str) -> tuple[int, int, int, int]:
             f"{name}: truncated or corrupt: the header promises {num_vertices} vertices and "
             f"{num_faces} faces, more than its {len(data)} bytes can hold"
         )
-    return num_vertices, num_faces, 3 * bool(normals) + 2 * bool(texture), counts.end()
+    return num_vertices, num_faces, 3 * normals + 2 * texture, counts.end()
 
 
 def _parse(lines: NumberLines, start: int, stop: int, name: str, *dtypes: type) -> np.ndarray:
@@ -242,8 +249,10 @@ def _read_vertices(lines: NumberLines, count: int, extras: int, name: str) -> np
     return numbers[lines.first[:count, None] + np.arange(3)]
 
 
-def _read_faces(lines: NumberLines, start: int, count: int, name: str, lenient: bool) -> np.ndarray:
-    """Parse ``count`` lines from ``start`` on and cut their polygons into triangles."""
+def _read_faces(
+    lines: NumberLines, start: int, count: int, name: str, lenient: bool
+) -> tuple[np.ndarray, np.ndarray]:
+    """Parse ``count`` lines from ``start`` on: vertices corner by corner, and how many corners."""
     numbers = _parse(lines, start, start + count, name, np.int64, np.float64)  # colors: fractions
     first = lines.first[start : start + count] - lines.first[start]
     corners = numbers[first]
@@ -268,12 +277,53 @@ def _read_faces(lines: NumberLines, start: int, count: int, name: str, lenient: 
         place = lines.places[start + np.searchsorted(np.cumsum(corners), bad, "right")]
         message = f"a face names vertex {indices[bad]:.17g}, there are {start}"
         raise OFFError(f"{name}, line {place}: {message}")
-    return _fan(indices.astype(np.int64), corners)
+    return indices.astype(np.int64), corners
 
 
 def _within(counts: np.ndarray) -> np.ndarray:
     """Number the members of each group: counts ``[2, 3]`` give ``[0, 1, 0, 1, 2]``."""
     return np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
+
+
+def cut_polygons(vertices: np.ndarray, indices: np.ndarray, corners: np.ndarray) -> np.ndarray:
+    """Cut planar polygons into triangles of their own corners.
+
+    Args:
+        vertices: Coordinates.
+        indices: Vertices of all polygons, corner by corner.
+        corners: How many corners each polygon has; those of fewer than three give nothing.
+
+    Shape:
+        - ``vertices``: ``(V, 3)``. Returns ``(F, 3)``, in the order of the polygons.
+
+    Example:
+        >>> corner = np.array([[0, 0, 0], [2, 0, 0], [2, 2, 0], [1.5, 0.5, 0]], float)
+        >>> cut_polygons(corner, np.array([0, 1, 2, 3]), np.array([4])).tolist()  # 3 is inside
+        [[3, 0, 1], [3, 1, 2]]
+    """
+    faces = _fan(indices, corners)
+    first_face = np.cumsum(np.maximum(corners - 2, 0)) - np.maximum(corners - 2, 0)
+    first_corner = np.cumsum(corners) - corners
+    for size in np.unique(corners[corners > 3]):
+        polygons = np.flatnonzero(corners == size)
+        named = indices[first_corner[polygons, None] + np.arange(size)]
+        points = vertices[named]  # (polygons, size, 3)
+        edges = np.roll(points, -1, axis=1) - points
+        turns = np.cross(edges, np.roll(edges, -1, axis=1))
+        normals = np.cross(points - points[:, :1], edges).sum(1, keepdims=True)  # Newell's
+        concave = ((turns * normals).sum(2) < 0).any(1)
+        for place, normal in zip(np.flatnonzero(concave), normals[concave, 0], strict=True):
+            seen = np.delete(points[place], np.abs(normal).argmax(), axis=1)
+            ends = np.array([size], np.uint32)
+            cut = mapbox_earcut.triangulate_float64(np.ascontiguousarray(seen), ends)
+            if len(cut) != 3 * (size - 2):  # the polygon crosses itself
+                continue
+            cut = cut.reshape(-1, 3)
+            one, two, three = points[place][cut].swapaxes(0, 1)
+            flipped = np.cross(two - one, three - one) @ normal < 0
+            cut[flipped] = cut[flipped, ::-1]
+            faces[first_face[polygons[place]] + np.arange(size - 2)] = named[place][cut]
+    return faces
 
 
 def _fan(indices: np.ndarray, corners: np.ndarray) -> np.ndarray:

@@ -45,6 +45,8 @@ def _rows_of(x: Tensor) -> tuple[int, int]:
 def _normalize(
     x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float, activation: int
 ) -> tuple[Tensor, Tensor, Tensor]:
+    if not x.is_floating_point():
+        raise ValueError(f"x must be floating point, got {x.dtype}")
     y, mean, scale = torch.native_batch_norm(x, weight, bias, None, None, True, 0.0, eps)
     return _FUNCTIONS[activation](y), mean, scale
 

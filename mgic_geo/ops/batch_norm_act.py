@@ -54,9 +54,13 @@ def _normalize(
 def _reference(
     x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float, activation: int
 ) -> tuple[Tensor, Tensor]:
-    y, mean, scale = _normalize(x, weight, bias, eps, activation)
-    mean, variance = mean.detach(), scale.detach().square().reciprocal() - eps
-    return y, torch.stack([mean, variance, *[torch.zeros_like(mean)] * (STATISTICS - 2)])
+    y, mean, inverse = _normalize(x, weight, bias, eps, activation)
+    with torch.no_grad():
+        scale = inverse if weight is None else inverse * weight
+        shift = torch.zeros_like(mean) if bias is None else bias.to(mean.dtype)
+        variance = inverse.square().reciprocal() - eps
+        rows = mean, variance, scale, shift, torch.zeros_like(mean)
+    return y, torch.stack(rows)
 
 
 def _compiled(

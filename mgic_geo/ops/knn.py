@@ -76,6 +76,8 @@ def _single(x: Tensor) -> Tensor:
 
 
 def _finite(x: Tensor) -> Tensor:
+    if not x.is_floating_point():
+        raise ValueError(f"x must be floating point, got {x.dtype}")
     low, high = x.aminmax()  # both are NaN where anything is
     if not (low.isfinite() and high.isfinite()):
         row = int((~x.isfinite().all(1)).nonzero()[0])

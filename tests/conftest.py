@@ -2,14 +2,14 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterator
 
-import no_network
 import pytest
-from meshes import fill
 from torch_geometric.nn import Sequential
 
 from mgic_geo.ops.csrc import build
 from mgic_geo.ops.operator import noting
 from mgic_vision.ops.kernel import IMAGES
+from tests import no_network
+from tests.meshes import fill
 
 no_network.refuse_network()
 

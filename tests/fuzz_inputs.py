@@ -5,7 +5,7 @@ between its numbers, order, an index out of range, numbers that are not finite. 
 what plain PyTorch gives, or raise an error that names an argument. A crash ends the process, and
 the test that started it says which call it was.
 
-Run as ``python fuzz_inputs.py FIRST LAST FILE``: the call about to be made is written to FILE.
+``python -m tests.fuzz_inputs FIRST LAST FILE`` writes the call about to be made to FILE.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from fuzz_values import Draw, _kernels_off
 from torch import Tensor
 from torch_geometric import EdgeIndex
 
@@ -36,6 +35,7 @@ from mgic_geo.graphs.derivatives import DerivativeOperators, derivative_operator
 from mgic_geo.nn.diff_conv import DiffGCNConv
 from mgic_geo.nn.edge_conv import GroupedEdgeConv
 from mgic_geo.ops.csrc import build
+from tests.fuzz_values import Draw, _kernels_off
 
 Arguments = dict[str, Any]
 Call = Callable[..., Any]

@@ -11,7 +11,6 @@ import torch
 import torch_geometric.nn as pyg
 import torchvision
 from test_convert import BLOCKS, SIZES, features
-from test_convert_graph import EDGES
 from torch import nn
 from torch.nn.utils import parametrizations, prune
 from torch.testing import assert_close
@@ -20,6 +19,7 @@ from torchvision.models.resnet import BasicBlock, Bottleneck
 import mgic_geo
 import mgic_vision
 from mgic_geo import MGICBlock
+from tests.geo.test_convert import EDGES
 
 DICTIONARIES = {
     *("_parameters", "_buffers", "_modules", "_non_persistent_buffers_set"),

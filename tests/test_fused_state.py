@@ -10,7 +10,6 @@ import pytest
 import torch
 import torch.nn.functional as functional
 from test_deployment import assert_equal, norms, shift_norms
-from test_geo_deployment import POINTS
 from test_vision_models import MODELS, build, make_input
 from test_vision_native import needs_compiler
 from torch import Tensor, nn
@@ -20,6 +19,7 @@ import mgic_geo
 import mgic_vision
 from mgic_geo.ops.csrc import build as native_build
 from mgic_vision.ops.packed import PackedModule, Sources
+from tests.geo.test_fuse import POINTS
 
 QUICK = ("function_mgic", "mgic_mobilenetv3_small", "mgic_resnet56", "dgcnn", "mgic_diffgcn")
 GRAPHS = mgic_geo.list_models()

@@ -9,11 +9,11 @@ import sys
 import time
 from pathlib import Path
 
-import fuzz_values
 import pytest
 import torch
 
 from mgic_geo.ops.csrc import build
+from tests import fuzz_values
 
 pytestmark = pytest.mark.skipif(build.library() is None, reason="no C compiler")
 
@@ -73,7 +73,7 @@ def test_a_wrong_result_is_wrong_beside_cases_nearly_the_same(monkeypatch):
 @pytest.mark.fault(48)
 def test_fewer_threads_than_asked_for_give_the_same():
     script = (
-        "import fuzz_values\n"
+        "from tests import fuzz_values\n"
         "for name in fuzz_values.OPERATIONS:\n"
         "    for seed in range(2):\n"
         "        fuzz_values.check(name, seed)\n"
@@ -81,8 +81,8 @@ def test_fewer_threads_than_asked_for_give_the_same():
     limits = {"OMP_NUM_THREADS": "4", "OMP_THREAD_LIMIT": "3"}
     done = subprocess.run(
         [sys.executable, "-c", script],
-        cwd=Path(__file__).parent,
-        env={**os.environ, **limits, "PYTHONPATH": str(Path(__file__).parents[1])},
+        cwd=Path(__file__).parents[1],
+        env=os.environ | limits,
         capture_output=True,
         text=True,
     )

@@ -4,7 +4,6 @@ Each case is one that once crashed the process or gave numbers from elsewhere in
 """
 
 import io
-import os
 import subprocess
 import sys
 import time
@@ -268,9 +267,8 @@ def _fuzz(first: int, last: int, log: Path) -> list[str]:
     found: list[str] = []
     while first < last and len(found) < 40:
         done = subprocess.run(
-            [sys.executable, "-W", "ignore", "fuzz_inputs.py", str(first), str(last), str(log)],
-            cwd=Path(__file__).parent,
-            env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
+            [sys.executable, "-W", "ignore", "-m", "tests.fuzz_inputs", str(first), str(last), log],
+            cwd=Path(__file__).parents[1],
             capture_output=True,
             text=True,
         )

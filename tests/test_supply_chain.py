@@ -11,10 +11,11 @@ from importlib.metadata import version
 from itertools import chain
 from pathlib import Path
 
-import no_network
 import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+
+from tests import no_network
 
 ROOT = Path(__file__).parents[1]
 OWN = ("mgic_geo", "mgic_vision", "datasets", "scripts")
@@ -68,7 +69,7 @@ def test_no_dependency_comes_from_an_address():
 
 def watched(script: str) -> subprocess.CompletedProcess:
     """Run a script in a fresh process that may not connect to anything."""
-    start = "import sys; sys.path.insert(0, 'tests'); import no_network as n; n.refuse_network()\n"
+    start = "from tests import no_network as n; n.refuse_network()\n"
     command = [sys.executable, "-W", "ignore", "-c", start + textwrap.dedent(script)]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
 

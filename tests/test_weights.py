@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from meshes import flip
 from torch.testing import assert_close
 
 import mgic_geo
 import mgic_vision
 from mgic_geo.models.weights import WeightsError, WeightsWarning, read_weights
 from scripts.training.weights import Weights, export_weights
+from tests.meshes import flip
 
 NETWORKS = {
     "mgic_geo": (mgic_geo, "mgic_diffgcn", {"k": 3, "width": 16, "group_size": 4}),

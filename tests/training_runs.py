@@ -23,8 +23,9 @@ from functools import cache
 from pathlib import Path
 
 import pytest
-from no_network import refuse_network
 from torch.testing import assert_close
+
+from tests.no_network import refuse_network
 
 Fault = Callable[[], None]
 ROOT = Path(__file__).parents[1]

@@ -1,9 +1,9 @@
-import oracles
 import pytest
 import torch
 from torch.testing import assert_close
 
 from mgic_geo import GroupedLinear, MGICBlock, init_transfer_, transfer
+from tests import oracles
 
 RULES = ["aggregate", "uniform", "constant"]
 # (channels, group_size, coarse_size)

@@ -3,7 +3,6 @@ import itertools
 import math
 import pickle
 
-import oracles
 import pytest
 import torch
 from hypothesis import given, settings
@@ -12,6 +11,7 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 
 from mgic_geo import GroupedLinear, Level, MGICBlock, Residual, transfer
+from tests import oracles
 
 # (channels, inner, group_size, coarse_size)
 SETTINGS = [

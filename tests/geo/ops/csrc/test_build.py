@@ -25,7 +25,7 @@ import torch
 from mgic_geo.ops.csrc import build, cache, compiler, processor
 from mgic_vision.ops.kernel import IMAGES
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[4]
 HEADER = Path(build.__file__).with_name("entry.h")
 SOURCE = """
 #include "entry.h"

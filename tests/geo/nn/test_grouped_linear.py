@@ -1,12 +1,12 @@
 import math
 
-import oracles
 import pytest
 import torch
 from torch.testing import assert_close
 
 from mgic_geo import GroupedLinear, multiply_adds, transfer
 from mgic_geo.nn.grouped_linear import grouped_linear
+from tests import oracles
 
 pytestmark = pytest.mark.usefixtures("kernels")
 

@@ -1,13 +1,13 @@
 import copy
 import pickle
 
-import oracles
 import pytest
 import torch
 from torch.nn.parameter import UninitializedParameter
 from torch.testing import assert_close
 
 from mgic_geo.nn.width_change import WidthChange
+from tests import oracles
 
 EXACT = {"rtol": 0, "atol": 0}
 

@@ -1,7 +1,6 @@
 import copy
 import pickle
 
-import oracles
 import pytest
 import torch
 from torch import Tensor
@@ -10,6 +9,7 @@ from torch_geometric import EdgeIndex
 
 from mgic_geo import DiffGCNConv, edge_gradients, multiply_adds
 from mgic_geo.graphs.adjacency import to_adjacency
+from tests import oracles
 
 pytestmark = pytest.mark.usefixtures("kernels")
 

@@ -1,4 +1,3 @@
-import oracles
 import pytest
 import torch
 from torch import Tensor
@@ -10,6 +9,7 @@ from mgic_geo import EdgeGradients, edge_gradients
 from mgic_geo.graphs.adjacency import Adjacency, spmm, to_adjacency
 from mgic_geo.graphs.derivatives import derivative_operators
 from mgic_geo.ops.csrc import build
+from tests import oracles
 
 # unsorted, with a self-loop
 EDGES = torch.tensor([[3, 0, 1, 3, 2, 4, 5, 1], [2, 1, 0, 0, 2, 1, 3, 4]])

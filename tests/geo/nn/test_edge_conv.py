@@ -1,7 +1,6 @@
 import copy
 import pickle
 
-import oracles
 import pytest
 import torch
 from torch import Tensor
@@ -10,6 +9,7 @@ from torch_geometric import EdgeIndex
 from torch_geometric.nn import EdgeConv
 
 from mgic_geo import GroupedEdgeConv
+from tests import oracles
 
 pytestmark = pytest.mark.usefixtures("kernels")
 

@@ -1,7 +1,6 @@
 import copy
 from functools import partial
 
-import oracles
 import pytest
 import torch
 from torch import nn
@@ -9,6 +8,7 @@ from torch.testing import assert_close
 
 from mgic_geo import MGICMLP, MGICLinear, level_plan, multiply_adds, num_weights
 from mgic_geo.levels import MGICBlock, Residual
+from tests import oracles
 
 pytestmark = pytest.mark.usefixtures("kernels")
 

@@ -6,13 +6,13 @@ from fractions import Fraction
 
 import pytest
 import torch
-from neighbor_clouds import CLOUDS, PRODUCT, integers, normal, oracle, ragged_batch
 from torch import Tensor
 from torch.testing import assert_close
 from torch_geometric import EdgeIndex
 
 from mgic_geo.graphs import neighbors
 from mgic_geo.graphs.neighbors import knn_graph, knn_indices
+from tests.neighbor_clouds import CLOUDS, PRODUCT, integers, normal, oracle, ragged_batch
 
 pytestmark = pytest.mark.usefixtures("kernels")
 

@@ -4,7 +4,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from neighbor_clouds import (
+from torch import Tensor
+from torch.testing import assert_close
+
+from mgic_geo.graphs.neighbors import knn_indices
+from mgic_geo.ops import knn_reference as neighbor_search
+from mgic_geo.ops.csrc import build
+from tests.neighbor_clouds import (
     CLOUDS,
     PRODUCT,
     all_distances,
@@ -14,12 +20,6 @@ from neighbor_clouds import (
     oracle,
     relu_features,
 )
-from torch import Tensor
-from torch.testing import assert_close
-
-from mgic_geo.graphs.neighbors import knn_indices
-from mgic_geo.ops import knn_reference as neighbor_search
-from mgic_geo.ops.csrc import build
 
 pytestmark = pytest.mark.usefixtures("kernels")
 

@@ -1,10 +1,10 @@
-import oracles
 import pytest
 import torch
 from torch import Tensor
 from torch.testing import assert_close
 
 from mgic_geo.graphs.adjacency import Adjacency, neighbor_max, to_adjacency
+from tests import oracles
 
 pytestmark = pytest.mark.usefixtures("kernels")
 

@@ -7,7 +7,7 @@ export PYTHONDONTWRITEBYTECODE :=
 TESTS ?= tests/test_operations.py tests/test_native.py tests/test_grouped_linear.py \
 	tests/test_neighbor_max.py tests/test_norm_act.py tests/test_normalized_linear.py \
 	tests/test_diff_conv.py tests/test_edge_gradients.py tests/test_neighbors.py \
-	tests/test_vision_native.py tests/test_depthwise.py tests/test_image_norm.py
+	tests/vision/ops/test_cycle.py tests/vision/ops/test_depthwise.py tests/vision/test_norm.py
 # of `make fuzz`
 MINUTES ?= 30
 SEED ?= 1000

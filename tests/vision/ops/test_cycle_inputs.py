@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from test_vision_native import HALF, LAYERS, make_change, make_native, needs_compiler
+from image_kernels import HALF, LAYERS, make_change, make_native, needs_compiler
 from torch.testing import assert_close
 
 from mgic_vision import create_model, fuse

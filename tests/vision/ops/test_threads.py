@@ -9,17 +9,18 @@ from threading import Thread
 
 import pytest
 import torch
-from test_deployment import assert_equal
-from test_depthwise import gradients, images
-from test_vision_native import (
+from image_kernels import (
     HALF,
     LAYERS,
+    gradients,
+    images,
     make_change,
     make_cycle,
     make_native,
     needs_compiler,
     on_threads,
 )
+from image_networks import assert_equal
 from torch.testing import assert_close
 
 from mgic_vision import create_model, fuse
@@ -77,13 +78,13 @@ GRANTS = [
 ]
 
 
-def run_script(script: str, **environment: str) -> str:
-    """What a script prints that this file's names are there for."""
-    text = f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\n{script}"
+def run_alone(call: str, **environment: str) -> str:
+    """What a call of a function of this file prints in a process of its own."""
+    here, _, tests, root = Path(__file__).parents[:4]
     done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", text],
-        env=os.environ | environment,
-        cwd=Path(__file__).parents[1],
+        [sys.executable, "-W", "ignore", "-c", f"import test_threads; test_threads.{call}"],
+        env=os.environ | {"PYTHONPATH": f"{here}:{tests}"} | environment,
+        cwd=root,
         capture_output=True,
         text=True,
         timeout=300,
@@ -96,9 +97,8 @@ def run_script(script: str, **environment: str) -> str:
 @pytest.mark.fault(48)
 @pytest.mark.parametrize("grant", GRANTS)
 def test_fewer_threads_than_asked_for_give_the_same(grant):
-    script = "import test_threads; test_threads.check_grants()"
     variable, _, value = grant.partition("=")
-    assert run_script(script, OMP_NUM_THREADS="1", **{variable: value}) == "same\n"
+    assert run_alone("check_grants()", OMP_NUM_THREADS="1", **{variable: value}) == "same\n"
 
 
 def check_grants() -> None:
@@ -141,7 +141,7 @@ def assert_same_on_one_thread(compute, x, expected=None) -> None:
 @needs_compiler
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="no /proc")
 def test_threads_that_are_gone_leave_no_memory_behind():
-    assert int(run_script("import test_threads; test_threads.run_short_threads(200)")) < 20 << 20
+    assert int(run_alone("run_short_threads(200)")) < 20 << 20
 
 
 def run_short_threads(count: int) -> None:
@@ -163,8 +163,7 @@ def run_short_threads(count: int) -> None:
 @needs_compiler
 @pytest.mark.slow
 def test_a_kernel_without_memory_says_so():
-    script = "import test_threads; test_threads.run_without_memory()"
-    assert run_script(script, OMP_NUM_THREADS="1") == "no memory\n"
+    assert run_alone("run_without_memory()", OMP_NUM_THREADS="1") == "no memory\n"
 
 
 def run_without_memory() -> None:

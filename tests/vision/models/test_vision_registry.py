@@ -1,11 +1,11 @@
 """Every network of mgic_vision's registry, and what it costs."""
 
-import importlib.util
 import io
 import sys
 
 import pytest
 import torch
+from image_networks import FROM_TIMM, MODELS, SHALLOW, build, make_input
 from torch import nn
 from torch.testing import assert_close
 
@@ -24,8 +24,6 @@ from mgic_vision.layers import conv_norm_act
 
 R56, R50, V3 = "mgic_resnet56", "mgic_resnet50", "mgic_mobilenetv3"
 
-# timm is optional: without it the walk leaves out what comes from there
-FROM_TIMM = {"ghostnet_050", "ghostnet_100", "ghostnet_130"}
 FROM_TORCHVISION = {
     "lraspp_mobilenet_v3_large",
     "lraspp_mobilenet_v3_small",
@@ -34,11 +32,6 @@ FROM_TORCHVISION = {
     "mobilenet_v3_small",
     "resnet50",
 }
-MODELS = [
-    name
-    for name in list_models()
-    if name not in FROM_TIMM or importlib.util.find_spec("timm") is not None
-]
 OURS = sorted(set(MODELS) - FROM_TIMM - FROM_TORCHVISION)
 
 
@@ -48,17 +41,6 @@ def some(*names: str) -> list:
         name if name in names else pytest.param(name, marks=pytest.mark.slow) for name in MODELS
     ]
 
-
-# full width at less depth, where depth only repeats
-SHALLOW = {
-    "function_ghost": {"c_max": 64},
-    "function_mgic": {"c_max": 64},
-    "function_mobilenetv3": {"c_max": 64},
-    "ghost_resnet56": {"depth": 14},
-    "mgic_resnet50": {"repeats": (1, 1, 2, 1)},
-    "mgic_resnet56": {"depth": 14},
-    "resnet56": {"depth": 14},
-}
 
 # weights, multiply-adds and those of R and P of every network as the registry gives it, worked out
 # from the tables and the definition of the cycle
@@ -117,17 +99,6 @@ def name(request) -> str:
 def model(name) -> nn.Module:
     """Shared by the tests of one network, which leave it as it is."""
     return build(name).eval()
-
-
-def build(name: str, **options) -> nn.Module:
-    torch.manual_seed(0)
-    return create_model(name, **SHALLOW.get(name, {}), **options)
-
-
-def make_input(model: nn.Module, height: int = 64, width: int = 64, batch: int = 2):
-    torch.manual_seed(1)
-    size = model.input_size
-    return torch.randn(batch, *size) if len(size) == 1 else torch.randn(batch, 3, height, width)
 
 
 def weights(model: nn.Module) -> int:

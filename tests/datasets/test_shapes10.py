@@ -20,7 +20,7 @@ from datasets.pieces import MAKERS
 from datasets.shapes10 import CLASSES, SPLITS, Shapes10, make_split_shape, write_shapes10
 from datasets.solids import box, face_areas, loft, outline, stack, subdivide
 
-CHECKOUT = Path(__file__).parents[1]
+CHECKOUT = Path(__file__).parents[2]
 FEW = {"num_train": 2, "num_test": 1, "num_hard": 1}
 
 

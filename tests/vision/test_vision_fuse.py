@@ -5,9 +5,8 @@ import io
 
 import pytest
 import torch
-from test_vision_models import MODELS, build, make_input
+from image_networks import MODELS, assert_equal, build, make_input, norms, shift_norms
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.testing import assert_close
 
 from mgic_geo import MGICBlock
@@ -38,24 +37,6 @@ def trained(name: str) -> nn.Module:
         model(2 * make_input(model, 32, 32, batch=4) + 1).square().mean().backward()
         optimizer.step()
     return shift_norms(model)
-
-
-def shift_norms(model: nn.Module) -> nn.Module:
-    """Give every norm its own scale, shift and statistics; they may be negative."""
-    generator = torch.Generator().manual_seed(0)
-    for norm in norms(model):
-        norm.weight.data += 0.3 * torch.randn(norm.weight.shape, generator=generator)
-        norm.bias.data += 0.3 * torch.randn(norm.bias.shape, generator=generator)
-    return model
-
-
-def norms(model: nn.Module) -> list[_BatchNorm]:
-    return [module for module in model.modules() if isinstance(module, _BatchNorm)]
-
-
-def assert_equal(y, expected):
-    scale = expected.abs().max()
-    assert_close(y / scale, expected / scale, rtol=0, atol=1e-4)
 
 
 def test_fused_network_equals_the_trained_one(name, model):

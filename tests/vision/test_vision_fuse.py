@@ -53,10 +53,7 @@ def test_fusing_leaves_the_network_alone(name, model):
     assert all(parameter.requires_grad for parameter in model.parameters())
     assert not fused.training
     assert not any(parameter.requires_grad for parameter in fused.parameters())
-    after = model.state_dict()
-    assert before.keys() == after.keys()
-    for key, value in before.items():
-        assert_close(after[key], value, rtol=0, atol=0)
+    assert_close(model.state_dict(), before, rtol=0, atol=0)
 
 
 def test_norms_are_left_behind_sums_only(name, model):
@@ -68,13 +65,11 @@ def test_norms_are_left_behind_sums_only(name, model):
 
 
 def test_features_of_a_fused_network_keep_their_names(name, model):
-    fused, reference = fuse(model), copy.deepcopy(model).eval()
+    read = "forward_features" if isinstance(model, LRASPP) else "features"
     x = make_input(model)
     with torch.no_grad():
-        features = fused.forward_features(x) if isinstance(model, LRASPP) else fused.features(x)
-        expected = (
-            reference.forward_features(x) if isinstance(model, LRASPP) else reference.features(x)
-        )
+        features = getattr(fuse(model), read)(x)
+        expected = getattr(copy.deepcopy(model).eval(), read)(x)
     assert features.keys() == expected.keys()
     for key in expected:
         assert_equal(features[key], expected[key])
@@ -140,3 +135,8 @@ def test_a_norm_whose_input_is_read_elsewhere_stays():
 def test_a_norm_without_statistics_stays():
     layer = nn.Sequential(nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3, track_running_stats=False)).eval()
     assert len(norms(fold_norms_(layer))) == 1
+
+
+def test_an_unknown_choice_is_named():
+    with pytest.raises(ValueError, match="native must be one of auto, never, got 'always'"):
+        fuse(nn.Identity(), native="always")

@@ -35,8 +35,9 @@ from mgic_vision.ops.grouped_conv import MAX_ZEROS, NativeConv, run_grouped_conv
 from mgic_vision.ops.kernel import IMAGES, loaded
 from mgic_vision.ops.packed import PackedModule
 
+pytestmark = needs_compiler
 
-@needs_compiler
+
 @pytest.mark.parametrize("threads", [1, 3])
 @pytest.mark.parametrize("kind", LAYERS)
 def test_compiled_cycle_equals_the_definition(kind, threads):
@@ -50,7 +51,6 @@ def test_compiled_cycle_equals_the_definition(kind, threads):
             assert_close(native(x), y, rtol=0, atol=0)
 
 
-@needs_compiler
 @pytest.mark.parametrize("threads", [1, 3])
 @pytest.mark.parametrize(
     ("widths", "kernel", "stride"),
@@ -70,7 +70,6 @@ def test_compiled_change_of_width_equals_the_convolution(widths, kernel, stride,
             assert_equal(native(x), change(x))
 
 
-@needs_compiler
 @pytest.mark.parametrize(
     ("conv", "act"),
     [
@@ -85,13 +84,11 @@ def test_convolutions_that_are_wide_or_not_known_stay_with_torch(conv, act):
     assert NativeConv.take(nn.Sequential(conv, act)) is None
 
 
-@needs_compiler
 def test_convolutions_that_would_be_mostly_zeros_stay_with_torch():
     conv = nn.Conv2d(64, 64, 3, padding=1, groups=64)
     assert (NativeConv.take(nn.Sequential(conv, nn.ReLU())) is None) == (loaded().lanes > MAX_ZEROS)
 
 
-@needs_compiler
 def test_a_convolution_without_activation_is_known():
     conv = nn.Conv2d(8, 8 * HALF, 3, padding=1, groups=8)
     native, x = NativeConv.take(nn.Sequential(conv).eval()), torch.randn(1, 8, 5, 5)
@@ -100,7 +97,6 @@ def test_a_convolution_without_activation_is_known():
     assert native._packed is not None
 
 
-@needs_compiler
 def test_any_layout_is_taken():
     native = make_native("bottleneck")
     x = torch.randn(2, 64, 6, 5)
@@ -113,7 +109,6 @@ def test_any_layout_is_taken():
     assert_close(native(negative), native(-x), rtol=0, atol=0)
 
 
-@needs_compiler
 def test_the_operator_is_sound():
     native = make_native("bottleneck")
     x = torch.randn(2, 64, 6, 5).contiguous(memory_format=torch.channels_last)
@@ -122,7 +117,6 @@ def test_the_operator_is_sound():
     torch.library.opcheck(run_grouped_conv.registered, (x, *conv.pack()))
 
 
-@needs_compiler
 @pytest.mark.parametrize("name", ["mgic_mobilenetv3", "mgic_resnet50", "function_mgic"])
 def test_every_cycle_of_a_network_is_compiled(name):
     options = {"repeats": (1, 1, 1, 1)} if name == "mgic_resnet50" else {}
@@ -136,7 +130,6 @@ def test_every_cycle_of_a_network_is_compiled(name):
         assert plain.state_dict().keys() == fused.state_dict().keys()
 
 
-@needs_compiler
 def test_a_fused_network_is_one_graph():
     model = fuse(create_model("mgic_resnet50", repeats=(1, 1, 1, 1)))
     x = torch.rand(1, 3, 64, 64)
@@ -157,7 +150,6 @@ def test_other_layers_stay_plain(layer):
     assert type(cycle) is MGICBlock
 
 
-@needs_compiler
 def test_what_has_no_kernel_goes_the_plain_way(ran):
     native = make_native("bottleneck")
     plain, x = make_cycle(*LAYERS["bottleneck"]), torch.randn(2, 64, 6, 5)
@@ -178,7 +170,6 @@ def test_what_has_no_kernel_goes_the_plain_way(ran):
     assert ran("cycle")["compiled"] == 1  # what this test would miss, if it could not fail
 
 
-@needs_compiler
 def test_weights_that_are_trained_again_get_gradients():
     cycle, (_, change) = make_native("inverted"), make_change(8, 8 * HALF)
     for module, channels in ((cycle, 40), (change, 8)):
@@ -188,7 +179,6 @@ def test_weights_that_are_trained_again_get_gradients():
         assert all(parameter.grad is not None for parameter in module.parameters())
 
 
-@needs_compiler
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::torch.jit.TracerWarning")
 def test_a_traced_network_computes():
     model = fuse(create_model("mgic_mobilenetv3_small"))
@@ -198,7 +188,6 @@ def test_a_traced_network_computes():
         assert_equal(traced(other), model(other))
 
 
-@needs_compiler
 def test_a_saved_network_packs_its_weights_again(monkeypatch):
     model = fuse(create_model("mgic_mobilenetv3_small"))
     x = torch.rand(1, 3, 32, 32)
@@ -223,12 +212,6 @@ def test_without_a_compiler_a_warning_says_so(tmp_path, monkeypatch, caplog):
     assert "mgic_vision runs without its compiled kernels, slower" in caplog.text
 
 
-def test_an_unknown_choice_is_named():
-    with pytest.raises(ValueError, match="native must be one of auto, never, got 'always'"):
-        fuse(nn.Identity(), native="always")
-
-
-@needs_compiler
 @pytest.mark.parametrize(
     ("name", "options"),
     [("mgic_mobilenetv3", {"width": 0.6, "squeeze": "every"}), ("mgic_resnet50", {})],

@@ -8,7 +8,7 @@ TESTS ?= tests/test_operations.py tests/geo/ops/test_mix_derivatives.py \
 	tests/geo/ops/test_neighbor_max.py tests/geo/ops/test_add_normalized_linear.py \
 	tests/geo/graphs/test_derivatives.py tests/geo/graphs/test_neighbors.py \
 	tests/geo/nn/test_grouped_linear.py tests/geo/nn/test_norm_act.py tests/geo/nn/test_diff_conv.py \
-	tests/test_vision_native.py tests/test_depthwise.py tests/test_image_norm.py
+	tests/vision/ops/test_cycle.py tests/vision/ops/test_depthwise.py tests/vision/test_norm.py
 # of `make fuzz`
 MINUTES ?= 30
 SEED ?= 1000

@@ -14,8 +14,9 @@ from tests.meshes import fill
 no_network.refuse_network()
 
 LONG = (
-    *("test_train", "test_recovery", "test_compare", "test_compile", "test_export", "test_vision"),
-    *("test_deployment", "test_build", "test_paper", "test_bench", "test_supply", "test_faults"),
+    *("test_train", "test_recovery", "test_compare", "test_compile", "test_export", "test_build"),
+    *("test_vision", "test_cycle", "test_blocks", "test_threads"),
+    *("test_paper", "test_bench", "test_supply", "test_faults"),
 )
 
 

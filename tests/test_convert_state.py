@@ -10,7 +10,7 @@ import timm
 import torch
 import torch_geometric.nn as pyg
 import torchvision
-from test_convert import BLOCKS, SIZES, features
+from image_blocks import BLOCKS, SIZES, features
 from torch import nn
 from torch.nn.utils import parametrizations, prune
 from torch.testing import assert_close

@@ -9,9 +9,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 import torch.nn.functional as functional
-from test_deployment import assert_equal, norms, shift_norms
-from test_vision_models import MODELS, build, make_input
-from test_vision_native import needs_compiler
+from image_kernels import needs_compiler
+from image_networks import MODELS, assert_equal, build, make_input, norms, shift_norms
 from torch import Tensor, nn
 from torch.testing import assert_close
 

@@ -26,7 +26,7 @@ from scripts.benchmarks.kernels import operations
 
 needs_compiler = pytest.mark.skipif(build.library() is None, reason="no C compiler")
 GRAPHS = {"value", "value_t", "crossings"}  # whose gradients the kernels leave to the reference
-PACKED = {"cycle", "grouped_conv"}  # test_vision_native.py: the module that packs is the reference
+PACKED = {"cycle", "grouped_conv"}  # test_cycle.py: the module that packs is the reference
 
 
 OPERATIONS = {operation.name.partition("::")[2]: operation for operation in operations()}

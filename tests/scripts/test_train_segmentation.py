@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from image_folders import CAR, ROAD, SKY, write_scene
 from meshes import flip
 from sklearn.metrics import jaccard_score
-from test_cityscapes import CAR, ROAD, SKY, write_scene
 from torch.testing import assert_close
 from torchvision import tv_tensors
 from training_runs import ROOT, SignalAt, assert_same_run, run, run_ranks

@@ -1,12 +1,10 @@
-import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
-from datasets import digit_scenes, generated
+from datasets import digit_scenes
 from datasets.cityscapes import SPLITS
 from datasets.digit_scenes import (
     CLASSES,
@@ -98,37 +96,17 @@ def test_scenes_hold_several_digits_of_all_classes():
     assert 0.05 < np.mean(np.stack(masks) > 0) < 0.4
 
 
-def test_scenes_are_written_again_when_the_generator_changes(tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("options", "version", "message"),
+    [({"seed": 3}, None, "seed"), ({"num_val": 2}, None, "counts"), ({}, 99, "generator")],
+)
+def test_other_arguments_or_another_generator_write_anew(
+    tmp_path, options, version, message, monkeypatch
+):
     write_digit_scenes(tmp_path, **FEW)
-    monkeypatch.setattr(digit_scenes, "VERSION", 99)
-    with pytest.warns(CacheWarning, match="other generator"):
-        folder = write_digit_scenes(tmp_path, **FEW)
-    assert json.loads((folder / "manifest.json").read_text())["generator"] == 99
-
-
-def test_lost_file_is_noticed(tmp_path):
-    folder = write_digit_scenes(tmp_path, **FEW)
-    next(folder.rglob("*_leftImg8bit.png")).unlink()
-    with pytest.warns(CacheWarning, match="files are missing or changed"):
-        write_digit_scenes(tmp_path, **FEW)
-
-
-@pytest.mark.fault(25)
-def test_failure_half_way_leaves_nothing(tmp_path, monkeypatch):
-    def fail(*_):
-        raise OSError("disk full")
-
-    monkeypatch.setattr(Image.Image, "save", fail)
-    with pytest.raises(OSError, match="disk full"):
-        write_digit_scenes(tmp_path, **FEW)
-    assert [path.name for path in tmp_path.iterdir()] == [".digit_scenes.lock"]
-
-
-def test_folder_of_someone_else_is_left_alone(tmp_path):
-    (tmp_path / "digit_scenes").mkdir()
-    with pytest.raises(FileExistsError, match="it has no manifest of digit_scenes"):
-        write_digit_scenes(tmp_path, **FEW)
-    assert generated.MANIFEST not in {path.name for path in tmp_path.rglob("*")}
+    monkeypatch.setattr(digit_scenes, "VERSION", version or digit_scenes.VERSION)
+    with pytest.warns(CacheWarning, match=f"other {message};"):
+        write_digit_scenes(tmp_path, **FEW | options)
 
 
 @pytest.mark.parametrize("wrong", [{"seed": -1}, {"size": 31}, {"num_val": 0}])

@@ -4,25 +4,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from image_folders import CAR, PLATE, ROAD, SKY, write_scene
 from PIL import Image
 
 from datasets.cityscapes import CLASSES, COLORS, IGNORED, LABELS, Cityscapes, CountsWarning
 from datasets.image_files import ImageFileError
-
-ROAD, SKY, CAR, PLATE = 7, 23, 26, 255  # numbers in the files; the last is -1 as a byte
-
-
-def write_scene(root: Path, split: str, city: str, number: int, labels: np.ndarray) -> Path:
-    """Write an image and its mask under the names that Cityscapes gives; return the mask's path."""
-    stem = f"{city}_{number:06}_000019"
-    image = root / "leftImg8bit" / split / city / f"{stem}_leftImg8bit.png"
-    mask = root / "gtFine" / split / city / f"{stem}_gtFine_labelIds.png"
-    for path in (image, mask):
-        path.parent.mkdir(parents=True, exist_ok=True)
-    pixels = np.full((*labels.shape, 3), number, np.uint8)
-    Image.fromarray(pixels).save(image)
-    Image.fromarray(labels.astype(np.uint8)).save(mask)
-    return mask
 
 
 @pytest.fixture

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from test_vision_native import HALF, LAYERS, make_change, make_native, needs_compiler
+from image_kernels import HALF, LAYERS, make_change, make_native, needs_compiler
 from torch.testing import assert_close
 
 from mgic_vision import create_model, fuse
@@ -10,11 +10,11 @@ from mgic_vision.ops.cycle import NativeCycle
 from mgic_vision.ops.grouped_conv import ConvPlan
 from mgic_vision.ops.plan import ABSENT, LevelPlan
 
+pytestmark = needs_compiler
 REFUSED = (ValueError, MemoryError)
 FAR = (-2, 2**40 + 1, 2**62, -(2**63))
 
 
-@needs_compiler
 def test_no_image_is_an_empty_result_and_no_pixel_an_error():
     cycle, (_, change) = make_native("squeeze-every"), make_change(24, 24 * HALF, stride=2)
     assert cycle(torch.empty(0, 24, 6, 5)).shape == (0, 24, 6, 5)
@@ -28,7 +28,6 @@ def test_no_image_is_an_empty_result_and_no_pixel_an_error():
         fuse(create_model("mgic_mobilenetv3_small"))(torch.empty(1, 3, 0, 32))
 
 
-@needs_compiler
 def test_what_torch_takes_beside_batches_of_images_is_computed_by_torch():
     _, change = make_change(8, 8 * HALF)
     x = torch.randn(2, 8, 6, 5)
@@ -38,7 +37,6 @@ def test_what_torch_takes_beside_batches_of_images_is_computed_by_torch():
             module(torch.randn(2, 7, 6, 5))
 
 
-@needs_compiler
 @pytest.mark.fault(52)
 @pytest.mark.parametrize("kind", LAYERS)
 def test_nan_in_a_cycle_goes_where_it_goes_in_torch(kind):
@@ -50,7 +48,6 @@ def test_nan_in_a_cycle_goes_where_it_goes_in_torch(kind):
     assert expected[1].isnan().any()
 
 
-@needs_compiler
 @pytest.mark.fault(52)
 def test_nan_in_a_change_of_width_stays():
     change, native = make_change(8, 8 * HALF)
@@ -69,7 +66,6 @@ def read_fields(plan: torch.Tensor):
                 yield level, column, name
 
 
-@needs_compiler
 @pytest.mark.parametrize("kind", LAYERS)
 def test_a_plan_that_leads_out_of_its_weights_is_refused(kind):
     plan, weights = make_native(kind).pack()
@@ -88,7 +84,6 @@ def test_a_plan_that_leads_out_of_its_weights_is_refused(kind):
         torch.ops.mgic_vision.cycle(x, plan, weights[: weights.numel() // 2])
 
 
-@needs_compiler
 @pytest.mark.parametrize("kind", ["bottleneck", "squeeze-every"])
 def test_any_plan_is_refused_or_computed(kind):
     plan, weights = make_native(kind).pack()
@@ -108,7 +103,6 @@ def test_any_plan_is_refused_or_computed(kind):
     assert computed > 0
 
 
-@needs_compiler
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -133,7 +127,6 @@ def test_tensors_of_another_kind_are_refused_by_name(changes, message):
         torch.ops.mgic_vision.cycle(*arguments.values())
 
 
-@needs_compiler
 def test_sizes_that_do_not_fit_a_convolution_are_refused():
     _, native = make_change(24, 24 * HALF, stride=2)
     begins, weight, bias, sizes = native.pack()

@@ -4,24 +4,13 @@ import copy
 
 import pytest
 import torch
-from torch import Tensor, nn
+from image_kernels import gradients, images, needs_compiler
+from torch import nn
 from torch.testing import assert_close
 from torch.utils.flop_counter import FlopCounterMode
 
 from mgic_vision.layers import DepthwiseConv2d
 from mgic_vision.ops.kernel import run_kernel
-from tests.geo.nn.test_norm_act import needs_compiler
-
-
-def images(*shape: int, seed: int = 0, order=torch.channels_last) -> Tensor:
-    x = torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
-    return x.contiguous(memory_format=order)
-
-
-def gradients(conv: nn.Conv2d, x: Tensor, grad: Tensor) -> tuple[Tensor, ...]:
-    y = conv(x)
-    return y, *torch.autograd.grad(y, (x, conv.weight), grad)
-
 
 # channels of whole and of broken vectors, of one chunk and of several; images of several strips
 SHAPES = [

@@ -5,61 +5,17 @@ import pytest
 import timm
 import torch
 import torchvision
+from image_blocks import BLOCKS, SIZES, features
 from torch import nn
 from torch.testing import assert_close
+from torchvision.models import resnet18
 
 import mgic_vision
-from mgic_geo import GroupedLinear, MGICBlock, num_weights
+from mgic_geo import GroupedLinear, Level, MGICBlock, num_weights
 from mgic_vision import convert
 from mgic_vision.conversion.narrow import narrow
 from mgic_vision.conversion.parts import ADAPTERS, find_adapter
 from scripts.experiments.conversion import BARS, NETWORKS, make
-
-SIZES = {"group_size": 8, "coarse_size": 16, "min_width": 16}
-TINY = {"num_classes": 10}
-
-
-def tiny_blocks():
-    """One small block of every kind that is known, and the class that it has."""
-    from timm.layers import Mlp, SqueezeExcite
-    from timm.models import _efficientnet_blocks as timm_blocks
-    from timm.models.convnext import ConvNeXtBlock
-    from timm.models.resnet import BasicBlock, Bottleneck
-    from torchvision.models import convnext, efficientnet, mobilenetv2, mobilenetv3, resnet
-
-    config = mobilenetv3.InvertedResidualConfig(32, 3, 64, 32, True, "HS", 1, 1, 1.0)
-    mb = efficientnet.MBConvConfig(4, 3, 1, 32, 32, 1)
-    fused = efficientnet.FusedMBConvConfig(4, 3, 1, 32, 32, 1)
-    yield resnet.BasicBlock(32, 32)
-    yield resnet.Bottleneck(128, 32)
-    yield resnet.Bottleneck(64, 16, groups=8, base_width=32)
-    yield BasicBlock(32, 32)
-    yield Bottleneck(128, 32, attn_layer="se")
-    yield mobilenetv2.InvertedResidual(32, 32, 1, 4)
-    yield mobilenetv3.InvertedResidual(config, norm_layer=nn.BatchNorm2d)
-    yield efficientnet.MBConv(mb, 0.0, nn.BatchNorm2d)
-    yield efficientnet.FusedMBConv(fused, 0.0, nn.BatchNorm2d)
-    yield timm_blocks.InvertedResidual(32, 32, exp_ratio=4, se_layer=SqueezeExcite)
-    yield timm_blocks.DepthwiseSeparableConv(32, 32)
-    yield timm_blocks.EdgeResidual(32, 32, exp_ratio=4)
-    yield timm_blocks.ConvBnAct(32, 32, kernel_size=3, skip=True)
-    yield convnext.CNBlock(32, 1.0, 0.0)
-    yield ConvNeXtBlock(32, ls_init_value=1.0)
-    yield ConvNeXtBlock(32, conv_mlp=True, use_grn=True, ls_init_value=None)
-    yield torchvision.models.vision_transformer.MLPBlock(32, 128, 0.0)
-    yield Mlp(32, 128)
-
-
-BLOCKS = {f"{i}-{type(b).__module__}.{type(b).__name__}": b for i, b in enumerate(tiny_blocks())}
-
-
-def features(block):
-    return torch.randn(2, 5, 32) if "lp" in type(block).__name__.lower() else image_of(block)
-
-
-def image_of(block):
-    first = next(m for m in block.modules() if isinstance(m, nn.Conv2d))
-    return torch.randn(2, first.in_channels, 6, 6)
 
 
 def test_every_adapter_has_a_block_here():
@@ -114,13 +70,11 @@ def test_projection_of_a_convolution_that_has_groups_keeps_what_is_within_both()
 
 
 def make_level(outer, inner, groups):
-    from mgic_geo import Level
-
     return Level(0, outer, inner, groups, finest=True, coarsest=False)
 
 
 def test_original_is_left_as_it_is_and_nothing_is_shared():
-    model = torchvision.models.resnet18(num_classes=10)
+    model = resnet18(num_classes=10)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     new, _ = convert(model, group_size=32, coarse_size=64, min_width=128)
     with torch.no_grad():
@@ -130,7 +84,7 @@ def test_original_is_left_as_it_is_and_nothing_is_shared():
 
 
 def test_precision_mode_and_frozen_norms_are_kept():
-    model = torchvision.models.resnet18(num_classes=10).double().eval()
+    model = resnet18(num_classes=10).double().eval()
     new, _ = convert(model, group_size=32, coarse_size=64, min_width=512)
     assert {tensor.dtype for tensor in new.parameters()} == {torch.float64}
     assert not any(module.training for module in new.modules())
@@ -166,7 +120,7 @@ def test_layer_scale_and_stochastic_depth_act_once_on_the_sum():
 
 
 def test_report_says_what_was_left_and_why():
-    model = torchvision.models.resnet18(num_classes=10)
+    model = resnet18(num_classes=10)
     _, report = convert(
         model,
         group_size=32,
@@ -189,22 +143,18 @@ def test_report_says_what_was_left_and_why():
 
 
 @pytest.mark.parametrize(
-    ("options", "message"),
+    ("make", "options", "message"),
     [
-        ({"include": ["layer5.*"]}, r"no known block fits 'layer5\.\*'; there are layer1\.0, "),
-        ({"exclude": ["conv1"]}, "no known block fits 'conv1'"),
-        ({"group_size": 0}, "group_size must be at least 1, got 0"),
-        ({"min_width": 0}, "min_width must be at least 1, got 0"),
+        (resnet18, {"include": ["layer5.*"]}, r"fits 'layer5\.\*'; there are layer1\.0, "),
+        (resnet18, {"exclude": ["conv1"]}, "no known block fits 'conv1'"),
+        (resnet18, {"group_size": 0}, "group_size must be at least 1, got 0"),
+        (resnet18, {"min_width": 0}, "min_width must be at least 1, got 0"),
+        (nn.Sequential, {}, "Sequential has no block that is known here"),
     ],
 )
-def test_what_cannot_be_done_is_said(options, message):
+def test_what_cannot_be_done_is_said(make, options, message):
     with pytest.raises(ValueError, match=message):
-        convert(torchvision.models.resnet18(), **({"group_size": 32, "coarse_size": 64} | options))
-
-
-def test_network_without_known_blocks_is_refused():
-    with pytest.raises(ValueError, match="Sequential has no block that is known here"):
-        convert(nn.Sequential(nn.Linear(3, 3)), group_size=32, coarse_size=64)
+        convert(make(), **({"group_size": 32, "coarse_size": 64} | options))
 
 
 def test_subclass_of_a_known_block_is_not_taken_for_it():
@@ -216,7 +166,7 @@ def test_subclass_of_a_known_block_is_not_taken_for_it():
 
 
 def test_norm_that_mixes_groups_of_channels_is_left():
-    model = torchvision.models.resnet18(norm_layer=lambda width: nn.GroupNorm(8, width))
+    model = resnet18(norm_layer=lambda width: nn.GroupNorm(8, width))
     _, report = convert(model, group_size=32, coarse_size=64)
     assert not report.changed
     assert {row.reason for row in report.left} == {

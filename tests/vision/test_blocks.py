@@ -1,7 +1,6 @@
 """Blocks, transfers and units of mgic_vision against dense, slow references."""
 
 import copy
-import io
 import math
 from dataclasses import replace
 from functools import partial
@@ -13,6 +12,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.testing import assert_close
 
+from mgic_geo import num_weights
 from mgic_geo.levels import Level, MGICBlock, Residual, level_plan
 from mgic_vision import (
     GhostModule,
@@ -82,10 +82,6 @@ def norm(x, module):
     mean, var = module.running_mean, module.running_var
     scale = module.weight / (var + module.eps).sqrt()
     return (x - mean.view(-1, 1, 1)) * scale.view(-1, 1, 1) + module.bias.view(-1, 1, 1)
-
-
-def num_weights(module):
-    return sum(parameter.numel() for parameter in module.parameters())
 
 
 @pytest.mark.parametrize("make", [basic_block, bottleneck])
@@ -220,43 +216,37 @@ def test_gradients_of_a_unit_are_right():
 # coupling: what a level without groups at the bottom is for
 
 
-def jacobian_is_full(block, channels):
-    """Whether every channel out depends on every channel in, at one pixel."""
-    x = torch.randn(1, channels, 1, 1, dtype=torch.double)
-    return bool((torch.func.jacrev(block)(x) != 0).all())
-
-
-def regroup_bottom(make_layer):
-    """The same layers, but with the coarsest level in two groups."""
-    return lambda level: make_layer(replace(level, groups=2) if level.coarsest else level)
-
-
 def coupled(make_layer, channels, inner, group_size, coarse_size):
+    """Whether every channel out depends on every channel in, at one pixel."""
     options = {"group_size": group_size, "coarse_size": coarse_size, "inner": inner}
     block = MGICBlock(channels, make_layer, TransferConv2d, make_norm=nn.BatchNorm2d, **options)
-    return jacobian_is_full(trained(block), channels)
+    x = torch.randn(1, channels, 1, 1, dtype=torch.double)
+    return bool((torch.func.jacrev(trained(block))(x) != 0).all())
 
 
-@pytest.mark.parametrize("channels", [24, 40, 72, 80, 112, 120, 184, 200])
-@pytest.mark.parametrize("group_size", [2, 8, 64])
-@pytest.mark.parametrize("make", [basic_block, inverted_residual])
-def test_every_channel_sees_every_other(make, channels, group_size):
-    inner = channels if make is basic_block else 3 * channels
-    make_layer = partial(make, activation=nn.Softplus)
-    assert coupled(make_layer, channels, inner, group_size, coarse_size=group_size)
+WIDTHS = (24, 40, 72, 80, 112, 120, 184, 200)
+TABLE_6 = [(24, 72), (40, 120), (80, 184), (80, 200), (112, 672), (160, 960)]
 
 
 @pytest.mark.parametrize(
-    ("channels", "inner"), [(24, 72), (40, 120), (80, 184), (80, 200), (112, 672), (160, 960)]
+    ("make", "channels", "inner", "group_size", "coarse_size"),
+    [
+        *((basic_block, c, c, s, s) for c in WIDTHS for s in (2, 8, 64)),
+        *((inverted_residual, c, 3 * c, s, s) for c in WIDTHS for s in (2, 8, 64)),
+        *((inverted_residual, *widths, 8, 64) for widths in TABLE_6),
+    ],
 )
-def test_every_channel_sees_every_other_at_the_widths_of_table_6(channels, inner):
-    make_layer = partial(inverted_residual, activation=nn.Softplus)
-    assert coupled(make_layer, channels, inner, 8, 64)
+def test_every_channel_sees_every_other(make, channels, inner, group_size, coarse_size):
+    make_layer = partial(make, activation=nn.Softplus)
+    assert coupled(make_layer, channels, inner, group_size, coarse_size)
 
 
-@pytest.mark.parametrize("channels", [24, 40, 72, 80, 112, 120, 184, 200])
+@pytest.mark.parametrize("channels", WIDTHS)
 def test_channels_come_apart_where_the_bottom_level_is_grouped(channels):
-    make_layer = regroup_bottom(partial(basic_block, activation=nn.Softplus))
+    def make_layer(level):
+        level = replace(level, groups=2) if level.coarsest else level
+        return basic_block(level, activation=nn.Softplus)
+
     # halved once, to an even width that two groups divide; the level above is grouped as well
     assert not coupled(make_layer, channels, channels, channels // 4, channels // 2)
 
@@ -400,19 +390,6 @@ def test_names_in_a_checkpoint():
         "cycle.corrections.0.transfer.weight",
         "cycle.corrections.0.norm.weight",
     } <= names
-
-
-def test_a_unit_survives_saving(kind):
-    make, expansion = kind
-    options = {"inner": int(16 * expansion), "group_size": 4, "coarse_size": 4}
-    unit, other = (mgic_unit(8, 16, make, **options).eval() for _ in range(2))
-    file = io.BytesIO()
-    torch.save(unit.state_dict(), file)
-    file.seek(0)
-    other.load_state_dict(torch.load(file, weights_only=True))
-    x = torch.randn(2, 8, 4, 4)
-    assert_close(other(x), unit(x), rtol=0, atol=0)
-    assert_close(copy.deepcopy(unit)(x), unit(x), rtol=0, atol=0)
 
 
 def test_a_cycle_shows_its_levels():

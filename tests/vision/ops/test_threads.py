@@ -9,33 +9,37 @@ from threading import Thread
 
 import pytest
 import torch
-from test_deployment import assert_equal
-from test_depthwise import gradients, images
-from test_vision_native import (
+from image_kernels import (
     HALF,
     LAYERS,
+    gradients,
+    images,
     make_change,
     make_cycle,
     make_native,
     needs_compiler,
     on_threads,
 )
+from image_networks import assert_equal
 from torch.testing import assert_close
 
 from mgic_vision import create_model, fuse
 from mgic_vision.layers import DepthwiseConv2d
 
+pytestmark = needs_compiler
 EXACT = {"rtol": 0, "atol": 0}
 COUNTS = (1, 2, 3, 4, 7)
 
 
-@needs_compiler
-@pytest.mark.parametrize("kind", LAYERS)
-def test_cycles_are_the_same_on_any_number_of_threads_and_anywhere_in_a_batch(kind):
-    native = make_native(kind)
+@pytest.mark.parametrize("kind", [*LAYERS, "change-1", "change-2"])
+def test_images_are_the_same_on_any_number_of_threads_and_anywhere_in_a_batch(kind):
+    if kind in LAYERS:
+        channels, native = LAYERS[kind][0], make_native(kind)
+    else:  # of width, with this stride
+        channels, (_, native) = 20, make_change(20, 20 * HALF, stride=int(kind[-1]))
     # fewer images than threads and more, strips that threads share, more threads than rows
     for shape in [(5, 9, 9), (3, 56, 40), (9, 2, 3)]:
-        x = torch.randn(shape[0], LAYERS[kind][0], *shape[1:])
+        x = torch.randn(shape[0], channels, *shape[1:])
         alone = torch.cat([native(image[None]) for image in x])
         for count in COUNTS:
             with on_threads(count):
@@ -43,19 +47,6 @@ def test_cycles_are_the_same_on_any_number_of_threads_and_anywhere_in_a_batch(ki
                 assert_close(native(x[-1:]), alone[-1:], **EXACT)
 
 
-@needs_compiler
-@pytest.mark.parametrize("stride", [1, 2])
-def test_changes_of_width_are_the_same_on_any_number_of_threads(stride):
-    _, native = make_change(20, 20 * HALF, stride=stride)
-    for shape in [(5, 9, 9), (3, 56, 40), (9, 2, 3)]:
-        x = torch.randn(shape[0], 20, *shape[1:])
-        alone = torch.cat([native(image[None]) for image in x])
-        for count in COUNTS:
-            with on_threads(count):
-                assert_close(native(x), alone, **EXACT)
-
-
-@needs_compiler
 @pytest.mark.parametrize("shape", [(5, 40, 30, 30), (3, 8, 120, 90), (2, 200, 7, 7)])
 def test_depthwise_convolutions_and_gradients_are_the_same_on_any_number_of_threads(shape):
     conv = DepthwiseConv2d(shape[1], shape[1], kernel=5)
@@ -77,13 +68,13 @@ GRANTS = [
 ]
 
 
-def run_script(script: str, **environment: str) -> str:
-    """What a script prints that this file's names are there for."""
-    text = f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\n{script}"
+def run_alone(call: str, **environment: str) -> str:
+    """What a call of a function of this file prints in a process of its own."""
+    here, _, tests, root = Path(__file__).parents[:4]
     done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", text],
-        env=os.environ | environment,
-        cwd=Path(__file__).parents[1],
+        [sys.executable, "-W", "ignore", "-c", f"import test_threads; test_threads.{call}"],
+        env=os.environ | {"PYTHONPATH": f"{here}:{tests}"} | environment,
+        cwd=root,
         capture_output=True,
         text=True,
         timeout=300,
@@ -92,13 +83,11 @@ def run_script(script: str, **environment: str) -> str:
     return done.stdout
 
 
-@needs_compiler
 @pytest.mark.fault(48)
 @pytest.mark.parametrize("grant", GRANTS)
 def test_fewer_threads_than_asked_for_give_the_same(grant):
-    script = "import test_threads; test_threads.check_grants()"
     variable, _, value = grant.partition("=")
-    assert run_script(script, OMP_NUM_THREADS="1", **{variable: value}) == "same\n"
+    assert run_alone("check_grants()", OMP_NUM_THREADS="1", **{variable: value}) == "same\n"
 
 
 def check_grants() -> None:
@@ -138,10 +127,9 @@ def assert_same_on_one_thread(compute, x, expected=None) -> None:
         assert_close(y, one, **EXACT)
 
 
-@needs_compiler
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="no /proc")
 def test_threads_that_are_gone_leave_no_memory_behind():
-    assert int(run_script("import test_threads; test_threads.run_short_threads(200)")) < 20 << 20
+    assert int(run_alone("run_short_threads(200)")) < 20 << 20
 
 
 def run_short_threads(count: int) -> None:
@@ -160,11 +148,9 @@ def run_short_threads(count: int) -> None:
     print(-run_for_size(10) + run_for_size(count))
 
 
-@needs_compiler
 @pytest.mark.slow
 def test_a_kernel_without_memory_says_so():
-    script = "import test_threads; test_threads.run_without_memory()"
-    assert run_script(script, OMP_NUM_THREADS="1") == "no memory\n"
+    assert run_alone("run_without_memory()", OMP_NUM_THREADS="1") == "no memory\n"
 
 
 def run_without_memory() -> None:

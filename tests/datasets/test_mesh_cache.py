@@ -14,7 +14,7 @@ from torch.testing import assert_close
 
 from datasets.mesh_cache import CacheWarning, open_cache
 
-CHECKOUT = Path(__file__).parents[1]
+CHECKOUT = Path(__file__).parents[2]
 
 
 def mesh_list(count=3):

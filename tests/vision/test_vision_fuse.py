@@ -5,9 +5,8 @@ import io
 
 import pytest
 import torch
-from test_vision_models import MODELS, build, make_input
+from image_networks import MODELS, assert_equal, build, make_input, norms, shift_norms
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.testing import assert_close
 
 from mgic_geo import MGICBlock
@@ -40,24 +39,6 @@ def trained(name: str) -> nn.Module:
     return shift_norms(model)
 
 
-def shift_norms(model: nn.Module) -> nn.Module:
-    """Give every norm its own scale, shift and statistics; they may be negative."""
-    generator = torch.Generator().manual_seed(0)
-    for norm in norms(model):
-        norm.weight.data += 0.3 * torch.randn(norm.weight.shape, generator=generator)
-        norm.bias.data += 0.3 * torch.randn(norm.bias.shape, generator=generator)
-    return model
-
-
-def norms(model: nn.Module) -> list[_BatchNorm]:
-    return [module for module in model.modules() if isinstance(module, _BatchNorm)]
-
-
-def assert_equal(y, expected):
-    scale = expected.abs().max()
-    assert_close(y / scale, expected / scale, rtol=0, atol=1e-4)
-
-
 def test_fused_network_equals_the_trained_one(name, model):
     fused, reference = fuse(model), copy.deepcopy(model).eval()
     x = make_input(model, 64, 96)
@@ -72,10 +53,7 @@ def test_fusing_leaves_the_network_alone(name, model):
     assert all(parameter.requires_grad for parameter in model.parameters())
     assert not fused.training
     assert not any(parameter.requires_grad for parameter in fused.parameters())
-    after = model.state_dict()
-    assert before.keys() == after.keys()
-    for key, value in before.items():
-        assert_close(after[key], value, rtol=0, atol=0)
+    assert_close(model.state_dict(), before, rtol=0, atol=0)
 
 
 def test_norms_are_left_behind_sums_only(name, model):
@@ -87,13 +65,11 @@ def test_norms_are_left_behind_sums_only(name, model):
 
 
 def test_features_of_a_fused_network_keep_their_names(name, model):
-    fused, reference = fuse(model), copy.deepcopy(model).eval()
+    read = "forward_features" if isinstance(model, LRASPP) else "features"
     x = make_input(model)
     with torch.no_grad():
-        features = fused.forward_features(x) if isinstance(model, LRASPP) else fused.features(x)
-        expected = (
-            reference.forward_features(x) if isinstance(model, LRASPP) else reference.features(x)
-        )
+        features = getattr(fuse(model), read)(x)
+        expected = getattr(copy.deepcopy(model).eval(), read)(x)
     assert features.keys() == expected.keys()
     for key in expected:
         assert_equal(features[key], expected[key])
@@ -159,3 +135,8 @@ def test_a_norm_whose_input_is_read_elsewhere_stays():
 def test_a_norm_without_statistics_stays():
     layer = nn.Sequential(nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3, track_running_stats=False)).eval()
     assert len(norms(fold_norms_(layer))) == 1
+
+
+def test_an_unknown_choice_is_named():
+    with pytest.raises(ValueError, match="native must be one of auto, never, got 'always'"):
+        fuse(nn.Identity(), native="always")

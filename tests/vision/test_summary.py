@@ -1,11 +1,21 @@
 """The report of what every cycle costs beside the dense block."""
 
+import copy
+
 import pytest
 import torch
 from torch import nn
 from torch.testing import assert_close
 
-from mgic_geo import MGICMLP, MGICBlock, MGICLinear, feed_forward, level_plan, multiply_adds
+from mgic_geo import (
+    MGICMLP,
+    MGICBlock,
+    MGICLinear,
+    feed_forward,
+    level_plan,
+    multiply_adds,
+    num_weights,
+)
 from mgic_vision import (
     basic_block,
     create_model,
@@ -20,10 +30,6 @@ from mgic_vision.layers import DepthwiseConv2d
 @pytest.fixture
 def small() -> nn.Module:
     return create_model("mgic_resnet56", depth=8)
-
-
-def weights(module: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in module.parameters())
 
 
 @pytest.mark.parametrize(
@@ -44,7 +50,7 @@ def test_the_total_is_what_torchs_counter_says(name, options, size):
         depthwise = (m for m in model.modules() if isinstance(m, DepthwiseConv2d))
         counted += sum(m.weight.numel() for m in depthwise if m.groups == m.out_channels)
     assert report.total.multiply_adds == counted
-    assert report.total.weights == weights(model)
+    assert report.total.weights == num_weights(model)
     assert report.input_size == size
 
 
@@ -62,10 +68,10 @@ def test_the_total_is_what_torchs_counter_says(name, options, size):
 def test_maps_of_vectors_count_as_in_torchs_counter(model, size):
     report = summary(model, size)
     assert report.total.multiply_adds == multiply_adds(model, torch.rand(1, *size)) > 0
-    assert report.total.weights == weights(model)
+    assert report.total.weights == num_weights(model)
     if isinstance(model, MGICLinear):
         (block,) = report.blocks
-        assert block.dense.weights == weights(nn.Linear(48, 48))
+        assert block.dense.weights == num_weights(nn.Linear(48, 48))
         assert block.dense.multiply_adds == multiply_adds(nn.Linear(48, 48), torch.rand(1, *size))
         assert block.total.multiply_adds == report.total.multiply_adds
         expected = sum(level.outer**2 // level.groups for level in block.levels[:-1])
@@ -80,7 +86,7 @@ def test_there_is_one_row_for_every_cycle(small):
     assert [block.name for block in report.blocks] == list(cycles)
     for block in report.blocks:
         assert block.levels == cycles[block.name].levels
-        assert block.total.weights == weights(cycles[block.name])
+        assert block.total.weights == num_weights(cycles[block.name])
 
 
 def test_a_row_counts_what_the_definition_gives():
@@ -109,7 +115,7 @@ def test_the_dense_block_is_the_one_without_groups(squeeze):
     cycle = mgic_unit(32, 32, make_layer, **options).cycle
     dense = make_layer(dense_level(32, 96))
     (block,) = summary(cycle, (32, 6, 6)).blocks
-    assert block.dense.weights == weights(dense)
+    assert block.dense.weights == num_weights(dense)
     assert block.dense.multiply_adds == multiply_adds(dense, torch.rand(1, 32, 6, 6))
 
 
@@ -121,8 +127,8 @@ def test_counting_without_transfers_leaves_out_r_and_p(small):
         if isinstance(cycle, MGICBlock)
         for module in (*cycle.restrict, *cycle.prolong)
     ]
-    assert report.transfers.weights == sum(map(weights, transfers))
-    assert report.without_transfers.weights == weights(small) - report.transfers.weights
+    assert report.transfers.weights == sum(map(num_weights, transfers))
+    assert report.without_transfers.weights == num_weights(small) - report.transfers.weights
     for cycle in small.modules():
         if isinstance(cycle, MGICBlock):
             cycle.restrict = nn.ModuleList(_Width(m.out_channels) for m in cycle.restrict)
@@ -177,11 +183,10 @@ def test_a_network_without_cycles_has_an_empty_table():
 
 def test_the_network_is_left_as_it_was(small):
     small.train()
-    before = {key: value.clone() for key, value in small.state_dict().items()}
+    before = copy.deepcopy(small.state_dict())
     summary(small)
     assert small.training
-    for key, value in small.state_dict().items():
-        assert_close(value, before[key], rtol=0, atol=0)
+    assert_close(small.state_dict(), before, rtol=0, atol=0)
     assert not any(module._forward_hooks for module in small.modules())
 
 

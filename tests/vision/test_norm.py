@@ -4,12 +4,20 @@ import copy
 
 import pytest
 import torch
+from image_kernels import needs_compiler
 from torch import Tensor, nn
 from torch.testing import assert_close
 
 from mgic_vision import create_model
 from mgic_vision.norm import BatchNorm2d, Chain
-from tests.geo.nn.test_norm_act import drawn, needs_compiler
+
+
+def drawn(norm: nn.Module) -> nn.Module:
+    """The norm with a scale and a shift that are not those of the start."""
+    generator = torch.Generator().manual_seed(1)
+    for parameter in norm.parameters():
+        nn.init.normal_(parameter, generator=generator)
+    return norm
 
 
 def images(*shape: int, order: torch.memory_format = torch.channels_last) -> Tensor:

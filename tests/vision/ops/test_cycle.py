@@ -3,12 +3,20 @@
 import copy
 import io
 import logging
-from contextlib import contextmanager
 from functools import partial
 
 import pytest
 import torch
-from test_deployment import assert_equal, shift_norms
+from image_kernels import (
+    HALF,
+    LAYERS,
+    make_change,
+    make_cycle,
+    make_native,
+    needs_compiler,
+    on_threads,
+)
+from image_networks import assert_equal
 from torch import nn
 from torch.testing import assert_close
 
@@ -18,82 +26,18 @@ from mgic_vision import (
     basic_block,
     bottleneck,
     create_model,
-    depthwise_change,
     fuse,
-    inverted_residual,
-    mgic_unit,
 )
 from mgic_vision.folding import fold_norms_
-from mgic_vision.layers import HARDSWISH
 from mgic_vision.ops.branch import read_branch
 from mgic_vision.ops.cycle import NativeCycle, run_cycle
 from mgic_vision.ops.grouped_conv import MAX_ZEROS, NativeConv, run_grouped_conv
 from mgic_vision.ops.kernel import IMAGES, loaded
 from mgic_vision.ops.packed import PackedModule
 
-COMPILED = build.library(IMAGES)
-needs_compiler = pytest.mark.skipif(COMPILED is None, reason="no C compiler")
-# outputs of a group that fill half a vector: few enough for the kernel, enough not to be zeros
-HALF = 4 if COMPILED is None else COMPILED.lanes // 2
-
-# outer and inner width, s_g, s_c, levels at least, layer: groups narrower and wider than a vector
-# and no multiple of it, a width that does not halve, no level at all, no expansion, dilation,
-# squeeze-excite nowhere, on the finest level, on every one
-LAYERS = {
-    "bottleneck": (64, 32, 8, 8, 1, bottleneck),
-    "bottleneck-wide-groups": (80, 40, 40, 20, 1, bottleneck),
-    "bottleneck-odd": (24, 10, 5, 5, 1, bottleneck),
-    "bottleneck-dense": (24, 16, 16, 16, 0, bottleneck),
-    "inverted": (40, 120, 20, 10, 1, partial(inverted_residual, activation=HARDSWISH)),
-    "inverted-no-expansion": (16, 16, 4, 4, 1, inverted_residual),
-    "inverted-5x5": (12, 36, 6, 6, 1, partial(inverted_residual, kernel=5, dilation=2)),
-    "squeeze-finest": (
-        *(40, 72, 10, 10, 1),
-        partial(inverted_residual, kernel=5, squeeze="finest", activation=HARDSWISH),
-    ),
-    "squeeze-every": (24, 72, 12, 6, 1, partial(inverted_residual, squeeze="every")),
-}
+pytestmark = needs_compiler
 
 
-def make_cycle(outer, inner, group_size, coarse_size, min_levels, layer) -> MGICBlock:
-    torch.manual_seed(0)
-    unit = mgic_unit(
-        *(outer, outer, layer),
-        inner=inner,
-        group_size=group_size,
-        coarse_size=coarse_size,
-        min_levels=min_levels,
-    )
-    return shift_norms(unit).eval().requires_grad_(False).cycle
-
-
-def make_native(kind: str) -> NativeCycle:
-    """A cycle that the kernel knows, its norms folded."""
-    native = NativeCycle.take(fold_norms_(make_cycle(*LAYERS[kind])))
-    assert native is not None
-    return native
-
-
-def make_change(*widths: int, **options) -> tuple[nn.Module, NativeConv]:
-    """A change of width, and the same in the kernel."""
-    torch.manual_seed(0)
-    change = shift_norms(depthwise_change(*widths, **options)).eval().requires_grad_(False)
-    native = NativeConv.take(fold_norms_(copy.deepcopy(change)))
-    assert native is not None
-    return change, native
-
-
-@contextmanager
-def on_threads(count: int):
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
-@needs_compiler
 @pytest.mark.parametrize("threads", [1, 3])
 @pytest.mark.parametrize("kind", LAYERS)
 def test_compiled_cycle_equals_the_definition(kind, threads):
@@ -107,7 +51,6 @@ def test_compiled_cycle_equals_the_definition(kind, threads):
             assert_close(native(x), y, rtol=0, atol=0)
 
 
-@needs_compiler
 @pytest.mark.parametrize("threads", [1, 3])
 @pytest.mark.parametrize(
     ("widths", "kernel", "stride"),
@@ -127,7 +70,6 @@ def test_compiled_change_of_width_equals_the_convolution(widths, kernel, stride,
             assert_equal(native(x), change(x))
 
 
-@needs_compiler
 @pytest.mark.parametrize(
     ("conv", "act"),
     [
@@ -142,13 +84,11 @@ def test_convolutions_that_are_wide_or_not_known_stay_with_torch(conv, act):
     assert NativeConv.take(nn.Sequential(conv, act)) is None
 
 
-@needs_compiler
 def test_convolutions_that_would_be_mostly_zeros_stay_with_torch():
     conv = nn.Conv2d(64, 64, 3, padding=1, groups=64)
     assert (NativeConv.take(nn.Sequential(conv, nn.ReLU())) is None) == (loaded().lanes > MAX_ZEROS)
 
 
-@needs_compiler
 def test_a_convolution_without_activation_is_known():
     conv = nn.Conv2d(8, 8 * HALF, 3, padding=1, groups=8)
     native, x = NativeConv.take(nn.Sequential(conv).eval()), torch.randn(1, 8, 5, 5)
@@ -157,7 +97,6 @@ def test_a_convolution_without_activation_is_known():
     assert native._packed is not None
 
 
-@needs_compiler
 def test_any_layout_is_taken():
     native = make_native("bottleneck")
     x = torch.randn(2, 64, 6, 5)
@@ -170,7 +109,6 @@ def test_any_layout_is_taken():
     assert_close(native(negative), native(-x), rtol=0, atol=0)
 
 
-@needs_compiler
 def test_the_operator_is_sound():
     native = make_native("bottleneck")
     x = torch.randn(2, 64, 6, 5).contiguous(memory_format=torch.channels_last)
@@ -179,7 +117,6 @@ def test_the_operator_is_sound():
     torch.library.opcheck(run_grouped_conv.registered, (x, *conv.pack()))
 
 
-@needs_compiler
 @pytest.mark.parametrize("name", ["mgic_mobilenetv3", "mgic_resnet50", "function_mgic"])
 def test_every_cycle_of_a_network_is_compiled(name):
     options = {"repeats": (1, 1, 1, 1)} if name == "mgic_resnet50" else {}
@@ -193,7 +130,6 @@ def test_every_cycle_of_a_network_is_compiled(name):
         assert plain.state_dict().keys() == fused.state_dict().keys()
 
 
-@needs_compiler
 def test_a_fused_network_is_one_graph():
     model = fuse(create_model("mgic_resnet50", repeats=(1, 1, 1, 1)))
     x = torch.rand(1, 3, 64, 64)
@@ -214,7 +150,6 @@ def test_other_layers_stay_plain(layer):
     assert type(cycle) is MGICBlock
 
 
-@needs_compiler
 def test_what_has_no_kernel_goes_the_plain_way(ran):
     native = make_native("bottleneck")
     plain, x = make_cycle(*LAYERS["bottleneck"]), torch.randn(2, 64, 6, 5)
@@ -235,7 +170,6 @@ def test_what_has_no_kernel_goes_the_plain_way(ran):
     assert ran("cycle")["compiled"] == 1  # what this test would miss, if it could not fail
 
 
-@needs_compiler
 def test_weights_that_are_trained_again_get_gradients():
     cycle, (_, change) = make_native("inverted"), make_change(8, 8 * HALF)
     for module, channels in ((cycle, 40), (change, 8)):
@@ -245,7 +179,6 @@ def test_weights_that_are_trained_again_get_gradients():
         assert all(parameter.grad is not None for parameter in module.parameters())
 
 
-@needs_compiler
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::torch.jit.TracerWarning")
 def test_a_traced_network_computes():
     model = fuse(create_model("mgic_mobilenetv3_small"))
@@ -255,7 +188,6 @@ def test_a_traced_network_computes():
         assert_equal(traced(other), model(other))
 
 
-@needs_compiler
 def test_a_saved_network_packs_its_weights_again(monkeypatch):
     model = fuse(create_model("mgic_mobilenetv3_small"))
     x = torch.rand(1, 3, 32, 32)
@@ -280,12 +212,6 @@ def test_without_a_compiler_a_warning_says_so(tmp_path, monkeypatch, caplog):
     assert "mgic_vision runs without its compiled kernels, slower" in caplog.text
 
 
-def test_an_unknown_choice_is_named():
-    with pytest.raises(ValueError, match="native must be one of auto, never, got 'always'"):
-        fuse(nn.Identity(), native="always")
-
-
-@needs_compiler
 @pytest.mark.parametrize(
     ("name", "options"),
     [("mgic_mobilenetv3", {"width": 0.6, "squeeze": "every"}), ("mgic_resnet50", {})],

@@ -1,0 +1,50 @@
+"""The blocks of torchvision and timm that can be converted, for tests."""
+
+import torch
+import torchvision
+from torch import nn
+
+SIZES = {"group_size": 8, "coarse_size": 16, "min_width": 16}
+
+
+def tiny_blocks():
+    """One small block of every kind that is known, and the class that it has."""
+    from timm.layers import Mlp, SqueezeExcite
+    from timm.models import _efficientnet_blocks as timm_blocks
+    from timm.models.convnext import ConvNeXtBlock
+    from timm.models.resnet import BasicBlock, Bottleneck
+    from torchvision.models import convnext, efficientnet, mobilenetv2, mobilenetv3, resnet
+
+    config = mobilenetv3.InvertedResidualConfig(32, 3, 64, 32, True, "HS", 1, 1, 1.0)
+    mb = efficientnet.MBConvConfig(4, 3, 1, 32, 32, 1)
+    fused = efficientnet.FusedMBConvConfig(4, 3, 1, 32, 32, 1)
+    yield resnet.BasicBlock(32, 32)
+    yield resnet.Bottleneck(128, 32)
+    yield resnet.Bottleneck(64, 16, groups=8, base_width=32)
+    yield BasicBlock(32, 32)
+    yield Bottleneck(128, 32, attn_layer="se")
+    yield mobilenetv2.InvertedResidual(32, 32, 1, 4)
+    yield mobilenetv3.InvertedResidual(config, norm_layer=nn.BatchNorm2d)
+    yield efficientnet.MBConv(mb, 0.0, nn.BatchNorm2d)
+    yield efficientnet.FusedMBConv(fused, 0.0, nn.BatchNorm2d)
+    yield timm_blocks.InvertedResidual(32, 32, exp_ratio=4, se_layer=SqueezeExcite)
+    yield timm_blocks.DepthwiseSeparableConv(32, 32)
+    yield timm_blocks.EdgeResidual(32, 32, exp_ratio=4)
+    yield timm_blocks.ConvBnAct(32, 32, kernel_size=3, skip=True)
+    yield convnext.CNBlock(32, 1.0, 0.0)
+    yield ConvNeXtBlock(32, ls_init_value=1.0)
+    yield ConvNeXtBlock(32, conv_mlp=True, use_grn=True, ls_init_value=None)
+    yield torchvision.models.vision_transformer.MLPBlock(32, 128, 0.0)
+    yield Mlp(32, 128)
+
+
+BLOCKS = {f"{i}-{type(b).__module__}.{type(b).__name__}": b for i, b in enumerate(tiny_blocks())}
+
+
+def features(block):
+    return torch.randn(2, 5, 32) if "lp" in type(block).__name__.lower() else image_of(block)
+
+
+def image_of(block):
+    first = next(m for m in block.modules() if isinstance(m, nn.Conv2d))
+    return torch.randn(2, first.in_channels, 6, 6)

@@ -1,0 +1,58 @@
+"""The networks of mgic_vision's registry for tests: less deep, and with norms that do something."""
+
+import importlib.util
+
+import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.testing import assert_close
+
+from mgic_vision import create_model, list_models
+
+# timm is optional: without it the walk leaves out what comes from there
+FROM_TIMM = {"ghostnet_050", "ghostnet_100", "ghostnet_130"}
+MODELS = [
+    name
+    for name in list_models()
+    if name not in FROM_TIMM or importlib.util.find_spec("timm") is not None
+]
+
+# full width at less depth, where depth only repeats
+SHALLOW = {
+    "function_ghost": {"c_max": 64},
+    "function_mgic": {"c_max": 64},
+    "function_mobilenetv3": {"c_max": 64},
+    "ghost_resnet56": {"depth": 14},
+    "mgic_resnet50": {"repeats": (1, 1, 2, 1)},
+    "mgic_resnet56": {"depth": 14},
+    "resnet56": {"depth": 14},
+}
+
+
+def build(name: str, **options) -> nn.Module:
+    torch.manual_seed(0)
+    return create_model(name, **SHALLOW.get(name, {}), **options)
+
+
+def make_input(model: nn.Module, height: int = 64, width: int = 64, batch: int = 2):
+    torch.manual_seed(1)
+    size = model.input_size
+    return torch.randn(batch, *size) if len(size) == 1 else torch.randn(batch, 3, height, width)
+
+
+def shift_norms(model: nn.Module) -> nn.Module:
+    """Give every norm its own scale, shift and statistics; they may be negative."""
+    generator = torch.Generator().manual_seed(0)
+    for norm in norms(model):
+        for parameter in norm.parameters():
+            parameter.data += 0.3 * torch.randn(parameter.shape, generator=generator)
+    return model
+
+
+def norms(model: nn.Module) -> list[_BatchNorm]:
+    return [module for module in model.modules() if isinstance(module, _BatchNorm)]
+
+
+def assert_equal(y, expected):
+    scale = expected.abs().max()
+    assert_close(y / scale, expected / scale, rtol=0, atol=1e-4)

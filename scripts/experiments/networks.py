@@ -1,6 +1,7 @@
 """Comparisons of the packages' networks: point clouds, their parts, images, segmentation."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +27,6 @@ from scripts.training.reports.parts import part_colors
 CONFIGS = Path("scripts/configs")
 HARD = ("test", "test-hard")
 NUM_PICTURES = 4
-HOPS = [5, 4, 4, 4, 4, 4]  # a multiplicative cycle's: the first one begins with 3 coordinates
-ADDITIVE = {"cycle": "additive", "coarse_size": 16}
 
 
 def _cloud_costs(network: nn.Module, config: dict[str, Any]) -> Row:
@@ -130,44 +129,26 @@ POINTS = Comparison(
         Contender("pointnet", "control: no neighbors"),
         Contender("random_graph", "control: random neighbors"),
         Contender("dgcnn", "dense, dynamic graph"),
-        Contender("dgcnn-narrow", "control: dense, MGIC's weights", "dgcnn", {"width": 52}),
-        Contender(
-            "dgcnn-narrow-deep",
-            "control: dense, MGIC's weights and hops",
-            "dgcnn",
-            {"width": 28, "layers": HOPS},
-        ),
         Contender("mgic_dgcnn", "MGIC, dynamic graph"),
-        Contender("mgic_dgcnn-additive", "MGIC, additive", "mgic_dgcnn", ADDITIVE),
         Contender("diffgcn", "dense, static graph"),
-        Contender("diffgcn-narrow", "control: dense, MGIC's weights", "diffgcn", {"width": 42}),
+        # the first G-conv of mgic_diffgcn reaches five hops, the others four
         Contender(
-            "diffgcn-narrow-deep",
-            "control: dense, MGIC's weights and hops",
+            "diffgcn-hops",
+            "control: dense, as many hops as MGIC",
             "diffgcn",
-            {"width": 20, "layers": HOPS},
+            {"layers": [5, 4, 4, 4, 4, 4]},
         ),
         Contender("mgic_diffgcn", "MGIC, static graph"),
-        Contender("mgic_diffgcn-additive", "MGIC, additive", "mgic_diffgcn", ADDITIVE),
     ),
     questions=(
-        ("mgic_dgcnn-additive", "mgic_dgcnn", "additive against the paper's cycle"),
-        ("mgic_dgcnn-additive", "dgcnn", "additive against the dense twin"),
-        ("mgic_dgcnn-additive", "dgcnn-narrow", "additive against narrow"),
-        ("mgic_dgcnn", "dgcnn", "MGIC against its dense twin"),
-        ("mgic_dgcnn", "dgcnn-narrow", "MGIC against narrow"),
-        ("mgic_dgcnn", "dgcnn-narrow-deep", "MGIC against narrow and deep"),
-        ("mgic_diffgcn-additive", "mgic_diffgcn", "additive against the paper's cycle"),
-        ("mgic_diffgcn-additive", "diffgcn", "additive against the dense twin"),
-        ("mgic_diffgcn-additive", "diffgcn-narrow", "additive against narrow"),
-        ("mgic_diffgcn", "diffgcn", "MGIC against its dense twin"),
-        ("mgic_diffgcn", "diffgcn-narrow", "MGIC against narrow"),
-        ("mgic_diffgcn", "diffgcn-narrow-deep", "MGIC against narrow and deep"),
         ("mgic_diffgcn", "pointnet", "neighborhoods"),
         ("mgic_diffgcn", "random_graph", "real against random neighbors"),
         ("dgcnn", "random_graph", "real against random neighbors, same weights"),
         ("diffgcn", "pointnet", "neighborhoods, dense"),
         ("dgcnn", "pointnet", "neighborhoods, dynamic graph"),
+        ("mgic_diffgcn", "diffgcn", "MGIC against its dense twin"),
+        ("mgic_diffgcn", "diffgcn-hops", "MGIC against dense with as many hops"),
+        ("mgic_dgcnn", "dgcnn", "MGIC against its dense twin"),
     ),
     make_network=lambda contender, config: mgic_geo.create_model(
         contender.model or contender.name, 10, **options_of(contender, config)
@@ -180,6 +161,29 @@ POINTS = Comparison(
     ),
     keys=("test", "test-class", "test-hard", "test-hard-class"),
     splits=HARD,
+)
+EDGE_CYCLES = replace(
+    POINTS,
+    name="edge_cycles",
+    title="Edge convolutions: additive and multiplicative cycles",
+    contenders=(
+        Contender("dgcnn", "dense"),
+        Contender("dgcnn-narrow", "control: dense, about MGIC's weights", "dgcnn", {"width": 52}),
+        Contender("mgic_dgcnn", "MGIC, the paper's cycle"),
+        Contender(
+            "mgic_dgcnn-additive",
+            "MGIC, additive",
+            "mgic_dgcnn",
+            {"cycle": "additive", "coarse_size": 16},
+        ),
+    ),
+    questions=(
+        ("mgic_dgcnn-additive", "mgic_dgcnn", "additive against the paper's cycle"),
+        ("mgic_dgcnn-additive", "dgcnn", "additive against the dense twin"),
+        ("mgic_dgcnn-additive", "dgcnn-narrow", "additive against narrow"),
+        ("mgic_dgcnn", "dgcnn", "the paper's cycle against the dense twin"),
+        ("mgic_dgcnn", "dgcnn-narrow", "the paper's cycle against narrow"),
+    ),
 )
 PARTS_OF_POINTS = Comparison(
     "parts",

@@ -4,13 +4,13 @@ from typing import Any
 
 from scripts.experiments.additive import Additive
 from scripts.experiments.conversion import Counted, FineTuned
-from scripts.experiments.networks import IMAGES, PARTS_OF_POINTS, POINTS, SEGMENTATION
+from scripts.experiments.networks import EDGE_CYCLES, IMAGES, PARTS_OF_POINTS, POINTS, SEGMENTATION
 from scripts.experiments.rivals.comparison import Rivals
 
 COMPARISONS: dict[str, Any] = {
     comparison.name: comparison
     for comparison in (
-        *(POINTS, PARTS_OF_POINTS, IMAGES, SEGMENTATION),
+        *(POINTS, EDGE_CYCLES, PARTS_OF_POINTS, IMAGES, SEGMENTATION),
         *(Additive(), Rivals(), Counted(), FineTuned()),
     )
 }

@@ -129,31 +129,6 @@ def outermost(model: nn.Module, is_block: Callable[[nn.Module], object]) -> list
     return names
 
 
-def check_patterns(names: Sequence[str], patterns: Sequence[str], model: nn.Module) -> None:
-    """Raise where nothing is known, or a pattern fits nothing.
-
-    Raises:
-        ValueError: With what there is.
-    """
-    if not names:
-        raise ValueError(f"{type(model).__name__} has no block that is known here")
-    for pattern in patterns:
-        if not fits(names, [pattern]):
-            raise ValueError(f"no known block fits {pattern!r}; there are {', '.join(names)}")
-
-
-def check_chosen(
-    names: Sequence[str], include: Sequence[str] | None, exclude: Sequence[str] | None
-) -> None:
-    """Leave a block that is not asked for by one of its names.
-
-    Raises:
-        NotConvertible: With the list that decided.
-    """
-    require(include is None or fits(names, include), "not in `include`")
-    require(not fits(names, exclude or ()), "in `exclude`")
-
-
 def fits(names: Sequence[str], patterns: Sequence[str]) -> bool:
     """Whether one of the names fits one of the patterns."""
     return any(fnmatchcase(name, pattern) for name in names for pattern in patterns)
@@ -199,17 +174,23 @@ def rewrite(
             :class:`~mgic_geo.blending.Blend`. The report is of the network without it.
 
     Raises:
-        ValueError: As :func:`check_patterns`.
+        ValueError: No block is known, or a pattern fits none; with what there is.
     """
+    if not names:
+        raise ValueError(f"{type(model).__name__} has no block that is known here")
     places = {name: find_places(model, name) for name in names}
-    check_patterns([*chain(*places.values())], (*(include or ()), *(exclude or ())), model)
+    known = [*chain(*places.values())]
+    for pattern in (*(include or ()), *(exclude or ())):
+        if not fits(known, [pattern]):
+            raise ValueError(f"no known block fits {pattern!r}; there are {', '.join(known)}")
     new: nn.Module = copy.deepcopy(model)
     rows, kept = [], 0
     for name, found in places.items():
         block = new.get_submodule(name)
         kind, before, also = type(block).__name__, num_weights(block), found[1:]
         try:
-            check_chosen(found, include, exclude)
+            require(include is None or fits(found, include), "not in `include`")
+            require(not fits(found, exclude or ()), "in `exclude`")
             check_untied(new, block, found)
             made = make(copy.deepcopy(block, shared_hooks(block)) if gradual else block)
         except NotConvertible as reason:
@@ -223,9 +204,12 @@ def rewrite(
             replacement = made.module
             _warn_of_hooks(name, block, made.kept)
         for place in found:
-            new = replace_module(new, place, replacement)
-    known = {p: p.numel() for name in names for p in model.get_submodule(name).parameters()}
-    shared = sum(row.before for row in rows) - sum(known.values())
+            if place:
+                new.set_submodule(place, replacement)
+            else:
+                new = replacement
+    parameters = {p for name in names for p in model.get_submodule(name).parameters()}
+    shared = sum(row.before for row in rows) - sum(p.numel() for p in parameters)
     weights = num_weights(model), num_weights(new) - kept
     return new, Report(tuple(rows), *weights, shared_weights=shared)
 
@@ -255,14 +239,6 @@ def check_untied(model: nn.Module, block: nn.Module, places: Sequence[str]) -> N
     ):
         inside = any(not place or name.startswith(f"{place}.") for place in places)
         require(inside or id(tensor) not in own, f"shares weights with {name}, outside of it")
-
-
-def replace_module(model: nn.Module, name: str, new: nn.Module) -> nn.Module:
-    """Put ``new`` where ``name`` is; returns the model, which is ``new`` for the empty name."""
-    if not name:
-        return new
-    model.set_submodule(name, new)
-    return model
 
 
 def user_hooks(module: nn.Module, block: nn.Module) -> list[Callable]:

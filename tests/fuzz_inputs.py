@@ -17,20 +17,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from sparse_matrices import sparse_matrices
 from torch import Tensor
 from torch_geometric import EdgeIndex
 
 import mgic_geo
 import mgic_vision
 from mgic_geo import GroupedLinear, MGICLinear, MGICMessagePassing
-from mgic_geo.graphs.adjacency import (
-    Adjacency,
-    SparseMatrix,
-    neighbor_max,
-    sparse_matrices,
-    spmm,
-    to_adjacency,
-)
+from mgic_geo.graphs.adjacency import Adjacency, neighbor_max, to_adjacency
 from mgic_geo.graphs.derivatives import DerivativeOperators, derivative_operators, edge_gradients
 from mgic_geo.nn.diff_conv import DiffGCNConv
 from mgic_geo.nn.edge_conv import GroupedEdgeConv
@@ -168,16 +162,6 @@ def _gradients(draw: Draw) -> tuple[Call, Arguments]:
     return edge_gradients, {**arguments, "batch": torch.zeros(NODES, dtype=torch.long)}
 
 
-def _product(draw: Draw) -> tuple[Call, Arguments]:
-    graph = to_adjacency(_graph(draw), NODES, NODES)
-    (matrix,) = sparse_matrices(graph, draw.normal(graph.index.numel(), 1).float())
-
-    def call(x: Tensor, **fields: Tensor) -> Tensor:
-        return spmm(SparseMatrix(**fields), x)
-
-    return call, {"x": _features(draw), **matrix._asdict()}
-
-
 def _maximum(draw: Draw) -> tuple[Call, Arguments]:
     graph = to_adjacency(_graph(draw), NODES, NODES)
 
@@ -235,22 +219,19 @@ def _operators(draw: Draw) -> dict[str, Arguments]:
     weight, mix = draw.normal(2, 2, 4).float(), draw.normal(2, 2, 28).float()
     bias, ones = draw.normal(4).float(), torch.ones(CHANNELS)
     row = torch.randint(0, NODES + 1, (NODES, CHANNELS), generator=draw.generator)
-    parts = ops._asdict()
-    forth = {name: parts[name] for name in ("ptr", "index", "value", "crossings")}
-    transposed = {name: parts[name] for name in ("ptr_t", "index_t", "value_t", "crossings")}
+    after = {"subtrahend": of_nodes, "relu": bool(draw.integer(0, 1))}
     spread = {"x": grad, "weight": draw.normal(2, 4, 2).float()}
-    matrix = ops.matrix(0)._asdict()
+    (matrix,) = sparse_matrices(graph, attr[:, :1])
     return {
-        "grouped_linear": {"x": x, "weight": weight, "bias": bias},
+        "grouped_linear": {"x": x, "weight": weight, "bias": bias, "addend": grad},
         "grouped_linear_weight": {"x": x, "grad": grad, "groups": 2},
-        "mix_derivatives": {"x": nodes, "weight": mix, "bias": bias, **ops._asdict()},
+        "mix_derivatives": {"x": nodes, "weight": mix, "bias": bias, **after, **ops._asdict()},
         "mix_derivatives_backward": {
             "grad": of_nodes,
             "x": nodes,
             "weight": mix,
-            **transposed,
+            **ops._asdict(),
         },
-        "mix_derivatives_weight": {"grad": of_nodes, "x": nodes, "groups": 2, **forth},
         "derivative_operators": {"ptr": graph.ptr, "index": graph.index, "edge_value": attr},
         "edge_gradients": {
             "pos": pos,
@@ -287,7 +268,7 @@ def _operators(draw: Draw) -> dict[str, Arguments]:
             "statistics": torch.rand(5, CHANNELS) + 1,
             "eps": 1e-5,
         },
-        "spmm": {"x": nodes, **matrix},
+        "spmm": {"x": nodes, **matrix._asdict()},
         "compress": {
             "source": edges[0],
             "target": edges[1],
@@ -323,7 +304,6 @@ ENTRIES: dict[str, Callable[[Draw], tuple[Call, Arguments]]] = {
     "MGICLinear": _linear_cycle,
     "knn_graph": _neighbors,
     "edge_gradients": _gradients,
-    "spmm": _product,
     "neighbor_max": _maximum,
     "mgic_diffgcn": _point_network("mgic_diffgcn", fused=False),
     "mgic_dgcnn, fused": _point_network("mgic_dgcnn", fused=True),

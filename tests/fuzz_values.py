@@ -16,13 +16,14 @@ from typing import Any
 
 import pytest
 import torch
+from sparse_matrices import sparse_matrices, spmm
 from torch import Tensor, nn
 from torch.nn import functional
 from torch_geometric.nn import BatchNorm
 
 import mgic_geo
 from mgic_geo import GroupedLinear, MGICLinear, MGICMessagePassing
-from mgic_geo.graphs.adjacency import neighbor_max, sparse_matrices, spmm, to_adjacency
+from mgic_geo.graphs.adjacency import neighbor_max, to_adjacency
 from mgic_geo.graphs.derivatives import derivative_operators, edge_gradients
 from mgic_geo.nn.correction import GraphCorrection
 from mgic_geo.nn.diff_conv import DiffGCNConv
@@ -152,12 +153,14 @@ def _mix_derivatives(draw: Draw) -> tuple[Inputs, Operation]:
         "x": draw.features(batch.numel(), groups * columns),
         "weight": draw.normal(groups, rows, 7 * columns),
         "bias": draw.normal(groups * rows),
+        "subtrahend": draw.normal(batch.numel(), groups * rows),
     }
     value = (draw.normal(graph.index.numel(), 3) / 3).float().double()
 
     def run(i: Inputs) -> tuple[Tensor, ...]:
         operators = derivative_operators(graph, value.to(i["x"].dtype))
-        return (mix_derivatives(i["x"], i["weight"], i["bias"], *operators),)
+        inputs = (i[name] for name in ("x", "weight", "bias", "subtrahend"))
+        return (mix_derivatives(*inputs, False, *operators),)
 
     return inputs, run
 

@@ -1,4 +1,4 @@
-"""Adjacencies as plain index tensors, and sums over neighborhoods as custom operators.
+"""Adjacencies as plain index tensors, and the maximum over neighborhoods.
 
 A ``torch.sparse`` tensor inside a model breaks ``torch.compile``, autocast and half precision, and
 transposes itself again in every backward pass. Here an adjacency is converted once, at the
@@ -14,11 +14,10 @@ from torch import Tensor
 from torch.nn import functional
 from torch_geometric import EdgeIndex
 
-from mgic_geo.ops import spmm as ops
 from mgic_geo.ops.compress import check_nodes, compress
 from mgic_geo.ops.neighbor_max import neighbor_max as maximum
 from mgic_geo.ops.operator import check_values, is_exporting, is_traced
-from mgic_geo.ops.spmm import pointer_of, targets_of, transpose
+from mgic_geo.ops.spmm import pointer_of, targets_of
 
 _INTEGERS = (torch.int64, torch.int32)
 
@@ -34,17 +33,15 @@ class Adjacency(NamedTuple):
         index: Source node of every edge.
         num_sources: Number of source nodes.
         order: Place of every edge in the list it was made from; ``None`` where it was in order.
-        value: One number an edge, from the values of a ``torch.sparse`` matrix.
 
     Shape:
-        - ``ptr``: ``(num_targets + 1,)``; ``index``, ``order``, ``value``: ``(num_edges,)``.
+        - ``ptr``: ``(num_targets + 1,)``; ``index``, ``order``: ``(num_edges,)``.
     """
 
     ptr: Tensor
     index: Tensor
     num_sources: int
     order: Tensor | None = None
-    value: Tensor | None = None
 
     @property
     def num_targets(self) -> int:
@@ -59,11 +56,6 @@ class Adjacency(NamedTuple):
         """Number of edges of every target, ``(num_targets,)``."""
         return self.ptr.diff()
 
-    def transpose(self) -> tuple[Adjacency, Tensor]:
-        """Every edge the other way round, and for each the place it had in ``index``."""
-        ptr, index, perm = transpose(self.ptr, self.index, self.num_sources)
-        return Adjacency(ptr, index, self.num_targets), perm
-
     def sort(self, edge_value: Tensor) -> Tensor:
         """Edge features in the order of ``index``, from the order of the original list."""
         return edge_value if self.order is None else edge_value[self.order]
@@ -72,7 +64,7 @@ class Adjacency(NamedTuple):
 def to_adjacency(
     edge_index: Tensor | EdgeIndex | Adjacency, num_sources: int, num_targets: int
 ) -> Adjacency:
-    """Take an adjacency as PyG users pass it apart into plain tensors.
+    """Convert any PyG adjacency to compressed (CSR) form.
 
     Args:
         edge_index: ``(2, E)`` integers (row 0 source, row 1 target), an ``EdgeIndex``, or the
@@ -200,8 +192,7 @@ def _from_sparse(matrix: Tensor, num_sources: int, num_targets: int) -> Adjacenc
             f"a torch.sparse adjacency must be in COO, CSR or CSC layout, got {matrix.layout}"
         )
     csr = matrix if matrix.layout == torch.sparse_csr else matrix.to_sparse_csr()
-    ptr, index, value = csr.crow_indices().long(), csr.col_indices().long(), csr.values()
-    return Adjacency(ptr, index, num_sources, None, value)
+    return Adjacency(csr.crow_indices().long(), csr.col_indices().long(), num_sources)
 
 
 def _check_compressed(ptr: Tensor, nodes: Tensor, count: int, role: str) -> None:
@@ -212,76 +203,6 @@ def _check_compressed(ptr: Tensor, nodes: Tensor, count: int, role: str) -> None
             f"number of entries, got {ptr.tolist()}"
         )
     check_nodes(nodes, count, role)
-
-
-class SparseMatrix(NamedTuple):
-    """A sparse matrix with its transpose stored, so that no backward pass sorts edges again.
-
-    Args:
-        ptr: Where the entries of each row start.
-        index: Column of every entry.
-        value: The entries.
-        ptr_t: As ``ptr``, of the transpose.
-        index_t: As ``index``, of the transpose.
-        value_t: As ``value``, of the transpose.
-
-    Shape:
-        - ``ptr``: ``(rows + 1,)``; ``ptr_t``: ``(columns + 1,)``; the others: ``(entries,)``.
-    """
-
-    ptr: Tensor
-    index: Tensor
-    value: Tensor
-    ptr_t: Tensor
-    index_t: Tensor
-    value_t: Tensor
-
-    @property
-    def transposed(self) -> SparseMatrix:
-        """The transpose."""
-        return SparseMatrix(*self[3:], *self[:3])
-
-
-def sparse_matrices(adjacency: Adjacency, values: Tensor) -> tuple[SparseMatrix, ...]:
-    """Matrices on the same edges, with one sort for all their transposes.
-
-    Shape:
-        - ``values``: ``(num_edges, M)``, in the order of ``adjacency.index``. Returns ``M``
-          matrices of ``num_targets`` rows and ``num_sources`` columns.
-
-    Example:
-        >>> edges = to_adjacency(torch.tensor([[1, 2], [0, 0]]), 3, 3)
-        >>> (matrix,) = sparse_matrices(edges, torch.tensor([[1.0], [2.0]]))
-        >>> spmm(matrix, torch.tensor([[1.0], [2.0], [3.0]])).tolist()
-        [[8.0], [0.0], [0.0]]
-    """
-    back, perm = adjacency.transpose()
-    return tuple(
-        SparseMatrix(
-            adjacency.ptr, adjacency.index, value, back.ptr, back.index, value.index_select(0, perm)
-        )
-        for value in values.t().contiguous()
-    )
-
-
-def spmm(matrix: SparseMatrix, x: Tensor) -> Tensor:
-    r"""Sparse-dense product, :math:`y_i = \sum_e w_e x_{j(e)}`.
-
-    Shape:
-        - ``x``: ``(columns, C)``. Returns ``(rows, C)``.
-
-    Cost:
-        ``entries * C`` multiply-adds.
-
-    Raises:
-        ValueError: If the matrix does not fit ``x``, or its parts do not fit each other.
-    """
-    if x.dim() != 2 or x.size(0) != matrix.ptr_t.numel() - 1:
-        raise ValueError(
-            f"x must be ({matrix.ptr_t.numel() - 1}, C), a row a column of the matrix, got shape "
-            f"{tuple(x.shape)}"
-        )
-    return ops.spmm(x, *matrix)
 
 
 def neighbor_max(adjacency: Adjacency, x: Tensor) -> Tensor:

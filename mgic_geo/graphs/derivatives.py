@@ -11,7 +11,7 @@ from torch_geometric.data import Data
 from torch_geometric.data.datapipes import functional_transform
 from torch_geometric.transforms import BaseTransform
 
-from mgic_geo.graphs.adjacency import Adjacency, SparseMatrix, split_edges, to_adjacency
+from mgic_geo.graphs.adjacency import Adjacency, split_edges, to_adjacency
 from mgic_geo.ops.edge_gradients import derivative_matrices, edge_weights
 from mgic_geo.ops.mix_derivatives import features_and_derivatives
 from mgic_geo.ops.operator import check_values
@@ -75,12 +75,7 @@ class DerivativeOperators(NamedTuple):
             - ``x``: ``(N, C)``. Returns ``(N, 7 * C)``: channels of a group, their first
               derivatives along three axes, their second ones.
         """
-        return features_and_derivatives(x, groups, *self[:6])
-
-    def matrix(self, axis: int) -> SparseMatrix:
-        """The derivative along one axis."""
-        forth = self.ptr, self.index, self.value[:, axis].contiguous()
-        return SparseMatrix(*forth, self.ptr_t, self.index_t, self.value_t[:, axis].contiguous())
+        return features_and_derivatives(x, groups, *self)
 
 
 def edge_gradients(
@@ -160,12 +155,11 @@ def derivative_operators(adjacency: Adjacency, edge_attr: Tensor) -> DerivativeO
         - ``edge_attr``: ``(E, 3)``.
 
     Example:
-        >>> from mgic_geo.graphs.adjacency import spmm
         >>> pos = torch.tensor([[0.0, 0, 0], [2.0, 0, 0]])
         >>> graph = to_adjacency(torch.tensor([[1, 0], [0, 1]]), 2, 2)
         >>> operators = derivative_operators(graph, edge_gradients(pos, graph))
-        >>> spmm(operators.matrix(0), torch.tensor([[0.0], [5.0]])).tolist()
-        [[5.0], [5.0]]
+        >>> operators.derive(torch.tensor([[0.0], [5.0]]), groups=1)[:, 1].tolist()
+        [5.0, 5.0]
     """
     if edge_attr.shape != (adjacency.index.numel(), 3) or not edge_attr.is_floating_point():
         raise ValueError(

@@ -14,7 +14,7 @@ from mgic_geo.nn.diff_conv import DiffGCNConv
 from mgic_geo.nn.edge_conv import GroupedEdgeConv
 from mgic_geo.nn.grouped_linear import grouped_linear
 from mgic_geo.nn.message_passing import MGICMessagePassing
-from mgic_geo.ops.edge_gradients import directions, gradient_weights
+from mgic_geo.ops.edge_gradients import weigh_edges
 
 
 class DenseDerivatives(NamedTuple):
@@ -91,27 +91,22 @@ class DensePointCloud(nn.Module):
             every graph: none, one, or one a G-conv where the graph is dynamic.
         """
         tables: list[Tensor] = []
+        clouds, size, _ = pos.shape
 
         def find_graph(x: Tensor) -> tuple[()] | tuple[Tensor | DenseDerivatives]:
             if self.model.graph == "none":
                 return ()
-            tables.append(self._neighbors(x.unflatten(0, shape)))
-            return self._inputs(tables[-1], pos)
+            places = dense_knn(x.unflatten(0, (clouds, size)), self.model.k)
+            first = torch.arange(clouds, device=x.device) * size
+            neighbors = (places + first[:, None, None]).flatten(0, 1)
+            tables.append(neighbors)
+            if not self.model.derivatives:
+                return (neighbors,)
+            weight = dense_gradients(pos, neighbors, softening=self.model.softening)
+            return (DenseDerivatives(neighbors, weight),)
 
-        shape = pos.shape[:2]
         points = self.model.map_points(pos.flatten(0, 1), find_graph)
-        return self.model.head(points.unflatten(0, shape).amax(1)), tables
-
-    def _neighbors(self, x: Tensor) -> Tensor:
-        clouds, size = x.shape[:2]
-        first = torch.arange(clouds, device=x.device) * size
-        return (dense_knn(x, self.model.k) + first[:, None, None]).flatten(0, 1)
-
-    def _inputs(self, neighbors: Tensor, pos: Tensor) -> tuple[Tensor | DenseDerivatives]:
-        if not self.model.derivatives:
-            return (neighbors,)
-        weight = dense_gradients(pos, neighbors, softening=self.model.softening)
-        return (DenseDerivatives(neighbors, weight),)
+        return self.model.head(points.unflatten(0, (clouds, size)).amax(1)), tables
 
 
 class DenseEdgeConv(nn.Module):
@@ -189,16 +184,11 @@ def dense_gradients(pos: Tensor, neighbors: Tensor, *, softening: float) -> Tens
         - ``pos``: ``(B, N, 3)``. ``neighbors``: ``(B * N, k)``, rows of the batch.
         - Returns ``(B * N, k, 3)``.
     """
-    clouds, points = pos.shape[:2]
-    flat = pos.flatten(0, 1)
-    unit, largest, real = directions(gather(flat, neighbors) - flat.unsqueeze(1))
-    length = (largest * unit.norm(dim=2, keepdim=True)).view(clouds, -1)
-    edges = real.view(clouds, -1).sum(1).clamp_min(1)
-    mean_length = (length.sum(1) / edges).view(clouds, 1, 1, 1)
-    mean_length = mean_length.expand(-1, points, -1, -1).flatten(0, 1)
-    scale = mean_length / largest.where(largest > 0, 1.0)
-    weight = gradient_weights(unit, scale, softening)
-    return weight / real.sum(1, keepdim=True).clamp_min(1) * real
+    cloud = torch.arange(pos.size(0), device=pos.device).unsqueeze(1).expand(pos.shape[:2])
+    target = torch.arange(neighbors.size(0), device=pos.device).unsqueeze(1).expand_as(neighbors)
+    edges = neighbors.flatten(), target.flatten()
+    weight = weigh_edges(pos.flatten(0, 1), *edges, cloud.flatten(), softening)
+    return weight.unflatten(0, neighbors.shape)
 
 
 def gather(x: Tensor, neighbors: Tensor) -> Tensor:

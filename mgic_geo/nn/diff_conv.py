@@ -122,10 +122,9 @@ class DiffGCNConv(PreparedConv):
             y = self.lin(operators.derive(x, self.groups))
             y = y.relu() if self.relu else y
             return y if subtrahend is None else y - subtrahend
-        weight, bias = self.lin.weight, self.lin.bias
-        if subtrahend is None and not self.relu:
-            return ops.mix_derivatives(x, weight, bias, *operators)
-        return ops.apply_derivatives(x, weight, bias, subtrahend, self.relu, *operators)
+        return ops.mix_derivatives(
+            x, self.lin.weight, self.lin.bias, subtrahend, self.relu, *operators
+        )
 
     def __repr__(self) -> str:
         """Widths and groups."""

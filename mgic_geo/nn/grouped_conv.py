@@ -3,32 +3,21 @@
 from __future__ import annotations
 
 import copy
-import functools
 import inspect
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from types import CellType, FunctionType, MethodType
+from collections.abc import Callable, Sequence
 from typing import Any
 
-import numpy as np
-import torch
 import torch_geometric.nn as pyg
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.parameter import is_lazy
-from torch.utils.hooks import RemovableHandle
-from torch_geometric.inspector import Inspector
 
-from mgic_geo.nn.conv_copies import MUTABLE, UNUSED, GroupedConv, LoopConv, VmapConv, state_of
+from mgic_geo.nn.conv_copies import GroupedConv, LoopConv, VmapConv
 from mgic_geo.nn.grouped_linear import check_groups
+from mgic_geo.nn.held_values import description, loose_tensor
 from mgic_geo.nn.wide_conv import WIDE, WideConv, is_widenable
 
 #: Where PyG's convolutions keep the graph that ``cached=True`` saves; others keep features there.
 GRAPH_CACHES = {"_cached_edge_index", "_cached_adj_t"}
-#: Attributes of a module that are looked through elsewhere, or have no part in its call.
-REGISTRIES = UNUSED | {"_parameters", "_buffers", "_modules"}
-# PyG's inspectors differ between the first instance of a class and the next
-LEAVES = (Tensor, np.ndarray, type, RemovableHandle, Inspector)
-PLAIN = (bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.device)
 
 
 def make_grouped_conv(
@@ -150,42 +139,18 @@ def choose(strategy: str, convs: Sequence[nn.Module]) -> str:
     Raises:
         ValueError: If ``strategy`` would change the values of these convolutions.
     """
-    rules = {"wide": why_not_wide, "vmap": why_not_stacked}
     if strategy == "auto":
         suits = {"wide": True, "vmap": is_stackable(convs[0])}
-        fits = (name for name, why_not in rules.items() if suits[name] and not why_not(convs))
-        return next(fits, "loop")
-    if strategy in rules and (reason := rules[strategy](convs)):
+        return next((name for name in suits if suits[name] and not why_not(name, convs)), "loop")
+    if reason := why_not(strategy, convs):
         raise ValueError(reason)
     return strategy
 
 
-def why_not_wide(convs: Sequence[nn.Module]) -> str | None:
-    """Why :class:`WideConv` would change the values of these convolutions."""
-    if reason := why_not_alike("wide", convs):
-        return reason
-    if is_widenable(convs[0]):
+def why_not(strategy: str, convs: Sequence[nn.Module]) -> str | None:
+    """Why a strategy would change the values of these convolutions."""
+    if strategy == "loop":
         return None
-    return (
-        f"strategy 'wide' would mix the groups of {convs[0]}, take 'vmap' or 'loop'; "
-        f"it is right for {', '.join(kind.__name__ for kind in WIDE)} and common options"
-    )
-
-
-def why_not_stacked(convs: Sequence[nn.Module]) -> str | None:
-    """Why :class:`VmapConv` would change the values of these convolutions."""
-    if reason := why_not_alike("vmap", convs):
-        return reason
-    if (name := loose_tensor(convs[0])) is None:
-        return None
-    return (
-        f"strategy 'vmap' would take `{name}` of the first {type(convs[0]).__name__} for all "
-        "groups, as torch does not know of it there: take 'loop', or register a buffer or submodule"
-    )
-
-
-def why_not_alike(strategy: str, convs: Sequence[nn.Module]) -> str | None:
-    """Why no single call can stand for these convolutions."""
     kind = type(convs[0]).__name__
     if any(map(is_lazy, [*convs[0].parameters(), *convs[0].buffers()])):
         return f"strategy {strategy!r} has to know the widths of {kind}, take 'loop'"
@@ -197,81 +162,17 @@ def why_not_alike(strategy: str, convs: Sequence[nn.Module]) -> str | None:
                 f"strategy {strategy!r} would run all groups like the first {kind}, "
                 f"and they differ in {', '.join(sorted(unlike))}: take 'loop'"
             )
+    if strategy == "wide" and not is_widenable(convs[0]):
+        return (
+            f"strategy 'wide' would mix the groups of {convs[0]}, take 'vmap' or 'loop'; "
+            f"it is right for {', '.join(known.__name__ for known in WIDE)} and common options"
+        )
+    if strategy == "vmap" and (name := loose_tensor(convs[0])) is not None:
+        return (
+            f"strategy 'vmap' would take `{name}` of the first {kind} for all groups, "
+            "as torch does not know of it there: take 'loop', or register a buffer or submodule"
+        )
     return None
-
-
-def description(conv: nn.Module) -> list[tuple[str, Any]]:
-    """What copies have to have in common to be run by one call, by name."""
-    found: list[tuple[str, Any]] = [
-        (f"class {name}".rstrip(), type(part)) for name, part in conv.named_modules()
-    ]
-    for name, tensor in state_of(conv).items():
-        kept = isinstance(tensor, nn.Parameter), tensor.requires_grad, tensor.dtype, tensor.device
-        found.append((name, (tensor.shape, *kept)))
-    for name, value, _ in held(conv):
-        if isinstance(value, np.ndarray):
-            found.append((name, (value.shape, value.dtype, value.tobytes())))
-        elif isinstance(value, PLAIN):
-            found.append((name, value))
-    return found
-
-
-def loose_tensor(conv: nn.Module) -> str | None:
-    """Name of a tensor that a convolution uses but has not registered, or ``None``.
-
-    Nor may objects other than lists and their like know registered tensors and modules: a clone of
-    the convolution (:func:`clone_with`) shares such objects.
-    """
-    registered = {id(tensor) for tensor in state_of(conv).values()}
-    tree = {id(module) for module in conv.modules()}
-    for name, value, is_replaced in held(conv):
-        known = registered if isinstance(value, Tensor) else tree
-        is_state = isinstance(value, Tensor) or id(value) in tree
-        if is_state and not (is_replaced and id(value) in known):
-            return name
-    return None
-
-
-def held(conv: nn.Module) -> Iterator[tuple[str, Any, bool]]:
-    """Everything that the modules of a tree hold besides what torch registers.
-
-    Yields:
-        Name, value, and whether only containers that :func:`clone_with` rebuilds lead there.
-    """
-    seen: dict[int, Any] = {id(module): module for module in conv.modules()}
-    for path, module in conv.named_modules():
-        for name, value in vars(module).items():
-            if name not in REGISTRIES:
-                yield from reached(f"{path}.{name}".lstrip("."), value, True, seen)
-
-
-def reached(
-    name: str, value: Any, is_replaced: bool, seen: dict[int, Any]
-) -> Iterator[tuple[str, Any, bool]]:
-    """A value, and what can be reached from it; what was seen is not entered again."""
-    yield name, value, is_replaced
-    if isinstance(value, (*PLAIN, *LEAVES)) or id(value) in seen:
-        return
-    seen[id(value)] = value
-    rebuilt = type(value) in (tuple, set, frozenset, MethodType, *MUTABLE)
-    for i, part in enumerate(parts(value)):
-        yield from reached(f"{name}[{i}]", part, is_replaced and rebuilt, seen)
-
-
-def parts(value: Any) -> Sequence[Any]:
-    """What a value directly refers to."""
-    if isinstance(value, dict):
-        return list(value.values())
-    if isinstance(value, list | tuple | set | frozenset | deque):
-        return list(value)
-    if isinstance(value, MethodType):
-        return [value.__self__]
-    if isinstance(value, functools.partial):
-        return [value.func, *value.args, *value.keywords.values()]
-    if isinstance(value, FunctionType):
-        filled = [cell.cell_contents for cell in value.__closure__ or () if cell != CellType()]
-        return [*filled, value.__defaults__, value.__kwdefaults__]
-    return list(vars(value).values()) if hasattr(value, "__dict__") else []
 
 
 def is_stackable(conv: nn.Module) -> bool:

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from torch_geometric.nn.dense.linear import reset_bias_, reset_weight_
 from torch_geometric.nn.inits import glorot, reset
 
-from mgic_geo.nn.conv_copies import GroupedConv, like, own_state
+from mgic_geo.nn.clones import like, own_state
+from mgic_geo.nn.conv_copies import GroupedConv
 from mgic_geo.nn.grouped_linear import GroupedLinear
 
 

@@ -30,44 +30,30 @@ def _reference(
     return addend + y, statistics
 
 
-def _compiled(
-    addend: Tensor,
-    x: Tensor,
-    weight: Tensor,
-    scale: Tensor | None,
-    shift: Tensor | None,
-    eps: float,
-) -> tuple[Tensor, Tensor]:
+def _compiled(addend: Tensor, x: Tensor, weight: Tensor, *norm: Any) -> tuple[Tensor, Tensor]:
     if addend.shape != (x.size(0), weight.size(0) * weight.size(1)):
         raise ValueError(
             f"addend must be ({x.size(0)}, {weight.size(0) * weight.size(1)}), got shape "
             f"{tuple(addend.shape)}"
         )
     addend, x = addend.contiguous(), x.contiguous()
-    scale, shift = (None if each is None else each.contiguous() for each in (scale, shift))
+    scale, shift = (None if each is None else each.contiguous() for each in norm[:2])
     plan, out = packing(*weight.shape, lanes=build.lanes()), addend.size(1)
     y, statistics = torch.empty_like(addend), x.new_empty(STATISTICS, out)
     shares = num_shares(x.size(0))
     build.run(
         *("mgic_add_normalized_linear", addend, x, *x.shape, plan.begins, plan.inputs, out),
-        *(plan.pack(weight), scale, shift, eps, y, statistics),
+        *(plan.pack(weight), scale, shift, norm[2], y, statistics),
         *(x.new_zeros(2, shares, out, dtype=torch.double),),
         *(x.new_zeros(3, plan.index.size(0) * plan.index.size(3)), shares),
     )
     return y, statistics
 
 
-def _why_not(
-    addend: Tensor,
-    x: Tensor,
-    weight: Tensor,
-    scale: Tensor | None,
-    shift: Tensor | None,
-    eps: float,
-) -> str | None:
+def _why_not(addend: Tensor, x: Tensor, weight: Tensor, *norm: Any) -> str | None:
     if x.size(0) < MIN_ROWS:
         return f"x has {x.size(0)} rows, fewer than {MIN_ROWS}"
-    return why_not_multiply(weight, addend=addend, x=x, scale=scale, shift=shift)
+    return why_not_multiply(weight, addend=addend, x=x, scale=norm[0], shift=norm[1])
 
 
 def _fake(addend: Tensor, x: Tensor, *_: object) -> tuple[Tensor, Tensor]:
@@ -121,14 +107,9 @@ def _backward_reference(
 
 
 def _backward_compiled(
-    grad: Tensor,
-    x: Tensor,
-    weight: Tensor,
-    scale: Tensor | None,
-    shift: Tensor | None,
-    statistics: Tensor,
-    eps: float,
+    grad: Tensor, x: Tensor, weight: Tensor, *norm: Any
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    *_, statistics, eps = norm
     grad, x, statistics = grad.contiguous(), x.contiguous(), statistics.contiguous()
     groups, rows, columns = weight.shape
     if x.shape != (grad.size(0), groups * columns) or grad.size(1) != groups * rows:

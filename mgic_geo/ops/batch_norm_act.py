@@ -136,15 +136,8 @@ def _backward_reference(
     return found[0], found[1], found[2]
 
 
-def _backward_compiled(
-    grad: Tensor,
-    x: Tensor,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    statistics: Tensor,
-    eps: float,
-    activation: int,
-) -> tuple[Tensor, Tensor, Tensor]:
+def _backward_compiled(grad: Tensor, x: Tensor, *norm: Any) -> tuple[Tensor, Tensor, Tensor]:
+    *_, statistics, eps, activation = norm
     order = memory_order(x)
     grad, x = grad.contiguous(memory_format=order), x.contiguous(memory_format=order)
     rows, channels = _rows_of(x)

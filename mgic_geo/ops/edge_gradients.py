@@ -11,22 +11,36 @@ from mgic_geo.ops.operator import Kernel, Operation
 from mgic_geo.ops.spmm import targets_of, transpose
 
 
+def weigh_edges(
+    pos: Tensor, source: Tensor, target: Tensor, cloud: Tensor, softening: float
+) -> Tensor:
+    """:func:`mgic_geo.edge_gradients` in operations that exporters know.
+
+    Shape:
+        - ``cloud``: ``(N,)``, numbers below N. Returns ``(E, 3)``.
+    """
+    d = pos.index_select(0, source) - pos.index_select(0, target)
+    largest = d.abs().amax(1, keepdim=True)  # (E, 1)
+    divisor, real = largest.where(largest > 0, 1.0), (largest > 0).to(d.dtype)
+    unit = d / divisor  # no square of it over- or underflows
+    length = largest * unit.norm(dim=1, keepdim=True)
+
+    target = target.unsqueeze(1)
+    edge_cloud = cloud.unsqueeze(1).gather(0, target)
+    sums = pos.new_zeros(pos.size(0), 1)
+    lengths, edges = (sums.scatter_add(0, edge_cloud, values) for values in (length, real))
+    mean_length = lengths / edges.clamp_min(1)
+    degree = sums.scatter_add(0, target, real).clamp_min(1)
+    scale = mean_length.gather(0, edge_cloud) / divisor
+    square = unit.square().sum(1, keepdim=True) + (softening * scale).square()
+    # no less than 1 where an edge is real: its largest coordinate is 1
+    return unit * (scale / square.clamp_min(1.0)) / degree.gather(0, target) * real
+
+
 def _reference(
     pos: Tensor, source: Tensor, target: Tensor, batch: Tensor | None, softening: float
 ) -> Tensor:
-    cloud = _cloud_places(pos, batch)
-    d = pos.index_select(0, source) - pos.index_select(0, target)
-    unit, largest, real = directions(d)
-    length = largest * unit.norm(dim=1, keepdim=True)  # (E, 1)
-
-    edge_cloud = cloud.index_select(0, target).unsqueeze(1)
-    sums = pos.new_zeros(pos.size(0), 1)
-    mean_length = sums.scatter_add(0, edge_cloud, length) / sums.scatter_add(
-        0, edge_cloud, real
-    ).clamp_min(1)
-    degree = sums.scatter_add(0, target.unsqueeze(1), real).clamp_min(1)
-    scale = mean_length[cloud].index_select(0, target) / largest.where(largest > 0, 1.0)
-    return gradient_weights(unit, scale, softening) / degree.index_select(0, target) * real
+    return weigh_edges(pos, source, target, _cloud_places(pos, batch), softening)
 
 
 def _cloud_places(pos: Tensor, batch: Tensor | None) -> Tensor:
@@ -51,34 +65,6 @@ def _compiled(
         *(value, lengths, sums),
     )
     return value
-
-
-def directions(d: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Differences over their largest coordinate, that coordinate, and 1 where it is not 0.
-
-    No square of the first over- or underflows.
-
-    Shape:
-        - ``d``: ``(..., 3)``. Returns ``(..., 3)`` and twice ``(..., 1)``.
-    """
-    largest = d.abs().amax(-1, keepdim=True)
-    return d / largest.where(largest > 0, 1.0), largest, (largest > 0).to(d.dtype)
-
-
-def gradient_weights(unit: Tensor, scale: Tensor, softening: float) -> Tensor:
-    """Weights of edges in the first derivatives, before they are averaged over the neighbors.
-
-    Args:
-        unit: Of :func:`directions`.
-        scale: Mean edge length of the cloud over the edge's largest coordinate.
-        softening: As :func:`edge_gradients`.
-
-    Shape:
-        - ``unit``: ``(..., 3)``. ``scale``: ``(..., 1)``. Returns ``(..., 3)``.
-    """
-    square = unit.square().sum(-1, keepdim=True) + (softening * scale).square()
-    # no less than 1 where an edge is real: its largest coordinate is 1
-    return unit * (scale / square.clamp_min(1.0))
 
 
 #: ``(pos, source, target, batch, softening)``: see :func:`mgic_geo.edge_gradients`.

@@ -42,10 +42,10 @@ class Packing(NamedTuple):
 
     def pack(self, weight: Tensor) -> Tensor:
         """Returns the packed weight, ``(pieces, parts, inputs, lanes)``."""
-        kept = _kept.get(weight)
-        if kept is None:
+        if weight not in _kept:
             return self._pack(weight)
-        if not kept.holds(self, weight):
+        kept = _kept[weight]
+        if kept is None or not kept.holds(self, weight):
             _kept[weight] = kept = _Kept(self, weight)
         return kept.packed
 
@@ -76,18 +76,13 @@ class Packing(NamedTuple):
 
 
 class _Kept:
-    """A packed weight, as long as the weight is what it was.
+    """A packed weight, as long as the weight is what it was."""
 
-    Args:
-        plan: How it is packed; ``None`` where it is to be packed at the next product.
-        weight: What is packed.
-    """
-
-    def __init__(self, plan: Packing | None, weight: Tensor) -> None:
+    def __init__(self, plan: Packing, weight: Tensor) -> None:
         self.plan = plan
         # its memory cannot become another weight's while this one is kept
         self.source, self.version = weight.detach(), weight._version
-        self.packed = torch.empty(0) if plan is None else plan._pack(weight)
+        self.packed = plan._pack(weight)
 
     def holds(self, plan: Packing, weight: Tensor) -> bool:
         """Whether this is that weight, packed in that way."""
@@ -99,7 +94,7 @@ class _Kept:
         )
 
 
-_kept = WeakIdKeyDictionary()
+_kept = WeakIdKeyDictionary()  # from weights that stay packed to _Kept, None until a product
 
 
 def keep_packed_(weight: Tensor) -> None:
@@ -109,7 +104,7 @@ def keep_packed_(weight: Tensor) -> None:
     go unnoticed.
     """
     if not weight.is_inference():  # these do not count their changes
-        _kept[weight] = _Kept(None, weight)
+        _kept[weight] = None
 
 
 @lru_cache(maxsize=256)
@@ -144,115 +139,64 @@ def why_not_multiply(weight: Tensor, **tensors: Tensor | None) -> str | None:
     return why_not_in_autocast() or why_not_compiled(**tensors, weight=weight)
 
 
-def _sum_reference(x: Tensor) -> Tensor:
-    return x.sum(0)
-
-
-def _sum_compiled(x: Tensor) -> Tensor:
-    x, shares = in_rows(x), num_shares(x.size(0))
-    y, sums = x.new_empty(x.size(1)), x.new_zeros(shares, x.size(1), dtype=torch.double)
-    build.run("mgic_sum_rows", x, *x.shape, y, sums, shares)
-    return y
-
-
-#: ``(x,)``: the sum over the rows of ``(N, C)``. Torch's order of sums, and so its rounding, is one
-#: of the threads.
-sum_rows = Operation(
-    "mgic::sum_rows",
-    _sum_reference,
-    Kernel("compiled", _sum_compiled, lambda x: why_not_compiled(x=x)),
-    fake=lambda x: x.new_empty(x.size(1)),
-)
-
-
-def _reference(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+def _reference(
+    x: Tensor, weight: Tensor, bias: Tensor | None, addend: Tensor | None = None
+) -> Tensor:
     groups, _, columns = weight.shape
     if groups == 1:
-        return functional.linear(x, weight[0], bias)
-    y = torch.bmm(x.reshape(-1, groups, columns).transpose(0, 1), weight.transpose(1, 2))
-    y = y.transpose(0, 1).flatten(1)  # (groups, N, out / groups) -> (N, out)
-    return y if bias is None else y + bias.to(y.dtype)  # autocast made y narrower
+        y = functional.linear(x, weight[0], bias)
+    else:
+        y = torch.bmm(x.reshape(-1, groups, columns).transpose(0, 1), weight.transpose(1, 2))
+        y = y.transpose(0, 1).flatten(1)  # (groups, N, out / groups) -> (N, out)
+        y = y if bias is None else y + bias.to(y.dtype)  # autocast made y narrower
+    return y if addend is None else addend + y
 
 
-def _compiled(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    return _multiply(x, weight, bias, None)
-
-
-def _multiply(x: Tensor, weight: Tensor, bias: Tensor | None, addend: Tensor | None) -> Tensor:
+def _compiled(
+    x: Tensor, weight: Tensor, bias: Tensor | None, addend: Tensor | None = None
+) -> Tensor:
     x = in_rows(x)
     plan = packing(*weight.shape, lanes=build.lanes())
     y = x.new_empty(x.size(0), weight.size(0) * weight.size(1))
+    if addend is not None and addend.shape != y.shape:
+        raise ValueError(f"addend must be {tuple(y.shape)}, got shape {tuple(addend.shape)}")
     build.run(
         *("mgic_grouped_linear", x, *x.shape, plan.begins, plan.inputs, y.size(1)),
-        *(plan.pack(weight), plan.pad(bias, y.size(1)), addend, y),
+        *(plan.pack(weight), plan.pad(bias, y.size(1))),
+        *(None if addend is None else addend.contiguous(), y),
     )
     return y
 
 
-def _fake(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    return x.new_empty(x.size(0), weight.size(0) * weight.size(1))
-
-
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    x, weight, bias = inputs
-    ctx.has_bias = bias is not None
-    ctx.save_for_backward(x, weight)
-
-
-def _gradients(ctx: Any, grad: Tensor, needed: Sequence[bool]) -> tuple[Tensor | None, ...]:
-    x, weight = ctx.saved_tensors
-    grad_x = grouped_linear(grad, weight.transpose(1, 2), None) if needed[0] else None
-    grad_weight = grouped_linear_weight(x, grad, weight.size(0)) if needed[1] else None
-    return grad_x, grad_weight, sum_rows(grad) if ctx.has_bias else None
+    ctx.has_bias = inputs[2] is not None
+    ctx.save_for_backward(*inputs[:2])
 
 
 def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-    return _gradients(ctx, grad, ctx.needs_input_grad)
+    x, weight = ctx.saved_tensors
+    needs_x, needs_weight, _, *needs_addend = ctx.needs_input_grad
+    grad_x = grouped_linear(grad, weight.transpose(1, 2), None) if needs_x else None
+    grad_weight = grouped_linear_weight(x, grad, weight.size(0)) if needs_weight else None
+    grad_bias = sum_rows(grad) if ctx.has_bias else None
+    return grad_x, grad_weight, grad_bias, grad if any(needs_addend) else None
 
 
-#: ``(x, weight, bias)``: a block-diagonal matrix, given by its blocks ``(groups, out, in)``, times
-#: rows ``(N, groups * in)``; ``bias`` is ``(groups * out,)`` or ``None``.
+#: ``(x, weight, bias, addend=None)``: a block-diagonal matrix, given by its blocks
+#: ``(groups, out, in)``, times rows ``(N, groups * in)``, and ``bias``, ``(groups * out,)`` or
+#: ``None``, added to ``addend``, ``(N, groups * out)`` or ``None``, in one pass over the result.
 grouped_linear = Operation(
     "mgic::grouped_linear",
     _reference,
-    Kernel("compiled", _compiled, lambda x, w, b: why_not_multiply(w, x=x, bias=b)),
-    fake=_fake,
+    Kernel(
+        "compiled",
+        _compiled,
+        lambda x, w, bias, addend=None: why_not_multiply(w, x=x, bias=bias, addend=addend),
+    ),
+    fake=lambda x, weight, *_: x.new_empty(x.size(0), weight.size(0) * weight.size(1)),
     setup=_setup,
     backward=_backward,
     flops=lambda x, weight, *_, **__: 2 * x[0] * weight.numel(),
-)
-
-
-def _add_reference(addend: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    return addend + grouped_linear(x, weight, bias)
-
-
-def _add_compiled(addend: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    return _multiply(x, weight, bias, addend.contiguous())
-
-
-def _add_setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    _setup(ctx, inputs[1:], output)
-
-
-def _add_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-    return grad, *_gradients(ctx, grad, ctx.needs_input_grad[1:])
-
-
-#: ``(addend, x, weight, bias)``: :data:`grouped_linear` of ``x``, added to ``addend``, in one pass
-#: over the result.
-add_grouped_linear = Operation(
-    "mgic::add_grouped_linear",
-    _add_reference,
-    Kernel(
-        "compiled",
-        _add_compiled,
-        lambda addend, x, w, b: why_not_multiply(w, addend=addend, x=x, bias=b),
-    ),
-    fake=lambda addend, x, weight, bias: _fake(x, weight, bias),
-    setup=_add_setup,
-    backward=_add_backward,
-    flops=lambda addend, x, weight, *_, **__: 2 * x[0] * weight.numel(),
 )
 
 
@@ -273,14 +217,6 @@ def _weight_compiled(x: Tensor, grad: Tensor, groups: int) -> Tensor:
     return plan.unpack(sums, (groups, rows, columns))
 
 
-def _weight_fake(x: Tensor, grad: Tensor, groups: int) -> Tensor:
-    return x.new_empty(groups, grad.size(1) // groups, x.size(1) // groups)
-
-
-def _weight_setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    ctx.save_for_backward(*inputs[:2])
-
-
 def _weight_backward(ctx: Any, change: Tensor) -> tuple[Tensor, Tensor, None]:
     x, grad = ctx.saved_tensors
     back = grouped_linear(grad, change.transpose(1, 2), None)
@@ -296,8 +232,21 @@ grouped_linear_weight = Operation(
         _weight_compiled,
         lambda x, grad, groups: why_not_in_autocast() or why_not_compiled(x=x, grad=grad),
     ),
-    fake=_weight_fake,
-    setup=_weight_setup,
+    fake=lambda x, grad, n: x.new_empty(n, grad.size(1) // n, x.size(1) // n),
+    setup=lambda ctx, inputs, output: ctx.save_for_backward(*inputs[:2]),
     backward=_weight_backward,
     flops=lambda x, grad, groups, **_: 2 * x[0] * x[1] * grad[1] // groups,
 )
+
+
+def sum_rows(x: Tensor) -> Tensor:
+    """The sum over the rows of ``(N, C)``, as the gradient of a map with one input, which is 1.
+
+    Torch's order of sums, and so its rounding, is one of the threads.
+    """
+    return grouped_linear_weight(x.new_ones(x.size(0), 1), x, 1).view(-1)
+
+
+def add_grouped_linear(addend: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """:data:`grouped_linear` of ``x``, added to ``addend``."""
+    return grouped_linear(x, weight, bias, addend)

@@ -11,11 +11,12 @@ from torch import Tensor
 
 from mgic_geo.ops.compiled import why_not_compiled
 from mgic_geo.ops.csrc import build
+from mgic_geo.ops.csrc.call import read_constant
 from mgic_geo.ops.knn_reference import search
 from mgic_geo.ops.operator import Kernel, Operation
 
 PANEL = 32  # of knn.c at most
-MAX_DIM = 1 << 16  # of the error bound in knn.c
+MAX_DIM = read_constant("knn.c", "MAX_DIM")
 
 Search = Callable[[Tensor, Tensor], Tensor]
 

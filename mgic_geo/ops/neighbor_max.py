@@ -128,14 +128,6 @@ def _rows_compiled(grad: Tensor, row: Tensor, num_rows: int) -> Tensor:
     return sums
 
 
-def _rows_fake(grad: Tensor, row: Tensor, num_rows: int) -> Tensor:
-    return grad.new_empty(num_rows, grad.size(1))
-
-
-def _rows_setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    ctx.save_for_backward(inputs[1])
-
-
 def _rows_backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
     (row,) = ctx.saved_tensors
     return functional.pad(grad, (0, 0, 0, 1)).gather(0, row), None, None
@@ -147,7 +139,7 @@ add_at_rows = Operation(
     "mgic::add_at_rows",
     _rows_reference,
     Kernel("compiled", _rows_compiled, lambda grad, row, num_rows: why_not_compiled(grad=grad)),
-    fake=_rows_fake,
-    setup=_rows_setup,
+    fake=lambda grad, row, num_rows: grad.new_empty(num_rows, grad.size(1)),
+    setup=lambda ctx, inputs, output: ctx.save_for_backward(inputs[1]),
     backward=_rows_backward,
 )

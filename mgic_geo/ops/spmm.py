@@ -102,14 +102,6 @@ def _embedding_bag(x: Tensor, ptr: Tensor, index: Tensor, value: Tensor, *_: Ten
     return sums.to(x.dtype)
 
 
-def _fake(x: Tensor, ptr: Tensor, *_: Tensor) -> Tensor:
-    return x.new_empty(ptr.size(0) - 1, x.size(1))
-
-
-def _setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    ctx.save_for_backward(*inputs)
-
-
 def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     x, ptr, index, value, *transposed = ctx.saved_tensors
     grad_x = grad_value = None
@@ -130,8 +122,8 @@ spmm = Operation(
     "mgic::spmm",
     _reference,
     Kernel("embedding_bag", _embedding_bag, lambda *_: None),
-    fake=_fake,
-    setup=_setup,
+    fake=lambda x, ptr, *_: x.new_empty(ptr.size(0) - 1, x.size(1)),
+    setup=lambda ctx, inputs, output: ctx.save_for_backward(*inputs),
     backward=_backward,
     flops=lambda x, ptr, index, *_, **__: 2 * index[0] * x[1],
 )

@@ -1,4 +1,4 @@
-/* Activations that kernels apply on the way, numbered as in activations.py. */
+/* Activations that kernels apply on the way, numbered as in batch_norm_act.py. */
 
 #ifndef MGIC_ACTIVATIONS_H
 #define MGIC_ACTIVATIONS_H

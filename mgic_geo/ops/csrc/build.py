@@ -70,7 +70,9 @@ def library(kernels: Kernels = GRAPHS) -> Library | None:
         ValueError: ``MGIC_KERNELS`` is something else.
         RuntimeError: They are required and cannot be had.
     """
-    choice = _choice()
+    choice = os.environ.get(SWITCH) or CHOICES[0]
+    if choice not in CHOICES:
+        raise ValueError(f"{SWITCH} must be one of {', '.join(CHOICES)}, got {choice!r}")
     if choice == "reference":
         return None
     try:
@@ -110,13 +112,6 @@ def lanes() -> int:
 def run(name: str, *arguments: object) -> None:
     """Call a compiled function of graphs: see :class:`~mgic_geo.ops.csrc.call.Entry`."""
     loaded().entries[name](*arguments)
-
-
-def _choice() -> str:
-    choice = os.environ.get(SWITCH) or CHOICES[0]
-    if choice not in CHOICES:
-        raise ValueError(f"{SWITCH} must be one of {', '.join(CHOICES)}, got {choice!r}")
-    return choice
 
 
 def _found(kernels: Kernels, choice: str) -> Library:

@@ -19,7 +19,6 @@ import tempfile
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from functools import cache
 from pathlib import Path
 
 ROOM = 16 << 20  # bytes that a disk must have left
@@ -79,13 +78,6 @@ def _places() -> list[Path]:
     return found
 
 
-@cache
-def _fresh() -> Path:
-    folder = tempfile.mkdtemp(prefix="mgic-")
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    return Path(folder)
-
-
 def _part(key: str) -> Path:
     """A new folder for what is not done yet, in the first place that is ours and takes it."""
     prefix = f"{key}.{_host()}.{os.getpid()}."
@@ -100,7 +92,9 @@ def _part(key: str) -> Path:
             return Path(tempfile.mkdtemp(prefix=prefix, suffix=".part", dir=folder))
         except OSError as error:
             _log.warning("compiled kernels are not kept in %s: %s", folder, error)
-    return Path(tempfile.mkdtemp(prefix=prefix, suffix=".part", dir=_fresh()))
+    fresh = tempfile.mkdtemp(prefix="mgic-")
+    atexit.register(shutil.rmtree, fresh, ignore_errors=True)
+    return Path(tempfile.mkdtemp(prefix=prefix, suffix=".part", dir=fresh))
 
 
 def _doubt(path: Path) -> str:

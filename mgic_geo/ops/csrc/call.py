@@ -18,14 +18,17 @@ import torch
 from torch import Tensor
 
 _NUMBERS = {"int64_t": ctypes.c_int64, "double": ctypes.c_double}
-_TYPES = {
-    "FLOATS": torch.float32,
-    "ROWS": torch.float32,
-    "IMAGES": torch.float32,
-    "DOUBLES": torch.float64,
-    "INTS": torch.int64,
+# of arrays: the type, and whether a tensor's numbers are in the order that the kernels read
+_ARRAYS: dict[str, tuple[torch.dtype, Callable[[Tensor], bool]]] = {
+    "FLOATS": (torch.float32, Tensor.is_contiguous),
+    "DOUBLES": (torch.float64, Tensor.is_contiguous),
+    "INTS": (torch.int64, Tensor.is_contiguous),
+    "ROWS": (torch.float32, lambda x: x.dim() == 2 and (x.stride(1) == 1 or x.size(1) <= 1)),
+    "IMAGES": (
+        torch.float32,
+        lambda x: x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last),
+    ),
 }
-_ARRAY = ctypes.c_void_p, ctypes.c_int64
 _PROTOTYPE = re.compile(r"^ENTRY (mgic_\w+)\(([^{;]*)\)\s*\{", re.MULTILINE)
 _PARAMETER = re.compile(r"(?:(OUT_)?([A-Z]+)\((\w+)\)|(int64_t|double) (\w+)|int threads)")
 
@@ -48,7 +51,8 @@ class Parameter:
         """What it is to C."""
         if self.kind in _NUMBERS:
             return (_NUMBERS[self.kind],)
-        return (*_ARRAY, ctypes.c_int64) if self.kind == "ROWS" else _ARRAY
+        stride = (ctypes.c_int64,) if self.kind == "ROWS" else ()
+        return ctypes.c_void_p, ctypes.c_int64, *stride
 
 
 def read_prototypes(*sources: Path) -> dict[str, tuple[Parameter, ...]]:
@@ -71,7 +75,7 @@ def _parameters(name: str, text: str) -> list[Parameter]:
         raise ValueError(f"{name} must end with int threads, got {parts[-1]}")
     for part in parts[:-1]:
         known = _PARAMETER.fullmatch(part)
-        if known is None or (known[2] and known[2] not in _TYPES):
+        if known is None or (known[2] and known[2] not in _ARRAYS):
             raise ValueError(f"{name} has a parameter that is not known: {part}")
         parameters.append(Parameter(known[3] or known[5], known[2] or known[4]))
     return parameters
@@ -111,7 +115,7 @@ class Entry:
         kinds = [kind for parameter in parameters for kind in parameter.ctypes]
         function.argtypes, function.restype = [*kinds, ctypes.c_int], ctypes.c_char_p
         self.function = function
-        self.plan = [(p, _TYPES.get(p.kind), _ORDER.get(p.kind)) for p in parameters]
+        self.plan = [(p, *_ARRAYS.get(p.kind, (None, None))) for p in parameters]
 
     def __call__(self, *arguments: Any) -> None:
         """Call it with tensors and numbers, one a parameter."""
@@ -121,7 +125,7 @@ class Entry:
                 flat.append(x)
             elif x is None:
                 flat += (0,) * len(parameter.ctypes)
-            elif x.dtype is not dtype or not x.is_cpu or x.layout is not _DENSE:
+            elif x.dtype is not dtype or not x.is_cpu or x.layout is not torch.strided:
                 raise TypeError(
                     f"{parameter.name} must be {dtype} on a processor, got {x.dtype} on "
                     f"{x.device} ({x.layout})"
@@ -129,25 +133,12 @@ class Entry:
             elif not in_order(x) or x.is_neg():
                 raise ValueError(f"{parameter.name} must be in order, got strides {x.stride()}")
             elif parameter.kind == "ROWS":
-                flat += (x.data_ptr(), _reach(x), x.stride(0))
+                # from the first number to the last one, gaps between rows included
+                reach = (x.size(0) - 1) * x.stride(0) + x.size(1) if x.size(0) else 0
+                flat += (x.data_ptr(), reach, x.stride(0))
             else:
                 flat += (x.data_ptr(), x.numel())
         report = self.function(*flat, torch.get_num_threads())
         if report is not None:
             text = report.decode()
             raise (MemoryError if text == "no memory" else ValueError)(text)
-
-
-def _reach(x: Tensor) -> int:
-    """Numbers from the first one of a matrix to its last one, gaps between rows included."""
-    return (x.size(0) - 1) * x.stride(0) + x.size(1) if x.size(0) else 0
-
-
-_DENSE = torch.strided
-_ORDER: dict[str, Callable[[Tensor], bool]] = {
-    "FLOATS": Tensor.is_contiguous,
-    "DOUBLES": Tensor.is_contiguous,
-    "INTS": Tensor.is_contiguous,
-    "ROWS": lambda x: x.dim() == 2 and (x.stride(1) == 1 or x.size(1) <= 1),
-    "IMAGES": lambda x: x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last),
-}

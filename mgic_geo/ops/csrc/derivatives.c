@@ -68,7 +68,7 @@ INLINE void derive_rows(const float *x, int64_t origin, int64_t channels, int64_
 #undef DERIVE
 }
 
-/* First derivatives, `many` 1 and `across` 0, of rows one behind the other, or second ones, 3 and
+/* First derivatives, `many` 1 and `across` 0, of rows one after the other, or second ones, 3 and
  * 1, of first ones as this lays them out. Usual widths are constants, so that addresses are. */
 INLINE void derive_all(const float *x, int64_t origin, int64_t channels, const int many,
                        const int across, const graph *edges, int64_t first, int64_t rows, float *y)
@@ -109,7 +109,7 @@ typedef struct {
     const float *other;
     int64_t other_channels;
     packing products;
-    float *sums, *totals;
+    float *sums;
 } task;
 
 /* Room of a share in `sums`. */
@@ -149,18 +149,13 @@ INLINE void mix_width(const task *task, int64_t start, int64_t rows, int64_t ori
         plan.from++;
     while (plan.to > plan.from && plan.begins[plan.to - 1] >= channel + width)
         plan.to--;
-    for (int64_t r = 0; r < rows; r += ROWS_TOGETHER)
-        multiply_rows(&parts, r, rows - r < ROWS_TOGETHER ? rows - r : ROWS_TOGETHER, &plan, task->weight, task->bias,
-                      task->y + start * plan.out, plan.out);
+    multiply_block(&parts, rows, &plan, task->weight, task->bias, task->y + start * plan.out,
+                   plan.out);
     if (!task->other)
         return;
     const int64_t from = channel / LANES, to = (channel + width + LANES - 1) / LANES;
     const float *other = task->other + start * task->other_channels;
     float *sums = task->sums + share * sums_size(task);
-    float *totals = task->totals + share * task->channels + channel;
-    for (int64_t r = 0; r < rows; r++)
-        for (int64_t c = 0; c < width; c++)
-            totals[c] += near[r * near_stride + c];
     for (int64_t piece = from; piece < to; piece++) {
         const float *wide = other + products.begins[piece];
         const int64_t lanes = lanes_of(&products, piece), at = piece * LANES - channel;
@@ -228,7 +223,7 @@ INLINE int64_t share_start(const graph *edges, int64_t share, int64_t shares)
 }
 
 /* Nodes from `from` on that are worked through together: whole clouds of a share, which ends where
- * a cloud does. Those behind its end belong to the next share. */
+ * a cloud does. Those after its end belong to the next share. */
 INLINE int64_t clouds_end(const graph *edges, int64_t from, int64_t end)
 {
     return from + SMALL < end ? next_cloud(edges, from + SMALL) : end;
@@ -337,15 +332,14 @@ static int is_narrow(const packing *plan)
  * y: (nodes, out), the first one or null: y has ReLU where that is asked for, less subtrahend.
  *
  * Where `other` is given, (nodes, other_channels), its products with all parts are added up as
- * well, share by share, in the packed form of a weight from `other` to x's channels, and x itself
- * to totals, (shares, channels): these are the gradients of weight and bias if x is the output's
- * and the graph is transposed. */
+ * well, share by share, in the packed form of a weight from `other` to x's channels: the gradient
+ * of the weight if x is the output's and the graph is transposed. */
 ENTRY mgic_mix_derivatives(FLOATS(x), int64_t nodes, int64_t channels, INTS(ptr), INTS(index),
                            FLOATS(value), INTS(crossings), INTS(begins), int64_t inputs,
                            int64_t out, FLOATS(weight), FLOATS(bias), int64_t relu,
                            FLOATS(subtrahend), OUT_FLOATS(y), FLOATS(other),
                            int64_t other_channels, INTS(other_begins), int64_t other_inputs,
-                           OUT_FLOATS(sums), OUT_FLOATS(totals), int64_t shares, int threads)
+                           OUT_FLOATS(sums), int64_t shares, int threads)
 {
     const int64_t pieces = begins_length, other_pieces = other_begins_length;
     WITHIN(nodes, 0, MAX_SIZE);
@@ -366,7 +360,6 @@ ENTRY mgic_mix_derivatives(FLOATS(x), int64_t nodes, int64_t channels, INTS(ptr)
         TRY(check_plan("other_begins", other_begins, other_pieces, other_inputs, channels,
                        other_channels));
         HOLDS(sums, times(shares, times(other_pieces, PARTS * other_inputs * LANES)));
-        HOLDS(totals, times(shares, channels));
     }
     task task = {
         .edges = {ptr, index, crossings, value, nodes},
@@ -380,7 +373,6 @@ ENTRY mgic_mix_derivatives(FLOATS(x), int64_t nodes, int64_t channels, INTS(ptr)
         .other_channels = other_channels,
         .products = all_pieces(other_begins, other_pieces, other_inputs, channels),
         .sums = sums,
-        .totals = totals,
     };
     task.plan.relu = relu;
     task.plan.addend = subtrahend;

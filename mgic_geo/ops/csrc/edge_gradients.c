@@ -2,8 +2,6 @@
 
 #include <math.h>
 
-#include <string.h>
-
 #include "entry.h"
 #include "kernels.h"
 

@@ -14,7 +14,8 @@ ENTRY mgic_pack(FLOATS(weight), INTS(index), OUT_FLOATS(packed), int threads)
     (void)threads;
     HOLDS(packed, index_length);
     NODES_WITHIN(index, index_length, 0, weight_length + 1);
-    pack_weight(weight, weight_length, index, index_length, packed);
+    for (int64_t i = 0; i < index_length; i++)
+        packed[i] = index[i] < weight_length ? weight[index[i]] : 0;
     return NULL;
 }
 
@@ -27,7 +28,12 @@ ENTRY mgic_unpack(FLOATS(sums), int64_t packed, INTS(inverse), OUT_FLOATS(weight
     HOLDS(sums, times(shares, packed));
     HOLDS(weight, inverse_length);
     NODES_WITHIN(inverse, inverse_length, 0, packed);
-    unpack_weight(sums, shares, packed, inverse, weight_length, weight);
+    for (int64_t i = 0; i < weight_length; i++) {
+        float sum = 0;
+        for (int64_t share = 0; share < shares; share++)
+            sum += sums[share * packed + inverse[i]];
+        weight[i] = sum;
+    }
     return NULL;
 }
 
@@ -51,11 +57,11 @@ void multiply_all(const float *x, int64_t x_stride, int64_t rows, const packing 
 #pragma omp parallel for schedule(static) num_threads(threads)
     for (int64_t first = 0; first < rows; first += ROWS_TOGETHER) {
         const int64_t here = rows - first < ROWS_TOGETHER ? rows - first : ROWS_TOGETHER;
-        const int64_t behind = first + ROWS_TOGETHER, end = behind + ROWS_TOGETHER;
+        const int64_t next = first + ROWS_TOGETHER, end = next + ROWS_TOGETHER;
         packing some = *plan;
         for (some.from = 0; some.from < plan->pieces; some.from = some.to) {
             some.to = some.from + AT_ONCE < plan->pieces ? some.from + AT_ONCE : plan->pieces;
-            fetch_rows(&some, behind, end < rows ? end : rows, y);
+            fetch_rows(&some, next, end < rows ? end : rows, y);
             multiply_rows(&parts, first, here, &some, weight, bias, y, plan->out);
         }
     }
@@ -79,53 +85,6 @@ ENTRY mgic_grouped_linear(ROWS(x), int64_t rows, int64_t channels, INTS(begins),
     plan.addend = addend;
     plan.sign = 1;
     multiply_all(x, x_stride, rows, &plan, weight, bias, y, threads);
-    return NULL;
-}
-
-#define BLOCK 64  /* rows whose sums are in float */
-#define VECTORS 4 /* of channels at a time */
-
-/* Adds to sums what some channels of some rows come to. */
-INLINE void sum_block(const float *x, int64_t stride, int64_t rows, double *sums,
-                      const int vectors, int64_t lanes)
-{
-    vec total[VECTORS] = {};
-    for (int64_t r = 0; r < rows; r++)
-        for (int v = 0; v < vectors; v++)
-            total[v] += load_lanes(x + r * stride + LANES * v, lanes);
-    for (int v = 0; v < vectors; v++)
-        for (int lane = 0; lane < lanes; lane++)
-            sums[LANES * v + lane] += total[v][lane];
-}
-
-/* y: (channels), the sums over the rows of x, share by share: their order is that of the shares, not
- * of the threads. x: (rows, channels); sums: (shares, channels), zero. */
-ENTRY mgic_sum_rows(ROWS(x), int64_t rows, int64_t channels, OUT_FLOATS(y), OUT_DOUBLES(sums),
-                    int64_t shares, int threads)
-{
-    WITHIN(rows, 0, MAX_SIZE);
-    WITHIN(channels, 0, MAX_SIZE);
-    WITHIN(shares, 1, MAX_SIZE);
-    HOLDS(x, rows ? (rows - 1) * x_stride + channels : 0);
-    HOLDS(y, channels);
-    HOLDS(sums, times(shares, channels));
-#pragma omp parallel for schedule(static) num_threads(threads)
-    for (int64_t share = 0; share < shares; share++) {
-        const int64_t from = rows * share / shares, to = rows * (share + 1) / shares;
-        double *own = sums + share * channels;
-        for (int64_t row = from; row < to; row += BLOCK) {
-            const int64_t here = to - row < BLOCK ? to - row : BLOCK;
-            int64_t c = 0;
-#define SUM(vectors, lanes) sum_block(x + row * x_stride + c, x_stride, here, own + c, vectors, lanes)
-            FOR_CHANNELS(c, channels, VECTORS, SUM)
-#undef SUM
-        }
-    }
-    for (int64_t share = 1; share < shares; share++)
-        for (int64_t c = 0; c < channels; c++)
-            sums[c] += sums[share * channels + c];
-    for (int64_t c = 0; c < channels; c++)
-        y[c] = (float)sums[c];
     return NULL;
 }
 

@@ -49,7 +49,7 @@ INLINE __m256i first_lanes(int64_t lanes)
 }
 #endif
 
-/* The first `lanes` numbers, zero behind them; nothing beyond them is touched. */
+/* The first `lanes` numbers, zero after them; nothing beyond them is touched. */
 INLINE vec load_lanes(const float *p, int64_t lanes)
 {
     if (lanes == LANES)

@@ -163,10 +163,12 @@ static void release(workspace *work)
     free(work->candidates);
 }
 
-/* A cloud: x is (size, dim), in rows and in panels; row 0 is number `start` of the batch. */
+/* A cloud: x is (size, dim), in rows and in panels; row 0 is number `start` of the batch. Its rows
+ * are searched in blocks, of which the first is number `first_block` of the batch. */
 typedef struct {
-    const float *x, *panels;
-    int64_t start, size, dim;
+    const float *x;
+    float *panels;
+    int64_t start, size, dim, first_block;
     double scale;
 } cloud;
 
@@ -224,7 +226,7 @@ static void search(const cloud *points, int64_t first, int64_t k, int64_t stride
     }
 }
 
-#define MAX_DIM (1 << 16) /* of the error bound */
+#define MAX_DIM 65536 /* of the error bound */
 
 /* x: (points, dim), the clouds one after another; starts: (clouds + 1); panels: room for
  * (points + clouds * PANEL) * dim at least; neighbors: (points, k), -1. */
@@ -243,58 +245,53 @@ ENTRY mgic_knn(FLOATS(x), int64_t points, int64_t dim, INTS(starts), int64_t k, 
     const int64_t needed = times(points + times(clouds, PANEL), dim);
     CHECK(panels_length >= needed, "panels must have %lld numbers, got %lld", (long long)needed,
           (long long)panels_length);
-    int64_t stride = 0, blocks = 0, num_panels = 0, status = -1;
-    cloud *all = malloc((clouds + 1) * sizeof(cloud));
-    int64_t *first_block = malloc((clouds + 1) * sizeof(int64_t));
-    if (!all || !first_block)
-        status = -2;
-    for (int64_t b = 0; b < clouds && status != -2; b++) {
-        const int64_t size = starts[b + 1] - starts[b];
-        const int64_t own_panels = (size + PANEL - 1) / PANEL;
-        all[b] = (cloud){x + starts[b] * dim, panels + num_panels * dim * PANEL, starts[b], size,
-                         dim, 0};
-        first_block[b] = blocks;
-        num_panels += own_panels;
+    int64_t stride = 0, blocks = 0;
+    int failed = 0;
+    cloud *all = malloc((clouds + 1) * sizeof(cloud)); /* the last one is where the blocks end */
+    if (!all)
+        return NO_MEMORY;
+    for (int64_t b = 0; b < clouds; b++) {
+        const int64_t size = starts[b + 1] - starts[b], padded = (size + PANEL - 1) / PANEL * PANEL;
+        all[b] = (cloud){x + starts[b] * dim, panels, starts[b], size, dim, blocks, 0};
+        panels += padded * dim;
         blocks += (size + AT_ONCE - 1) / AT_ONCE;
-        stride = own_panels * PANEL > stride ? own_panels * PANEL : stride;
+        stride = padded > stride ? padded : stride;
     }
-    if (status == -1)
-        first_block[clouds] = blocks;
-#pragma omp parallel num_threads(threads) if (status == -1)
+    all[clouds].first_block = blocks;
+#pragma omp parallel num_threads(threads)
     {
         workspace work = {0};
-        if (status == -1 && !allocate(&work, stride, dim, k < stride ? k : stride)) {
+        if (!allocate(&work, stride, dim, k < stride ? k : stride)) {
 #pragma omp atomic write
-            status = -2;
+            failed = 1;
         }
 #pragma omp barrier
-        if (status == -1) {
+        if (!failed) {
 #pragma omp for schedule(dynamic)
             for (int64_t b = 0; b < clouds; b++) {
                 all[b].scale = scale_of(all[b].x, all[b].size * dim);
-                pack(all[b].x, all[b].size, dim, all[b].scale, (float *)all[b].panels);
+                pack(all[b].x, all[b].size, dim, all[b].scale, all[b].panels);
             }
             int64_t b = 0;
 #pragma omp for schedule(dynamic, 8)
             for (int64_t block = 0; block < blocks; block++) {
-                while (block < first_block[b])
+                while (block < all[b].first_block)
                     b--;
-                while (block >= first_block[b + 1])
+                while (block >= all[b + 1].first_block)
                     b++;
                 if (all[b].scale > 0)
-                    search(all + b, (block - first_block[b]) * AT_ONCE, k, stride, &work,
+                    search(all + b, (block - all[b].first_block) * AT_ONCE, k, stride, &work,
                            neighbors + all[b].start * k);
             }
         }
         release(&work);
     }
-    for (int64_t b = clouds - 1; b >= 0 && status != -2; b--)
-        if (!(all[b].scale > 0))
-            status = b;
+    int64_t finite = 0;
+    while (!failed && finite < clouds && all[finite].scale > 0)
+        finite++;
     free(all);
-    free(first_block);
-    if (status == -2)
+    if (failed)
         return NO_MEMORY;
-    CHECK(status == -1, "x must be finite, is not in cloud %lld", (long long)status);
+    CHECK(finite == clouds, "x must be finite, is not in cloud %lld", (long long)finite);
     return NULL;
 }

@@ -3,13 +3,16 @@
 #include "entry.h"
 #include "kernels.h"
 
-/* Some channels of a target, at most 64; `vectors` is a constant where this is inlined. A NaN
- * stays once it is there; of equal values the first one's row is kept. */
+#define TOGETHER 64 /* targets whose edges are looked at together */
+#define VECTORS 4   /* of channels at a time */
+
+/* Some channels of a target; `vectors` is a constant where this is inlined. NaN propagates; of
+ * equal values the first one's row is kept. */
 INLINE void best_of(const float *x, int64_t channels, const int64_t *index, int64_t first,
                     int64_t last, float *best, int64_t *row_of, const int vectors, int64_t lanes)
 {
-    vec top[4];
-    ints from[4];
+    vec top[VECTORS];
+    ints from[VECTORS];
     for (int v = 0; v < vectors; v++) {
         top[v] = load_lanes(x + index[first] * channels + LANES * v, lanes);
         from[v] = (ints){} + (int32_t)index[first];
@@ -31,8 +34,6 @@ INLINE void best_of(const float *x, int64_t channels, const int64_t *index, int6
     }
 }
 
-#define TOGETHER 64 /* targets whose edges are looked at together */
-
 /* The maximum of one target, all channels. */
 static void best_of_target(const float *x, int64_t sources, int64_t channels, const int64_t *index,
                            int64_t first, int64_t last, float *best, int64_t *row_of)
@@ -42,16 +43,14 @@ static void best_of_target(const float *x, int64_t sources, int64_t channels, co
         best[c] = 0;
         row_of[c] = sources;
     }
-    for (; c + 4 * LANES <= channels; c += 4 * LANES)
-        best_of(x + c, channels, index, first, last, best + c, row_of + c, 4, LANES);
-    for (; c + LANES <= channels; c += LANES)
-        best_of(x + c, channels, index, first, last, best + c, row_of + c, 1, LANES);
-    if (c < channels)
-        best_of(x + c, channels, index, first, last, best + c, row_of + c, 1, channels - c);
+#define BEST(vectors, lanes)                                                                       \
+    best_of(x + c, channels, index, first, last, best + c, row_of + c, vectors, lanes)
+    FOR_CHANNELS(c, channels, VECTORS, BEST)
+#undef BEST
 }
 
 /* x: (sources, channels); ptr: (targets + 1); best: (targets, channels); row_of: as best, with
- * `sources`, a row behind the last, where a target has no neighbors (and best is 0) */
+ * `sources`, a row after the last, where a target has no neighbors (and best is 0) */
 ENTRY mgic_neighbor_max(FLOATS(x), int64_t sources, int64_t channels, INTS(ptr), INTS(index),
                         OUT_FLOATS(best), OUT_INTS(row_of), int threads)
 {

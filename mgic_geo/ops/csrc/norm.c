@@ -1,4 +1,4 @@
-/* Batch norm over rows and the activation behind it, forward and backward, in two passes each.
+/* Batch norm over rows and the activation after it, forward and backward, in two passes each.
  *
  * Sums are in float over BLOCK rows and in double from there on, share by share: their order is
  * that of the shares, not of the threads. Forward, the rows of a block are centered on their own

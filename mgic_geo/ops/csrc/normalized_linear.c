@@ -1,4 +1,4 @@
-/* A grouped map and the batch norm behind it, added to features: see normalized_linear.py.
+/* A grouped map and the batch norm after it, added to features: see add_normalized_linear.py.
  *
  * The result of the map, z, is wider than x and is never kept: its rows are found again, in
  * registers, wherever they are needed. Forward for their moments and for the result, backward for the
@@ -17,18 +17,6 @@ typedef struct {
     const float *weight;
     int64_t columns;
 } packed_map;
-
-static report check_map(const char *name, const int64_t *begins, int64_t pieces, int64_t inputs,
-                        int64_t out, int64_t columns, int64_t weight_length, const float *weight,
-                        packed_map *map)
-{
-    TRY(check_plan(name, begins, pieces, inputs, out, columns));
-    CHECK(weight_length == times(pieces, inputs * LANES) && (weight || !weight_length),
-          "the weight packed for %s must have %lld numbers, got %lld", name,
-          (long long)times(pieces, inputs * LANES), (long long)weight_length);
-    *map = (packed_map){all_pieces(begins, pieces, inputs, out), weight, columns};
-    return NULL;
-}
 
 #define BLOCK_ROWS 64 /* whose sums are in float, and which stay in the first cache */
 #define SAMPLE 8      /* blocks that say about where the means are */
@@ -146,7 +134,7 @@ static void center(const task *t, double *first, double *second)
         const double off = first[c] / t->all->rows;
         const double spread = second[c] - off * first[c];
         first[c] = t->room[c] + off;
-        second[c] = spread < 0 ? 0 : spread; /* NaN stays */
+        second[c] = spread < 0 ? 0 : spread; /* NaN propagates */
     }
 }
 
@@ -159,11 +147,11 @@ ENTRY mgic_add_normalized_linear(FLOATS(addend), FLOATS(x), int64_t rows, int64_
                                  OUT_FLOATS(statistics), OUT_DOUBLES(sums), OUT_FLOATS(room),
                                  int64_t shares, int threads)
 {
-    packed_map map;
     const int64_t pieces = begins_length, padded = pieces * LANES;
     WITHIN(rows, 2, MAX_SIZE);
     WITHIN(shares, 1, rows);
-    TRY(check_map("begins", begins, pieces, inputs, out, columns, weight_length, weight, &map));
+    TRY(check_plan("begins", begins, pieces, inputs, out, columns));
+    HOLDS(weight, times(pieces, inputs * LANES));
     HOLDS(addend, times(rows, out));
     HOLDS(x, times(rows, columns));
     HOLDS_OR_NULL(scale, out);
@@ -175,6 +163,7 @@ ENTRY mgic_add_normalized_linear(FLOATS(addend), FLOATS(x), int64_t rows, int64_
     norm n = {.rows = rows, .channels = out, .activation = NONE, .eps = eps, .weight = scale,
               .bias = shift};
     place_statistics(&n, statistics);
+    const packed_map map = {all_pieces(begins, pieces, inputs, out), weight, columns};
     const task t = {.all = &n, .forth = &map, .x = x, .room = room};
     double *first = sums, *second = sums + shares * out;
     guess_means(&t, first, second);
@@ -228,7 +217,7 @@ static void finish_share(const task *t, int64_t from, int64_t to, float *sums, f
                 FOR_PIECE(here, plan, DERIVE)
 #undef DERIVE
             }
-        multiply_block(&back, end - start, &t->back->plan, t->back->weight,
+        multiply_block(&back, end - start, &t->back->plan, t->back->weight, 0,
                        t->grad_x + start * columns, columns);
         for (int64_t piece = 0; piece < plan->pieces; piece++)
             outer_piece(t->x + start * columns + plan->begins[piece], columns, plan->inputs,
@@ -247,13 +236,13 @@ ENTRY mgic_add_normalized_linear_backward(
     OUT_FLOATS(grad_scale), OUT_FLOATS(grad_shift), OUT_FLOATS(room), OUT_DOUBLES(sums),
     int64_t shares, int threads)
 {
-    packed_map forth, back;
+    const int64_t pieces = begins_length, back_pieces = back_begins_length, padded = pieces * LANES;
     WITHIN(rows, 2, MAX_SIZE);
     WITHIN(shares, 1, rows);
-    TRY(check_map("begins", begins, begins_length, inputs, out, columns, weight_length, weight,
-                  &forth));
-    TRY(check_map("back_begins", back_begins, back_begins_length, back_inputs, columns, out,
-                  back_weight_length, back_weight, &back));
+    TRY(check_plan("begins", begins, pieces, inputs, out, columns));
+    TRY(check_plan("back_begins", back_begins, back_pieces, back_inputs, columns, out));
+    HOLDS(weight, times(pieces, inputs * LANES));
+    HOLDS(back_weight, times(back_pieces, back_inputs * LANES));
     HOLDS(grad, times(rows, out));
     HOLDS(x, times(rows, columns));
     HOLDS(statistics, times(STATISTICS, out));
@@ -261,14 +250,16 @@ ENTRY mgic_add_normalized_linear_backward(
     HOLDS(grad_map, times(shares, weight_length));
     HOLDS(grad_scale, out);
     HOLDS(grad_shift, out);
-    HOLDS(room, times(3, begins_length * LANES));
+    HOLDS(room, times(3, padded));
     HOLDS(sums, times(2, times(shares, out)));
-    const int64_t padded = begins_length * LANES;
     norm n = {.rows = rows, .channels = out, .activation = NONE, .eps = eps, .grad = grad,
               .slope = room + padded, .offset = room + 2 * padded, .grad_weight = grad_scale,
               .grad_bias = grad_shift};
     place_statistics(&n, (float *)statistics); /* only read on the way back */
     memcpy(room, n.mean, out * sizeof(float));
+    const packed_map forth = {all_pieces(begins, pieces, inputs, out), weight, columns};
+    const packed_map back = {all_pieces(back_begins, back_pieces, back_inputs, columns),
+                             back_weight, out};
     const task t = {&n, &forth, &back, x, grad_x, room};
     double *first = sums, *second = sums + shares * out;
     sum_shares(&t, first, second, shares, threads);

@@ -56,24 +56,6 @@ __attribute__((unused)) static report check_plan(const char *name, const int64_t
     return NULL;
 }
 
-INLINE void pack_weight(const float *weight, int64_t size, const int64_t *index, int64_t count,
-                        float *packed)
-{
-    for (int64_t i = 0; i < count; i++)
-        packed[i] = index[i] < size ? weight[index[i]] : 0;
-}
-
-INLINE void unpack_weight(const float *sums, int64_t shares, int64_t packed,
-                          const int64_t *inverse, int64_t count, float *weight)
-{
-    for (int64_t i = 0; i < count; i++) {
-        float sum = 0;
-        for (int64_t share = 0; share < shares; share++)
-            sum += sums[share * packed + inverse[i]];
-        weight[i] = sum;
-    }
-}
-
 INLINE int64_t lanes_of(const packing *plan, int64_t piece)
 {
     const int64_t left = plan->out - piece * LANES;
@@ -145,7 +127,7 @@ INLINE void product_piece(const parts *x, int64_t row, const packing *plan, int6
                             weight, sums, rows);
 }
 
-/* The same with what the plan has behind it, into y. */
+/* The same with what the plan has after it, into y. */
 INLINE void multiply_piece(const parts *x, int64_t row, const packing *plan, int64_t piece,
                            const float *weight, const float *bias, float *y, int64_t stride,
                            const int64_t inputs, const int rows)
@@ -191,15 +173,15 @@ void multiply_all(const float *x, int64_t x_stride, int64_t rows, const packing 
 
 /* Any number of rows. */
 INLINE void multiply_block(const parts *x, int64_t rows, const packing *plan, const float *weight,
-                           float *y, int64_t stride)
+                           const float *bias, float *y, int64_t stride)
 {
     for (int64_t r = 0; r < rows; r += ROWS_TOGETHER)
-        multiply_rows(x, r, rows - r < ROWS_TOGETHER ? rows - r : ROWS_TOGETHER, plan, weight, 0, y,
-                      stride);
+        multiply_rows(x, r, rows - r < ROWS_TOGETHER ? rows - r : ROWS_TOGETHER, plan, weight, bias,
+                      y, stride);
 }
 
-/* sum over rows of x[row][i] * grad[row], for `count` inputs i and `many` gradients: `across` apart
- * in a row, and their sums `apart`. */
+/* Adds the sum over rows of x[row][i] * grad[row], for `count` inputs i and `many` gradients,
+ * `across` apart in a row, to their sums, `apart` from each other. */
 INLINE void outer(const float *x, int64_t stride, const float *grad, int64_t across, int64_t out,
                   int64_t rows, int64_t lanes, float *sums, int64_t apart, const int count,
                   const int many)
@@ -207,7 +189,7 @@ INLINE void outer(const float *x, int64_t stride, const float *grad, int64_t acr
     vec total[MANY][WIDE], g[MANY];
     for (int p = 0; p < many; p++)
         for (int i = 0; i < count; i++)
-            total[p][i] = LOAD(sums + p * apart + i * LANES);
+            total[p][i] = (vec){};
     for (int64_t r = 0; r < rows; r++) {
         for (int p = 0; p < many; p++) {
             g[p] = load_lanes(grad + r * out + p * across, lanes);
@@ -224,7 +206,7 @@ INLINE void outer(const float *x, int64_t stride, const float *grad, int64_t acr
     }
     for (int p = 0; p < many; p++)
         for (int i = 0; i < count; i++)
-            STORE(sums + p * apart + i * LANES, total[p][i]);
+            STORE(sums + p * apart + i * LANES, LOAD(sums + p * apart + i * LANES) + total[p][i]);
 }
 
 /* Adds to the packed gradient of one piece and `many` parts, one or three: `rows` rows of x and of

@@ -50,8 +50,8 @@ def mixed(operators, width, groups, seed=0):
     num_nodes = operators.ptr.numel() - 1
     x, grad = torch.randn(2, num_nodes, width, generator=generator)
     weight = torch.randn(groups, width // groups, 7 * width // groups, generator=generator)
-    y = mix_derivatives(x, weight, None, *operators)
-    return y, *mix_derivatives_backward(grad, x, weight, *operators[3:])
+    y = mix_derivatives(x, weight, None, None, False, *operators)
+    return y, *mix_derivatives_backward(grad, x, weight, *operators)
 
 
 def test_clouds_end_where_no_edge_crosses():
@@ -95,6 +95,21 @@ def test_gradients_of_a_differential_convolution_equal_double(width, groups, bia
     for one, other in zip(found, exact, strict=True):
         size = other.abs().max()
         assert_close(one.double() / size, other / size, rtol=0, atol=1e-5)
+
+
+def test_relu_and_difference_in_one_pass_equal_those_after_it_and_have_their_gradients():
+    operators, generator = clouds([40, 300]), torch.Generator().manual_seed(0)
+    shapes = (340, 8), (2, 4, 28), (8,), (340, 8)
+    leaves = [torch.randn(shape, generator=generator).requires_grad_() for shape in shapes]
+    x, weight, bias, subtrahend = leaves
+    grad = torch.randn(340, 8, generator=generator)
+    results = []
+    for y in (
+        mix_derivatives(x, weight, bias, subtrahend, True, *operators),
+        mix_derivatives(x, weight, bias, None, False, *operators).relu() - subtrahend,
+    ):
+        results.append((y, *torch.autograd.grad(y, leaves, grad)))
+    assert_close(*results)
 
 
 @needs_compiler

@@ -1,17 +1,11 @@
 import pytest
 import torch
+from sparse_matrices import SparseMatrix, sparse_matrices, spmm
 from torch import Tensor
 from torch.testing import assert_close
 from torch.utils.flop_counter import FlopCounterMode
 
-from mgic_geo.graphs.adjacency import (
-    Adjacency,
-    SparseMatrix,
-    neighbor_max,
-    sparse_matrices,
-    spmm,
-    to_adjacency,
-)
+from mgic_geo.graphs.adjacency import Adjacency, neighbor_max, to_adjacency
 
 NUM_SOURCES, NUM_TARGETS = 6, 5
 # unsorted, a self-loop, an edge that is there twice; source 5 and target 4 have no edges
@@ -69,8 +63,8 @@ def test_transposed_matrix_is_the_transpose(adjacency):
     (matrix,) = sparse_matrices(adjacency, values().unsqueeze(1))
     y = features()[:NUM_TARGETS]
     expected = dense(adjacency, values()).T @ y
-    assert_close(spmm(matrix.transposed, y), expected, rtol=1e-12, atol=1e-12)
-    assert all(a is b for a, b in zip(matrix.transposed.transposed, matrix, strict=True))
+    transposed = SparseMatrix(*matrix[3:], *matrix[:3])
+    assert_close(spmm(transposed, y), expected, rtol=1e-12, atol=1e-12)
 
 
 def test_matrices_on_the_same_edges_keep_their_own_values(adjacency):

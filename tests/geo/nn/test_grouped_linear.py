@@ -130,7 +130,7 @@ def test_input_of_another_width_is_refused(groups):
 
 
 def test_unknown_transfer_rule_is_refused():
-    with pytest.raises(ValueError, match="init must be 'aggregate'"):
+    with pytest.raises(ValueError, match="init must be one of aggregate"):
         GroupedLinear(8, 4, transfer_init="ones")
 
 

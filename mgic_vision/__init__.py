@@ -5,11 +5,23 @@ Start here:
 - :func:`create_model` builds a classifier, a segmenter or a backbone; :func:`list_models` names
   them all and :func:`list_options` their options.
 - :func:`convert` replaces the residual blocks of a network of torchvision or timm.
-- :func:`fuse` makes a trained network faster; :func:`summary` counts what its cycles cost.
+- :func:`fuse` makes a trained network faster; :func:`explain` says which implementations run.
+- :func:`summary` counts what the cycles of a network cost.
 - :func:`mgic_unit` is the cycle as a layer, for networks of your own.
 - :func:`register_with_timm` and :func:`register_with_torchvision` offer the networks there.
 """
 
+from mgic_geo import (
+    Report,
+    WeightsError,
+    draw,
+    explain,
+    finish,
+    multiply_adds,
+    num_weights,
+    read_weights,
+    set_blend,
+)
 from mgic_vision.blocks import (
     basic_block,
     bottleneck,
@@ -17,8 +29,9 @@ from mgic_vision.blocks import (
     ghost_bottleneck,
     inverted_residual,
 )
-from mgic_vision.convert import convert
-from mgic_vision.fuse import fuse
+from mgic_vision.conversion.convert import convert
+from mgic_vision.cost import Summary, summary
+from mgic_vision.fusing import fuse
 from mgic_vision.layers import GhostModule, GroupedConv2d, SqueezeExcite
 from mgic_vision.merging import merge_groups
 from mgic_vision.models.backbone import Backbone, Stages
@@ -26,7 +39,6 @@ from mgic_vision.models.interface import Head, ImageModel
 from mgic_vision.models.lraspp import LRASPP
 from mgic_vision.models.registration import register_with_timm, register_with_torchvision
 from mgic_vision.models.registry import create_model, list_models, list_options
-from mgic_vision.summary import Summary, summary
 from mgic_vision.transfers import TransferConv2d
 from mgic_vision.units import depthwise_change, mgic_unit, pointwise_change
 
@@ -37,6 +49,7 @@ __all__ = [  # noqa: RUF022
     "list_options",
     "convert",
     "fuse",
+    "explain",
     "summary",
     "mgic_unit",
     "register_with_timm",
@@ -59,7 +72,15 @@ __all__ = [  # noqa: RUF022
     "ImageModel",
     "LRASPP",
     "Stages",
-    # what becomes of them
+    "WeightsError",
+    "read_weights",
+    # what networks are made of and cost
+    "Report",
     "Summary",
+    "draw",
+    "finish",
     "merge_groups",
+    "multiply_adds",
+    "num_weights",
+    "set_blend",
 ]

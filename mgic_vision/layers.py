@@ -9,7 +9,6 @@ from functools import partial
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from mgic_vision.norm import BatchNorm2d, Chain
 from mgic_vision.ops.depthwise import depthwise
@@ -26,7 +25,6 @@ class GroupedConv2d(nn.Conv2d):
 
     The weights are drawn from a normal distribution of variance :math:`2 / (k^2 c_{out} / g)`: an
     input channel reaches the outputs of its own group only, which torch's initializers overlook.
-    An image of one pixel is a vector, and mapped as one where the kernel has one tap.
 
     Args:
         in_channels: Channels in; a multiple of ``groups``.
@@ -87,7 +85,7 @@ class GroupedConv2d(nn.Conv2d):
         """Convolve ``x``."""
         if is_depthwise(self) and x.dim() == 4 and x.size(1) == self.in_channels:
             return depthwise(x, self.weight, self.dilation[0])
-        return convolve(x, self)
+        return super().forward(x)
 
 
 class DepthwiseConv2d(GroupedConv2d):
@@ -232,6 +230,26 @@ class GhostModule(nn.Module):
         return y if y.size(1) == self.out_channels else y[:, : self.out_channels]
 
 
+class Permute(nn.Module):
+    """Axes in another order.
+
+    Args:
+        *order: Of the axes.
+    """
+
+    def __init__(self, *order: int) -> None:
+        super().__init__()
+        self.order = order
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Permute the axes of ``x``."""
+        return x.permute(self.order)
+
+    def extra_repr(self) -> str:
+        """The order."""
+        return ", ".join(map(str, self.order))
+
+
 def is_depthwise(conv: nn.Conv2d) -> bool:
     """Whether a convolution filters every channel with several taps, and keeps the size."""
     return (
@@ -240,37 +258,6 @@ def is_depthwise(conv: nn.Conv2d) -> bool:
         and conv.kernel_size != (1, 1)
         and keeps_size(conv)
     )
-
-
-def convolve(x: Tensor, conv: nn.Conv2d) -> Tensor:
-    """What ``conv`` gives; on vectors by a product of matrices, several times faster there.
-
-    Args:
-        x: Images, or vectors as images of one pixel.
-        conv: A convolution, with a bias where a norm was folded into it.
-
-    Shape:
-        - ``x``: ``(B, C, H, W)``. Returns ``(B, C', H', W')``.
-
-    Example:
-        >>> conv = GroupedConv2d(8, 4, groups=2)
-        >>> convolve(torch.rand(5, 8, 1, 1), conv).shape
-        torch.Size([5, 4, 1, 1])
-    """
-    if conv.kernel_size != (1, 1) or x.shape[-2:] != (1, 1):
-        return functional.conv2d(
-            x, conv.weight, conv.bias, conv.stride, conv.padding, conv.dilation, conv.groups
-        )
-    vectors, groups, weight = x.flatten(1), conv.groups, conv.weight.flatten(1)
-    if groups == 1:
-        y = functional.linear(vectors, weight)
-    elif groups == conv.in_channels == conv.out_channels:
-        y = vectors * weight.flatten()
-    else:
-        parts = vectors.unflatten(1, (groups, -1)).transpose(0, 1)  # (groups, B, in / groups)
-        y = parts @ weight.unflatten(0, (groups, -1)).transpose(1, 2)
-        y = y.transpose(0, 1).flatten(1)
-    return (y if conv.bias is None else y + conv.bias)[:, :, None, None]
 
 
 def conv_norm_act(

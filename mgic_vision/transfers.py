@@ -1,11 +1,16 @@
-"""Restriction and prolongation on images."""
+"""Restriction, prolongation and correction on images."""
 
 from __future__ import annotations
 
-from torch import Tensor, nn
+from functools import partial
 
-from mgic_geo.levels import init_transfer_
-from mgic_vision.layers import convolve
+from torch import nn
+
+from mgic_geo.levels import Correction, init_transfer_
+
+#: ``(transfer, norm) -> Correction`` whose norm starts at a tenth: the coarse levels are random at
+#: first, and networks of many cycles learn slowly where they correct as much as there is.
+make_correction = partial(Correction, scale=0.1)
 
 
 class TransferConv2d(nn.Conv2d):
@@ -46,7 +51,3 @@ class TransferConv2d(nn.Conv2d):
         """Draw the weights again, by the rule given at construction."""
         blocks = (self.groups, self.out_channels // self.groups, self.in_channels // self.groups)
         init_transfer_(self.weight.detach().view(blocks), init=self.init)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Restrict or prolong ``x``."""
-        return convolve(x, self)

@@ -4,13 +4,31 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable
+from typing import TypedDict
 
 from torch import nn
 
 from mgic_geo.levels import Level, MGICBlock
 from mgic_vision.layers import RELU, Activation, DepthwiseConv2d, conv_norm_act
 from mgic_vision.norm import BatchNorm2d, Chain
-from mgic_vision.transfers import TransferConv2d
+from mgic_vision.transfers import TransferConv2d, make_correction
+
+
+class CycleOptions(TypedDict, total=False):
+    """What the cycles of a network are built with.
+
+    Args:
+        group_size: Channels per group, :math:`s_g`.
+        coarse_size: Width of the coarsest level, :math:`s_c`.
+        min_levels: Coarser levels to build even where the width is already small; 1.
+        change: What precedes a cycle where width or resolution change: ``"depthwise"`` or
+            ``"pointwise"``.
+    """
+
+    group_size: int
+    coarse_size: int
+    min_levels: int
+    change: str
 
 
 def mgic_unit(
@@ -22,7 +40,7 @@ def mgic_unit(
     stride: int = 1,
     make_change: Callable[..., nn.Module] | None = None,
     group_size: int = 64,
-    coarse_size: int = 64,
+    coarse_size: int | None = None,
     min_levels: int = 1,
 ) -> nn.Sequential:
     """A multigrid cycle, with a light convolution before it where width or resolution change.
@@ -36,7 +54,7 @@ def mgic_unit(
         make_change: ``(in_channels, out_channels, stride=) -> Module``; ``None`` means
             :func:`depthwise_change`.
         group_size: Channels per group, :math:`s_g`.
-        coarse_size: Width of the coarsest level, :math:`s_c`.
+        coarse_size: Width of the coarsest level, :math:`s_c`; ``None`` means ``group_size``.
         min_levels: Coarser levels to build even where the width is already small.
 
     Shape:
@@ -64,9 +82,10 @@ def mgic_unit(
         TransferConv2d,
         inner=inner,
         group_size=group_size,
-        coarse_size=coarse_size,
+        coarse_size=group_size if coarse_size is None else coarse_size,
         min_levels=min_levels,
         make_norm=BatchNorm2d,
+        make_correction=make_correction,
     )
     return unit
 

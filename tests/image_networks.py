@@ -23,7 +23,7 @@ SHALLOW = {
     "function_mgic": {"c_max": 64},
     "function_mobilenetv3": {"c_max": 64},
     "ghost_resnet56": {"depth": 14},
-    "mgic_resnet50": {"repeats": (1, 1, 2, 1)},
+    "mgic_resnet50": {"layers": (1, 1, 2, 1)},
     "mgic_resnet56": {"depth": 14},
     "resnet56": {"depth": 14},
 }

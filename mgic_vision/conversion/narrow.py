@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from mgic_geo import GroupedLinear
-from mgic_geo.conversion import NotConvertible, drop_hooks, require, shared_hooks
+from mgic_geo.conversion import drop_hooks, require, shared_hooks
 from mgic_geo.levels import Level, group_count, reset_parameters
 
 #: Names of attention over channels, which is kept on the finest level only.
@@ -27,7 +27,7 @@ def branch_widths(branch: nn.Module) -> tuple[int, int]:
             share or modules that are not understood.
     """
     ends: list[tuple[int, int]] = []
-    found = [leaf for _, leaf in leaves(branch)]
+    found = leaves(branch)
     weights = [id(weight) for leaf in found for weight in leaf.parameters()]
     require(len(weights) == len(set(weights)), "shares weights between two of its modules")
     for leaf in found:
@@ -48,26 +48,19 @@ def branch_widths(branch: nn.Module) -> tuple[int, int]:
     return outer, inner.pop() if inner else outer
 
 
-def leaves(branch: nn.Module) -> list[tuple[str, nn.Module]]:
+def leaves(branch: nn.Module) -> list[nn.Module]:
     """Modules that are copied as one: squeeze-excite, and what has no weights in modules inside it.
 
     Raises:
         NotConvertible: If a module has weights of its own and others in modules inside it.
     """
-    found: list[tuple[str, nn.Module]] = []
-    done: list[str] = []
-    for name, module in branch.named_modules():
-        if any(not outer or name.startswith(f"{outer}.") for outer in done):
-            continue
-        children = list(module.children())
-        own = any(True for _ in module.parameters(recurse=False))
-        inside = any(True for child in children for _ in child.parameters())
-        if is_squeeze(module) or not children or (own and not inside):  # a norm with its activation
-            found.append((name, module))
-            done.append(name)
-        elif own:
-            raise NotConvertible(f"does not understand {type(module).__name__}")
-    return found
+    children = list(branch.children())
+    own = any(True for _ in branch.parameters(recurse=False))
+    inside = any(True for child in children for _ in child.parameters())
+    if is_squeeze(branch) or not children or (own and not inside):  # a norm with its activation
+        return [branch]
+    require(not own, f"does not understand {type(branch).__name__}")
+    return list(dict.fromkeys(leaf for child in children for leaf in leaves(child)))
 
 
 def is_squeeze(module: nn.Module) -> bool:
@@ -84,8 +77,8 @@ def _check_plain(leaf: nn.Module) -> None:
 
 def _check_vectors(leaf: nn.Module) -> None:
     known = all(tensor.dim() < 2 for tensor in leaf.state_dict().values())
-    if not known or isinstance(leaf, MIXING_NORMS):
-        raise NotConvertible(f"does not understand {type(leaf).__name__}")
+    known = known and not isinstance(leaf, MIXING_NORMS)
+    require(known, f"does not understand {type(leaf).__name__}")
 
 
 def narrow(branch: nn.Module, level: Level, finest: Level, *, project: bool) -> nn.Module:
@@ -107,7 +100,7 @@ def narrow(branch: nn.Module, level: Level, finest: Level, *, project: bool) -> 
     widths = {finest.outer: level.outer, finest.inner: level.inner}
     keep = project and level.finest
     memo = shared_hooks(branch)
-    for _, leaf in leaves(branch):
+    for leaf in leaves(branch):
         memo[id(leaf)] = _narrow_leaf(leaf, widths, level, memo, keep=keep)
     new: nn.Module = copy.deepcopy(branch, memo)  # what is replaced is not copied on the way
     if not level.finest:
@@ -164,11 +157,9 @@ def _narrow_conv(
 
 def _blocks(weight: Tensor, old: int, new: int) -> Tensor:
     """What is within the new groups of a weight ``(out, in / old, ...)`` with old groups."""
-    out, columns = weight.size(0), weight.size(1)
-    step = new // old if new % old == 0 else 0
-    if not step:
-        raise NotConvertible(f"its {old} groups are no union of {new} groups")
-    kept = columns // step
+    require(new % old == 0, f"its {old} groups are no union of {new} groups")
+    out, step = weight.size(0), new // old
+    kept = weight.size(1) // step
     rows = weight.detach().unflatten(0, (old, step, out // new))
     parts = [rows[:, i, :, i * kept : (i + 1) * kept] for i in range(step)]
     return torch.stack(parts, 1).flatten(0, 2)

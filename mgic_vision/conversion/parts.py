@@ -116,23 +116,3 @@ class ChannelScale(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Scale the channels of ``x``."""
         return x * self.scale
-
-
-class Permute(nn.Module):
-    """Axes in another order.
-
-    Args:
-        *order: Of the axes.
-    """
-
-    def __init__(self, *order: int) -> None:
-        super().__init__()
-        self.order = order
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Permute the axes of ``x``."""
-        return x.permute(self.order)
-
-    def extra_repr(self) -> str:
-        """The order."""
-        return ", ".join(map(str, self.order))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from functools import partial
 from typing import Any, cast
 
 import torch
@@ -147,12 +146,11 @@ class Backbone(nn.Module):
         if not (self.grad_checkpointing and self.training and torch.is_grad_enabled()):
             return stage(x)
         for block in stage:
-            again = partial(_frozen_statistics, block)
             x = checkpoint(
                 block,
                 x,
                 use_reentrant=False,
-                context_fn=lambda again=again: (nullcontext(), again()),
+                context_fn=lambda block=block: (nullcontext(), _frozen_statistics(block)),
             )
         return x
 

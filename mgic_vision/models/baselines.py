@@ -15,7 +15,7 @@ from torch import nn
 
 from mgic_vision.models.backbone import Backbone, Stages
 from mgic_vision.models.interface import ImageModel, ModelOptions, make_model
-from mgic_vision.models.lraspp import LRASPP
+from mgic_vision.models.lraspp import make_segmenter
 
 CLASSES_OF_WEIGHTS = 1000
 
@@ -49,15 +49,13 @@ def torchvision_resnet(
         25557032
     """
     source: Any = _torchvision(name, in_chans, weights=weights)
-    stem = nn.Sequential(
-        OrderedDict(
-            (part, source.get_submodule(part)) for part in ("conv1", "bn1", "relu", "maxpool")
-        )
-    )
     stages = Stages(source.bn1.num_features, 4)
     for layer in (source.layer1, source.layer2, source.layer3, source.layer4):
         _add_blocks(stages, layer, lambda block: block.bn3.num_features)
-    model = make_model(stem, stages, num_classes, input_size=(in_chans, 224, 224), **options)
+    stem = _take(source, "conv1", "bn1", "relu", "maxpool")
+    model = make_model(
+        Backbone(stem, stages, input_size=(in_chans, 224, 224)), num_classes, **options
+    )
     return _keep_classifier(model, source.fc)
 
 
@@ -80,16 +78,11 @@ def torchvision_mobilenet(
     """
     source: Any = _torchvision(name, in_chans, weights=weights)
     *hidden, _, classifier = source.classifier  # the last but one is dropout
-    stem, stages, final = _mobilenet_parts(source)
     model = make_model(
-        stem,
-        stages,
+        _mobilenet_backbone(source, in_chans, 224, 224),
         num_classes,
-        final=final,
-        num_features=final.out_channels,
         hidden=nn.Sequential(*hidden),
         hidden_channels=classifier.in_features,
-        input_size=(in_chans, 224, 224),
         **options,
     )
     return _keep_classifier(model, classifier)
@@ -130,13 +123,13 @@ def torchvision_lraspp(
         1746878
     """
     source = _torchvision(name, in_chans, dilated=True, reduced_tail=reduced_tail)
-    stem, stages, final = _mobilenet_parts(source)
-    size = (in_chans, 1024, 2048)
-    backbone = Backbone(stem, stages, final, num_features=final.out_channels, input_size=size)
-    if features_only:
-        return backbone
-    return LRASPP(
-        backbone, num_classes, filters=filters, pool_window=pool_window, global_pool=global_pool
+    return make_segmenter(
+        _mobilenet_backbone(source, in_chans, 1024, 2048),
+        num_classes,
+        filters=filters,
+        pool_window=pool_window,
+        features_only=features_only,
+        global_pool=global_pool,
     )
 
 
@@ -169,25 +162,25 @@ def timm_ghostnet(
         raise ImportError(f"{name} comes from timm: pip install timm") from error
 
     source: Any = timm.create_model(name, pretrained=pretrained, in_chans=in_chans)
-    stem = nn.Sequential(
-        OrderedDict((part, source.get_submodule(part)) for part in ("conv_stem", "bn1", "act1"))
-    )
     stages = Stages(source.conv_stem.out_channels, 2)
     *groups, final = source.blocks
     for blocks in groups:
         _add_blocks(stages, blocks, lambda block: block.ghost2.out_chs)
-    head = nn.Sequential(  # timm's is a convolution of the pooled map
+    backbone = Backbone(
+        _take(source, "conv_stem", "bn1", "act1"),
+        stages,
+        final,
+        num_features=source.num_features,
+        input_size=(in_chans, 224, 224),
+    )
+    hidden = nn.Sequential(  # timm's is a convolution of the pooled map
         nn.Unflatten(1, (-1, 1, 1)), source.conv_head, source.act2, nn.Flatten()
     )
     model = make_model(
-        stem,
-        stages,
+        backbone,
         num_classes,
-        final=final,
-        num_features=source.num_features,
-        hidden=head,
+        hidden=hidden,
         hidden_channels=source.conv_head.out_channels,
-        input_size=(in_chans, 224, 224),
         **options,
     )
     return _keep_classifier(model, source.classifier)
@@ -210,23 +203,22 @@ def _torchvision(name: str, in_chans: int, weights: str | None = None, **options
 def _replace_first(source: nn.Module, in_chans: int) -> None:
     """Put a first convolution for images of ``in_chans`` channels in place."""
     name, conv = next((n, m) for n, m in source.named_modules() if isinstance(m, nn.Conv2d))
-    fresh = nn.Conv2d(
-        in_chans,
-        conv.out_channels,
-        cast(Any, conv.kernel_size),
-        stride=cast(Any, conv.stride),
-        padding=cast(Any, conv.padding),
-        bias=conv.bias is not None,
-    )
+    sizes = cast(Any, (conv.out_channels, conv.kernel_size, conv.stride, conv.padding))
+    fresh = nn.Conv2d(in_chans, *sizes, bias=conv.bias is not None)
     nn.init.kaiming_normal_(fresh.weight, mode="fan_out")  # as torchvision does
     source.set_submodule(name, fresh)
 
 
-def _mobilenet_parts(source: Any) -> tuple[nn.Module, Stages, Any]:
+def _take(source: nn.Module, *names: str) -> nn.Sequential:
+    return nn.Sequential(OrderedDict((name, source.get_submodule(name)) for name in names))
+
+
+def _mobilenet_backbone(source: Any, *input_size: int) -> Backbone:
     stem, *blocks, final = source.features
     stages = Stages(stem.out_channels, 2)
     _add_blocks(stages, blocks, lambda block: block.out_channels)
-    return stem, stages, final
+    features = final.out_channels
+    return Backbone(stem, stages, final, num_features=features, input_size=input_size)
 
 
 def _add_blocks(stages: Stages, blocks: Iterable[nn.Module], width: Callable[[Any], int]) -> None:

@@ -11,13 +11,27 @@ from torch import Tensor, nn
 
 from mgic_geo.levels import Residual
 from mgic_vision.blocks import ghost_branch, inverted_branch, inverted_residual
-from mgic_vision.layers import HARDSWISH, conv_norm_act
+from mgic_vision.layers import HARDSWISH, Permute, conv_norm_act
 from mgic_vision.models.backbone import Backbone, Stages
 from mgic_vision.models.interface import ModelOptions, make_model
 from mgic_vision.units import depthwise_change, mgic_unit
 
 # Table 2: 1x1 convolutions to 16 and, after the blocks, 64 channels; two blocks of every width
 STEM, FIRST, BLOCKS_PER_WIDTH, EXPANSION, HIDDEN = 16, 32, 2, 4, 64
+
+
+class FunctionOptions(ModelOptions, total=False):
+    """Options of every network of Table 2, and :class:`ModelOptions`.
+
+    A batch of vectors is a row of as many pixels, ``(1, C, 1, B)``: every kernel has one tap.
+
+    Args:
+        c_max: Largest width, a power of 2 from 32 on; 128.
+        in_chans: Variables of the function; 5.
+    """
+
+    c_max: int
+    in_chans: int
 
 
 class GhostChange(nn.Module):
@@ -50,25 +64,19 @@ class GhostChange(nn.Module):
 def function_mgic(
     num_classes: int = 1,
     *,
-    c_max: int = 128,
     group_size: int = 16,
     coarse_size: int = 16,
     min_levels: int = 1,
-    in_chans: int = 5,
-    **options: Unpack[ModelOptions],
+    **options: Unpack[FunctionOptions],
 ) -> Backbone:
     """Table 2 with a cycle of inverted residuals as CNN block.
 
-    A vector is an image of one pixel, so that every kernel has one tap.
-
     Args:
         num_classes: Values of the function.
-        c_max: Largest width, a power of 2 from 32 on.
         group_size: Channels per group, :math:`s_g`.
         coarse_size: Width of the coarsest level, :math:`s_c`.
         min_levels: Coarser levels to build even where the width is already small.
-        in_chans: Variables of the function.
-        **options: As :class:`ModelOptions`.
+        **options: As :class:`FunctionOptions`.
 
     Shape:
         - ``x``: ``(B, in_chans)``. Returns ``(B, num_classes)``.
@@ -100,36 +108,20 @@ def function_mgic(
             min_levels=min_levels,
         )
 
-    return _table_2(block, num_classes, c_max, in_chans, **options)
+    return _table_2(block, num_classes, **options)
 
 
-def function_mobilenetv3(
-    num_classes: int = 1, *, c_max: int = 128, in_chans: int = 5, **options: Unpack[ModelOptions]
-) -> Backbone:
-    """Table 2 with MobileNetV3's inverted residual as CNN block.
+def function_mobilenetv3(num_classes: int = 1, **options: Unpack[FunctionOptions]) -> Backbone:
+    """Table 2 with MobileNetV3's inverted residual as CNN block: 252,657 weights.
 
-    Args:
-        num_classes: Values of the function.
-        c_max: Largest width, a power of 2 from 32 on.
-        in_chans: Variables of the function.
-        **options: As :class:`ModelOptions`.
-
-    Shape:
-        - ``x``: ``(B, in_chans)``. Returns ``(B, num_classes)``.
-
-    Cost:
-        252,657 weights with ``c_max=128``.
-
-    Raises:
-        ValueError: If ``c_max`` is not a power of 2 from 32 on.
+    Arguments, shapes and errors are those of :func:`function_mgic`.
 
     References:
         Section 4.2, Table 2, Figure 4.
 
     Example:
-        >>> import torch
-        >>> function_mobilenetv3(c_max=64)(torch.rand(8, 5)).shape
-        torch.Size([8, 1])
+        >>> sum(p.numel() for p in function_mobilenetv3().parameters())
+        252657
     """
 
     def block(in_channels: int, out_channels: int) -> nn.Module:
@@ -142,36 +134,20 @@ def function_mobilenetv3(
         )
         return Residual(branch) if in_channels == out_channels else branch
 
-    return _table_2(block, num_classes, c_max, in_chans, **options)
+    return _table_2(block, num_classes, **options)
 
 
-def function_ghost(
-    num_classes: int = 1, *, c_max: int = 128, in_chans: int = 5, **options: Unpack[ModelOptions]
-) -> Backbone:
-    """Table 2 with GhostNet's bottleneck as CNN block.
+def function_ghost(num_classes: int = 1, **options: Unpack[FunctionOptions]) -> Backbone:
+    """Table 2 with GhostNet's bottleneck as CNN block: 142,785 weights.
 
-    Args:
-        num_classes: Values of the function.
-        c_max: Largest width, a power of 2 from 32 on.
-        in_chans: Variables of the function.
-        **options: As :class:`ModelOptions`.
-
-    Shape:
-        - ``x``: ``(B, in_chans)``. Returns ``(B, num_classes)``.
-
-    Cost:
-        142,785 weights with ``c_max=128``.
-
-    Raises:
-        ValueError: If ``c_max`` is not a power of 2 from 32 on.
+    Arguments, shapes and errors are those of :func:`function_mgic`.
 
     References:
         Section 4.2, Table 2, Figure 4.
 
     Example:
-        >>> import torch
-        >>> function_ghost(c_max=64)(torch.rand(8, 5)).shape
-        torch.Size([8, 1])
+        >>> sum(p.numel() for p in function_ghost().parameters())
+        142785
     """
 
     def block(in_channels: int, out_channels: int) -> nn.Module:
@@ -180,14 +156,15 @@ def function_ghost(
             return Residual(branch)
         return GhostChange(branch, in_channels, out_channels)
 
-    return _table_2(block, num_classes, c_max, in_chans, **options)
+    return _table_2(block, num_classes, **options)
 
 
 def _table_2(
     block: Callable[[int, int], nn.Module],
     num_classes: int,
-    c_max: int,
-    in_chans: int,
+    *,
+    c_max: int = 128,
+    in_chans: int = 5,
     **options: Unpack[ModelOptions],
 ) -> Backbone:
     if c_max < FIRST or c_max & (c_max - 1):
@@ -197,18 +174,18 @@ def _table_2(
         for _ in range(BLOCKS_PER_WIDTH):
             stages.add(block(stages.channels, width), width)
         width *= 2
-    image = nn.Unflatten(1, (in_chans, 1, 1))  # (B, 5) -> (B, 5, 1, 1)
+    stem = nn.Sequential(
+        OrderedDict(
+            image=nn.Unflatten(1, (in_chans, 1, 1)),
+            pixels=Permute(2, 1, 3, 0),  # (B, C, 1, 1) -> (1, C, 1, B)
+            layer=conv_norm_act(in_chans, STEM),
+        )
+    )
     hidden = nn.Sequential(
         OrderedDict(
             linear=nn.Linear(c_max, HIDDEN, bias=False), norm=nn.BatchNorm1d(HIDDEN), act=nn.ReLU()
         )
     )
-    return make_model(
-        nn.Sequential(OrderedDict(image=image, layer=conv_norm_act(in_chans, STEM))),
-        stages,
-        num_classes,
-        hidden=hidden,
-        hidden_channels=HIDDEN,
-        input_size=(in_chans,),
-        **options,
-    )
+    vectors = Permute(3, 1, 0, 2)  # (1, C, 1, B) -> (B, C, 1, 1)
+    backbone = Backbone(stem, stages, vectors, input_size=(in_chans,))
+    return make_model(backbone, num_classes, hidden=hidden, hidden_channels=HIDDEN, **options)

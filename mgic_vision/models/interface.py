@@ -8,7 +8,7 @@ from typing import TypedDict
 
 from torch import Tensor, nn
 
-from mgic_vision.models.backbone import Backbone, Stages
+from mgic_vision.models.backbone import Backbone
 
 POOLS: dict[str, Callable[[], nn.Module]] = {
     "avg": partial(nn.AdaptiveAvgPool2d, 1),
@@ -99,12 +99,8 @@ class ImageModel(Backbone):
     """A network for images with its head, under timm's names.
 
     Args:
-        stem: As :class:`Backbone`.
-        stages: As :class:`Backbone`.
-        final: As :class:`Backbone`.
+        backbone: Its parts become those of the network.
         head: What makes scores of the last features.
-        input_size: As :class:`Backbone`.
-        num_features: As :class:`Backbone`.
 
     Shape:
         - ``x``: ``(B, *input_size)``, or any other height and width.
@@ -124,17 +120,14 @@ class ImageModel(Backbone):
         Linear(in_features=64, out_features=3, bias=True)
     """
 
-    def __init__(
-        self,
-        stem: nn.Module,
-        stages: Stages,
-        final: nn.Module | None,
-        head: Head,
-        *,
-        num_features: int | None = None,
-        input_size: tuple[int, ...] = (3, 224, 224),
-    ) -> None:
-        super().__init__(stem, stages, final, num_features=num_features, input_size=input_size)
+    def __init__(self, backbone: Backbone, head: Head) -> None:
+        super().__init__(
+            backbone.stem,
+            backbone.stages,
+            backbone.final,
+            num_features=backbone.num_features,
+            input_size=backbone.input_size,
+        )
         self.head = head
 
     @property
@@ -183,38 +176,34 @@ class ImageModel(Backbone):
 
 
 def make_model(
-    stem: nn.Module,
-    stages: Stages,
+    backbone: Backbone,
     num_classes: int,
     *,
-    final: nn.Module | None = None,
-    num_features: int | None = None,
     hidden: nn.Module | None = None,
     hidden_channels: int | None = None,
-    input_size: tuple[int, ...] = (3, 224, 224),
     features_only: bool = False,
     global_pool: str = "avg",
     drop_rate: float = 0.0,
 ) -> Backbone:
-    """Put a network together: an :class:`ImageModel`, or its :class:`Backbone` if asked for.
+    """Put a head on a backbone; return the backbone itself with ``features_only``.
 
     Example:
         >>> import torch
         >>> from mgic_vision.layers import conv_norm_act
+        >>> from mgic_vision.models.backbone import Stages
         >>> stages = Stages(8, 1)
         >>> stages.add(conv_norm_act(8, 16, stride=2), 16, stride=2)
-        >>> make_model(conv_norm_act(3, 8), stages, 10)(torch.rand(2, 3, 8, 8)).shape
+        >>> make_model(Backbone(conv_norm_act(3, 8), stages), 10)(torch.rand(2, 3, 8, 8)).shape
         torch.Size([2, 10])
     """
-    num_features = stages.channels if num_features is None else num_features
     if features_only:
-        return Backbone(stem, stages, final, num_features=num_features, input_size=input_size)
+        return backbone
     head = Head(
-        num_features,
+        backbone.num_features,
         num_classes,
         hidden=hidden,
         hidden_channels=hidden_channels,
         global_pool=global_pool,
         drop_rate=drop_rate,
     )
-    return ImageModel(stem, stages, final, head, num_features=num_features, input_size=input_size)
+    return ImageModel(backbone, head)

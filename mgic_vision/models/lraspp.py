@@ -184,3 +184,10 @@ class LRASPP(nn.Module):
         return functional.interpolate(
             scores, size=x.shape[-2:], mode="bilinear", align_corners=False
         )
+
+
+def make_segmenter(
+    backbone: Backbone, num_classes: int, *, features_only: bool = False, **options: Any
+) -> nn.Module:
+    """Put :class:`LRASPP` on a backbone; return the backbone itself with ``features_only``."""
+    return backbone if features_only else LRASPP(backbone, num_classes, **options)

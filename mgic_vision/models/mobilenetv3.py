@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple, TypedDict, Unpack
+from typing import Unpack
 
 from torch import nn
 
 from mgic_vision.blocks import inverted_residual
 from mgic_vision.layers import HARDSWISH, RELU, conv_norm_act, round_width
 from mgic_vision.models.backbone import Backbone, Stages
-from mgic_vision.models.interface import ModelOptions, make_model
-from mgic_vision.units import find_change, mgic_unit
+from mgic_vision.models.interface import make_model
+from mgic_vision.units import CycleOptions, find_change, mgic_unit
 
 
 @dataclass(frozen=True)
@@ -29,55 +28,92 @@ class Row:
     h_swish: bool
 
 
+@dataclass(frozen=True)
+class Table:
+    """A MobileNetV3: its blocks, and the channels of the last convolution and the hidden layer."""
+
+    rows: tuple[Row, ...]
+    last: int
+    hidden: int
+
+
 # Table 6, whose widths are GhostNet's; kernels from there, h-swish as in MobileNetV3-Large
-TABLE_6 = (
-    Row(kernel=3, expand=16, out=16, squeeze=False, stride=1, h_swish=False),
-    Row(kernel=3, expand=48, out=24, squeeze=False, stride=2, h_swish=False),
-    Row(kernel=3, expand=72, out=24, squeeze=False, stride=1, h_swish=False),
-    Row(kernel=5, expand=72, out=40, squeeze=True, stride=2, h_swish=False),
-    Row(kernel=5, expand=120, out=40, squeeze=True, stride=1, h_swish=False),
-    Row(kernel=3, expand=240, out=80, squeeze=False, stride=2, h_swish=True),
-    Row(kernel=3, expand=200, out=80, squeeze=False, stride=1, h_swish=True),
-    Row(kernel=3, expand=184, out=80, squeeze=False, stride=1, h_swish=True),
-    Row(kernel=3, expand=184, out=80, squeeze=False, stride=1, h_swish=True),
-    Row(kernel=3, expand=480, out=112, squeeze=True, stride=1, h_swish=True),
-    Row(kernel=3, expand=672, out=112, squeeze=True, stride=1, h_swish=True),
-    Row(kernel=5, expand=672, out=160, squeeze=True, stride=2, h_swish=True),
-    Row(kernel=5, expand=960, out=160, squeeze=False, stride=1, h_swish=True),
-    Row(kernel=5, expand=960, out=160, squeeze=True, stride=1, h_swish=True),
-    Row(kernel=5, expand=960, out=160, squeeze=False, stride=1, h_swish=True),
-    Row(kernel=5, expand=960, out=160, squeeze=True, stride=1, h_swish=True),
+TABLE_6 = Table(
+    last=960,
+    hidden=1280,
+    rows=(
+        Row(kernel=3, expand=16, out=16, squeeze=False, stride=1, h_swish=False),
+        Row(kernel=3, expand=48, out=24, squeeze=False, stride=2, h_swish=False),
+        Row(kernel=3, expand=72, out=24, squeeze=False, stride=1, h_swish=False),
+        Row(kernel=5, expand=72, out=40, squeeze=True, stride=2, h_swish=False),
+        Row(kernel=5, expand=120, out=40, squeeze=True, stride=1, h_swish=False),
+        Row(kernel=3, expand=240, out=80, squeeze=False, stride=2, h_swish=True),
+        Row(kernel=3, expand=200, out=80, squeeze=False, stride=1, h_swish=True),
+        Row(kernel=3, expand=184, out=80, squeeze=False, stride=1, h_swish=True),
+        Row(kernel=3, expand=184, out=80, squeeze=False, stride=1, h_swish=True),
+        Row(kernel=3, expand=480, out=112, squeeze=True, stride=1, h_swish=True),
+        Row(kernel=3, expand=672, out=112, squeeze=True, stride=1, h_swish=True),
+        Row(kernel=5, expand=672, out=160, squeeze=True, stride=2, h_swish=True),
+        Row(kernel=5, expand=960, out=160, squeeze=False, stride=1, h_swish=True),
+        Row(kernel=5, expand=960, out=160, squeeze=True, stride=1, h_swish=True),
+        Row(kernel=5, expand=960, out=160, squeeze=False, stride=1, h_swish=True),
+        Row(kernel=5, expand=960, out=160, squeeze=True, stride=1, h_swish=True),
+    ),
 )
 
 # Howard et al. (2019), Table 2: MobileNetV3-Small
-SMALL = (
-    Row(kernel=3, expand=16, out=16, squeeze=True, stride=2, h_swish=False),
-    Row(kernel=3, expand=72, out=24, squeeze=False, stride=2, h_swish=False),
-    Row(kernel=3, expand=88, out=24, squeeze=False, stride=1, h_swish=False),
-    Row(kernel=5, expand=96, out=40, squeeze=True, stride=2, h_swish=True),
-    Row(kernel=5, expand=240, out=40, squeeze=True, stride=1, h_swish=True),
-    Row(kernel=5, expand=240, out=40, squeeze=True, stride=1, h_swish=True),
-    Row(kernel=5, expand=120, out=48, squeeze=True, stride=1, h_swish=True),
-    Row(kernel=5, expand=144, out=48, squeeze=True, stride=1, h_swish=True),
-    Row(kernel=5, expand=288, out=96, squeeze=True, stride=2, h_swish=True),
-    Row(kernel=5, expand=576, out=96, squeeze=True, stride=1, h_swish=True),
-    Row(kernel=5, expand=576, out=96, squeeze=True, stride=1, h_swish=True),
+SMALL = Table(
+    last=576,
+    hidden=1024,
+    rows=(
+        Row(kernel=3, expand=16, out=16, squeeze=True, stride=2, h_swish=False),
+        Row(kernel=3, expand=72, out=24, squeeze=False, stride=2, h_swish=False),
+        Row(kernel=3, expand=88, out=24, squeeze=False, stride=1, h_swish=False),
+        Row(kernel=5, expand=96, out=40, squeeze=True, stride=2, h_swish=True),
+        Row(kernel=5, expand=240, out=40, squeeze=True, stride=1, h_swish=True),
+        Row(kernel=5, expand=240, out=40, squeeze=True, stride=1, h_swish=True),
+        Row(kernel=5, expand=120, out=48, squeeze=True, stride=1, h_swish=True),
+        Row(kernel=5, expand=144, out=48, squeeze=True, stride=1, h_swish=True),
+        Row(kernel=5, expand=288, out=96, squeeze=True, stride=2, h_swish=True),
+        Row(kernel=5, expand=576, out=96, squeeze=True, stride=1, h_swish=True),
+        Row(kernel=5, expand=576, out=96, squeeze=True, stride=1, h_swish=True),
+    ),
+)
+
+# Table 1 there: MobileNetV3-Large
+LARGE = Table(
+    last=960,
+    hidden=1280,
+    rows=(
+        Row(kernel=3, expand=16, out=16, squeeze=False, stride=1, h_swish=False),
+        Row(kernel=3, expand=64, out=24, squeeze=False, stride=2, h_swish=False),
+        Row(kernel=3, expand=72, out=24, squeeze=False, stride=1, h_swish=False),
+        Row(kernel=5, expand=72, out=40, squeeze=True, stride=2, h_swish=False),
+        Row(kernel=5, expand=120, out=40, squeeze=True, stride=1, h_swish=False),
+        Row(kernel=5, expand=120, out=40, squeeze=True, stride=1, h_swish=False),
+        Row(kernel=3, expand=240, out=80, squeeze=False, stride=2, h_swish=True),
+        Row(kernel=3, expand=200, out=80, squeeze=False, stride=1, h_swish=True),
+        Row(kernel=3, expand=184, out=80, squeeze=False, stride=1, h_swish=True),
+        Row(kernel=3, expand=184, out=80, squeeze=False, stride=1, h_swish=True),
+        Row(kernel=3, expand=480, out=112, squeeze=True, stride=1, h_swish=True),
+        Row(kernel=3, expand=672, out=112, squeeze=True, stride=1, h_swish=True),
+        Row(kernel=5, expand=672, out=160, squeeze=True, stride=2, h_swish=True),
+        Row(kernel=5, expand=960, out=160, squeeze=True, stride=1, h_swish=True),
+        Row(kernel=5, expand=960, out=160, squeeze=True, stride=1, h_swish=True),
+    ),
 )
 
 
-class NetworkOptions(TypedDict, total=False):
+class NetworkOptions(CycleOptions, total=False):
     """Options of every MGIC-MobileNetV3, for classes or for masks.
+
+    Beside those of :class:`~mgic_vision.units.CycleOptions`, whose two sizes are 64 by default.
 
     Args:
         width: Scales all widths; 1.0.
         h_swish: Whether to use it where the table does, rather than ReLU throughout; True.
         squeeze: Squeeze-excite on the ``"finest"`` level of a cycle, ``"every"`` one or ``"none"``.
         output_stride: Strides beyond it turn into dilation of the rows that follow; 32.
-        group_size: Channels per group, :math:`s_g`; 64.
-        coarse_size: Width of the coarsest level, :math:`s_c`; 64.
-        min_levels: Coarser levels to build even where the width is already small; 1.
-        change: What precedes a cycle where width or resolution change: ``"depthwise"`` or
-            ``"pointwise"``.
         in_chans: Channels of the images; 3.
     """
 
@@ -85,80 +121,68 @@ class NetworkOptions(TypedDict, total=False):
     h_swish: bool
     squeeze: str
     output_stride: int
-    group_size: int
-    coarse_size: int
-    min_levels: int
-    change: str
     in_chans: int
 
 
-class MobileOptions(NetworkOptions, ModelOptions, total=False):
-    """:class:`NetworkOptions` and :class:`ModelOptions`."""
+def mgic_mobilenetv3(
+    table: Table,
+    num_classes: int = 1000,
+    *,
+    features_only: bool = False,
+    global_pool: str = "avg",
+    drop_rate: float = 0.0,
+    **network: Unpack[NetworkOptions],
+) -> Backbone:
+    """MGIC-MobileNetV3, a cycle of inverted residuals in every row of Table 6; also its small one.
 
-
-class Parts(NamedTuple):
-    """What a :class:`Backbone` is made of."""
-
-    stem: nn.Module
-    stages: Stages
-    final: nn.Module
-    num_features: int
-
-
-def mgic_mobilenetv3(num_classes: int = 1000, **options: Unpack[MobileOptions]) -> Backbone:
-    """MGIC-MobileNetV3: a cycle of inverted residuals in every row of Table 6.
+    The widths of ``mgic_mobilenetv3_small`` are so narrow that at the default sizes a cycle costs
+    more than the dense block: see :func:`summary`, and ``min_levels`` and ``group_size`` for what
+    to do about it.
 
     Args:
+        table: :data:`TABLE_6` or :data:`SMALL`.
         num_classes: Classes to tell apart.
-        **options: As :class:`MobileOptions`.
+        features_only: As :class:`ModelOptions`.
+        global_pool: As :class:`ModelOptions`.
+        drop_rate: As :class:`ModelOptions`.
+        **network: As :class:`NetworkOptions`.
 
     Cost:
         5.50 M weights and 195 M multiply-adds at 224x224, of which R and P have 17 M; 2.58 M, 109 M
-        and 10 M with ``width=0.6``; 7.61 M, 274 M and 28 M with ``width=1.2``.
+        and 10 M with ``width=0.6``; 7.61 M, 274 M and 28 M with ``width=1.2``. The small one has
+        2.58 M weights and 63 M multiply-adds, of which R and P have 4 M.
 
     Raises:
-        ValueError: If an option is out of range; see :func:`mobile_parts`.
+        ValueError: If an option is out of range; see :func:`mobile_backbone`.
 
     References:
-        Section 4.3.2, Tables 6, 7 and 13.
+        Section 4.3.2, Tables 6, 7 and 13; section 4.4; Howard et al., Searching for MobileNetV3
+        (2019), Table 2.
 
     Example:
-        >>> sum(p.numel() for p in mgic_mobilenetv3().parameters())
+        >>> for table in (TABLE_6, SMALL):
+        ...     print(sum(p.numel() for p in mgic_mobilenetv3(table).parameters()))
         5503344
-    """
-    return _classifier(TABLE_6, 960, 1280, num_classes, **options)
-
-
-def mgic_mobilenetv3_small(num_classes: int = 1000, **options: Unpack[MobileOptions]) -> Backbone:
-    """MGIC-MobileNetV3-Small: a cycle in every row of MobileNetV3-Small.
-
-    Its widths are so narrow that at the default sizes a cycle costs more than the dense block:
-    see :func:`summary`, and ``min_levels`` and ``group_size`` for what to do about it.
-
-    Args:
-        num_classes: Classes to tell apart.
-        **options: As :class:`MobileOptions`.
-
-    Cost:
-        2.58 M weights and 63 M multiply-adds at 224x224, of which R and P have 4 M.
-
-    Raises:
-        ValueError: If an option is out of range; see :func:`mobile_parts`.
-
-    References:
-        Section 4.4; Howard et al., Searching for MobileNetV3 (2019), Table 2.
-
-    Example:
-        >>> sum(p.numel() for p in mgic_mobilenetv3_small().parameters())
         2576132
     """
-    return _classifier(SMALL, 576, 1024, num_classes, **options)
+    backbone = mobile_backbone(table, 224, 224, **network)
+    hidden = round_width(table.hidden * network.get("width", 1.0))
+    linear = nn.Linear(backbone.num_features, hidden)
+    act = HARDSWISH if network.get("h_swish", True) else RELU
+    return make_model(
+        backbone,
+        num_classes,
+        hidden=nn.Sequential(OrderedDict(linear=linear, act=act())),
+        hidden_channels=hidden,
+        features_only=features_only,
+        global_pool=global_pool,
+        drop_rate=drop_rate,
+    )
 
 
-def mobile_parts(
-    rows: Sequence[Row],
-    last: int,
-    *,
+def mobile_backbone(
+    table: Table,
+    *size: int,
     width: float = 1.0,
     h_swish: bool = True,
     squeeze: str = "finest",
@@ -168,11 +192,10 @@ def mobile_parts(
     min_levels: int = 1,
     change: str = "depthwise",
     in_chans: int = 3,
-) -> Parts:
-    """Stem, stages and last convolution of an MGIC-MobileNetV3.
+) -> Backbone:
+    """An MGIC-MobileNetV3 without its head, for images of ``size``, their height and width.
 
-    Every one of ``rows`` is a block, ``last`` are the channels of the last convolution; the other
-    arguments are those of :class:`NetworkOptions`.
+    The other arguments are those of :class:`NetworkOptions`.
 
     Raises:
         ValueError: If ``width`` is not positive, ``output_stride`` not a power of 2 from 2 on, or
@@ -183,9 +206,9 @@ def mobile_parts(
     if output_stride < 2 or output_stride & (output_stride - 1):
         raise ValueError(f"output_stride must be a power of 2 from 2 on, got {output_stride}")
     swish = HARDSWISH if h_swish else RELU
-    stem_width, last = round_width(16 * width), round_width(last * width)
+    stem_width, last = round_width(16 * width), round_width(table.last * width)
     stages, dilation = Stages(stem_width, 2), 1
-    for row in rows:
+    for row in table.rows:
         stride = row.stride
         if stages.stride * stride > output_stride:
             stride, dilation = 1, dilation * stride
@@ -210,34 +233,5 @@ def mobile_parts(
         )
         stages.add(unit, out, stride=stride)
     stem = conv_norm_act(in_chans, stem_width, kernel=3, stride=2, activation=swish)
-    return Parts(stem, stages, conv_norm_act(stages.channels, last, activation=swish), last)
-
-
-def _classifier(
-    rows: Sequence[Row],
-    last: int,
-    hidden: int,
-    num_classes: int,
-    *,
-    features_only: bool = False,
-    global_pool: str = "avg",
-    drop_rate: float = 0.0,
-    **network: Unpack[NetworkOptions],
-) -> Backbone:
-    parts = mobile_parts(rows, last, **network)
-    hidden = round_width(hidden * network.get("width", 1.0))
-    swish = HARDSWISH if network.get("h_swish", True) else RELU
-    linear = nn.Linear(parts.num_features, hidden)
-    return make_model(
-        parts.stem,
-        parts.stages,
-        num_classes,
-        final=parts.final,
-        num_features=parts.num_features,
-        hidden=nn.Sequential(OrderedDict(linear=linear, act=swish())),
-        hidden_channels=hidden,
-        input_size=(network.get("in_chans", 3), 224, 224),
-        features_only=features_only,
-        global_pool=global_pool,
-        drop_rate=drop_rate,
-    )
+    final = conv_norm_act(stages.channels, last, activation=swish)
+    return Backbone(stem, stages, final, num_features=last, input_size=(in_chans, *size))

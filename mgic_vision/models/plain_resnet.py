@@ -8,7 +8,7 @@ from typing import Unpack
 from torch import Tensor, nn
 from torch.nn import functional
 
-from mgic_vision.layers import RELU, GhostModule, conv_norm_act
+from mgic_vision.layers import RELU, conv_norm_act
 from mgic_vision.models.backbone import Backbone, Stages
 from mgic_vision.models.interface import ModelOptions, make_model
 from mgic_vision.models.resnet import small_rows
@@ -66,7 +66,8 @@ class PlainBlock(nn.Module):
         return self.act(y + x)
 
 
-def resnet56(
+def plain_resnet56(
+    make_conv: Callable[..., nn.Module],
     num_classes: int = 10,
     *,
     depth: int = 56,
@@ -74,9 +75,10 @@ def resnet56(
     in_chans: int = 3,
     **options: Unpack[ModelOptions],
 ) -> Backbone:
-    """ResNet-56 as published.
+    """ResNet-56 as published, ``resnet56``, and with ghost modules, ``ghost_resnet56``.
 
     Args:
+        make_conv: As :class:`PlainBlock`.
         num_classes: Classes to tell apart.
         depth: 6 n + 2, with n blocks a stage.
         width: Channels of the first stage; the next ones have twice and four times as many.
@@ -84,67 +86,28 @@ def resnet56(
         **options: As :class:`ModelOptions`.
 
     Cost:
-        853,018 weights and 125.5 M multiply-adds at 32x32 with ten classes.
+        853,018 weights and 125.5 M multiply-adds at 32x32 with ten classes; 438,154 and 65.3 M with
+        a ghost module in place of every convolution of the blocks.
 
     Raises:
         ValueError: If ``depth`` is not 6 n + 2.
 
     References:
-        He et al., Deep residual learning (2016), section 4.2; Table 3 (0.85 M, 125 M).
+        He et al., Deep residual learning (2016), section 4.2; Han et al., GhostNet (2020), section
+        4.1; Table 3 (0.85 M and 125 M, 0.43 M and 63 M).
 
     Example:
-        >>> sum(p.numel() for p in resnet56().parameters())
+        >>> from mgic_vision import GhostModule
+        >>> for make_conv in (conv_norm_act, GhostModule):
+        ...     print(sum(p.numel() for p in plain_resnet56(make_conv).parameters()))
         853018
-    """
-    return _plain_resnet(conv_norm_act, depth, width, num_classes, in_chans, **options)
-
-
-def ghost_resnet56(
-    num_classes: int = 10,
-    *,
-    depth: int = 56,
-    width: int = 16,
-    in_chans: int = 3,
-    **options: Unpack[ModelOptions],
-) -> Backbone:
-    """:func:`resnet56` with a ghost module in place of every convolution of its blocks.
-
-    Args:
-        num_classes: Classes to tell apart.
-        depth: 6 n + 2, with n blocks a stage.
-        width: Channels of the first stage; the next ones have twice and four times as many.
-        in_chans: Channels of the images.
-        **options: As :class:`ModelOptions`.
-
-    Cost:
-        438,154 weights and 65.3 M multiply-adds at 32x32 with ten classes.
-
-    Raises:
-        ValueError: If ``depth`` is not 6 n + 2.
-
-    References:
-        Han et al., GhostNet (2020), section 4.1; Table 3 (0.43 M, 63 M).
-
-    Example:
-        >>> sum(p.numel() for p in ghost_resnet56().parameters())
         438154
     """
-    return _plain_resnet(GhostModule, depth, width, num_classes, in_chans, **options)
-
-
-def _plain_resnet(
-    make_conv: Callable[..., nn.Module],
-    depth: int,
-    width: int,
-    num_classes: int,
-    in_chans: int,
-    **options: Unpack[ModelOptions],
-) -> Backbone:
     stages = Stages(width, 1)
     for row in small_rows(depth, width):
-        for index in range(row.repeat):
-            stride = row.stride if index == 0 else 1
+        for stride in (row.stride, *[1] * (row.repeat - 1)):
             block = PlainBlock(stages.channels, row.out, stride=stride, make_conv=make_conv)
             stages.add(block, row.out, stride=stride)
     stem = conv_norm_act(in_chans, width, kernel=3)
-    return make_model(stem, stages, num_classes, input_size=(in_chans, 32, 32), **options)
+    backbone = Backbone(stem, stages, input_size=(in_chans, 32, 32))
+    return make_model(backbone, num_classes, **options)

@@ -39,7 +39,7 @@ def register_with_timm() -> None:
 
     for name in NAMES:
         if name.startswith("mgic_") and not is_model(name):
-            register_model(_timm_entry(name))
+            register_model(_builder(name))
 
 
 def register_with_torchvision() -> None:
@@ -60,29 +60,22 @@ def register_with_torchvision() -> None:
     from torchvision.models._api import register_model
 
     for name in set(NAMES) - set(names_there()):
-        register_model(name)(_torchvision_builder(name))
+        register_model(name)(_builder(name))
 
 
-def _timm_entry(name: str) -> Callable[..., nn.Module]:
-    def entry(pretrained: bool = False, **options) -> nn.Module:
-        for key in ("pretrained_cfg", "pretrained_cfg_overlay", "cache_dir"):
+def _builder(name: str) -> Callable[..., nn.Module]:
+    """``weights`` is torchvision's word for pretrained weights, ``pretrained`` timm's."""
+
+    def build(
+        *, pretrained: bool = False, weights: None = None, num_classes: int | None = None, **options
+    ) -> nn.Module:
+        if pretrained or weights:
+            raise ValueError(
+                f"there are no pretrained weights of {name}; checkpoint= takes your own"
+            )
+        for key in ("pretrained_cfg", "pretrained_cfg_overlay", "cache_dir"):  # timm's
             options.pop(key, None)
-        _refuse_pretrained(name, pretrained)
-        return create_model(name, options.pop("num_classes", None), **options)
-
-    entry.__name__ = entry.__qualname__ = name
-    return entry
-
-
-def _torchvision_builder(name: str) -> Callable[..., nn.Module]:
-    def build(*, weights: None = None, num_classes: int | None = None, **options) -> nn.Module:
-        _refuse_pretrained(name, weights)
         return create_model(name, num_classes, **options)
 
     build.__name__ = build.__qualname__ = name
     return build
-
-
-def _refuse_pretrained(name: str, wanted: object) -> None:
-    if wanted:
-        raise ValueError(f"there are no pretrained weights of {name}; checkpoint= takes your own")

@@ -11,6 +11,7 @@ from typing import get_args, get_type_hints
 from torch import nn
 
 from mgic_geo import build_with_weights
+from mgic_vision.layers import GhostModule, conv_norm_act
 from mgic_vision.models import (
     baselines,
     function,
@@ -24,23 +25,23 @@ _MODELS: dict[str, Callable[..., nn.Module]] = {
     "function_ghost": function.function_ghost,
     "function_mgic": function.function_mgic,
     "function_mobilenetv3": function.function_mobilenetv3,
-    "ghost_resnet56": plain_resnet.ghost_resnet56,
+    "ghost_resnet56": partial(plain_resnet.plain_resnet56, GhostModule),
     "ghostnet_050": partial(baselines.timm_ghostnet, "ghostnet_050"),
     "ghostnet_100": partial(baselines.timm_ghostnet, "ghostnet_100"),
     "ghostnet_130": partial(baselines.timm_ghostnet, "ghostnet_130"),
-    "lraspp_mgic_large": lraspp_mgic.lraspp_mgic_large,
-    "lraspp_mgic_small": lraspp_mgic.lraspp_mgic_small,
+    "lraspp_mgic_large": partial(lraspp_mgic.lraspp_mgic, mobilenetv3.LARGE),
+    "lraspp_mgic_small": partial(lraspp_mgic.lraspp_mgic, mobilenetv3.SMALL),
     "lraspp_mobilenet_v3_large": partial(baselines.torchvision_lraspp, "mobilenet_v3_large"),
     "lraspp_mobilenet_v3_small": partial(baselines.torchvision_lraspp, "mobilenet_v3_small"),
-    "mgic_mobilenetv3": mobilenetv3.mgic_mobilenetv3,
-    "mgic_mobilenetv3_small": mobilenetv3.mgic_mobilenetv3_small,
+    "mgic_mobilenetv3": partial(mobilenetv3.mgic_mobilenetv3, mobilenetv3.TABLE_6),
+    "mgic_mobilenetv3_small": partial(mobilenetv3.mgic_mobilenetv3, mobilenetv3.SMALL),
     "mgic_resnet50": resnet.mgic_resnet50,
     "mgic_resnet56": resnet.mgic_resnet56,
     "mobilenet_v2": partial(baselines.torchvision_mobilenet, "mobilenet_v2"),
     "mobilenet_v3_large": partial(baselines.torchvision_mobilenet, "mobilenet_v3_large"),
     "mobilenet_v3_small": partial(baselines.torchvision_mobilenet, "mobilenet_v3_small"),
     "resnet50": partial(baselines.torchvision_resnet, "resnet50"),
-    "resnet56": plain_resnet.resnet56,
+    "resnet56": partial(plain_resnet.plain_resnet56, conv_norm_act),
 }
 
 
@@ -99,7 +100,7 @@ def create_model(
             hold as far as they are not given here.
         strict: Whether every weight of the checkpoint must have its place and every place its
             weight; ``False`` warns about the others.
-        **options: See :func:`list_options` and the function called ``name``.
+        **options: See :func:`list_options` and the function of ``mgic_vision.models``.
 
     Raises:
         ImportError: If the network is timm's or torchvision's, and that is missing; or if the

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, replace
 from typing import Unpack
 
 from torch import nn
@@ -15,7 +14,7 @@ from mgic_vision.layers import RELU, conv_norm_act
 from mgic_vision.models.backbone import Backbone, Stages
 from mgic_vision.models.interface import ModelOptions, make_model
 from mgic_vision.norm import BatchNorm2d, Chain
-from mgic_vision.units import find_change, mgic_unit
+from mgic_vision.units import CycleOptions, find_change, mgic_unit
 
 
 @dataclass(frozen=True)
@@ -44,6 +43,10 @@ TABLE_4 = (
 )
 
 
+class ResNetOptions(CycleOptions, ModelOptions, total=False):
+    """:class:`~mgic_vision.units.CycleOptions` and :class:`ModelOptions`."""
+
+
 def small_rows(depth: int, width: int) -> list[Row]:
     """The rows of ResNet-56 for another depth and first width.
 
@@ -64,27 +67,19 @@ def small_rows(depth: int, width: int) -> list[Row]:
 def mgic_resnet56(
     num_classes: int = 10,
     *,
-    group_size: int = 8,
-    coarse_size: int = 16,
-    min_levels: int = 1,
-    change: str = "depthwise",
     depth: int = 56,
     width: int = 16,
     in_chans: int = 3,
-    **options: Unpack[ModelOptions],
+    **options: Unpack[ResNetOptions],
 ) -> Backbone:
     """MGIC-ResNet-56: a cycle of pre-activation basic blocks in place of every residual block.
 
     Args:
         num_classes: Classes to tell apart.
-        group_size: Channels per group, :math:`s_g`.
-        coarse_size: Width of the coarsest level, :math:`s_c`.
-        min_levels: Coarser levels to build even where the width is already small.
-        change: What precedes a cycle where the width changes: ``"depthwise"`` or ``"pointwise"``.
         depth: 6 n + 2, with n cycles a stage.
         width: Channels of the first stage; the next ones have twice and four times as many.
         in_chans: Channels of the images.
-        **options: As :class:`ModelOptions`.
+        **options: As :class:`ResNetOptions`; ``group_size`` is 8, ``coarse_size`` 16 by default.
 
     Cost:
         301,818 weights and 66.5 M multiply-adds at 32x32 with ten classes, of which R and P have
@@ -101,55 +96,34 @@ def mgic_resnet56(
         >>> sum(p.numel() for p in mgic_resnet56().parameters())
         301818
     """
-    unit = partial(
-        mgic_unit,
-        make_change=find_change(change),
-        group_size=group_size,
-        coarse_size=coarse_size,
-        min_levels=min_levels,
-    )
-    stem = conv_norm_act(in_chans, width, kernel=3)
-    stages = Stages(width, 1)
-    _add_rows(stages, small_rows(depth, width), basic_block, unit)
-    return make_model(
-        stem,
-        stages,
-        num_classes,
-        final=_norm_act(stages.channels),
-        input_size=(in_chans, 32, 32),
-        **options,
-    )
+    options.setdefault("group_size", 8)
+    options.setdefault("coarse_size", 16)
+    rows, stem = small_rows(depth, width), conv_norm_act(in_chans, width, kernel=3)
+    size = (in_chans, 32, 32)
+    return _mgic_resnet(stem, Stages(width, 1), rows, basic_block, num_classes, size, **options)
 
 
 def mgic_resnet50(
     num_classes: int = 1000,
     *,
-    group_size: int = 64,
-    coarse_size: int = 64,
-    min_levels: int = 1,
-    change: str = "depthwise",
-    repeats: Sequence[int] = (3, 4, 6, 3),
+    layers: Sequence[int] = (3, 4, 6, 3),
     in_chans: int = 3,
-    **options: Unpack[ModelOptions],
+    **options: Unpack[ResNetOptions],
 ) -> Backbone:
     """MGIC-ResNet-50: a cycle of bottlenecks in place of every residual block of ResNet-50.
 
     Args:
         num_classes: Classes to tell apart.
-        group_size: Channels per group, :math:`s_g`.
-        coarse_size: Width of the coarsest level, :math:`s_c`.
-        min_levels: Coarser levels to build even where the width is already small.
-        change: What precedes a cycle where the width changes: ``"depthwise"`` or ``"pointwise"``.
-        repeats: Cycles in each of the four stages.
+        layers: Cycles in each of the four stages.
         in_chans: Channels of the images.
-        **options: As :class:`ModelOptions`.
+        **options: As :class:`ResNetOptions`; ``group_size`` and ``coarse_size`` are 64 by default.
 
     Cost:
         15.25 M weights and 4.08 G multiply-adds at 224x224, of which R and P have 1.62 G; with
         ``group_size=16`` 6.23 M and 1.56 G, of which R and P have 0.41 G.
 
     Raises:
-        ValueError: If ``repeats`` are not four numbers above 0, or as :func:`mgic_geo.level_plan`.
+        ValueError: If ``layers`` are not four numbers above 0, or as :func:`mgic_geo.level_plan`.
 
     References:
         Section 4.3.2, Tables 4 and 5. As in ResNet-50, the 7x7 convolution has stride 2 and a
@@ -160,19 +134,9 @@ def mgic_resnet50(
         >>> sum(p.numel() for p in mgic_resnet50(group_size=16).parameters())
         6231848
     """
-    if len(repeats) != len(TABLE_4) or min(repeats) < 1:
-        raise ValueError(f"repeats must be {len(TABLE_4)} numbers above 0, got {repeats}")
-    unit = partial(
-        mgic_unit,
-        make_change=find_change(change),
-        group_size=group_size,
-        coarse_size=coarse_size,
-        min_levels=min_levels,
-    )
-    rows = [
-        Row(row.out, row.planes, repeat, row.stride)
-        for row, repeat in zip(TABLE_4, repeats, strict=True)
-    ]
+    if len(layers) != len(TABLE_4) or min(layers) < 1:
+        raise ValueError(f"layers must be {len(TABLE_4)} numbers above 0, got {layers}")
+    rows = [replace(row, repeat=repeat) for row, repeat in zip(TABLE_4, layers, strict=True)]
     stem = nn.Sequential(
         OrderedDict(
             conv1=conv_norm_act(in_chans, 64, kernel=7, stride=2),
@@ -180,30 +144,37 @@ def mgic_resnet50(
             conv2=conv_norm_act(64, 64, kernel=3),
         )
     )
-    stages = Stages(64, 4)
-    _add_rows(stages, rows, bottleneck, unit)
-    return make_model(
-        stem,
-        stages,
-        num_classes,
-        final=_norm_act(stages.channels),
-        input_size=(in_chans, 224, 224),
-        **options,
-    )
+    size = (in_chans, 224, 224)
+    return _mgic_resnet(stem, Stages(64, 4), rows, bottleneck, num_classes, size, **options)
 
 
-def _add_rows(
+def _mgic_resnet(
+    stem: nn.Module,
     stages: Stages,
     rows: Sequence[Row],
     make_layer: Callable[..., nn.Module],
-    unit: Callable[..., nn.Module],
-) -> None:
+    num_classes: int,
+    input_size: tuple[int, ...],
+    *,
+    group_size: int = 64,
+    coarse_size: int = 64,
+    min_levels: int = 1,
+    change: str = "depthwise",
+    **options: Unpack[ModelOptions],
+) -> Backbone:
     for row in rows:
-        for index in range(row.repeat):
-            stride = row.stride if index == 0 else 1
-            block = unit(stages.channels, row.out, make_layer, inner=row.planes, stride=stride)
-            stages.add(block, row.out, stride=stride)
-
-
-def _norm_act(channels: int) -> nn.Sequential:
-    return Chain(OrderedDict(norm=BatchNorm2d(channels), act=RELU()))
+        for stride in (row.stride, *[1] * (row.repeat - 1)):
+            unit = mgic_unit(
+                stages.channels,
+                row.out,
+                make_layer,
+                inner=row.planes,
+                stride=stride,
+                make_change=find_change(change),
+                group_size=group_size,
+                coarse_size=coarse_size,
+                min_levels=min_levels,
+            )
+            stages.add(unit, row.out, stride=stride)
+    final = Chain(OrderedDict(norm=BatchNorm2d(stages.channels), act=RELU()))
+    return make_model(Backbone(stem, stages, final, input_size=input_size), num_classes, **options)

@@ -11,7 +11,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from mgic_geo.levels import Level, Residual
 from mgic_geo.ops.batch_norm_act import ACTIVATIONS
 from mgic_vision.layers import SqueezeExcite
-from mgic_vision.ops.kernel import keeps_size
+from mgic_vision.ops.kernel import is_pointwise, keeps_size
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,6 @@ def read_branch(layer: nn.Module, level: Level) -> Branch | None:
         expected += [conv, None]
     expected += [*squeezes, *convs[-1:]]
     found = [None if type(module) in ACTIVATIONS else module for module in modules]
-    one_pixel = [conv for conv in convs if conv.kernel_size == (1, 1)]
     if found != expected or len(convs) not in (2, 3) or len(kinds) != 1 or len(squeezes) > 1:
         return None
     first, spatial, last = convs if len(convs) == 3 else (None, *convs)
@@ -79,7 +78,7 @@ def read_branch(layer: nn.Module, level: Level) -> Branch | None:
     )
     outer_maps = [conv for conv in (first, last) if conv is not None]
     known = (
-        all(conv in one_pixel and keeps_size(conv) for conv in outer_maps)
+        all(map(is_pointwise, outer_maps))
         and all(conv.groups == level.groups for conv in outer_maps)
         and keeps_size(spatial)
         and spatial.in_channels == spatial.out_channels == level.inner

@@ -28,21 +28,13 @@ def _run_cycle(x: Tensor, plan: Tensor, weights: Tensor) -> Tensor:
     return y
 
 
-def _reference(x: Tensor, plan: Tensor, weights: Tensor) -> Tensor:
-    raise RuntimeError("a packed cycle runs in its kernel only; call the module that packs it")
-
-
-def _cycle_fake(x: Tensor, plan: Tensor, weights: Tensor) -> Tensor:
-    return torch.empty_like(x, memory_format=torch.channels_last)
-
-
 #: ``(x, plan, weights)``: a cycle as :func:`pack_cycle` lays it out. It has no other form than the
 #: kernel: the module that packs itself is its reference.
 run_cycle = Operation(
     "mgic_vision::cycle",
-    _reference,
+    _run_cycle,
     Kernel("compiled", _run_cycle, lambda *_: None),
-    fake=_cycle_fake,
+    fake=lambda x, *_: torch.empty_like(x, memory_format=torch.channels_last),
 )
 
 
@@ -59,32 +51,20 @@ class NativeCycle(PackedModule, MGICBlock):
         - ``x``: ``(B, C, H, W)``. Returns the same shape.
     """
 
-    operation = "mgic_vision::cycle"
+    plain, operation = MGICBlock, "mgic_vision::cycle"
 
-    @classmethod
-    def take(cls, cycle: MGICBlock) -> NativeCycle | None:
-        """Make one of a cycle whose norms are folded, in place.
-
-        Returns ``None``, and leaves the cycle alone, where the kernels do not know its parts.
-        """
-        if type(cycle) is not MGICBlock or read_cycle(cycle) is None:
-            return None
-        cycle.__class__ = cls
-        assert isinstance(cycle, cls)
-        return cycle
-
-    def give_back(self) -> None:
-        """Become the plain cycle again, in place."""
-        self.__dict__.pop("_packed", None)
-        self.__class__ = MGICBlock  # type: ignore[assignment]
+    @staticmethod
+    def knows(module: MGICBlock) -> bool:
+        """Whether it is made of layers and transfers that the kernel knows."""
+        return read_cycle(module) is not None
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """Run the cycle."""
         images = x.dim() == 4 and x.size(1) == self.levels[0].outer and not args and not kwargs
-        if not images or x.shape[2:] == (1, 1):  # vectors are faster as products of matrices
+        packed = self.packed_for(x) if images else None
+        if packed is None:
             return super().forward(x, *args, **kwargs)
-        packed = self.packed_for(x)
-        return super().forward(x) if packed is None else run_cycle(x, *packed)
+        return run_cycle(x, *packed)
 
     def pack(self) -> tuple[Tensor, Tensor] | None:
         """Sizes and weights as :func:`pack_cycle` lays them out."""

@@ -48,23 +48,13 @@ def _run_grouped_conv(
     return y
 
 
-def _reference(x: Tensor, begins: Tensor, weight: Tensor, bias: Tensor, sizes: list[int]) -> Tensor:
-    raise RuntimeError(
-        "a packed convolution runs in its kernel only; call the module that packs it"
-    )
-
-
-def _conv_fake(x: Tensor, begins: Tensor, weight: Tensor, bias: Tensor, sizes: list[int]) -> Tensor:
-    return _empty_result(x, sizes)
-
-
 #: ``(x, begins, weight, bias, sizes)``: a convolution as :func:`pack_conv` lays it out. It has no
 #: other form than the kernel: the module that packs itself is its reference.
 run_grouped_conv = Operation(
     "mgic_vision::grouped_conv",
-    _reference,
+    _run_grouped_conv,
     Kernel("compiled", _run_grouped_conv, lambda *_: None),
-    fake=_conv_fake,
+    fake=lambda x, begins, weight, bias, sizes: _empty_result(x, sizes),
 )
 
 
@@ -96,25 +86,12 @@ class NativeConv(PackedModule, nn.Sequential):
         - As the convolution.
     """
 
-    operation = "mgic_vision::grouped_conv"
+    plain, operation = nn.Sequential, "mgic_vision::grouped_conv"
 
-    @classmethod
-    def take(cls, sequence: nn.Sequential) -> NativeConv | None:
-        """Make one of a convolution, its norm folded, and an activation, in place.
-
-        Returns ``None``, and leaves the sequence alone, where it is another one or torch is to do
-        it.
-        """
-        if type(sequence) is not nn.Sequential or read_pair(sequence) is None:
-            return None
-        sequence.__class__ = cls
-        assert isinstance(sequence, cls)
-        return sequence
-
-    def give_back(self) -> None:
-        """Become the plain sequence again, in place."""
-        self.__dict__.pop("_packed", None)
-        self.__class__ = nn.Sequential  # type: ignore[assignment]
+    @staticmethod
+    def knows(module: nn.Sequential) -> bool:
+        """Whether it is a convolution with narrow groups and at most an activation."""
+        return read_pair(module) is not None
 
     def forward(self, input: Tensor) -> Tensor:
         """Run convolution and activation."""

@@ -40,6 +40,11 @@ def keeps_size(conv: nn.Conv2d) -> bool:
     return conv.stride == (1, 1) and has_known_kernel(conv)
 
 
+def is_pointwise(layer: nn.Module) -> bool:
+    """Whether a layer is a convolution with one tap at every pixel."""
+    return isinstance(layer, nn.Conv2d) and layer.kernel_size == (1, 1) and keeps_size(layer)
+
+
 def has_known_kernel(conv: nn.Conv2d) -> bool:
     """Whether a kernel is square, odd and none too large, with as many zeros around the image."""
     kernel, dilation = conv.kernel_size[0], conv.dilation[0]

@@ -6,7 +6,7 @@ import weakref
 from abc import abstractmethod
 from dataclasses import dataclass
 from operator import is_
-from typing import Any, cast
+from typing import Any, Self, cast
 
 import torch
 from torch import Tensor, nn
@@ -90,12 +90,32 @@ class PackedModule(nn.Module):
     made at the first call that can use it, if not before, and again where a weight has changed.
     """
 
+    plain: type[nn.Module]  # what it is without the kernel
     operation: str
     _packed: Packed | None = None
 
-    @abstractmethod
+    @classmethod
+    def take(cls, module: nn.Module) -> Self | None:
+        """Make one of a plain module whose norms are folded, in place.
+
+        Returns ``None``, and leaves the module alone, where the kernel does not know its parts or
+        torch is faster.
+        """
+        if type(module) is not cls.plain or not cls.knows(module):
+            return None
+        module.__class__ = cls
+        assert isinstance(module, cls)
+        return module
+
     def give_back(self) -> None:
         """Become the plain module again, in place."""
+        self.__dict__.pop("_packed", None)
+        self.__class__ = self.plain  # type: ignore[assignment]
+
+    @staticmethod
+    @abstractmethod
+    def knows(module: Any) -> bool:
+        """Whether the kernel is to run a plain module."""
 
     @abstractmethod
     def pack(self) -> tuple[Any, ...] | None:

@@ -12,7 +12,7 @@ from mgic_geo.levels import Level, MGICBlock
 from mgic_geo.ops.csrc.call import read_constant
 from mgic_vision.layers import SqueezeExcite
 from mgic_vision.ops.branch import Branch, is_nothing, read_branch
-from mgic_vision.ops.kernel import FOLDER, keeps_size
+from mgic_vision.ops.kernel import FOLDER, is_pointwise
 from mgic_vision.ops.packing import Store, pack_bias, pack_filter, pack_map, pad_channels
 
 ABSENT = -1
@@ -67,8 +67,10 @@ class LevelPlan(NamedTuple):
 def read_cycle(cycle: MGICBlock) -> list[Branch] | None:
     """The parts of a cycle whose norms are folded.
 
-    Returns ``None`` where the kernels do not know the layers or transfers.
+    Returns ``None`` where the kernels do not know the layers or transfers, or it is additive.
     """
+    if cycle.cycle != "multiplicative":
+        return None
     found = [
         read_branch(layer, level) for layer, level in zip(cycle.layers, cycle.levels, strict=True)
     ]
@@ -76,7 +78,7 @@ def read_cycle(cycle: MGICBlock) -> list[Branch] | None:
     known = [branch for branch in found if branch is not None]
     if len(known) < len(found) or not all(map(is_nothing, cycle.norms)):
         return None
-    if len(known) > MAX_LEVELS or not all(map(_is_pointwise, transfers)):
+    if len(known) > MAX_LEVELS or not all(map(is_pointwise, transfers)):
         return None
     # the norm in front of the coarsest level is in the last restriction, and so is what follows it
     moved = [_is_moved(branch) for branch in known]
@@ -169,7 +171,3 @@ def _scale_and_shift(norm: _BatchNorm) -> tuple[Tensor, Tensor]:
     scale = torch.rsqrt(variance + norm.eps)
     scale = scale if norm.weight is None else scale * norm.weight
     return scale, (0 if norm.bias is None else norm.bias) - mean * scale
-
-
-def _is_pointwise(conv: nn.Module) -> bool:
-    return isinstance(conv, nn.Conv2d) and conv.kernel_size == (1, 1) and keeps_size(conv)

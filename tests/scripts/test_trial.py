@@ -60,7 +60,7 @@ def test_a_trial_gives_the_same_again_and_another_seed_something_else(tmp_path):
 
 
 def test_a_trial_learns_what_is_easy(tmp_path):
-    (found,) = run_all([make_trial(tmp_path, task=replace(DIGITS, epochs=12))]).values()
+    (found,) = run_all([make_trial(tmp_path, task=replace(DIGITS, epochs=24))]).values()
     assert found["score"] == 100
 
 

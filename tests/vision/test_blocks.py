@@ -299,30 +299,6 @@ def test_the_variance_of_a_grouped_convolution_counts_its_own_group():
 # squeeze-excite, widths, resolutions
 
 
-@pytest.mark.parametrize("size", [1, 3])
-@pytest.mark.parametrize(
-    "conv",
-    [
-        GroupedConv2d(8, 6),
-        GroupedConv2d(8, 12, groups=4),
-        DepthwiseConv2d(8, 8, kernel=1),
-        DepthwiseConv2d(8, 16, kernel=1),
-        DepthwiseConv2d(8, 8, kernel=3),
-        TransferConv2d(8, 4, 2),
-    ],
-    ids=repr,
-)
-def test_vectors_are_mapped_as_images_of_one_pixel(conv, size):
-    conv = copy.deepcopy(conv).double()
-    x = torch.rand(5, 8, size, size, dtype=torch.float64, requires_grad=True)
-    expected = F.conv2d(x, conv.weight, None, 1, conv.padding, 1, conv.groups)
-    direction = torch.rand_like(expected)
-    gradients = torch.autograd.grad((expected * direction).sum(), [x, conv.weight])
-    y = conv(x)
-    assert_close(y, expected)
-    assert_close(torch.autograd.grad((y * direction).sum(), [x, conv.weight]), gradients)
-
-
 @pytest.mark.parametrize(("squeeze", "expected"), [("none", 0), ("finest", 1), ("every", 3)])
 @pytest.mark.parametrize("make", [inverted_residual, ghost_bottleneck])
 def test_squeeze_excite_stands_on_the_levels_asked_for(make, squeeze, expected):

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 from torch.testing import assert_close
+from torchvision.models import resnet18
 
 from mgic_geo import (
     MGICMLP,
@@ -18,13 +19,13 @@ from mgic_geo import (
 )
 from mgic_vision import (
     basic_block,
+    convert,
     create_model,
     dense_level,
     inverted_residual,
     mgic_unit,
     summary,
 )
-from mgic_vision.layers import DepthwiseConv2d
 
 
 @pytest.fixture
@@ -46,9 +47,6 @@ def test_the_total_is_what_torchs_counter_says(name, options, size):
     model = create_model(name, **options)
     report = summary(model, size)
     counted = multiply_adds(model, torch.rand(1, *size))
-    if len(size) == 1:  # torch counts no products of vectors, element by element
-        depthwise = (m for m in model.modules() if isinstance(m, DepthwiseConv2d))
-        counted += sum(m.weight.numel() for m in depthwise if m.groups == m.out_channels)
     assert report.total.multiply_adds == counted
     assert report.total.weights == num_weights(model)
     assert report.input_size == size
@@ -188,6 +186,27 @@ def test_the_network_is_left_as_it_was(small):
     assert small.training
     assert_close(small.state_dict(), before, rtol=0, atol=0)
     assert not any(module._forward_hooks for module in small.modules())
+
+
+@pytest.mark.parametrize("dtype", [torch.double, torch.bfloat16])
+def test_a_network_in_any_precision_counts_as_in_single(small, dtype):
+    assert summary(copy.deepcopy(small).to(dtype)) == summary(small)
+    linear = MGICLinear(48, group_size=8)
+    assert summary(copy.deepcopy(linear).to(dtype), (48,)) == summary(linear, (48,))
+
+
+def test_the_dense_block_of_a_converted_network_is_the_block_that_was_there():
+    model = resnet18()
+    new, report = convert(model, group_size=32, coarse_size=64, min_width=512)
+    (block,) = summary(new, (3, 64, 64)).blocks
+    assert block.dense.weights == weights(model.layer4[1]) == report.changed[0].before
+    dense = multiply_adds(model.layer4[1], torch.rand(1, 512, 2, 2))
+    assert block.dense.multiply_adds == dense
+
+
+def test_hooks_of_the_user_are_not_called(small):
+    small.register_forward_hook(lambda *_: pytest.fail("called"))
+    assert summary(small).blocks
 
 
 def test_the_size_of_an_unknown_network_must_be_given():

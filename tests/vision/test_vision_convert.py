@@ -50,6 +50,20 @@ def test_one_level_is_the_block_itself(name):
     assert_close(new(x), block(x), rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("name", BLOCKS)
+def test_corrections_start_at_a_tenth(name):
+    new, _ = convert(BLOCKS[name], **SIZES)
+    assert new.cycle.norms
+    for norm in new.cycle.norms:
+        assert_close(norm.weight, torch.full_like(norm.weight, 0.1), rtol=0, atol=0)
+
+
+def test_levels_are_halved_down_to_the_width_of_a_group():
+    model = torchvision.models.resnet18()
+    found = [convert(model, group_size=32, **size)[1] for size in ({}, {"coarse_size": 32})]
+    assert str(found[0]) == str(found[1])
+
+
 def test_projection_keeps_what_is_within_a_group():
     linear = nn.Linear(6, 4)
     level = make_level(4, 6, groups=2)

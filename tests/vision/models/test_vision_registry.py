@@ -113,9 +113,8 @@ def test_costs_are_those_of_the_table_and_of_torchs_counter(name):
     report = summary(model)
     counted = (num_weights(model), report.total.multiply_adds, report.transfers.multiply_adds)
     assert counted == COSTS[name]
-    if len(model.input_size) > 1:  # torch's does not count the products of vectors
-        x = torch.empty(1, *model.input_size, device="meta")
-        assert multiply_adds(model.to("meta"), x) == report.total.multiply_adds
+    x = torch.empty(1, *model.input_size, device="meta")
+    assert multiply_adds(model.to("meta"), x) == report.total.multiply_adds
 
 
 @pytest.mark.parametrize("size", [(64, 64), (33, 65)])
@@ -126,8 +125,11 @@ def test_any_size_gives_scores_and_features_by_stride(name, model, size):
     vector, mask = len(model.input_size) == 1, isinstance(model, LRASPP)
     assert y.shape == (2, model.num_classes, *(size if mask else ()))
     for info in model.feature_info:
-        side = [1, 1] if vector else [-(-side // info["reduction"]) for side in size]
-        assert features[info["name"]].shape == (2, info["num_chs"], *side)
+        batch, side = 2, [-(-side // info["reduction"]) for side in size]
+        if vector:  # vectors are the pixels of one row up to the last features
+            last = info is model.feature_info[-1]
+            batch, side = (2, [1, 1]) if last else (1, [1, 2])
+        assert features[info["name"]].shape == (batch, info["num_chs"], *side)
         assert info["name"] == f"s{info['reduction']}"
     assert list(features) == [info["name"] for info in model.feature_info]
     if max(model.input_size) > 32:
@@ -214,6 +216,21 @@ def test_the_cycles_of_every_network_couple_all_channels(ours):
     for cycle in wide:  # what the test above would not notice, if it could not fail
         if cycle.levels[0].groups > 1:
             assert not is_coupled(with_grouped_bottom(cycle))
+
+
+@pytest.mark.parametrize("ours", [name for name in OURS if "mgic" in name])
+@pytest.mark.parametrize("again", [False, True])
+def test_corrections_of_every_network_start_at_a_tenth(ours, again):
+    cycles = [module for module in build(ours).modules() if isinstance(module, MGICBlock)]
+    for cycle in cycles:
+        if again:
+            cycle.reset_parameters()
+        for norm in cycle.norms:
+            assert_close(norm.weight, torch.full_like(norm.weight, 0.1), rtol=0, atol=0)
+            assert not norm.bias.any()
+        own = [m for layer in cycle.layers for m in layer.modules() if hasattr(m, "running_mean")]
+        assert all((norm.weight == 1).all() for norm in own)
+    assert sum(len(cycle.norms) for cycle in cycles) >= len(cycles) > 0
 
 
 def is_coupled(cycle: MGICBlock) -> bool:
@@ -505,7 +522,7 @@ def test_options_listed_are_options_taken():
         (R56, {"num_classes": -1}, "num_classes must be at least 0, got -1"),
         (R56, {"global_pool": "sum"}, "global_pool must be one of .* got 'sum'"),
         (R56, {"global_pool": ""}, "goes with num_classes=0, got 10"),
-        (R50, {"repeats": (3, 4)}, r"repeats must be 4 numbers above 0, got \(3, 4\)"),
+        (R50, {"layers": (3, 4)}, r"layers must be 4 numbers above 0, got \(3, 4\)"),
         (V3, {"width": 0}, "width must be positive, got 0"),
         (V3, {"output_stride": 12}, "output_stride must be a power of 2 from 2 on, got 12"),
         (V3, {"squeeze": "all"}, "squeeze must be one of none, finest, every, got 'all'"),

@@ -23,6 +23,7 @@ from torch.testing import assert_close
 from mgic_geo import MGICBlock, multiply_adds
 from mgic_geo.ops.csrc import build
 from mgic_vision import (
+    TransferConv2d,
     basic_block,
     bottleneck,
     create_model,
@@ -119,7 +120,7 @@ def test_the_operator_is_sound():
 
 @pytest.mark.parametrize("name", ["mgic_mobilenetv3", "mgic_resnet50", "function_mgic"])
 def test_every_cycle_of_a_network_is_compiled(name):
-    options = {"repeats": (1, 1, 1, 1)} if name == "mgic_resnet50" else {}
+    options = {"layers": (1, 1, 1, 1)} if name == "mgic_resnet50" else {}
     model = create_model(name, **options)
     cycles = [module for module in model.modules() if isinstance(module, MGICBlock)]
     fused = fuse(model)
@@ -131,7 +132,7 @@ def test_every_cycle_of_a_network_is_compiled(name):
 
 
 def test_a_fused_network_is_one_graph():
-    model = fuse(create_model("mgic_resnet50", repeats=(1, 1, 1, 1)))
+    model = fuse(create_model("mgic_resnet50", layers=(1, 1, 1, 1)))
     x = torch.rand(1, 3, 64, 64)
     with torch.no_grad():
         y = torch.compile(model, fullgraph=True, backend="aot_eager")(x)
@@ -148,6 +149,23 @@ def test_other_layers_stay_plain(layer):
     assert read_branch(cycle.layers[0], cycle.levels[0]) is None
     assert NativeCycle.take(cycle) is None
     assert type(cycle) is MGICBlock
+
+
+def test_additive_cycles_stay_plain():
+    torch.manual_seed(0)
+    cycle = MGICBlock(
+        *(64, bottleneck, TransferConv2d),
+        inner=32,
+        group_size=8,
+        coarse_size=8,
+        make_norm=nn.BatchNorm2d,
+        cycle="additive",
+    )
+    cycle, x = shift_norms(cycle).eval(), torch.randn(2, 64, 6, 5)
+    fused = fuse(cycle)
+    assert not isinstance(fused, NativeCycle)
+    with torch.no_grad():
+        assert_equal(fused(x), cycle(x))
 
 
 def test_what_has_no_kernel_goes_the_plain_way(ran):

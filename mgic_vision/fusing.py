@@ -9,8 +9,10 @@ import torch
 from torch import nn
 
 from mgic_vision.folding import fold_norms_
-from mgic_vision.ops.install import drop_kernels_, use_kernels_
+from mgic_vision.ops.cycle import NativeCycle
+from mgic_vision.ops.grouped_conv import NativeConv
 from mgic_vision.ops.kernel import available
+from mgic_vision.ops.packed import PackedModule
 
 NATIVE = ("auto", "never")
 
@@ -53,9 +55,22 @@ def fuse(model: Model, *, native: str = "auto") -> Model:
     if native not in NATIVE:
         raise ValueError(f"native must be one of {', '.join(NATIVE)}, got {native!r}")
     with torch.inference_mode(False):  # tensors made in it do not count their changes
-        fused = drop_kernels_(copy.deepcopy(model)).eval().requires_grad_(False)
+        fused = copy.deepcopy(model).eval().requires_grad_(False)
+        for module in fused.modules():
+            if isinstance(module, PackedModule):
+                module.give_back()
         fold_norms_(fused)
         fused.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         if native == "auto" and available():
-            use_kernels_(fused)
+            _use_kernels_(fused)
     return fused
+
+
+def _use_kernels_(module: nn.Module) -> None:
+    """Run cycles and convolutions with narrow groups in kernels; names in the state stay."""
+    taken = NativeCycle.take(module) or NativeConv.take(module)
+    if taken is not None:
+        taken.prepare()
+        return
+    for child in module.children():
+        _use_kernels_(child)

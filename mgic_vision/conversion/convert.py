@@ -7,19 +7,18 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from mgic_geo import multiply_adds, transfer
 from mgic_geo.conversion import Replacement, Report, drop_hooks, outermost, require, rewrite
-from mgic_geo.levels import Correction, Level, MGICBlock, Residual, level_plan
-from mgic_vision.conversion import convnext, inverted, resnet, transformer  # noqa: F401, register
+from mgic_geo.levels import Level, MGICBlock, Residual, level_plan
+from mgic_vision.conversion import blocks  # noqa: F401, register
 from mgic_vision.conversion.narrow import branch_widths, leaves, narrow
 from mgic_vision.conversion.parts import CycleBranch, CycleResidual, Parts, find_adapter
+from mgic_vision.cost import HasInputSize, without_values
 from mgic_vision.norm import BatchNorm2d
-from mgic_vision.summary import HasInputSize, without_values
-from mgic_vision.transfers import TransferConv2d
+from mgic_vision.transfers import TransferConv2d, make_correction
 
 _log = logging.getLogger(__name__)
 
@@ -28,7 +27,7 @@ def convert(
     model: nn.Module,
     *,
     group_size: int,
-    coarse_size: int,
+    coarse_size: int | None = None,
     include: Sequence[str] | None = None,
     exclude: Sequence[str] | None = None,
     min_width: int = 64,
@@ -53,7 +52,7 @@ def convert(
     Args:
         model: The network; it is left as it is, and a copy returned.
         group_size: Channels per group, :math:`s_g`.
-        coarse_size: Width of the coarsest level, :math:`s_c`.
+        coarse_size: Width of the coarsest level, :math:`s_c`; ``None`` means ``group_size``.
         include: Patterns of block names, such as ``"layer4.*"``; others are left.
         exclude: Patterns of block names that are left.
         min_width: Blocks with fewer channels are left: there a cycle saves nothing.
@@ -76,6 +75,7 @@ def convert(
         Section 5 ("a universal approach ... suitable for different kinds of CNNs").
 
     Example:
+        >>> import torch
         >>> from torchvision.models import resnet18
         >>> model, report = convert(resnet18(), group_size=32, coarse_size=64, min_width=256)
         >>> model(torch.rand(2, 3, 64, 64)).shape
@@ -87,34 +87,20 @@ def convert(
     """
     if min_width < 1:
         raise ValueError(f"min_width must be at least 1, got {min_width}")
-    level_plan(1, group_size=group_size, coarse_size=coarse_size)  # checks the sizes
-    make = partial(
-        _cycle,
-        group_size=group_size,
-        coarse_size=coarse_size,
-        min_width=min_width,
-        project=project,
-    )
-    new, report = rewrite(
-        model, known_blocks(model), make, include=include, exclude=exclude, gradual=gradual
-    )
+    sizes = {
+        "group_size": group_size,
+        "coarse_size": group_size if coarse_size is None else coarse_size,
+    }
+    level_plan(1, **sizes)  # checks them
+    make = partial(_cycle, sizes=sizes, min_width=min_width, project=project)
+    names = outermost(model, find_adapter)
+    new, report = rewrite(model, names, make, include=include, exclude=exclude, gradual=gradual)
     before, after = _work(model, new, input_size)
     return new, replace(report, multiply_adds_before=before, multiply_adds_after=after)
 
 
-def known_blocks(model: nn.Module) -> list[str]:
-    """Names of the blocks that :func:`convert` knows how to take apart; none inside another.
-
-    Example:
-        >>> from torchvision.models import resnet18
-        >>> known_blocks(resnet18())[:3]
-        ['layer1.0', 'layer1.1', 'layer2.0']
-    """
-    return outermost(model, find_adapter)
-
-
 def _cycle(
-    block: nn.Module, *, group_size: int, coarse_size: int, min_width: int, project: bool
+    block: nn.Module, *, sizes: dict[str, int], min_width: int, project: bool
 ) -> Replacement:
     adapter = find_adapter(block)
     assert adapter is not None
@@ -124,7 +110,7 @@ def _cycle(
     parts.branch.training = block.training  # what is inside keeps its own mode, frozen norms too
     parts.after.train(block.training)
     parts.act.train(block.training)
-    finest = level_plan(outer, inner, group_size=group_size, coarse_size=coarse_size)[0]
+    finest = level_plan(outer, inner, **sizes)[0]
 
     def make_layer(level: Level) -> Residual:
         branch = narrow(parts.branch, level, finest, project=project)
@@ -137,10 +123,10 @@ def _cycle(
         make_layer,
         TransferConv2d if parts.is_image else transfer,
         inner=inner,
-        group_size=group_size,
-        coarse_size=coarse_size,
+        group_size=sizes["group_size"],
+        coarse_size=sizes["coarse_size"],
         make_norm=partial(_norm_of, parts),
-        make_correction=partial(Correction, scale=0.1),
+        make_correction=make_correction,
     )
     example = next(block.parameters())
     for made in (cycle.restrict, cycle.corrections):
@@ -154,13 +140,13 @@ def _cycle(
 def _kept(block: nn.Module, parts: Parts) -> frozenset[nn.Module]:
     """Modules of a block that are in the cycle's finest level or around the cycle."""
     found = {module for part in (parts.branch, parts.after, parts.act) for module in part.modules()}
-    made_anew = {leaf for _, leaf in leaves(parts.branch) if isinstance(leaf, nn.Linear)}
+    made_anew = {leaf for leaf in leaves(parts.branch) if isinstance(leaf, nn.Linear)}
     return frozenset(found - made_anew - {block})
 
 
 def _norm_of(parts: Parts, width: int) -> nn.Module:
     """A norm of the kind that the branch has."""
-    batch = [leaf for _, leaf in leaves(parts.branch) if isinstance(leaf, nn.BatchNorm2d)]
+    batch = [leaf for leaf in leaves(parts.branch) if isinstance(leaf, nn.BatchNorm2d)]
     if batch:
         return BatchNorm2d(width, batch[0].eps, batch[0].momentum)
     return ImageLayerNorm(width) if parts.is_image else nn.LayerNorm(width)
@@ -184,15 +170,15 @@ def _work(
     model: nn.Module, new: nn.Module, input_size: tuple[int, ...] | None
 ) -> tuple[int | None, int | None]:
     """Multiply-adds before and after; none without a size, or where the model's own is wrong."""
-    if input_size is not None:
-        return _multiply_adds(model, input_size), _multiply_adds(new, input_size)
-    size = model.input_size if isinstance(model, HasInputSize) else None
+    size = input_size or (model.input_size if isinstance(model, HasInputSize) else None)
     size = size or (vars(model).get("default_cfg") or {}).get("input_size")
     if size is None:
         return None, None
     try:
-        before = _multiply_adds(model, tuple(size))
+        before = multiply_adds(*without_values(model, size))
     except Exception as error:  # timm's describe the weights, whatever the model was made for
+        if input_size is not None:
+            raise
         _log.warning(
             "multiply-adds are not counted: %s says that it takes inputs of %s, and fails on one "
             "(%s); give `input_size`",
@@ -201,14 +187,4 @@ def _work(
             error,
         )
         return None, None
-    return before, _multiply_adds(new, tuple(size))
-
-
-def _multiply_adds(model: nn.Module, input_size: tuple[int, ...]) -> int:
-    """For one input, counted on a copy without values, in the precision of the first weights."""
-    shadow = without_values(model)
-    drop_hooks(shadow)  # which expect values
-    floating = (tensor.dtype for tensor in shadow.parameters() if tensor.is_floating_point())
-    return multiply_adds(
-        shadow, torch.empty(1, *input_size, device="meta", dtype=next(floating, None))
-    )
+    return before, multiply_adds(*without_values(new, size))

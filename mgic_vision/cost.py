@@ -11,21 +11,15 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
-from mgic_geo import GroupedLinear, WidthChange
+from mgic_geo import GroupedLinear, WidthChange, num_weights
+from mgic_geo.conversion import drop_hooks
 from mgic_geo.levels import Level, MGICBlock
-from mgic_vision.layers import DepthwiseConv2d, GroupedConv2d
+from mgic_vision.layers import DepthwiseConv2d
 from mgic_vision.norm import BatchNorm2d
 
 COLUMNS = (
-    "block",
-    "widths",
-    "groups",
-    "group widths",
-    "weights",
-    "of dense",
-    "multiply-adds",
-    "of dense",
-    "R and P",
+    *("block", "widths", "groups", "group widths"),
+    *("weights", "of dense", "multiply-adds", "of dense", "R and P"),
 )
 NUM_TEXTS = 4  # columns that are set to the left
 
@@ -41,8 +35,14 @@ class HasInputSize(Protocol):
 class Cost:
     """Weights and multiply-adds for one input."""
 
-    weights: int
-    multiply_adds: int
+    weights: int = 0
+    multiply_adds: int = 0
+
+    def __add__(self, other: Cost) -> Cost:
+        return Cost(self.weights + other.weights, self.multiply_adds + other.multiply_adds)
+
+    def __sub__(self, other: Cost) -> Cost:
+        return Cost(self.weights - other.weights, self.multiply_adds - other.multiply_adds)
 
     def __str__(self) -> str:
         return f"{self.weights:,} weights, {self.multiply_adds:,} multiply-adds"
@@ -108,10 +108,7 @@ class Summary:
     @property
     def without_transfers(self) -> Cost:
         """The other way of counting: the network without restrictions and prolongations."""
-        return Cost(
-            self.total.weights - self.transfers.weights,
-            self.total.multiply_adds - self.transfers.multiply_adds,
-        )
+        return self.total - self.transfers
 
     def __str__(self) -> str:
         rows = [COLUMNS, *(block.row() for block in self.blocks)]
@@ -172,54 +169,47 @@ def summary(model: nn.Module, input_size: tuple[int, ...] | None = None) -> Summ
         for name, module in model.named_modules()
         if isinstance(module, MGICBlock)
     )
-    return Summary(
-        blocks,
-        Cost(_weights(model), layers.total()),
-        Cost(
-            sum(block.transfers.weights for block in blocks),
-            sum(block.transfers.multiply_adds for block in blocks),
-        ),
-        tuple(input_size),
-    )
+    total = Cost(num_weights(model), layers.total())
+    transfers = sum((block.transfers for block in blocks), Cost())
+    return Summary(blocks, total, transfers, tuple(input_size))
 
 
 def _summarize(name: str, block: MGICBlock, layers: Counter[str]) -> BlockSummary:
-    restrict = _cost(block.restrict, f"{name}.restrict", layers)
-    prolong = [
-        _cost(transfer, f"{name}.corrections.{number}.transfer", layers)
-        for number, transfer in enumerate(block.prolong)
-    ]
-    transfers = Cost(
-        sum(cost.weights for cost in (restrict, *prolong)),
-        sum(cost.multiply_adds for cost in (restrict, *prolong)),
-    )
+    transfers = _cost(block.restrict, f"{name}.restrict", layers)
+    for number, prolong in enumerate(block.prolong):
+        transfers += _cost(prolong, f"{name}.corrections.{number}.transfer", layers)
     dense = _dense(block.layers[0], f"{name}.layers.0", layers)
     return BlockSummary(name, block.levels, _cost(block, name, layers), transfers, dense)
 
 
 def _cost(module: nn.Module, name: str, layers: Counter[str]) -> Cost:
-    return Cost(
-        _weights(module),
-        sum(layers[f"{name}.{part}".strip(".")] for part, _ in module.named_modules()),
-    )
+    parts = (f"{name}.{part}".strip(".") for part, _ in module.named_modules())
+    return Cost(num_weights(module), sum(layers[part] for part in parts))
 
 
 def _dense(layer: nn.Module, name: str, layers: Counter[str]) -> Cost:
     """The cost of a layer with every grouped map replaced by a dense one."""
     cost = _cost(layer, name, layers)
-    weights, work = cost.weights, cost.multiply_adds
     for part, grouped in layer.named_modules():
-        if isinstance(grouped, GroupedConv2d | GroupedLinear) and not isinstance(
-            grouped, DepthwiseConv2d
-        ):
-            weights += (grouped.groups - 1) * grouped.weight.numel()
-            work += (grouped.groups - 1) * layers[f"{name}.{part}".strip(".")]
-    return Cost(weights, work)
+        if isinstance(grouped, nn.Conv2d | GroupedLinear) and not _filters_channels(grouped):
+            more, work = grouped.groups - 1, layers[f"{name}.{part}".strip(".")]
+            cost += Cost(more * grouped.weight.numel(), more * work)
+    return cost
+
+
+def _filters_channels(layer: nn.Module) -> bool:
+    """Whether a map has no groups but channels, also in the dense block."""
+    if isinstance(layer, DepthwiseConv2d):
+        return True
+    if not isinstance(layer, nn.Conv2d) or layer.kernel_size == (1, 1):
+        return False
+    return layer.groups == layer.in_channels
 
 
 def _multiply_adds(model: nn.Module, input_size: tuple[int, ...]) -> Counter[str]:
     """Multiply-adds of every convolution and linear map, grouped or not, by name, for one input."""
-    shadow = without_values(model).eval()
+    shadow, x = without_values(model, input_size)
+    shadow.eval()
     counts: Counter[str] = Counter()
 
     def count(layer: Any, _: Any, output: Tensor, *, name: str) -> None:
@@ -237,23 +227,22 @@ def _multiply_adds(model: nn.Module, input_size: tuple[int, ...]) -> Counter[str
             # most of the time without values
             shadow.set_submodule(name, nn.Identity())
     with torch.no_grad():
-        shadow(torch.empty(1, *input_size, device="meta"))
+        shadow(x)
     return counts
 
 
-def without_values(model: nn.Module) -> nn.Module:
-    """A copy of ``model`` on the meta device; no tensor is copied."""
+def without_values(model: nn.Module, input_size: tuple[int, ...]) -> tuple[nn.Module, Tensor]:
+    """A copy of ``model`` and an input of its precision, on the meta device: nothing is copied."""
     memo: dict[int, Any] = {}
     for parameter in model.parameters():
         memo[id(parameter)] = nn.Parameter(torch.empty_like(parameter, device="meta"))
     for buffer in model.buffers():
         memo[id(buffer)] = torch.empty_like(buffer, device="meta")
-    return copy.deepcopy(model, memo)
+    shadow = copy.deepcopy(model, memo)
+    drop_hooks(shadow)  # which expect values
+    floating = (x.dtype for x in shadow.parameters() if x.is_floating_point())
+    return shadow, torch.empty(1, *input_size, device="meta", dtype=next(floating, None))
 
 
 def _pair(outer: int, inner: int) -> str:
     return str(outer) if outer == inner else f"{outer}:{inner}"
-
-
-def _weights(module: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in module.parameters())

@@ -199,7 +199,7 @@ def test_the_dense_block_of_a_converted_network_is_the_block_that_was_there():
     model = resnet18()
     new, report = convert(model, group_size=32, coarse_size=64, min_width=512)
     (block,) = summary(new, (3, 64, 64)).blocks
-    assert block.dense.weights == weights(model.layer4[1]) == report.changed[0].before
+    assert block.dense.weights == num_weights(model.layer4[1]) == report.changed[0].before
     dense = multiply_adds(model.layer4[1], torch.rand(1, 512, 2, 2))
     assert block.dense.multiply_adds == dense
 

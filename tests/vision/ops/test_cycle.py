@@ -16,7 +16,7 @@ from image_kernels import (
     needs_compiler,
     on_threads,
 )
-from image_networks import assert_equal
+from image_networks import assert_equal, shift_norms
 from torch import nn
 from torch.testing import assert_close
 

@@ -17,7 +17,6 @@ from scripts.benchmarks.points import make_batches
 from scripts.benchmarks.timing import (
     ADAMW,
     Batch,
-    Contender,
     Pair,
     Suite,
     inference,
@@ -62,11 +61,11 @@ def _suite(title: str, run: Callable[[], object]) -> Suite:
     compiled = {name for name, ran, _ in counts if ran == "compiled"}
     known = [operation for operation in operations() if operation.name in compiled]
     families = sorted({_family(operation) for operation in known})
-    contenders = [Contender(ALL, run)]
+    contenders = {ALL: run}
     for family in families:
         members = [operation for operation in known if _family(operation) == family]
-        contenders.append(Contender(f"without {family}", _without(members, run)))
-    pairs = [Pair(contender.name, ALL) for contender in contenders[1:]]
+        contenders[f"without {family}"] = _without(members, run)
+    pairs = [Pair(name, ALL) for name in contenders if name != ALL]
     return Suite(title, contenders, pairs)
 
 

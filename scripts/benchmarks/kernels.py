@@ -14,14 +14,7 @@ from mgic_geo import create_model, fuse
 from mgic_geo.ops.operator import Operation, noting
 from mgic_vision import create_model as create_image_model
 from scripts.benchmarks.points import make_batches
-from scripts.benchmarks.timing import (
-    ADAMW,
-    Batch,
-    Pair,
-    Suite,
-    inference,
-    training_step,
-)
+from scripts.benchmarks.timing import ADAMW, Batch, Pair, Suite, inference, training_step
 
 SUMMARY = "training and inference with the kernels of one operation off at a time"
 ALL = "all kernels"

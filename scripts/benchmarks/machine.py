@@ -12,10 +12,7 @@ from pathlib import Path
 
 import torch
 
-PACKAGES = (
-    *("torch", "torch-geometric", "torch-cluster"),
-    *("torchvision", "timm", "onnxruntime"),
-)
+PACKAGES = ("torch", "torch-geometric", "torch-cluster", "torchvision", "timm", "onnxruntime")
 GEMM_SIZE = 1536
 COPY_BYTES = 1 << 28  # beyond any cache
 # glibc's mallopt: from what size a block is mapped anew, and how much free memory is given back

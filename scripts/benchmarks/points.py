@@ -16,14 +16,7 @@ from torch import nn
 from datasets.shapes10_parts import Shapes10Parts
 from mgic_geo import create_model
 from scripts.benchmarks import pyg_baselines
-from scripts.benchmarks.timing import (
-    ADAMW,
-    Batch,
-    Pair,
-    Suite,
-    inference,
-    training_step,
-)
+from scripts.benchmarks.timing import ADAMW, Batch, Pair, Suite, inference, training_step
 
 SUMMARY = "networks of Table 10 on point clouds, beside the same from PyG's layers"
 NUM_CLASSES = 10

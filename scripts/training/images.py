@@ -13,13 +13,7 @@ from torch import Tensor, nn
 from torchvision.transforms import v2
 
 from datasets import cifar10, image_folder, mnist5k
-from datasets.image_dataset import (
-    ImageAugment,
-    ImageDataset,
-    ImageFiles,
-    ImageFormat,
-    ImageSample,
-)
+from datasets.image_dataset import ImageAugment, ImageDataset, ImageFiles, ImageFormat, ImageSample
 from datasets.image_files import ImageFileError, read_image
 from datasets.splits import nested_subset, stratified_split
 from mgic_vision import create_model

@@ -137,9 +137,7 @@ def make_row(question: Question, task: Task, found: Results) -> dict[str, Any]:
     seeds = tried.keys() & against.keys()
     sign = 1 if task.higher_is_better else -1
     won = sum(sign * (tried[seed]["score"] - against[seed]["score"]) > 0 for seed in seeds)
-    words = {"higher": BETTER, "lower": WORSE}
-    if not task.higher_is_better:
-        words = {"higher": WORSE, "lower": BETTER}
+    words = dict(zip(("higher", "lower"), (BETTER, WORSE)[::sign], strict=True))
     verdict = words.get(judge(*ranges, "score"), SAME) if tried and against else OPEN
     return row | {"seeds": len(seeds), "seeds better": won, "verdict": verdict}
 

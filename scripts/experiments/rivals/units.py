@@ -117,9 +117,5 @@ class Unit:
 DENSE = Unit("dense", options={"inner": EXPANSION * WIDTH})
 MGIC = Unit(
     "MGIC",
-    options={
-        "inner": EXPANSION * WIDTH,
-        "group_size": GROUP_SIZE,
-        "coarse_size": COARSE_SIZE,
-    },
+    options={"inner": EXPANSION * WIDTH, "group_size": GROUP_SIZE, "coarse_size": COARSE_SIZE},
 )

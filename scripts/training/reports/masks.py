@@ -99,9 +99,8 @@ class MaskSplit(Split):
         """Draw the samples that are kept."""
         arrays = self.predictions
         images, colors = arrays["scenes"], arrays["colors"]
-        columns = {"image": images}
-        columns |= {"truth": paint(arrays["truths"], colors)}
-        columns |= {"prediction": paint(arrays["masks"], colors)}
+        truths, masks = (paint(arrays[key], colors) for key in ("truths", "masks"))
+        columns = {"image": images, "truth": truths, "prediction": masks}
         legend = [
             Patch(facecolor=tuple(color / 255), edgecolor=figures.GRAY, label=figures.label(name))
             for name, color in zip(self.classes, colors, strict=True)

@@ -35,13 +35,7 @@ class Split:
         predictions: Arrays by name, none without a predictions file.
     """
 
-    headings: ClassVar = (
-        "accuracy",
-        "95 % interval",
-        "mean over classes",
-        "loss",
-        "samples",
-    )
+    headings: ClassVar = ("accuracy", "95 % interval", "mean over classes", "loss", "samples")
     by_class: ClassVar = ("Accuracy by class", "count", "correct", "accuracy")
     types: ClassVar[dict[str, tuple[type, ...]]] = SUMMARY_TYPES
 

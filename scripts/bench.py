@@ -6,14 +6,11 @@ process, see :mod:`scripts.benchmarks.timing`.
 """
 
 import argparse
-import json
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from scripts.benchmarks import exported, images, kernels, machine, memory, points, scaling
 from scripts.benchmarks.timing import (
@@ -27,7 +24,8 @@ from scripts.benchmarks.timing import (
     ratios,
     spread,
 )
-from scripts.training.reliability.files import write_whole
+from scripts.training.reliability.errors import TrainingError
+from scripts.training.reliability.files import write_json
 
 # name -> module with SUMMARY, add_arguments(parser) and make_suites(arguments)
 BENCHMARKS = {
@@ -50,16 +48,13 @@ def main(args: Sequence[str] | None = None) -> int:
         parser.error("--repeats and --threads must be at least 1")
     if arguments.settle < 0:
         parser.error(f"--settle must be at least 0, got {arguments.settle}")
-    before = torch.get_num_threads()
-    torch.set_num_threads(arguments.threads)
     try:
-        report = run(arguments)
-    except ValueError as error:
+        with machine.threads(arguments.threads):
+            report = run(arguments)
+    except (ValueError, TrainingError) as error:
         parser.error(str(error))
-    finally:
-        torch.set_num_threads(before)
     if arguments.json is not None:
-        write_whole(arguments.json, (json.dumps(report, indent=1) + "\n").encode())
+        write_json(arguments.json, report)
         print(f"\nall samples: {arguments.json}")
     return 0
 
@@ -113,25 +108,22 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def run_suite(suite: Suite, arguments: argparse.Namespace) -> dict[str, Any]:
     """Race the contenders, print what came out and return it."""
-    before, threads = torch.get_num_threads(), suite.threads or arguments.threads
-    torch.set_num_threads(threads)
-    try:
+    threads = suite.threads or arguments.threads
+    with machine.threads(threads):
         peak = machine.gemm_gflops()
-        flops = {contender.name: count_flops(contender.run) for contender in suite.contenders}
-        traffic = {contender.name: count_bytes(contender.run) for contender in suite.contenders}
+        flops = {name: count_flops(run) for name, run in suite.contenders.items()}
+        traffic = {name: count_bytes(run) for name, run in suite.contenders.items()}
         samples = race(
             suite.contenders,
             repeats=arguments.repeats,
             settle=arguments.settle,
             on_round=_progress(arguments),
         )
-    finally:
-        torch.set_num_threads(before)
     comparisons = {str(pair): ratios(samples, pair) for pair in suite.pairs}
     growth = {name: exponents(samples, curve) for name, curve in suite.curves.items()}
     print(f"threads: {threads}, {peak:.0f} GFLOP/s in a matrix product")
     print()
-    print_times(suite, samples, flops, peak)
+    print_times(samples, flops, peak)
     for heading, values in (
         ("how many times as long", comparisons),
         ("time grows with width to the power of", growth),
@@ -186,17 +178,15 @@ def describe_machine(threads: int) -> dict[str, Any]:
     return facts
 
 
-def print_times(
-    suite: Suite, samples: dict[str, list[float]], flops: dict[str, int], peak: float
-) -> None:
+def print_times(samples: dict[str, list[float]], flops: dict[str, int], peak: float) -> None:
     """One row a contender: milliseconds, and the share of the matrix product's speed."""
     rows = [("contender", "median ms", "IQR ms", "GFLOP", "of peak")]
-    for contender in suite.contenders:
-        times = spread([1e3 * seconds for seconds in samples[contender.name]])
-        work = flops[contender.name] / 1e9
+    for name, seconds in samples.items():
+        times = spread([1e3 * second for second in seconds])
+        work = flops[name] / 1e9
         rows.append(
             (
-                contender.name,
+                name,
                 f"{times.median:.2f}",
                 f"{times.low:.2f} to {times.high:.2f}",
                 f"{work:.2f}" if work else "-",  # no count of what runs outside torch

@@ -11,37 +11,29 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
 
+from scripts.benchmarks.machine import threads
+from scripts.command import command_parser, told
 from scripts.experiments.pages import DOCS
 from scripts.experiments.registry import COMPARISONS
-from scripts.training.reliability.errors import TrainingError
 
 
-def main(args: Sequence[str] | None = None) -> int:
-    """Run what is missing and write the page; 1: an error, told in one message."""
-    parser = argparse.ArgumentParser(
-        prog="python -m scripts.compare", description=(__doc__ or "").split("\n")[0]
-    )
+@told
+def main(args: Sequence[str] | None = None) -> None:
+    """Run what is missing and write the page."""
+    parser = command_parser("compare", __doc__)
     commands = parser.add_subparsers(dest="name", required=True)
     for name, comparison in COMPARISONS.items():
         command = commands.add_parser(name, help=comparison.title)
         command.add_argument("--docs", type=Path, default=DOCS, help="folder of the pages")
         comparison.add_arguments(command)
     options, rest = parser.parse_known_args(args)
-    comparison, threads = COMPARISONS[options.name], torch.get_num_threads()
+    comparison = COMPARISONS[options.name]
     if rest and not hasattr(comparison, "script"):
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
-    torch.set_num_threads(1)
-    try:
+    with threads(1):
         print(f"wrote {comparison.run(options, read_changes(parser, rest))}")
-    except (OSError, ValueError, TrainingError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    finally:
-        torch.set_num_threads(threads)
-    return 0
 
 
 def read_changes(parser: argparse.ArgumentParser, words: Sequence[str]) -> Mapping[str, Any]:

@@ -58,8 +58,7 @@ def draw(panel: Any, race: Mapping[str, Any], bandwidth: float) -> None:
     for name, (intensity, gflops) in points.items():
         panel.plot(intensity, gflops, "o", label=name)
     panel.set_title(race["title"], fontsize="medium")
-    panel.set_xlabel("operations a byte")
-    panel.set_ylabel("GFLOP/s")
+    panel.set(xlabel="operations a byte", ylabel="GFLOP/s")
     panel.grid(which="both", alpha=0.2)
     panel.legend(fontsize="small", loc="lower right")
 

@@ -14,13 +14,13 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeGuard
 
 import torch
 import yaml
 from torch import Tensor
 
 from mgic_vision.merging import BLOCK
+from scripts.command import command_parser, told
 from scripts.exporting.formats import FORMATS, Format
 from scripts.exporting.subject import CloudSubject, Subject, make_subject
 from scripts.training.networks import load_network, make_network
@@ -32,33 +32,27 @@ BATCHES = (1, 3, 8)
 TOLERANCE = 1e-4
 
 
-def main(args: Sequence[str] | None = None) -> int:
-    """Export; 0: done, 1: an error or a difference, told in one message."""
+@told
+def main(args: Sequence[str] | None = None) -> None:
+    """Export; a file that differs from the network is an error."""
     options = make_parser().parse_args(args)
-    try:
-        if options.block < 1:
-            raise TrainingError(f"--block must be at least 1 channel, got {options.block}")
-        weights = find_weights(options)
-        network = load_network(weights)
-        block = options.block if options.fuse else 1
-        subject = make_subject(network, weights.info, fused=options.fuse, block=block)
-        for name in options.to:
-            path = options.folder / FORMATS[name].file_name(weights.info["name"])
-            if path.exists() and not options.overwrite:
-                raise TrainingError(f"{path} is there already: use --overwrite to replace it")
-        for name in options.to:
-            export(subject, weights, name, options.folder, options.tolerance)
-    except (TrainingError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
+    if options.block < 1:
+        raise TrainingError(f"--block must be at least 1 channel, got {options.block}")
+    weights = find_weights(options)
+    network = load_network(weights)
+    block = options.block if options.fuse else 1
+    subject = make_subject(network, weights.info, fused=options.fuse, block=block)
+    for name in options.to:
+        path = options.folder / (weights.info["name"] + FORMATS[name].suffix)
+        if path.exists() and not options.overwrite:
+            raise TrainingError(f"{path} is there already: use --overwrite to replace it")
+    for name in options.to:
+        export(subject, weights, name, options.folder, options.tolerance)
 
 
 def make_parser() -> argparse.ArgumentParser:
     """Return the options of the command."""
-    parser = argparse.ArgumentParser(
-        prog="python -m scripts.export", description=(__doc__ or "").split("\n")[0]
-    )
+    parser = command_parser("export", __doc__)
     parser.add_argument("model", help="network, by its name in mgic_geo or mgic_vision")
     parser.add_argument(
         "--checkpoint",
@@ -128,7 +122,7 @@ def export(subject: Subject, weights: Weights, name: str, folder: Path, toleranc
     form = FORMATS[name]
     content = form.write(subject, weights)
     found = compare(form.read(content, weights), subject, form, weights, tolerance)
-    path = folder / form.file_name(weights.info["name"])
+    path = folder / (weights.info["name"] + form.suffix)
     if not found.worst <= tolerance:
         raise TrainingError(
             f"{path} would differ by {found.worst:.2e} from the network: not written"
@@ -184,7 +178,8 @@ def compare(
     found, find_neighbors = Comparison(), None
     for x in (x for batch in BATCHES for x in subject.inputs(batch)):
         scores, expected = run(x), subject.reference(x)
-        if not difference(scores, expected) <= tolerance and is_decided_by_rounding(subject):
+        can_tie = isinstance(subject, CloudSubject) and subject.finds_neighbors_of_features
+        if can_tie and not difference(scores, expected) <= tolerance:
             if find_neighbors is None:
                 find_neighbors = form.read(form.write(subject.with_neighbors(), weights), weights)
             again = subject.reference_on(x, find_neighbors(x)[1:])
@@ -193,11 +188,6 @@ def compare(
         found.differences.append(difference(scores, expected))
         found.largest = max(found.largest, float(expected.abs().max()))
     return found
-
-
-def is_decided_by_rounding(subject: Subject) -> TypeGuard[CloudSubject]:
-    """Whether rounding can decide what the network gives."""
-    return isinstance(subject, CloudSubject) and subject.finds_neighbors_of_features
 
 
 def difference(scores: Tensor, expected: Tensor) -> float:

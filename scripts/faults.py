@@ -6,7 +6,6 @@ fills disks by the minute, ``--part slow`` runs only that. A test belongs to a f
 table with date and versions. Faults without a test stand there as ``open``, and do not pass.
 """
 
-import argparse
 import datetime
 import os
 import platform
@@ -24,6 +23,7 @@ from pathlib import Path
 
 import yaml
 
+from scripts.command import command_parser
 from scripts.training.reliability.files import write_whole
 
 ROOT = Path(__file__).parents[1]
@@ -31,12 +31,9 @@ PARTS = {"all": "fault", "quick": "fault and not slow", "slow": "fault and slow"
 PACKAGES = ("torch", "torch-geometric", "lightning", "safetensors", "numpy", "pytest", "hypothesis")
 
 # number -> what happens, what is to come of it
-FAULTS: dict[int, tuple[str, str]] = {
-    number: (fault, expected)
-    for number, (fault, expected) in yaml.safe_load(
-        Path(__file__).with_suffix(".yaml").read_text(encoding="utf-8")
-    ).items()
-}
+FAULTS: dict[int, tuple[str, str]] = yaml.safe_load(
+    Path(__file__).with_suffix(".yaml").read_text(encoding="utf-8")
+)
 
 # number -> why there is no test of it yet; to be removed with the first test
 OPEN = dict.fromkeys((54, 55, 56), "not yet covered: belongs to the points issue")
@@ -66,9 +63,7 @@ class Seen:
 
 def main(args: Sequence[str] | None = None) -> int:
     """Run the tests and print the table; 0: every fault of the part was survived or is open."""
-    parser = argparse.ArgumentParser(
-        prog="python -m scripts.faults", description=(__doc__ or "").split("\n")[0]
-    )
+    parser = command_parser("faults", __doc__)
     parser.add_argument("--part", choices=PARTS, default="all")
     parser.add_argument("--page", type=Path, help="write the table here, as Markdown")
     parser.add_argument("--jobs", type=int, default=2, help="tests at a time")

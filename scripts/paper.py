@@ -11,14 +11,15 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from scripts.command import command_parser, told
 from scripts.experiments.pages import DOCS, to_markdown
 from scripts.experiments.paper.claims import write_index
 from scripts.experiments.paper.item import command_of
 from scripts.experiments.paper.registry import ITEMS, WITHOUT_NUMBERS
-from scripts.training.reliability.errors import TrainingError
 
 
-def main(args: Sequence[str] | None = None) -> int:
+@told
+def main(args: Sequence[str] | None = None) -> None:
     """Run one table, and say what it took."""
     given = sys.argv[1:] if args is None else list(args)
     arguments = make_parser().parse_args(given)
@@ -27,22 +28,15 @@ def main(args: Sequence[str] | None = None) -> int:
             print(f"{item.name:<10} {item.title}; {item.cost}; offline: {item.offline}")
         for name, why in WITHOUT_NUMBERS.items():
             print(f"{name:<10} {why}")
-        return 0
-    try:
-        if arguments.name != "index":
-            run(arguments, given)
-        print(f"wrote {write_index(arguments.docs)}")
-    except (OSError, ValueError, TrainingError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
+        return
+    if arguments.name != "index":
+        run(arguments, given)
+    print(f"wrote {write_index(arguments.docs)}")
 
 
 def make_parser() -> argparse.ArgumentParser:
     """One subcommand a table or figure, with its own options."""
-    parser = argparse.ArgumentParser(
-        prog="python -m scripts.paper", description=(__doc__ or "").split("\n")[0]
-    )
+    parser = command_parser("paper", __doc__)
     commands = parser.add_subparsers(dest="name", required=True, metavar="NAME")
     commands.add_parser("list", help="name every table and figure")
     index = commands.add_parser("index", help="write the page that comes first")

@@ -5,7 +5,6 @@ classes; with a run of ``scripts.train_segmentation`` it writes ``photo.mask.png
 color for each class. What the weights say about themselves decides.
 """
 
-import argparse
 import io
 import sys
 from collections.abc import Sequence
@@ -17,22 +16,22 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from scripts.training.images import read_sample
+from scripts.command import command_parser, told
+from scripts.training.images import input_format, read_sample
 from scripts.training.networks import load_network
 from scripts.training.reliability.errors import TrainingError
 from scripts.training.reliability.files import write_whole
 from scripts.training.scenes import read_scene
-from scripts.training.weights import Weights, read_weights
+from scripts.training.weights import read_weights
 
 MOST_PROBABLE = 5
 SMALLEST_SHARE = 0.0005  # of the pixels, for a class to be named
 
 
+@told
 def main(args: Sequence[str] | None = None) -> int:
-    """Predict; 0: done, 1: an error, told in one message. A bad file does not stop the others."""
-    parser = argparse.ArgumentParser(
-        prog="python -m scripts.predict_image", description=(__doc__ or "").split("\n")[0]
-    )
+    """Predict; a bad file does not stop the others."""
+    parser = command_parser("predict_image", __doc__)
     parser.add_argument("files", nargs="+", type=Path, help="image files")
     parser.add_argument(
         *("--run_dir", "--checkpoint"),
@@ -43,14 +42,11 @@ def main(args: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--overwrite", action="store_true", help="replace masks that are there")
     options = parser.parse_args(args)
-    try:
-        weights = read_weights(options.weights)
-        network = load_image_network(weights)
-        if weights.info.get("task") == "segmentation":
-            check_masks(options.files, overwrite=options.overwrite)
-    except TrainingError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    weights = read_weights(options.weights)
+    input_format(weights.info)  # of images, or an error before anything is computed
+    network = load_network(weights)
+    if weights.info.get("task") == "segmentation":
+        check_masks(options.files, overwrite=options.overwrite)
     failed = 0
     for file in options.files:
         try:
@@ -58,21 +54,7 @@ def main(args: Sequence[str] | None = None) -> int:
         except (TrainingError, OSError) as error:
             print(f"error: {error}", file=sys.stderr)
             failed += 1
-    return 1 if failed else 0
-
-
-def load_image_network(weights: Weights) -> nn.Module:
-    """Build the network that the weights belong to.
-
-    Raises:
-        TrainingError: They are not of a network for images, or do not fit it.
-    """
-    if "input" not in weights.info:
-        raise TrainingError(
-            f"{weights.path} holds weights of {weights.info['name']}, which was not trained on "
-            "images"
-        )
-    return load_network(weights)
+    return int(failed > 0)
 
 
 def predict(network: nn.Module, info: dict[str, Any], file: Path) -> str:

@@ -5,7 +5,6 @@ with curves, accuracy against weights and time, confusion matrices, and the test
 most runs got wrong first. Point clouds are turned with the mouse.
 """
 
-import argparse
 import base64
 import json
 import sys
@@ -16,8 +15,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from scripts.command import command_parser, told
 from scripts.training.reliability.errors import TrainingError
 from scripts.training.reliability.files import write_whole
+from scripts.training.reports.figures import centered
 from scripts.training.reports.masks import MaskSplit
 from scripts.training.reports.parts import PartSplit, part_colors
 from scripts.training.reports.report import best_epoch, read_metrics, read_splits
@@ -29,21 +30,15 @@ MAX_SIDE = 1 << 15  # clouds are written as int16
 MAX_RUNS = 24
 
 
-def main(args: Sequence[str] | None = None) -> int:
-    """Write the page; 0: done, 1: an error, told in one message."""
-    parser = argparse.ArgumentParser(
-        prog="python -m scripts.report", description=(__doc__ or "").split("\n")[0]
-    )
+@told
+def main(args: Sequence[str] | None = None) -> None:
+    """Write the page."""
+    parser = command_parser("report", __doc__)
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="folder of a run")
     parser.add_argument("--out", type=Path, default=Path("comparison.html"))
     options = parser.parse_args(args)
-    try:
-        write_whole(options.out, compare(options.runs).encode("utf-8", errors="replace"))
-    except (TrainingError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    write_whole(options.out, compare(options.runs).encode("utf-8", errors="replace"))
     print(f"{options.out}: {len(options.runs)} runs")
-    return 0
 
 
 def compare(folders: Sequence[Path]) -> str:
@@ -132,16 +127,12 @@ def results_of(split: Split) -> dict[str, Any]:
 
 def describe_splits(runs: dict[str, list[Split]]) -> dict[str, list[dict[str, Any]]]:
     """Return the samples of every split that a run has kept, wrong ones first."""
-    names = dict.fromkeys(split.name for splits in runs.values() for split in splits)
-    by_name = {
-        name: {
-            run: split
-            for run, splits in runs.items()
-            for split in splits
-            if split.name == name and split.predictions
-        }
-        for name in names
-    }
+    by_name: dict[str, dict[str, Split]] = {}
+    for run, splits in runs.items():
+        for split in splits:
+            kept = by_name.setdefault(split.name, {})
+            if split.predictions:
+                kept[run] = split
     return {name: choose_samples(splits) for name, splits in by_name.items()}
 
 
@@ -186,35 +177,27 @@ def judge(split: Split) -> dict[str, dict[str, Any]]:
     """
     arrays = split.predictions
     if isinstance(split, MaskSplit):
-        shares = np.nan_to_num(arrays["accuracies"], nan=1.0)
-        return {
-            str(name): {"right": float(share), "sure": float(share), "guess": f"{share:.0%} right"}
-            for name, share in zip(sample_names(split), shares, strict=True)
-        }
-    guesses, sure = arrays["probabilities"].argmax(axis=1), arrays["probabilities"].max(axis=1)
-    rows = zip(sample_names(split), guesses, arrays["labels"], sure, strict=True)
-    return {
-        name: {"right": float(guess == label), "sure": float(p), "guess": split.classes[guess]}
-        for name, guess, label, p in rows
-    }
+        right = sure = np.nan_to_num(arrays["accuracies"], nan=1.0)
+        guesses = [f"{share:.0%} right" for share in right]
+    else:
+        taken, sure = arrays["probabilities"].argmax(axis=1), arrays["probabilities"].max(axis=1)
+        right, guesses = taken == arrays["labels"], [split.classes[label] for label in taken]
+    rows = zip(sample_names(split), right, sure, guesses, strict=True)
+    return {name: {"right": float(r), "sure": float(s), "guess": g} for name, r, s, g in rows}
 
 
 def sample_names(split: Split) -> list[str]:
-    """Return a name for every sample of a split, its number where it has none."""
-    count = split.summary["num_samples"]
-    names = split.predictions.get("names", np.arange(count))
-    return [str(name) for name in names]
+    """Return the name of every sample of a split."""
+    return [str(name) for name in split.predictions["names"]]
 
 
 def draw_samples(split: Split) -> dict[str, dict[str, Any]]:
     """Return the samples that a run has kept, by name: points or pixels, and their class."""
     arrays, names = split.predictions, sample_names(split)
     samples = {}
-    for kind in ("cloud", "image"):
+    for kind, pack in (("cloud", pack_cloud), ("image", pack_image)):
         for place, row in enumerate(arrays.get(f"{kind}_rows", [])):
-            sample = pack_cloud(arrays["clouds"][place]) if kind == "cloud" else {}
-            if kind == "image":
-                sample = pack_image(arrays["images"][place])
+            sample = pack(arrays[f"{kind}s"][place])
             if isinstance(split, PartSplit):
                 sample["truth"] = encode(arrays["truths"][place].astype(np.uint8))
                 sample["seen"] = encode(arrays["parts"][place].astype(np.uint8))
@@ -231,10 +214,7 @@ def pack_cloud(points: NDArray) -> dict[str, Any]:
         >>> pack_cloud(np.array([[0.0, 0, 0], [0, 0, 2]]))["points"]
         'AAAAAADAAAAAAABA'
     """
-    points = points[np.isfinite(points).all(axis=1)].astype(np.float64)
-    low, high = np.percentile(points, [2, 98], axis=0)
-    points = points - (low + high) / 2
-    points /= np.percentile(np.linalg.norm(points, axis=1), 96) or 1.0
+    points = centered(points[np.isfinite(points).all(axis=1)])
     scaled = np.clip(np.round(points * (MAX_SIDE // 2)), 1 - MAX_SIDE, MAX_SIDE - 1)
     return {"points": encode(scaled.astype("<i2"))}
 

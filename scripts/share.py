@@ -7,7 +7,6 @@ data, the seeds, and every metric with its spread. ``HubModel.from_pretrained(fo
 ``push_to_hub`` would.
 """
 
-import argparse
 import json
 import sys
 from collections.abc import Sequence
@@ -21,8 +20,11 @@ import yaml
 from huggingface_hub import EvalResult, ModelCardData
 
 import mgic_geo
+from scripts.command import command_parser, told
+from scripts.experiments.ranges import spread, summarize
 from scripts.training.reliability.errors import TrainingError
 from scripts.training.reliability.files import write_whole
+from scripts.training.reliability.run_folder import compare_configs, read_config
 from scripts.training.reports.report import best_epoch, read_metrics, read_splits
 from scripts.training.reports.splits import Split
 from scripts.training.weights import Weights, export_weights, read_weights
@@ -52,27 +54,21 @@ class Run:
     score: float
 
 
-def main(args: Sequence[str] | None = None) -> int:
-    """Write the folder; 0: done, 1: an error, told in one message."""
-    parser = argparse.ArgumentParser(
-        prog="python -m scripts.share", description=(__doc__ or "").split("\n")[0]
-    )
+@told
+def main(args: Sequence[str] | None = None) -> None:
+    """Write the folder."""
+    parser = command_parser("share", __doc__)
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="folder of a run")
     parser.add_argument("--folder", type=Path, required=True, help="what to write")
     options = parser.parse_args(args)
-    try:
-        runs = [read_run(folder) for folder in options.runs]
-        check_alike(runs)
-        best = max(runs, key=lambda run: np.nan_to_num(run.score, nan=-np.inf))
-        texts = {"config.json": hub_config(best.weights), "README.md": make_card(runs, best)}
-        export_weights(best.weights, options.folder)
-        for name, text in texts.items():
-            write_whole(options.folder / name, text.encode())
-    except (TrainingError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    runs = [read_run(folder) for folder in options.runs]
+    check_alike(runs)
+    best = max(runs, key=lambda run: np.nan_to_num(run.score, nan=-np.inf))
+    texts = {"config.json": hub_config(best.weights), "README.md": make_card(runs, best)}
+    export_weights(best.weights, options.folder)
+    for name, text in texts.items():
+        write_whole(options.folder / name, text.encode())
     print(f"{options.folder}: {best.weights.info['name']}, weights of {best.folder}")
-    return 0
 
 
 def read_run(folder: Path) -> Run:
@@ -84,10 +80,7 @@ def read_run(folder: Path) -> Run:
     weights, splits = read_weights(folder), read_splits(folder)
     if not splits:
         raise TrainingError(f"{folder} has not been tested: run `test` first")
-    try:
-        config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError) as error:
-        raise TrainingError(f"cannot read {folder / 'config.yaml'}: {error}") from error
+    config = read_config(folder / "config.yaml")
     metrics = read_metrics(folder / "metrics.csv")
     best, _ = best_epoch(metrics)
     score = metrics.get("val_miou", metrics.get("val_accuracy"))
@@ -101,23 +94,17 @@ def check_alike(runs: Sequence[Run]) -> None:
     Raises:
         TrainingError: With the first difference.
     """
-    first = runs[0]
-    for run in runs[1:]:
-        for key in ("name", "options", "classes"):
-            one, other = (r.weights.info[key] for r in (first, run))
-            if one != other:
-                raise TrainingError(
-                    f"{run.folder} has {key} {other}, {first.folder} has {one}: a card is of one "
-                    "network"
-                )
-        for key in ("model", "data"):
-            one, other = ({**r.config[key], "seed": None} for r in (first, run))
-            changed = sorted(k for k in {*one, *other} if one.get(k) != other.get(k))
-            if changed:
-                raise TrainingError(
-                    f"{run.folder} and {first.folder} differ in {key}.{changed[0]}: a card is of "
-                    "runs that differ in their seed alone"
-                )
+    first, *others = (
+        {key: run.weights.info[key] for key in ("name", "options", "classes")}
+        | {key: {**run.config[key], "seed": None} for key in ("model", "data")}
+        for run in runs
+    )
+    for run, other in zip(runs[1:], others, strict=True):
+        if changed := compare_configs(first, other):
+            raise TrainingError(
+                f"{run.folder} and {runs[0].folder} differ in {changed[0]}: a card is of runs "
+                "that differ in their seed alone"
+            )
 
 
 def hub_config(weights: Weights) -> str:
@@ -199,10 +186,10 @@ def result_table(runs: Sequence[Run], best: Run) -> str:
             ]
             if not values:
                 continue
-            deviation = f" ± {np.std(values, ddof=1):.1f}" if len(values) > 1 else ""
+            mean = spread(summarize([{key: value} for value in values], [key]), key)
             lines.append(
-                f"| {split.name} | {label}, % | {np.mean(values):.1f}{deviation} | "
-                f"{min(values):.1f} to {max(values):.1f} | {100 * split.summary[key]:.1f} |"
+                f"| {split.name} | {label}, % | {mean} | {min(values):.1f} to {max(values):.1f} | "
+                f"{100 * split.summary[key]:.1f} |"
             )
     return "\n".join(lines)
 

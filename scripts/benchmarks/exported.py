@@ -11,11 +11,10 @@ import mgic_geo
 import mgic_vision
 from mgic_vision.merging import BLOCK
 from scripts.benchmarks.images import HAS_ONNX, NO_ONNX
-from scripts.benchmarks.timing import Contender, Pair, Suite
+from scripts.benchmarks.timing import Pair, Run, Suite
 from scripts.exporting.formats import FORMATS
 from scripts.exporting.subject import Subject, make_subject
 from scripts.training.networks import make_network
-from scripts.training.reliability.errors import TrainingError
 from scripts.training.weights import fresh_weights
 
 SUMMARY = "networks in PyTorch beside what torch.export and ONNX make of them, plain and fused"
@@ -37,10 +36,7 @@ def make_suites(arguments: argparse.Namespace) -> Iterator[Suite]:
     if arguments.batch < 1:
         raise ValueError(f"--batch must be at least 1, got {arguments.batch}")
     for name in arguments.models:
-        try:
-            yield _make_suite(name, arguments.batch)
-        except TrainingError as error:
-            raise ValueError(str(error)) from error
+        yield _make_suite(name, arguments.batch)
 
 
 def _make_suite(name: str, batch: int) -> Suite:
@@ -50,7 +46,7 @@ def _make_suite(name: str, batch: int) -> Suite:
     plain = make_subject(network, info)
     fused = make_subject(package.fuse(network), info, block=BLOCK)
     x = next(plain.inputs(batch))
-    contenders = [*make_contenders(plain, "plain", x), *make_contenders(fused, "fused", x)]
+    contenders = make_contenders(plain, "plain", x) | make_contenders(fused, "fused", x)
     pairs = [
         Pair(f"{form}, {tool}", f"{form}, {PYTORCH}")
         for form in ("plain", "fused")
@@ -64,11 +60,11 @@ def _make_suite(name: str, batch: int) -> Suite:
     )
 
 
-def make_contenders(subject: Subject, form: str, x: Tensor) -> list[Contender]:
+def make_contenders(subject: Subject, form: str, x: Tensor) -> dict[str, Run]:
     """The network as it is called here, and each exported file read back and run."""
     weights = fresh_weights(subject.info["name"], subject.network)
-    contenders = [Contender(f"{form}, {PYTORCH}", partial(subject.reference, x))]
+    contenders: dict[str, Run] = {f"{form}, {PYTORCH}": partial(subject.reference, x)}
     for name, tool in TOOLS.items():
         run = FORMATS[name].read(FORMATS[name].write(subject, weights), weights)
-        contenders.append(Contender(f"{form}, {tool}", partial(run, x)))
+        contenders[f"{form}, {tool}"] = partial(run, x)
     return contenders

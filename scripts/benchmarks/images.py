@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from mgic_vision import create_model, fuse, merge_groups
-from scripts.benchmarks.timing import Contender, Pair, Suite, inference, training_step
+from scripts.benchmarks.timing import Pair, Suite, inference, training_step
+from scripts.exporting.formats import open_session
 
 SUMMARY = "image networks, prepared alike: fused, channels-last, in PyTorch and in ONNX Runtime"
 NUM_CLASSES = 1000
@@ -54,14 +55,14 @@ def _inference_suite(
     ours: str, theirs: str, images: int, arguments: argparse.Namespace, threads: int | None = None
 ) -> Suite:
     x = _make_images(images, arguments.image)
-    contenders, pairs = [], []
+    contenders, pairs = {}, []
     tools = {"PyTorch": inference}
     if arguments.onnx:
         count = threads or arguments.threads
         tools["ONNX Runtime"] = lambda model, inputs: onnx_run(model, inputs[0], count)
     for tool, prepare in tools.items():
         for name in (ours, theirs):
-            contenders.append(Contender(f"{name}, {tool}", prepare(fuse(_build(name)), (x,))))
+            contenders[f"{name}, {tool}"] = prepare(fuse(_build(name)), (x,))
         pairs.append(Pair(f"{ours}, {tool}", f"{theirs}, {tool}"))
     size = f"{images} x 3 x {arguments.image} x {arguments.image}"
     return Suite(
@@ -76,10 +77,10 @@ def _inference_suite(
 def _training_suite(ours: str, theirs: str, arguments: argparse.Namespace) -> Suite:
     x = _make_images(arguments.images, arguments.image)
     label = torch.randint(NUM_CLASSES, (arguments.images,), generator=_generator())
-    contenders = []
+    contenders = {}
     for name in (ours, theirs):
         network = _build(name).to(memory_format=torch.channels_last)
-        contenders.append(Contender(name, training_step(network, [((x,), label)])))
+        contenders[name] = training_step(network, [((x,), label)])
     return Suite(
         f"training step, {arguments.images} x 3 x {arguments.image} x {arguments.image}",
         contenders,
@@ -89,18 +90,11 @@ def _training_suite(ours: str, theirs: str, arguments: argparse.Namespace) -> Su
 
 def onnx_run(model: nn.Module, x: Tensor, threads: int) -> Callable[[], object]:
     """A run of the exported network in ONNX Runtime, on so many threads."""
-    import onnxruntime
-
     file = io.BytesIO()
     program = torch.onnx.export(merge_groups(model), (x.contiguous(),), dynamo=True, verbose=False)
     assert program is not None
     program.save(file)
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    session = onnxruntime.InferenceSession(
-        file.getvalue(), options, providers=["CPUExecutionProvider"]
-    )
+    session = open_session(file.getvalue(), threads)
     feed = {session.get_inputs()[0].name: x.contiguous().numpy()}
     return lambda: session.run(None, feed)
 

@@ -14,15 +14,7 @@ from mgic_geo import create_model, fuse
 from mgic_geo.ops.operator import Operation, noting
 from mgic_vision import create_model as create_image_model
 from scripts.benchmarks.points import make_batches
-from scripts.benchmarks.timing import (
-    ADAMW,
-    Batch,
-    Contender,
-    Pair,
-    Suite,
-    inference,
-    training_step,
-)
+from scripts.benchmarks.timing import ADAMW, Batch, Pair, Suite, inference, training_step
 
 SUMMARY = "training and inference with the kernels of one operation off at a time"
 ALL = "all kernels"
@@ -62,11 +54,11 @@ def _suite(title: str, run: Callable[[], object]) -> Suite:
     compiled = {name for name, ran, _ in counts if ran == "compiled"}
     known = [operation for operation in operations() if operation.name in compiled]
     families = sorted({_family(operation) for operation in known})
-    contenders = [Contender(ALL, run)]
+    contenders = {ALL: run}
     for family in families:
         members = [operation for operation in known if _family(operation) == family]
-        contenders.append(Contender(f"without {family}", _without(members, run)))
-    pairs = [Pair(contender.name, ALL) for contender in contenders[1:]]
+        contenders[f"without {family}"] = _without(members, run)
+    pairs = [Pair(name, ALL) for name in contenders if name != ALL]
     return Suite(title, contenders, pairs)
 
 

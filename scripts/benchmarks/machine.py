@@ -5,16 +5,14 @@ import os
 import platform
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import torch
 
-PACKAGES = (
-    *("torch", "torch-geometric", "torch-cluster"),
-    *("torchvision", "timm", "onnxruntime"),
-)
+PACKAGES = ("torch", "torch-geometric", "torch-cluster", "torchvision", "timm", "onnxruntime")
 GEMM_SIZE = 1536
 COPY_BYTES = 1 << 28  # beyond any cache
 # glibc's mallopt: from what size a block is mapped anew, and how much free memory is given back
@@ -55,23 +53,40 @@ def versions() -> dict[str, str | None]:
 def gemm_gflops(size: int = GEMM_SIZE, repeats: int = 7) -> float:
     """Billions of float32 operations a second in a square matrix product, the median run's."""
     a, b = torch.randn(size, size), torch.randn(size, size)
-    return 2 * size**3 / _median_time(lambda: a @ b, repeats) / 1e9
+    return 2 * size**3 / median_time(lambda: a @ b, repeats) / 1e9
 
 
 def memory_bandwidth(num_bytes: int = COPY_BYTES, repeats: int = 7) -> float:
     """Gigabytes a second, read and written, while a large tensor is copied; the median run's."""
     source = torch.ones(num_bytes // 4)
     target = torch.empty_like(source)
-    return 2 * num_bytes / _median_time(lambda: target.copy_(source), repeats) / 1e9
+    return 2 * num_bytes / median_time(lambda: target.copy_(source), repeats) / 1e9
 
 
-def _median_time(run: Callable[[], object], repeats: int) -> float:
+@contextmanager
+def threads(number: int) -> Iterator[None]:
+    """Let torch run what is inside on so many threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(number)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def median_time(
+    run: Callable[[], object],
+    repeats: int,
+    warm_up: int = 1,
+    clock: Callable[[], float] = time.perf_counter,
+) -> float:
+    """Median seconds of a run by a clock, after some that do not count."""
     times = []
-    for _ in range(repeats + 1):
-        start = time.perf_counter()
+    for _ in range(warm_up + repeats):
+        start = clock()
         run()
-        times.append(time.perf_counter() - start)
-    return statistics.median(times[1:])
+        times.append(clock() - start)
+    return statistics.median(times[warm_up:])
 
 
 def keep_freed_memory() -> str:

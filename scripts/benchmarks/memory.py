@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from mgic_geo.levels import Level
 from mgic_vision import bottleneck, dense_level, fuse, inverted_residual, mgic_unit
 from mgic_vision.ops.kernel import cycle_bytes
-from scripts.benchmarks.tensor_memory import MemoryCounter
+from scripts.benchmarks.tensor_memory import MemoryCounter, kept_bytes
 from scripts.benchmarks.timing import Bytes, Pair
 
 SUMMARY = "memory of one block: the peak of inference, and what training keeps"
@@ -76,8 +76,4 @@ def inference_peak(block: nn.Module, x: Tensor) -> int:
 def training_kept(block: nn.Module, x: Tensor) -> int:
     """Bytes alive between the forward and the backward pass, the result among them."""
     block = block.train().to(memory_format=torch.channels_last)
-    with MemoryCounter() as memory:
-        y = block(x.requires_grad_())
-        kept = memory.live
-    del y
-    return kept
+    return kept_bytes(lambda: block(x.requires_grad_()))

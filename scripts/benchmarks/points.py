@@ -8,22 +8,15 @@ torch-cluster's gets cheaper from step to step.
 
 import argparse
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from datasets.shapes10_parts import Shapes10Parts
 from mgic_geo import create_model
 from scripts.benchmarks import pyg_baselines
-from scripts.benchmarks.timing import (
-    ADAMW,
-    Batch,
-    Contender,
-    Pair,
-    Suite,
-    inference,
-    training_step,
-)
+from scripts.benchmarks.timing import ADAMW, Batch, Pair, Suite, inference, training_step
 
 SUMMARY = "networks of Table 10 on point clouds, beside the same from PyG's layers"
 NUM_CLASSES = 10
@@ -35,17 +28,15 @@ EDGE_GRAPH = "authors' diffgcn, static"
 DGCNN = "dgcnn, dynamic"
 MGIC_DIFFGCN = "mgic_diffgcn, static"
 
-MODELS: dict[str, Callable[..., nn.Module]] = {
-    PYG_DYNAMIC: lambda **options: pyg_baselines.pyg_dgcnn(NUM_CLASSES, dynamic=True, **options),
-    PYG_STATIC: lambda **options: pyg_baselines.pyg_dgcnn(NUM_CLASSES, dynamic=False, **options),
-    EDGE_GRAPH: lambda **options: pyg_baselines.edge_graph_diffgcn(NUM_CLASSES, **options),
-    DGCNN: lambda **options: create_model("dgcnn", NUM_CLASSES, **options),
-    "dgcnn, static": lambda **options: create_model(
-        "dgcnn", NUM_CLASSES, graph="static", **options
-    ),
-    "mgic_dgcnn, dynamic": lambda **options: create_model("mgic_dgcnn", NUM_CLASSES, **options),
-    "diffgcn, static": lambda **options: create_model("diffgcn", NUM_CLASSES, **options),
-    MGIC_DIFFGCN: lambda **options: create_model("mgic_diffgcn", NUM_CLASSES, **options),
+MODELS: dict[str, Callable[[], nn.Module]] = {
+    PYG_DYNAMIC: partial(pyg_baselines.pyg_dgcnn, dynamic=True),
+    PYG_STATIC: partial(pyg_baselines.pyg_dgcnn, dynamic=False),
+    EDGE_GRAPH: pyg_baselines.edge_graph_diffgcn,
+    DGCNN: partial(create_model, "dgcnn", NUM_CLASSES),
+    "dgcnn, static": partial(create_model, "dgcnn", NUM_CLASSES, graph="static"),
+    "mgic_dgcnn, dynamic": partial(create_model, "mgic_dgcnn", NUM_CLASSES),
+    "diffgcn, static": partial(create_model, "diffgcn", NUM_CLASSES),
+    MGIC_DIFFGCN: partial(create_model, "mgic_diffgcn", NUM_CLASSES),
 }
 PAIRS = (
     Pair(PYG_DYNAMIC, DGCNN),
@@ -74,15 +65,14 @@ def make_suites(arguments: argparse.Namespace) -> Iterator[Suite]:
             f"got {arguments.clouds} and {arguments.points}"
         )
     batches = make_batches(arguments.clouds, arguments.points, 1 if arguments.inference else STEPS)
-    contenders = []
+    contenders = {}
     for name, make_model in MODELS.items():
         torch.manual_seed(0)
         model = make_model()
         if arguments.inference:
-            run = inference(model, batches[0][0])
+            contenders[name] = inference(model, batches[0][0])
         else:
-            run = training_step(model, batches, ADAMW)
-        contenders.append(Contender(name, run))
+            contenders[name] = training_step(model, batches, ADAMW)
     work = "inference" if arguments.inference else "training step"
     yield Suite(
         title=f"{work}, {arguments.clouds} clouds of {arguments.points} points, k = 10, float32",
@@ -107,17 +97,3 @@ def make_batches(clouds: int, points: int, count: int) -> list[Batch]:
         pos, label = (torch.cat([shape[key] for shape in drawn]) for key in ("pos", "y"))
         batches.append(((pos, batch, clouds), label))
     return batches
-
-
-def make_clouds(clouds: int, points: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Random points on the surfaces of random ellipsoids, their clouds and random labels.
-
-    Shape:
-        - Returns ``(N, 3)``, ``(N,)`` and ``(clouds,)``.
-    """
-    generator = torch.Generator().manual_seed(0)
-    pos = torch.randn(clouds, points, 3, generator=generator)
-    pos = pos / pos.norm(dim=2, keepdim=True)
-    pos = pos * (0.3 + 0.7 * torch.rand(clouds, 1, 3, generator=generator))
-    label = torch.randint(NUM_CLASSES, (clouds,), generator=generator)
-    return pos.view(-1, 3), torch.arange(clouds).repeat_interleave(points), label

@@ -10,6 +10,8 @@ from torch_geometric.utils import scatter
 
 from mgic_geo.models.point_cloud import GCONVS_BEFORE_MLP, HEAD_MLPS, mlp
 
+WIDTH, NEIGHBORS, NUM_CLASSES = 64, 10, 10  # of Table 10
+
 
 def plain_knn_graph(x: Tensor, k: int, batch: Tensor) -> Tensor:
     """Nearest neighbors by all distances of a cloud, for where torch-cluster is missing.
@@ -42,43 +44,32 @@ class PyGPointCloudClassifier(nn.Module):
     Args:
         make_conv: ``(in_channels, out_channels) -> Module``, called as
             ``conv(x, edge_index, pos, batch)``.
-        num_classes: Classes to tell apart.
         dynamic: Whether neighbors are found again for every G-conv, among its features.
-        k: Neighbors of a point.
-        width: Channels of every layer.
 
     Shape:
-        - ``pos``: ``(N, 3)``. ``batch``: ``(N,)``, sorted. Returns ``(B, num_classes)`` logits.
+        - ``pos``: ``(N, 3)``. ``batch``: ``(N,)``, sorted. Returns ``(B, 10)`` logits.
     """
 
-    def __init__(
-        self,
-        make_conv: Callable[[int, int], nn.Module],
-        num_classes: int = 10,
-        *,
-        dynamic: bool = False,
-        k: int = 10,
-        width: int = 64,
-    ) -> None:
+    def __init__(self, make_conv: Callable[[int, int], nn.Module], *, dynamic: bool) -> None:
         super().__init__()
-        self.dynamic, self.k = dynamic, k
-        widths = [3, *[width] * sum(GCONVS_BEFORE_MLP)]
+        self.dynamic = dynamic
+        widths = [3, *[WIDTH] * sum(GCONVS_BEFORE_MLP)]
         self.convs = nn.ModuleList(make_conv(a, b) for a, b in itertools.pairwise(widths))
         self.norms = nn.ModuleList(nn.BatchNorm1d(b) for b in widths[1:])
         ends = set(itertools.accumulate(GCONVS_BEFORE_MLP))
         self.mlps = nn.ModuleList(
-            mlp(width, width) if number in ends else nn.Identity()
+            mlp(WIDTH, WIDTH) if number in ends else nn.Identity()
             for number in range(1, len(widths))
         )
-        head = [mlp(width, width) for _ in range(HEAD_MLPS)]
-        self.head = nn.Sequential(*head, nn.Linear(width, num_classes))
+        head = [mlp(WIDTH, WIDTH) for _ in range(HEAD_MLPS)]
+        self.head = nn.Sequential(*head, nn.Linear(WIDTH, NUM_CLASSES))
 
     def forward(self, pos: Tensor, batch: Tensor, batch_size: int | None = None) -> Tensor:
         """Classify every cloud of the batch."""
         x, edge_index = pos, None
         for conv, norm, point_mlp in zip(self.convs, self.norms, self.mlps, strict=True):
             if self.dynamic or edge_index is None:
-                edge_index = knn_graph(x, self.k, batch)
+                edge_index = knn_graph(x, NEIGHBORS, batch)
             x = point_mlp(norm(conv(x, edge_index, pos, batch)).relu())
         return self.head(global_max_pool(x, batch, batch_size))
 
@@ -142,11 +133,11 @@ class EdgeGraphDiffGCN(nn.Module):
         return self.lin(torch.cat([x, *first, *second], dim=1))
 
 
-def pyg_dgcnn(num_classes: int = 10, *, dynamic: bool = True, **options) -> PyGPointCloudClassifier:
+def pyg_dgcnn(*, dynamic: bool) -> PyGPointCloudClassifier:
     """Edge convolutions, on neighbors found again for every G-conv or found once."""
-    return PyGPointCloudClassifier(LinearEdgeConv, num_classes, dynamic=dynamic, **options)
+    return PyGPointCloudClassifier(LinearEdgeConv, dynamic=dynamic)
 
 
-def edge_graph_diffgcn(num_classes: int = 10, **options) -> PyGPointCloudClassifier:
+def edge_graph_diffgcn() -> PyGPointCloudClassifier:
     """Differential convolutions by gathering and scattering, on neighbors found once."""
-    return PyGPointCloudClassifier(EdgeGraphDiffGCN, num_classes, **options)
+    return PyGPointCloudClassifier(EdgeGraphDiffGCN, dynamic=False)

@@ -4,14 +4,14 @@ import argparse
 from collections.abc import Callable, Iterator
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from mgic_geo import DiffGCNConv, MGICMessagePassing, create_model, fuse
 from mgic_geo.graphs.adjacency import from_neighbors
-from mgic_geo.graphs.derivatives import DerivativeOperators, derivative_operators, edge_gradients
+from mgic_geo.graphs.derivatives import derivative_operators, edge_gradients
 from mgic_geo.graphs.neighbors import knn_indices
-from scripts.benchmarks.points import make_clouds
-from scripts.benchmarks.timing import Contender, Pair, Suite, inference
+from scripts.benchmarks.points import make_batches
+from scripts.benchmarks.timing import Pair, Suite, inference
 
 SUMMARY = "one G-conv over widths, dense and MGIC, and diffGCN at a large width"
 NUM_CLASSES = 10
@@ -49,14 +49,16 @@ def make_suites(arguments: argparse.Namespace) -> Iterator[Suite]:
 
 
 def _conv_suite(widths: list[int], nodes: int) -> Suite:
-    operators = _make_operators(nodes)
-    contenders, curves = [], {}
+    (pos, *_), _ = make_batches(1, nodes, 1)[0]
+    graph = from_neighbors(knn_indices(pos, 10))
+    operators = derivative_operators(graph, edge_gradients(pos, graph, softening=1.0))
+    contenders, curves = {}, {}
     for kind, make_conv in CONVS.items():
         curves[kind] = {width: f"{kind}, {width}" for width in sorted(set(widths))}
         for width, name in curves[kind].items():
             torch.manual_seed(0)
             x = torch.randn(nodes, width)
-            contenders.append(Contender(name, inference(fuse(make_conv(width)), (x, operators))))
+            contenders[name] = inference(fuse(make_conv(width)), (x, operators))
     return Suite(
         f"inference, one differential G-conv, fused, {nodes} points, s_g = s_c = {GROUP_SIZE}",
         contenders,
@@ -66,20 +68,14 @@ def _conv_suite(widths: list[int], nodes: int) -> Suite:
 
 
 def _network_suite(width: int, clouds: int, points: int) -> Suite:
-    pos, batch, _ = make_clouds(clouds, points)
-    contenders = []
+    inputs, _ = make_batches(clouds, points, 1)[0]
+    contenders = {}
     for name in ("diffgcn", "mgic_diffgcn"):
         torch.manual_seed(0)
         model = fuse(create_model(name, NUM_CLASSES, width=width))
-        contenders.append(Contender(f"{name}, {width}", inference(model, (pos, batch, clouds))))
+        contenders[f"{name}, {width}"] = inference(model, inputs)
     return Suite(
         f"inference, networks of width {width}, fused, {clouds} clouds of {points} points",
         contenders,
-        [Pair(contenders[0].name, contenders[1].name)],
+        [Pair(*contenders)],
     )
-
-
-def _make_operators(nodes: int, k: int = 10) -> DerivativeOperators:
-    pos: Tensor = make_clouds(1, nodes)[0]
-    graph = from_neighbors(knn_indices(pos, k))
-    return derivative_operators(graph, edge_gradients(pos, graph, softening=1.0))

@@ -5,6 +5,7 @@ is no tensor and is not seen.
 """
 
 import weakref
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -46,6 +47,15 @@ class MemoryCounter(TorchDispatchMode):
     def _forget(self, storage: int, num_bytes: int) -> None:
         self._known.discard(storage)
         self.live -= num_bytes
+
+
+def kept_bytes(run: Callable[[], object]) -> int:
+    """Bytes that stay alive with what a run returns, such as all that waits for a backward pass."""
+    with MemoryCounter() as memory:
+        result = run()
+    kept = memory.live
+    del result
+    return kept
 
 
 def _storage(value: Any) -> torch.UntypedStorage | None:

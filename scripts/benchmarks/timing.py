@@ -11,10 +11,10 @@ import math
 import random
 import statistics
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -26,12 +26,8 @@ from torch.utils.flop_counter import FlopCounterMode
 WARM_UP = 2  # rounds that do not count
 
 
-@dataclass(frozen=True)
-class Contender:
-    """One column of a race: a name for the tables and what is timed."""
-
-    name: str
-    run: Callable[[], object]
+Run = Callable[[], object]
+Name = TypeVar("Name", bound=Hashable)
 
 
 @dataclass(frozen=True)
@@ -51,7 +47,7 @@ class Suite:
 
     Args:
         title: What one run of a contender is.
-        contenders: In the order of the table.
+        contenders: What is timed, by name, in the order of the table.
         pairs: Ratios to report.
         notes: What a reader has to know to read the numbers.
         threads: How many it needs, whatever was asked for; ``None`` leaves that open.
@@ -59,7 +55,7 @@ class Suite:
     """
 
     title: str
-    contenders: Sequence[Contender]
+    contenders: Mapping[str, Run]
     pairs: Sequence[Pair] = ()
     notes: Sequence[str] = ()
     threads: int | None = None
@@ -106,49 +102,44 @@ def spread(samples: Sequence[float]) -> Spread:
 
 
 def race(
-    contenders: Sequence[Contender],
+    contenders: Mapping[Name, Run],
     *,
     repeats: int,
     settle: int = 0,
-    seed: int = 0,
     on_round: Callable[[int], None] = lambda number: None,
-) -> dict[str, list[float]]:
+) -> dict[Name, list[float]]:
     """Time every contender ``repeats`` times, interleaved.
 
     Args:
-        contenders: Whose ``run`` is timed.
+        contenders: What is timed, by name.
         repeats: Rounds that count, after :data:`WARM_UP` that do not.
         settle: Runs of a contender in every round before the one that is timed. A loop runs the
             same again and again; without this, each run meets caches full of another's data.
-        seed: Of the order within each round.
         on_round: Called after every round with its number, 1 being the first that counts.
 
     Returns:
         Seconds of every run by name; the same place in two lists is the same round.
 
     Raises:
-        ValueError: If two contenders share a name, or ``repeats`` is below 1.
+        ValueError: If ``repeats`` is below 1.
     """
-    names = [contender.name for contender in contenders]
-    if len(set(names)) != len(names):
-        raise ValueError(f"contenders must have different names, got {names}")
     if repeats < 1:
         raise ValueError(f"repeats must be at least 1, got {repeats}")
-    order = random.Random(seed)
-    samples: dict[str, list[float]] = {name: [] for name in names}
+    order = random.Random(0)
+    samples: dict[Name, list[float]] = {name: [] for name in contenders}
     gc.collect()
     gc.freeze()  # what is there already need not be looked at in every round
     gc.disable()
     try:
         for number in range(1 - WARM_UP, repeats + 1):
-            for contender in order.sample(contenders, len(contenders)):
+            for name, run in order.sample(list(contenders.items()), len(contenders)):
                 gc.collect()  # so that nobody pays for another's garbage
                 for _ in range(settle):
-                    contender.run()
+                    run()
                 start = time.perf_counter()
-                contender.run()
+                run()
                 if number > 0:
-                    samples[contender.name].append(time.perf_counter() - start)
+                    samples[name].append(time.perf_counter() - start)
             on_round(number)
     finally:
         gc.enable()

@@ -130,11 +130,10 @@ class Additive:
             for seed in range(options.seeds)
             for name in VARIANTS
         }
-        found = runs.finish(list(trials.values()), options)
+        found = runs.finish(trials, options)
         rows: list[Row] = []
         for name in VARIANTS:
-            paths = [str(trials[name, seed].path) for seed in range(options.seeds)]
-            results = [found[path] for path in paths if path in found]
+            results = list(runs.over_seeds(found, name).values())
             scores = [{"accuracy": run["score"], "loss": run["loss"]} for run in results]
             row: Row = {"model": name, "weights": num_weights(make_network(name))}
             rows.append(row | {"runs": len(results)} | summarize(scores, ["accuracy", "loss"]))

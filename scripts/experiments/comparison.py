@@ -8,12 +8,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
-from scripts.benchmarks import timing
+from scripts.benchmarks import machine, timing
 from scripts.experiments import runs
 from scripts.experiments.pages import as_png, fill, write_page
 from scripts.experiments.ranges import Row, summarize
@@ -52,7 +51,8 @@ class Comparison:
         config: Configuration of all runs.
         contenders: Who takes part.
         questions: Pairs of contenders, and what their comparison tells.
-        make_network: From contender and configuration to the network.
+        create: ``(name, num_classes, **options)`` to the network.
+        num_classes: Classes to tell apart.
         costs: From a network and the configuration to its costs, ``weights`` among them.
         draw: From rows, and runs of the first seed, to the figure.
         keys: Results in the table.
@@ -69,7 +69,8 @@ class Comparison:
     config: Path
     contenders: Sequence[Contender]
     questions: Sequence[tuple[str, str, str]]
-    make_network: Callable[[Contender, dict[str, Any]], nn.Module]
+    create: Callable[..., nn.Module]
+    num_classes: int
     costs: Callable[[nn.Module, dict[str, Any]], Row]
     draw: Callable[[list[Row], Sequence[TrainingRun]], Figure]
     keys: Sequence[str]
@@ -102,18 +103,19 @@ class Comparison:
             for setting in (options.images if self.settings else [None])
             for contender in self.contenders
         ]
-        grid = [
-            [self.make_run(*place, seed, options.runs, changes) for seed in range(options.seeds)]
-            for place in places
-        ]
-        # those with the first seed in front: they are a table already
-        pieces = [piece for same_seed in zip(*grid, strict=True) for piece in same_seed]
+        pieces = {
+            (contender.name, setting, seed): self.make_run(
+                *(contender, setting, seed, options.runs, changes)
+            )
+            for seed in range(options.seeds)  # those of the first one are a table already
+            for contender, setting in places
+        }
         found = runs.finish(pieces, options)
         rows = []
         seconds = step_seconds(self, changes) if self.timed else {}
-        for (contender, setting), own in zip(places, grid, strict=True):
+        for contender, setting in places:
             config = read_config(self.config, {**self._settings(setting), **changes})
-            results = [found[str(piece.path)] for piece in own if str(piece.path) in found]
+            results = runs.over_seeds(found, contender.name, setting)
             row: Row = {"model": contender.name, "note": contender.note}
             row |= {} if setting is None else {"num_train": setting}
             row |= self.costs(self.make_network(contender, config), config)
@@ -121,7 +123,7 @@ class Comparison:
             if self.timed:
                 column, batches = self.timed
                 row |= {column: batches(config) * seconds[contender.name]}
-            rows.append(row | summarize(results, self.keys))
+            rows.append(row | summarize(results.values(), self.keys))
         text = fill(
             f"{self.name}.md",
             rows=rows,
@@ -133,7 +135,7 @@ class Comparison:
             cores=os.cpu_count(),
             missing=len(pieces) - len(found),
         )
-        first = [piece for piece in pieces[: len(places)] if str(piece.path) in found]
+        first = [piece for key, piece in pieces.items() if key in found and key[-1] == 0]
         pictures = {"": as_png(self.draw(rows, first))} if first else {}
         return write_page(options.docs, self.name, text, rows, pictures)
 
@@ -154,13 +156,13 @@ class Comparison:
             folder / name, self.script, self.config, settings, seed, self.splits, self.measure
         )
 
+    def make_network(self, contender: Contender, config: dict[str, Any]) -> nn.Module:
+        """Build a contender, with the options of the command."""
+        options = {**contender.options, **config["model"].get("options", {})}
+        return self.create(contender.model or contender.name, self.num_classes, **options)
+
     def _settings(self, setting: int | None) -> dict[str, Any]:
         return {} if setting is None else {"data.num_train": setting, **self.settings[setting]}
-
-
-def options_of(contender: Contender, config: dict[str, Any]) -> dict[str, Any]:
-    """Return the options of a network, those of the command included."""
-    return {**contender.options, **config["model"].get("options", {})}
 
 
 def read_config(path: Path, changes: Mapping[str, Any]) -> dict[str, Any]:
@@ -183,17 +185,14 @@ def step_seconds(comparison: Comparison, changes: Mapping[str, Any]) -> dict[str
     Returns:
         The median, by the name of the contender.
     """
-    config, before = read_config(comparison.config, changes), torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
+    config = read_config(comparison.config, changes)
+    with machine.threads(1):
         assert comparison.make_batch is not None
         batch = comparison.make_batch(config)
         make = partial(comparison.make_network, config=config)
-        racers = [
-            timing.Contender(contender.name, timing.training_step(make(contender), [batch]))
+        racers = {
+            contender.name: timing.training_step(make(contender), [batch])
             for contender in comparison.contenders
-        ]
+        }
         samples = timing.race(racers, repeats=REPEATS)
-    finally:
-        torch.set_num_threads(before)
     return {name: timing.spread(times).median for name, times in samples.items()}

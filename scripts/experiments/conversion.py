@@ -1,12 +1,12 @@
 """Networks that are converted: what that saves, and what it costs after a fine-tuning."""
 
 import argparse
-import functools
 import itertools
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +14,12 @@ import timm
 import torch
 import torchvision
 from timm.models.resnet import BasicBlock, ResNet
-from torch import Tensor, nn
+from torch import nn
 from torch.nn import functional
 
-from datasets.mnist5k import mnist5k
 from mgic_vision import convert, summary
 from scripts.experiments import runs
+from scripts.experiments.data import digit_batches, digits
 from scripts.experiments.pages import fill, write_page
 from scripts.experiments.ranges import Row, summarize
 from scripts.experiments.trial import Course, Trial, in_batches, percent_right
@@ -190,11 +190,11 @@ class FineTuned:
             for seed in range(options.seeds)
             for arm in self.arms
         }
-        found = runs.finish(list(trials.values()), options)
+        found = runs.finish(trials, options)
         rows = []
         for arm in self.arms:
-            names = [str(trials[arm.name, seed].path) for seed in range(options.seeds)]
-            done = [{"start": math.nan} | found[name] for name in names if name in found]
+            own = runs.over_seeds(found, arm.name).values()
+            done = [{"start": math.nan} | result for result in own]
             costs = summary(arm.make(resnet()), IMAGE).total
             row: Row = {"model": arm.name, "note": arm.note, "weights": costs.weights}
             row |= {"multiply_adds": costs.multiply_adds, "runs": len(done)}
@@ -218,17 +218,17 @@ def make_trial(arm: Arm, budget: Budget, seed: int, folder: Path) -> Trial:
     """The training of one arm with one seed."""
 
     def make_network() -> nn.Module:
-        torch.manual_seed(derive_seed(seed, "weights"))
-        model = resnet()
+        model = new_resnet(seed)
         if not arm.from_scratch:
             model.load_state_dict(original(budget, seed, folder).weights())
         return arm.make(model)
 
+    epochs = budget.more + (budget.first if arm.from_scratch else 0)
     return Trial(
         folder / f"{arm.name}-{seed}.json",
-        make_course(budget, budget.more + (budget.first if arm.from_scratch else 0)),
+        make_course(budget, epochs),
         make_network,
-        make_batches(budget, budget.more + (budget.first if arm.from_scratch else 0), seed),
+        make_batches(budget, epochs, seed),
         asdict(budget),
         score_first=not arm.from_scratch,
     )
@@ -236,29 +236,26 @@ def make_trial(arm: Arm, budget: Budget, seed: int, folder: Path) -> Trial:
 
 def original(budget: Budget, seed: int, folder: Path) -> Trial:
     """The first training of the original, which all that follow it share."""
-
-    def make_network() -> nn.Module:
-        torch.manual_seed(derive_seed(seed, "weights"))
-        return resnet()
-
     return Trial(
         folder / "originals" / f"{seed}-{budget.first}-{budget.num_train}.json",
         make_course(budget, budget.first),
-        make_network,
+        partial(new_resnet, seed),
         make_batches(budget, budget.first, seed),
         {"num_train": budget.num_train, "batch_size": budget.batch_size},
         keep=True,
     )
 
 
+def new_resnet(seed: int) -> nn.Module:
+    """The original before its training."""
+    torch.manual_seed(derive_seed(seed, "weights"))
+    return resnet()
+
+
 def make_course(budget: Budget, epochs: int) -> Course:
     """How all of them are trained."""
     steps = max(1, budget.num_train // budget.batch_size)
-
-    def test() -> list[tuple[Tensor, Tensor]]:
-        return list(zip(*(part.split(250) for part in digits("test")), strict=True))
-
-    return Course(steps, epochs, OPTIMIZER, functional.cross_entropy, test, percent_right)
+    return Course(steps, epochs, OPTIMIZER, functional.cross_entropy, digit_batches, percent_right)
 
 
 def make_batches(budget: Budget, epochs: int, seed: int) -> Callable[[int], Any]:
@@ -274,11 +271,3 @@ def make_batches(budget: Budget, epochs: int, seed: int) -> Callable[[int], Any]
         return in_batches(order, min(budget.batch_size, len(own)), images, classes)
 
     return batches
-
-
-@functools.cache
-def digits(split: str) -> tuple[Tensor, Tensor]:
-    """Images and classes of mnist5k."""
-    data = mnist5k(split)
-    images = torch.stack([data[row].image for row in range(len(data))])
-    return images, torch.as_tensor(data.targets)

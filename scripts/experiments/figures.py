@@ -39,6 +39,14 @@ def plot_ranges(
         axes.errorbar([row[across] for row in rows], mean, ends, **{"capsize": 3} | options)
 
 
+def frame(axes: Axes, **settings: Any) -> None:
+    """Set scales and labels, and draw a grid and the legend of what has a label."""
+    axes.set(**settings)
+    axes.grid(alpha=0.3)
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(frameon=False, fontsize=8)
+
+
 def plot_against_weights(
     axes: Axes,
     rows: Sequence[Mapping[str, Any]],
@@ -59,9 +67,8 @@ def plot_against_weights(
         offset, align = ((-5, 5), "right") if is_left else ((5, 5), "left")
         place = (row["weights"], row[f"{key}_mean"])
         axes.annotate(row["model"], place, offset, textcoords="offset points", fontsize=8, ha=align)
-    axes.set(xscale="log", xlabel="weights", ylabel=label)
+    frame(axes, xscale="log", xlabel="weights", ylabel=label)
     axes.margins(**margins)
-    axes.grid(alpha=0.3)
 
 
 def panels(

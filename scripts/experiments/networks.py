@@ -15,14 +15,13 @@ import mgic_vision
 from datasets.digit_scenes import CLASSES
 from datasets.shapes10_parts import PARTS
 from mgic_geo import multiply_adds, num_weights
-from scripts.benchmarks.points import make_clouds
-from scripts.experiments.comparison import Batch, Comparison, Contender, options_of
+from scripts.benchmarks.points import make_batches
+from scripts.experiments.comparison import Batch, Comparison, Contender
 from scripts.experiments.figures import panels, with_pictures
 from scripts.experiments.ranges import Row
 from scripts.experiments.runs import TrainingRun
-from scripts.training.reports.figures import draw_cloud
-from scripts.training.reports.masks import paint
-from scripts.training.reports.parts import part_colors
+from scripts.training.reports.masks import draw_picture, paint
+from scripts.training.reports.parts import draw_colored, part_colors
 
 CONFIGS = Path("scripts/configs")
 HARD = ("test", "test-hard")
@@ -46,9 +45,7 @@ def _image_costs(network: nn.Module, config: dict[str, Any]) -> Row:
 
 
 def _clouds(config: dict[str, Any]) -> Batch:
-    size = config["data"]["batch_size"]
-    pos, batch, label = make_clouds(size, config["data"]["num_points"])
-    return (pos, batch, size), label
+    return make_batches(config["data"]["batch_size"], config["data"]["num_points"], 1)[0]
 
 
 def _images(config: dict[str, Any]) -> Batch:
@@ -97,13 +94,10 @@ def draw_parts(rows: list[Row], found: Sequence[TrainingRun]) -> Figure:
     some = slice(0, step * NUM_PICTURES, step)
     columns = {"truth": arrays["truths"], **{name: each["parts"] for name, each in pictures}}
     columns = {
-        name: list(zip(arrays["clouds"][some], parts[some], strict=True))
+        name: list(zip(arrays["clouds"][some], colors[parts[some]], strict=True))
         for name, parts in columns.items()
     }
-    return with_pictures(
-        *(rows, "test-miou", "test mIoU, %", columns),
-        show=lambda axes, picture: draw_cloud(axes, picture[0], colors[picture[1]]),
-    )
+    return with_pictures(rows, "test-miou", "test mIoU, %", columns, draw_colored)
 
 
 def draw_scenes(rows: list[Row], found: Sequence[TrainingRun]) -> Figure:
@@ -114,10 +108,7 @@ def draw_scenes(rows: list[Row], found: Sequence[TrainingRun]) -> Figure:
     for name, each in pictures:
         columns[name.removeprefix("lraspp_")] = paint(each["masks"], each["colors"])
     columns = {name: each[:NUM_PICTURES] for name, each in columns.items()}
-    return with_pictures(
-        *(rows, "miou", "test mIoU, %", columns),
-        show=lambda axes, picture: axes.imshow(picture, interpolation="nearest"),
-    )
+    return with_pictures(rows, "miou", "test mIoU, %", columns, draw_picture)
 
 
 POINTS = Comparison(
@@ -150,9 +141,8 @@ POINTS = Comparison(
         ("mgic_diffgcn", "diffgcn-hops", "MGIC against dense with as many hops"),
         ("mgic_dgcnn", "dgcnn", "MGIC against its dense twin"),
     ),
-    make_network=lambda contender, config: mgic_geo.create_model(
-        contender.model or contender.name, 10, **options_of(contender, config)
-    ),
+    create=mgic_geo.create_model,
+    num_classes=10,
     costs=_cloud_costs,
     make_batch=_clouds,
     timed=("epoch_seconds", _epoch_of_shapes),
@@ -203,9 +193,8 @@ PARTS_OF_POINTS = Comparison(
         ("mgic_diffgcn", "pointnet", "neighborhoods"),
         ("mgic_diffgcn", "mgic_dgcnn", "static against dynamic graph"),
     ),
-    make_network=lambda contender, config: mgic_geo.create_segmenter(
-        contender.name, len(PARTS), **options_of(contender, config)
-    ),
+    create=mgic_geo.create_segmenter,
+    num_classes=len(PARTS),
     costs=_cloud_costs,
     draw=draw_parts,
     keys=("test-miou", "test", "test-hard-miou", "test-hard"),
@@ -241,9 +230,8 @@ IMAGES = Comparison(
         ("mgic_resnet56", "resnet-narrow", "MGIC against dense with as many weights"),
         ("mgic_resnet56", "ghost-narrow", "MGIC against ghost modules with as many weights"),
     ),
-    make_network=lambda contender, config: mgic_vision.create_model(
-        contender.model or contender.name, 10, **options_of(contender, config)
-    ),
+    create=mgic_vision.create_model,
+    num_classes=10,
     costs=_image_costs,
     make_batch=_images,
     timed=("seconds_per_1000", lambda config: 1000 / config["data"]["batch_size"]),
@@ -276,9 +264,8 @@ SEGMENTATION = Comparison(
         ("lraspp_mgic_small", "lraspp_mobilenet_v3_large", "small MGIC against MobileNetV3"),
         ("lraspp_mgic_small", "lraspp_mgic_large", "small against large MGIC"),
     ),
-    make_network=lambda contender, config: mgic_vision.create_model(
-        contender.name, len(CLASSES), **options_of(contender, config)
-    ),
+    create=mgic_vision.create_model,
+    num_classes=len(CLASSES),
     costs=_image_costs,
     make_batch=_scenes,
     timed=(

@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 
 from scripts.experiments import ranges
 from scripts.training.reliability.files import write_whole
+from scripts.training.reports.figures import png_of
 
 DOCS = Path("docs/results")
 FOLDERS = [Path(__file__).parent / "pages", Path(__file__).parent / "paper" / "notes"]
@@ -22,11 +23,7 @@ TEMPLATES = jinja2.Environment(
     trim_blocks=True,
     lstrip_blocks=True,
 )
-TEMPLATES.globals |= {
-    "torch": torch.__version__,
-    "who_wins": ranges.who_wins,
-    "in_words": ranges.in_words,
-}
+TEMPLATES.globals |= {"torch": torch.__version__, "who_wins": ranges.who_wins}
 TEMPLATES.filters |= {
     "spread": ranges.spread,
     "range": ranges.spread_and_range,
@@ -71,8 +68,7 @@ def to_csv(rows: Sequence[Mapping[str, Any]]) -> str:
         a,0.125
     """
     text = io.StringIO()
-    columns = list(dict.fromkeys(key for row in rows for key in row))
-    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer = csv.DictWriter(text, _columns(rows), lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
     return text.getvalue()
@@ -98,22 +94,21 @@ def to_markdown(rows: Sequence[Mapping[str, Any]]) -> str:
     """
     if not rows:
         return "(no rows)"
-    columns = list(rows[0])
-    numeric = [all(not isinstance(row[column], str) for row in rows) for column in columns]
-    cells = [columns, *([_cell(row[column]) for column in columns] for row in rows)]
-    widths = [max(3, *map(len, column)) for column in zip(*cells, strict=True)]
-    rule = [
-        "-" * (width - 1) + ":" if is_number else "-" * width
-        for width, is_number in zip(widths, numeric, strict=True)
-    ]
-    lines = [
-        [
-            cell.rjust(width) if is_number else cell.ljust(width)
-            for cell, width, is_number in zip(line, widths, numeric, strict=True)
-        ]
-        for line in (cells[0], rule, *cells[1:])
-    ]
+    columns = _columns(rows)
+    cells = [columns, *([_cell(row.get(column)) for column in columns] for row in rows)]
+    formats, rule = [], []
+    for name, column in zip(columns, zip(*cells, strict=True), strict=True):
+        is_text = any(isinstance(row.get(name), str) for row in rows)
+        width = max(3, *map(len, column))
+        formats.append(f"{'<' if is_text else '>'}{width}")
+        rule.append("-" * (width - 1) + ("-" if is_text else ":"))
+    lines = (map(format, line, formats) for line in (cells[0], rule, *cells[1:]))
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _columns(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The columns of all rows; a row may do without some."""
+    return list(dict.fromkeys(key for row in rows for key in row))
 
 
 def _cell(value: Any) -> str:
@@ -126,7 +121,5 @@ def _cell(value: Any) -> str:
 
 def as_png(figure: Figure) -> bytes:
     """Draw a figure."""
-    content = io.BytesIO()
     with style.context("default"):
-        figure.savefig(content, format="png", dpi=150, metadata={"Software": None})
-    return content.getvalue()
+        return png_of(figure)

@@ -2,14 +2,14 @@
 
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 Row = dict[str, Any]
 NOT_RUN = "not run yet"
 
 
-def summarize(runs: Sequence[Mapping[str, Any]], keys: Sequence[str]) -> Row:
+def summarize(runs: Collection[Mapping[str, Any]], keys: Sequence[str]) -> Row:
     """Return mean, standard deviation and range of some values over the seeds.
 
     Example:
@@ -108,30 +108,3 @@ def who_wins(
             cells += [f"{one[cost] / other[cost]:.0%}" for cost in costs]
             table.append(cells + [cell for key in keys for cell in difference(one, other, key)])
     return "\n".join(f"| {' | '.join(cells)} |" for cells in table)
-
-
-def in_words(
-    rows: Sequence[Mapping[str, Any]],
-    questions: Sequence[tuple[str, str, str]],
-    key: str,
-    settings: str,
-    time: str,
-) -> str:
-    """Say for how many images the first network of a question is better or worse, and its cost."""
-    lines = []
-    for first, second, question in questions:
-        own = {(row["model"], row[settings]): row for row in rows}
-        found: dict[str, list[str]] = {"better": [], "worse": [], "not told apart": [], NOT_RUN: []}
-        for setting in dict.fromkeys(row[settings] for row in rows):
-            one, other = own[first, setting], own[second, setting]
-            told = NOT_RUN
-            if one["runs"] and other["runs"]:
-                words = {"higher": "better", "lower": "worse", "same": "not told apart"}
-                told = words[judge(one, other, key)]
-            found[told].append(f"{setting:,}")
-        verdict = "; ".join(f"{word} with {', '.join(n)} images" for word, n in found.items() if n)
-        weights, times = (one[cost] / other[cost] for cost in ("weights", time))
-        lines.append(
-            f"- {question}: {verdict}; {weights:.0%} of the weights, {times:.1f} times the time."
-        )
-    return "\n".join(lines)

@@ -12,23 +12,21 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import yaml
 
 from scripts.training.reliability.errors import RunFolderError, TrainingError
+from scripts.training.reliability.files import read_json
 from scripts.training.reliability.run_folder import compare_configs, flatten, read_config
 
 STOPPED = (75, -signal.SIGTERM)  # exit codes of a run that was told to stop, late and early
 
+Key = TypeVar("Key", bound=tuple)
+
 
 class Piece(Protocol):
     """One training of a comparison."""
-
-    @property
-    def path(self) -> Path:
-        """Its file or folder."""
-        ...
 
     def read(self) -> dict[str, Any] | None:
         """Return the results, None if it is not finished; refuse those of other settings."""
@@ -51,11 +49,8 @@ def add_arguments(
         parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="runs side by side")
 
 
-def finish(pieces: Sequence[Piece], options: argparse.Namespace) -> dict[str, dict[str, Any]]:
-    """Run the missing pieces until the time is over.
-
-    Returns:
-        Results of the finished pieces by their paths.
+def finish(pieces: Mapping[Key, Piece], options: argparse.Namespace) -> dict[Key, dict[str, Any]]:
+    """Run the missing pieces until the time is over; return the results of the finished ones.
 
     Raises:
         ValueError: No seeds are asked for.
@@ -76,14 +71,24 @@ def finish(pieces: Sequence[Piece], options: argparse.Namespace) -> dict[str, di
 
     if not options.page_only and jobs > 1:
         with ThreadPoolExecutor(jobs) as pool:
-            list(pool.map(attempt, pieces))
+            list(pool.map(attempt, pieces.values()))
     elif not options.page_only:
-        for piece in pieces:  # in this thread, which has the number of threads of torch
+        for piece in pieces.values():  # in this thread, which has the number of threads of torch
             attempt(piece)
     if errors:
         raise errors[0] if len(errors) == 1 else TrainingError("\n".join(map(str, errors)))
-    found = {str(piece.path): piece.read() for piece in pieces}
-    return {path: result for path, result in found.items() if result is not None}
+    found = {key: piece.read() for key, piece in pieces.items()}
+    return {key: result for key, result in found.items() if result is not None}
+
+
+def over_seeds(found: Mapping[tuple, dict[str, Any]], *place: Any) -> dict[int, dict[str, Any]]:
+    """Return the results of one row by seed: those whose key is ``(*place, seed)``.
+
+    Example:
+        >>> over_seeds({("a", 0): {"test": 1.0}, ("b", 0): {"test": 2.0}}, "b")
+        {0: {'test': 2.0}}
+    """
+    return {key[-1]: result for key, result in found.items() if key[:-1] == place}
 
 
 def refuse_changes(place: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
@@ -139,7 +144,7 @@ class TrainingRun:
         refuse_changes(self.path, found, wanted)
         run: dict[str, Any] = {"config": config}
         for split, file in files.items():
-            run |= self.measure(split, json.loads(file.read_text()))
+            run |= self.measure(split, read_json(file))
         lines = (self.path / "metrics.csv").read_text(encoding="utf-8").splitlines()
         return run | {"epochs": len(lines) - 1}
 

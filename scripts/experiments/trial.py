@@ -16,7 +16,7 @@ from scripts.experiments.runs import refuse_changes
 from scripts.training.optimizer import OptimizerSettings
 from scripts.training.reliability.checkpoint import read_checkpoint, seal
 from scripts.training.reliability.errors import NonFiniteError, RunFolderError
-from scripts.training.reliability.files import write_whole
+from scripts.training.reliability.files import read_json, write_json, write_whole
 
 SAVE_EVERY = 60  # seconds between two checkpoints of a trial
 
@@ -81,7 +81,7 @@ class Trial:
         if not self.path.exists():
             return None
         try:
-            content = json.loads(self.path.read_text(encoding="utf-8"))
+            content = read_json(self.path)
             before, result = content["run"], content["result"]
         except (OSError, ValueError, KeyError) as error:
             raise RunFolderError(
@@ -129,8 +129,7 @@ class Trial:
         result["score"] = evaluate(network, course)
         if self.keep:
             self._save(network, optimizer, result)
-        content = json.dumps({"run": self.describe(), "result": result}, indent=2) + "\n"
-        write_whole(self.path, content.encode())
+        write_json(self.path, {"run": self.describe(), "result": result})
         if not self.keep:
             self._checkpoint.unlink(missing_ok=True)
         print(
@@ -197,11 +196,6 @@ def in_batches(order: Tensor, size: int, *tensors: Tensor) -> Iterable[Batch]:
     """Yield the rows of tensors in an order, in batches of one size; the rest is left out."""
     for rows in order[: len(order) // size * size].split(size):
         yield tuple(tensor[rows] for tensor in tensors)
-
-
-def relative_error(output: Tensor, target: Tensor) -> Tensor:
-    """Mean squared error, as a share of that of the best constant."""
-    return (output - target).square().mean() / target.var(correction=0)
 
 
 def percent_right(output: Tensor, target: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -24,18 +24,9 @@ SIDECAR = "model.json"
 
 
 class Format(ABC):
-    """One format.
+    """One format, with the suffix of its file."""
 
-    Args:
-        suffix: Of its file.
-    """
-
-    def __init__(self, suffix: str):
-        self.suffix = suffix
-
-    def file_name(self, name: str) -> str:
-        """Return the name of the file for a network."""
-        return name + self.suffix
+    suffix: ClassVar[str]
 
     @abstractmethod
     def write(self, subject: Subject, weights: Weights) -> Files:
@@ -48,6 +39,8 @@ class Format(ABC):
 
 class Pt2(Format):
     """``torch.export``: ``torch.export.load(path).module()`` runs it, with torch alone."""
+
+    suffix = ".pt2"
 
     def write(self, subject: Subject, weights: Weights) -> Files:
         """Trace the network."""
@@ -67,6 +60,8 @@ class Pt2(Format):
 class Onnx(Format):
     """ONNX, with the input ``x`` and the output ``scores``; its metadata have ``model.json``."""
 
+    suffix = ".onnx"
+
     def write(self, subject: Subject, weights: Weights) -> Files:
         """Trace the network and translate it."""
         _require("onnxscript")
@@ -84,12 +79,7 @@ class Onnx(Format):
 
     def read(self, content: Files, weights: Weights) -> Callable[[Tensor], Any]:
         """Open a session of ONNX Runtime, on as many threads as torch has."""
-        onnxruntime = _require("onnxruntime")
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = torch.get_num_threads()
-        session = onnxruntime.InferenceSession(
-            content[self.suffix], options, providers=["CPUExecutionProvider"]
-        )
+        session = open_session(content[self.suffix], torch.get_num_threads())
 
         def run(x: Tensor) -> Any:
             outputs = tuple(map(torch.from_numpy, session.run(None, {"x": x.numpy()})))
@@ -100,6 +90,8 @@ class Onnx(Format):
 
 class Safetensors(Format):
     """The weights alone, with a JSON file that says of what: for ``create_model`` of a package."""
+
+    suffix = ".safetensors"
 
     def write(self, subject: Subject, weights: Weights) -> Files:
         """Write both files."""
@@ -116,11 +108,15 @@ class Safetensors(Format):
         return make_subject(load_network(again), again.info).reference
 
 
-FORMATS = {
-    "onnx": Onnx(".onnx"),
-    "pt2": Pt2(".pt2"),
-    "safetensors": Safetensors(".safetensors"),
-}
+FORMATS = {form.suffix[1:]: form for form in (Onnx(), Pt2(), Safetensors())}
+
+
+def open_session(content: bytes, threads: int) -> Any:
+    """Open a session of ONNX Runtime on so many threads."""
+    onnxruntime = _require("onnxruntime")
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
 
 
 def _require(name: str):

@@ -18,6 +18,11 @@ FIT_OPTIONS = {
     "auto_batch": (False, "without memory, go on with smaller batches whose gradients add up"),
     "rank_timeout": (1800.0, "seconds to wait for another process before it counts as lost"),
 }
+FLAGS = {
+    "resume": "continue the run in the folder, or start it",
+    "overwrite": "replace the run in the folder",
+    "force_config": "continue with another configuration",
+}
 ON_NONFINITE = {
     "stop": "end with an error that names step, learning rate and samples",
     "rollback": "go back to the last checkpoint and leave the batch out",
@@ -42,21 +47,13 @@ def add_options(parser: LightningArgumentParser, stage: str) -> None:
     parser.add_argument("--command", type=str, help=argparse.SUPPRESS)
     for name, (default, help) in FIT_OPTIONS.items():
         help = help if stage == "fit" else argparse.SUPPRESS
-        spellings = sorted({f"--{name}", f"--{name.replace('_', '-')}"})
-        kind = type(default)
-        parser.add_argument(*spellings, dest=name, type=kind, default=default, help=help)
+        _add(parser, name, type=type(default), default=default, help=help)
     choices = "; ".join(f"{key}: {what}" for key, what in ON_NONFINITE.items())
-    parser.add_argument(
-        *("--on_nonfinite", "--on-nonfinite"),
-        dest="on_nonfinite",
-        choices=list(ON_NONFINITE),
-        default="stop",
-        help=f"what to do about a loss that is not finite. {choices}",
-    )
+    help = f"what to do about a loss that is not finite. {choices}"
+    _add(parser, "on_nonfinite", choices=list(ON_NONFINITE), default="stop", help=help)
     if stage == "fit":
-        _add_flag(parser, "resume", "continue the run in the folder, or start it")
-        _add_flag(parser, "overwrite", "replace the run in the folder")
-        _add_flag(parser, "force_config", "continue with another configuration")
+        for name, help in FLAGS.items():
+            _add(parser, name, action="store_true", help=help)
     else:
         help = "run folder, .ckpt or .safetensors; by default the best epoch in --run_dir"
         parser.add_argument("--checkpoint", type=str, help=help)
@@ -99,6 +96,7 @@ def refuse_inexact(trainer: Mapping[str, Any]) -> None:
         raise ValueError(f"trainer.max_epochs must be at least 1, got {trainer['max_epochs']}")
 
 
-def _add_flag(parser: LightningArgumentParser, name: str, help: str) -> None:
+def _add(parser: LightningArgumentParser, name: str, **options: Any) -> None:
+    """Add an option that can be spelled with hyphens, too."""
     spellings = {f"--{name}", f"--{name.replace('_', '-')}"}
-    parser.add_argument(*sorted(spellings), dest=name, action="store_true", help=help)
+    parser.add_argument(*sorted(spellings), dest=name, **options)

@@ -2,6 +2,7 @@
 
 import warnings
 from abc import abstractmethod
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -41,6 +42,8 @@ class Classifier(LightningModule):
         ValueError: A label smoothing that is not from 0 to below 1.
     """
 
+    create: Callable[..., nn.Module]  # of name, number of classes and options
+    evaluation_type: type[Evaluation] = Evaluation  # what counts the predictions
     ignored = NOTHING  # a label that neither trains nor counts
     pieces = 1  # of each batch, one after another
     together = False  # whether all processes stop where one has a loss that is not finite
@@ -70,9 +73,9 @@ class Classifier(LightningModule):
         self.test_metrics: dict[str, float] = {}
         self.test_outputs: list[dict[str, Any]] = []
 
-    @abstractmethod
     def make_network(self, num_classes: int) -> nn.Module:
         """Build the network."""
+        return self.create(self.name, num_classes, **self.options)
 
     @abstractmethod
     def forward(self, batch: Any) -> Tensor:
@@ -91,10 +94,6 @@ class Classifier(LightningModule):
         """Mix the samples of a training batch, if at all; targets may become shares of classes."""
         return batch, targets
 
-    def make_evaluation(self, num_classes: int) -> Evaluation:
-        """Return what counts the predictions."""
-        return Evaluation(num_classes)
-
     def configure_model(self) -> None:
         """Build the network once the classes are known, and load weights if there are any."""
         if self.network is None:
@@ -107,7 +106,7 @@ class Classifier(LightningModule):
                 raise TrainingError(
                     f"model {self.name} cannot be built with options {self.options}: {error}"
                 ) from error
-            self.evaluation = self.make_evaluation(len(self.classes))
+            self.evaluation = self.evaluation_type(len(self.classes))
         if self.weights is not None:
             self.load_state_dict({f"network.{key}": value for key, value in self.weights.items()})
 
@@ -257,8 +256,8 @@ class Classifier(LightningModule):
                 )
         if self.global_rank == 0:
             self.train_sums = list(run["train_sums"])
-        if self.pieces != run.get("pieces", 1):
-            count_in_pieces(checkpoint, self.pieces // run.get("pieces", 1))
+        if self.pieces != run["pieces"]:
+            count_in_pieces(checkpoint, self.pieces // run["pieces"])
             run["pieces"] = self.pieces
 
     def check_weights(self) -> None:

@@ -86,13 +86,8 @@ class TrainingCLI(Stages, LightningCLI):
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
         """Offer Lightning's stages without the arguments of its methods."""
-        data = {"model", "datamodule", "ckpt_path", "weights_only"}
-        return {
-            "fit": data | {"train_dataloaders", "val_dataloaders"},
-            "validate": data | {"dataloaders", "verbose"},
-            "test": data | {"dataloaders", "verbose"},
-            "predict": data | {"dataloaders", "return_predictions"},
-        }
+        more = {"ckpt_path", "weights_only", "verbose", "return_predictions"}
+        return {stage: data | more for stage, data in LightningCLI.subcommands().items()}
 
     def add_default_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add the seed, which model and data are linked to."""
@@ -113,9 +108,6 @@ class TrainingCLI(Stages, LightningCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: Sequence[str]) -> None:
         """Parse the arguments that were handed over, whatever ``sys.argv`` holds."""
         self.config = parser.parse_args(args)
-
-    def _parse_ckpt_path(self) -> None:
-        """Leave the configuration to the run folder."""
 
     def _set_seed(self) -> None:
         seed_everything(self.option("seed"), verbose=False)
@@ -222,11 +214,8 @@ class TrainingCLI(Stages, LightningCLI):
                 self.keeper,
             ]
         }
-        if asked["logger"] in (None, True):
-            parts["logger"] = make_tensorboard(self.run_dir)
-        else:
-            parts["logger"] = asked["logger"]
-        return parts
+        usual = asked["logger"] in (None, True)
+        return parts | {"logger": make_tensorboard(self.run_dir) if usual else asked["logger"]}
 
 
 def main(

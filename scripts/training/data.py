@@ -65,12 +65,15 @@ class ClassificationData(LightningDataModule):
         self.replaced = recovery.replaced
 
     @abstractmethod
-    def open_split(self, split: str, *, training: bool = False) -> Dataset:
+    def open(self, split: str, *, training: bool) -> Any:
         """Open a split; in training it changes at random with (seed, epoch, index)."""
 
-    def class_names(self, dataset: Any) -> list[str]:
-        """Return the classes of a split in the order of their numbers."""
-        return list(dataset.classes)
+    def open_split(self, split: str, *, training: bool = False) -> Any:
+        """Open a split; what is wrong with it is told without a traceback."""
+        try:
+            return self.open(split, training=training)
+        except (OSError, ValueError) as error:
+            raise TrainingError(f"cannot use the data: {error}") from error
 
     def divide(self, dataset: Any) -> tuple[Sequence[int], Sequence[int]]:
         """Return the samples for training and those held out: the same share of each class."""
@@ -104,12 +107,12 @@ class ClassificationData(LightningDataModule):
         if stage in ("fit", "validate"):
             self.val_set = self.open_split("train")
             self.train_indices, self.val_indices = self.divide(self.val_set)
-            self.classes = self.class_names(self.val_set)
+            self.classes = list(self.val_set.classes)
         if stage == "fit":
             self.train_set = self.open_split("train", training=True)
         if stage == "test":
             self.test_set = self.open_split(self.split)
-            self.classes = self.class_names(self.test_set)
+            self.classes = list(self.test_set.classes)
 
     @property
     def num_train_batches(self) -> int:
@@ -163,3 +166,16 @@ class ClassificationData(LightningDataModule):
             num_workers=self.num_workers,
             pin_memory=torch.cuda.is_available(),
         )
+
+
+def three_counts(option: str, counts: Sequence[int] | None, names: Sequence[str]) -> dict[str, int]:
+    """Return three numbers by name, none where the option is not given.
+
+    Raises:
+        ValueError: They are not three numbers from 1 up.
+    """
+    if counts is None:
+        return {}
+    if len(counts) != 3 or min(counts) < 1:
+        raise ValueError(f"data.{option} must be three numbers from 1 up, got {list(counts)}")
+    return dict(zip(names, counts, strict=True))

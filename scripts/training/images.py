@@ -13,19 +13,13 @@ from torch import Tensor, nn
 from torchvision.transforms import v2
 
 from datasets import cifar10, fashion_mnist, image_folder, mnist5k
-from datasets.image_dataset import (
-    ImageAugment,
-    ImageDataset,
-    ImageFiles,
-    ImageFormat,
-    ImageSample,
-)
+from datasets.image_dataset import ImageAugment, ImageDataset, ImageFiles, ImageFormat, ImageSample
 from datasets.image_files import ImageFileError, read_image
 from datasets.splits import nested_subset, stratified_split
 from mgic_vision import create_model
 from scripts.training.classifier import Classifier
 from scripts.training.data import ClassificationData
-from scripts.training.evaluation import Evaluation, TopFive
+from scripts.training.evaluation import TopFive
 from scripts.training.reliability.errors import TrainingError
 from scripts.training.reliability.files import hash_files
 
@@ -98,16 +92,12 @@ class ImageData(ClassificationData):
         super().setup(stage)
         if stage == "fit":
             for split in self.test_splits:
-                if self.class_names(self.open_split(split)) != self.classes:
+                if list(self.open_split(split).classes) != self.classes:
                     raise TrainingError(f"the classes of {split} are not those of train")
 
-    def open_split(self, split: str, *, training: bool = False) -> ImageDataset:
-        """Open a split; what is wrong with it is told without a traceback."""
-        augment = self.augment if training else None
-        try:
-            return self._open(split, seed=self.seed, augment=augment)
-        except (OSError, ValueError) as error:
-            raise TrainingError(f"cannot use the data: {error}") from error
+    def open(self, split: str, *, training: bool) -> ImageDataset:
+        """Open a split."""
+        return self._open(split, seed=self.seed, augment=self.augment if training else None)
 
     def divide(self, dataset: ImageDataset) -> tuple[Sequence[int], Sequence[int]]:
         """Choose what there is to train on, and hold out the same share of each class."""
@@ -169,6 +159,8 @@ class ImageClassifier(Classifier):
         ValueError: A negative ``mixup``, or a decay that is not from 0 to below 1.
     """
 
+    create, evaluation_type = staticmethod(create_model), TopFive
+
     def __init__(
         self,
         name: str = "mgic_resnet56",
@@ -189,13 +181,9 @@ class ImageClassifier(Classifier):
 
     def make_network(self, num_classes: int) -> nn.Module:
         """Build the network."""
-        network = create_model(self.name, num_classes=num_classes, **self.options)
+        network = super().make_network(num_classes)
         network.set_grad_checkpointing(self.grad_checkpointing)
         return network.to(memory_format=self.memory_format)
-
-    def make_evaluation(self, num_classes: int) -> Evaluation:
-        """Count also the five most probable classes."""
-        return TopFive(num_classes)
 
     def forward(self, batch: ImageBatch) -> Tensor:
         """Score the classes, ``(B, num_classes)``."""
@@ -214,17 +202,30 @@ class ImageClassifier(Classifier):
 
 
 def read_sample(path: Path, info: dict[str, Any]) -> ImageSample:
-    """Read an image file for a network with this ``info``, as its test images were read.
+    """Read an image file for a network with this ``info``, as its test images were read."""
+    format, pixels = read_pixels(path, info)
+    return ImageSample(format.normalize(format.cut(pixels)), 0, 0, str(path))
+
+
+def read_pixels(path: Path, info: dict[str, Any]) -> tuple[ImageFormat, Tensor]:
+    """Read an image file, and the format that a network with this ``info`` expects.
 
     Raises:
-        TrainingError: The file cannot be read, or the weights belong to something else; the message
-            names it.
+        TrainingError: The file cannot be read, or the network is for something else.
+    """
+    format = input_format(info)
+    try:
+        return format, v2.functional.pil_to_tensor(read_image(path))
+    except ImageFileError as error:
+        raise TrainingError(str(error)) from error
+
+
+def input_format(info: dict[str, Any]) -> ImageFormat:
+    """Return the format of images that a network with this ``info`` expects.
+
+    Raises:
+        TrainingError: It was trained on something else.
     """
     if "input" not in info:
         raise TrainingError(f"{info['name']} was not trained on images")
-    format = ImageFormat(**info["input"])
-    try:
-        image = v2.functional.pil_to_tensor(read_image(path))
-    except ImageFileError as error:
-        raise TrainingError(str(error)) from error
-    return ImageSample(format.normalize(format.cut(image)), 0, 0, str(path))
+    return ImageFormat(**info["input"])

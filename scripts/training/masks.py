@@ -1,6 +1,5 @@
 """A class at every place of a sample: what is counted and kept, of pixels and of points."""
 
-from abc import abstractmethod
 from typing import Any, ClassVar
 
 import numpy as np
@@ -35,6 +34,7 @@ class MaskEvaluation(Evaluation):
 
     logged: ClassVar = ("loss", "miou", "accuracy")
     best: ClassVar = "miou"
+    words: ClassVar = ("pixel", "image")  # what one place and one sample are called
 
     def __init__(self, num_classes: int):
         super().__init__(num_classes, ignored=IGNORED)
@@ -64,31 +64,29 @@ class MaskEvaluation(Evaluation):
         return metrics | {
             "miou": float(np.nanmean(ious)),
             "iou": [None if np.isnan(iou) else iou for iou in ious.tolist()],
-            "num_pixels": metrics["num_samples"],
+            f"num_{self.words[0]}s": metrics["num_samples"],
             "num_samples": sum(gather(self.num_images)),
         }
 
     def describe(self, metrics: dict[str, Any]) -> str:
         """Say the metrics of a split in a line."""
+        place, sample = self.words
         return (
-            f"mIoU {metrics['miou']:.4f}, pixel accuracy {metrics['accuracy']:.4f}, "
-            f"loss {metrics['loss']:.4f}, {metrics['num_samples']} images"
+            f"mIoU {metrics['miou']:.4f}, {place} accuracy {metrics['accuracy']:.4f}, "
+            f"loss {metrics['loss']:.4f}, {metrics['num_samples']} {sample}s"
         )
 
 
 class MaskClassifier(Classifier):
     """Classifies the places of samples; subclasses know whether those are pixels or points."""
 
+    evaluation_type = MaskEvaluation
     ignored = IGNORED
     kept: ClassVar[str]  # name in the results of what was predicted for a few samples
 
-    @abstractmethod
     def to_keep(self, predicted: Tensor) -> Tensor:
         """Return what is kept of the classes predicted, ``(B, ...)``."""
-
-    def make_evaluation(self, num_classes: int) -> MaskEvaluation:
-        """Return what counts the places."""
-        return MaskEvaluation(num_classes)
+        return predicted
 
     def keep(self, logits: Tensor, targets: Tensor) -> dict[str, Tensor]:
         """Return of each sample the share of right places, nan where none counts, and a mask."""

@@ -4,14 +4,15 @@ import hashlib
 from typing import Any
 
 import numpy as np
-from torch import Tensor, nn
+from torch import Tensor
 from torch_geometric.data import Batch
 
 from datasets.shapes10 import SPLITS
 from datasets.shapes10_parts import IGNORED, Shapes10Parts
 from mgic_geo import create_segmenter
+from scripts.training.data import three_counts
 from scripts.training.masks import MaskClassifier, MaskEvaluation
-from scripts.training.points import CloudData, bad_clouds, check_counts
+from scripts.training.points import CloudData, bad_clouds
 
 
 class PartClouds(CloudData):
@@ -35,10 +36,9 @@ class PartClouds(CloudData):
         if name != "shapes10_parts":
             raise ValueError(f"data.name must be 'shapes10_parts', got {name!r}")
         super().__init__(name, SPLITS, **kwargs)
-        check_counts(shapes_per_class)
-        self.counts = dict(zip(SPLITS, shapes_per_class, strict=True))
+        self.counts = three_counts("shapes_per_class", shapes_per_class, SPLITS)
 
-    def open_split(self, split: str, *, training: bool = False) -> Shapes10Parts:
+    def open(self, split: str, *, training: bool) -> Shapes10Parts:
         """Make the shapes of a split."""
         return Shapes10Parts(
             split,
@@ -65,24 +65,9 @@ class PartClouds(CloudData):
 
 
 class PartEvaluation(MaskEvaluation):
-    """Counts points, and how well parts are met: intersection over union over the whole split.
+    """Counts points, and how well parts are met; specks do not count."""
 
-    Args:
-        num_classes: Parts to tell apart; specks do not count.
-    """
-
-    def compute(self) -> dict[str, Any]:
-        """Return what :class:`MaskEvaluation` does, of points instead of pixels."""
-        metrics = super().compute()
-        metrics["num_points"] = metrics.pop("num_pixels")
-        return metrics
-
-    def describe(self, metrics: dict[str, Any]) -> str:
-        """Say the metrics of a split in a line."""
-        return (
-            f"mIoU {metrics['miou']:.4f}, point accuracy {metrics['accuracy']:.4f}, "
-            f"loss {metrics['loss']:.4f}, {metrics['num_samples']} clouds"
-        )
+    words = ("point", "cloud")
 
 
 class PartSegmenter(MaskClassifier):
@@ -93,18 +78,12 @@ class PartSegmenter(MaskClassifier):
         kwargs: As for :class:`Classifier`.
     """
 
+    evaluation_type = PartEvaluation
     ignored, kept = IGNORED, "parts"
+    create, bad_samples = staticmethod(create_segmenter), staticmethod(bad_clouds)
 
     def __init__(self, name: str = "mgic_diffgcn", **kwargs: Any):
         super().__init__(name, **kwargs)
-
-    def make_network(self, num_classes: int) -> nn.Module:
-        """Build the network."""
-        return create_segmenter(self.name, num_classes, **self.options)
-
-    def make_evaluation(self, num_classes: int) -> PartEvaluation:
-        """Return what counts the points."""
-        return PartEvaluation(num_classes)
 
     def forward(self, batch: Batch) -> Tensor:
         """Score the parts of every point, ``(B, num_parts, num_points)``."""
@@ -114,11 +93,3 @@ class PartSegmenter(MaskClassifier):
     def sample_info(self, batch: Batch) -> tuple[Tensor, list[int], list[str]]:
         """Return parts ``(B, num_points)``, indices and names of the clouds."""
         return batch.part.view(batch.num_graphs, -1), batch.index.tolist(), batch.name
-
-    def bad_samples(self, batch: Batch) -> list[str]:
-        """Name the clouds with a coordinate that is not finite."""
-        return bad_clouds(batch)
-
-    def to_keep(self, predicted: Tensor) -> Tensor:
-        """Return the parts of all points."""
-        return predicted

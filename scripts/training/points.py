@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 import trimesh
-from torch import Tensor, nn
+from torch import Tensor
 from torch_geometric.data import Batch, Data
 
 from datasets import modelnet10, shapes10
@@ -19,7 +19,7 @@ from datasets.off import read_off
 from datasets.surface import normalize, sample_surface
 from mgic_geo import create_model
 from scripts.training.classifier import Classifier
-from scripts.training.data import ClassificationData
+from scripts.training.data import ClassificationData, three_counts
 from scripts.training.reliability.errors import TrainingError
 
 
@@ -110,7 +110,9 @@ class PointClouds(CloudData):
                 raise ValueError("data.zip and data.download are for modelnet10, not for shapes10")
             if lenient:
                 raise ValueError("data.lenient is for modelnet10, not for shapes10")
-            self._open = partial(shapes10.Shapes10, root, **_shape_counts(shapes_per_class))
+            names = ("num_train", "num_test", "num_hard")
+            counts = three_counts("shapes_per_class", shapes_per_class, names)
+            self._open = partial(shapes10.Shapes10, root, **counts)
         else:
             if shapes_per_class is not None:
                 raise ValueError("data.shapes_per_class is for shapes10, not for modelnet10")
@@ -119,13 +121,10 @@ class PointClouds(CloudData):
                 options["expected_counts"] = None
             self._open = partial(modelnet10.ModelNet10, root, **options)
 
-    def open_split(self, split: str, *, training: bool = False) -> MeshDataset:
-        """Open a split; what is wrong with it is told without a traceback."""
+    def open(self, split: str, *, training: bool) -> MeshDataset:
+        """Open a split."""
         augment = self.augment if training else None
-        try:
-            return self._open(split, num_points=self.num_points, seed=self.seed, augment=augment)
-        except (OSError, ValueError) as error:
-            raise TrainingError(f"cannot use the data: {error}") from error
+        return self._open(split, num_points=self.num_points, seed=self.seed, augment=augment)
 
     def fingerprint(self) -> str:
         """Return a hash of the names of the training shapes and of all their meshes."""
@@ -133,23 +132,10 @@ class PointClouds(CloudData):
         return hashlib.sha256(names.encode()).hexdigest()
 
 
-def check_counts(counts: Sequence[int]) -> None:
-    """Refuse numbers of shapes a class that cannot be.
-
-    Raises:
-        ValueError: They are not three numbers from 1 up.
-    """
-    if len(counts) != 3 or min(counts) < 1:
-        raise ValueError(
-            f"data.shapes_per_class must be three numbers from 1 up, got {list(counts)}"
-        )
-
-
-def _shape_counts(counts: list[int] | None) -> dict[str, int]:
-    if counts is None:
-        return {}
-    check_counts(counts)
-    return dict(zip(("num_train", "num_test", "num_hard"), counts, strict=True))
+def bad_clouds(batch: Batch) -> list[str]:
+    """Name the clouds with a coordinate that is not finite."""
+    bad = ~batch.pos.isfinite().all(dim=1)
+    return [batch.name[i] for i in batch.batch[bad].unique().tolist()]
 
 
 class PointClassifier(Classifier):
@@ -160,12 +146,10 @@ class PointClassifier(Classifier):
         kwargs: As for :class:`Classifier`.
     """
 
+    create, bad_samples = staticmethod(create_model), staticmethod(bad_clouds)
+
     def __init__(self, name: str = "mgic_diffgcn", **kwargs: Any):
         super().__init__(name, **kwargs)
-
-    def make_network(self, num_classes: int) -> nn.Module:
-        """Build the network."""
-        return create_model(self.name, num_classes=num_classes, **self.options)
 
     def forward(self, batch: Batch) -> Tensor:
         """Score the classes, ``(B, num_classes)``."""
@@ -174,18 +158,6 @@ class PointClassifier(Classifier):
     def sample_info(self, batch: Batch) -> tuple[Tensor, list[int], list[str]]:
         """Return classes, indices and names of the clouds."""
         return batch.y, batch.index.tolist(), batch.name
-
-    def bad_samples(self, batch: Batch) -> list[str]:
-        """Name the clouds with a coordinate that is not finite."""
-        return bad_clouds(batch)
-
-
-def bad_clouds(batch: Batch) -> list[str]:
-    """Name the clouds with a coordinate that is not finite."""
-    bad = ~batch.pos.isfinite().all(dim=1)
-    if not bad.any():
-        return []
-    return [batch.name[i] for i in batch.batch[bad].unique().tolist()]
 
 
 def read_cloud(path: Path, num_points: int, seed: int = 0) -> Data:

@@ -1,7 +1,7 @@
 """What a test leaves in the run folder: metrics, predictions and some samples to look at."""
 
 import io
-import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +11,9 @@ import torch
 from scripts.training.data import ClassificationData
 from scripts.training.reliability.distributed import gather
 from scripts.training.reliability.errors import TrainingError
-from scripts.training.reliability.files import write_whole
+from scripts.training.reliability.files import write_json, write_whole
 
-MAX_PICTURES, MAX_WRONG = 24, 16
+MAX_PICTURES = 24
 
 
 def collect_predictions(outputs: list[dict[str, Any]]) -> dict[str, np.ndarray]:
@@ -56,14 +56,26 @@ def write_results(folder: Path, summary: dict[str, Any], arrays: dict[str, np.nd
     split = summary["split"]
     suffix = "" if split == "test" else f"-{split}"
     write_whole(folder / f"predictions{suffix}.npz", archive.getvalue())
-    write_whole(folder / f"{split}.json", (json.dumps(summary, indent=2) + "\n").encode())
+    write_json(folder / f"{split}.json", summary)
 
 
 def choose_rows(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Choose samples to draw: wrong ones first, then right ones, spread over the data set."""
+    """Choose samples to draw, wrong ones first, at least a quarter of them right if possible.
+
+    Within wrong and right, every class has a turn before any has a second one, the most confident
+    first: these are the mistakes worth a look.
+    """
     wrong = probabilities.argmax(axis=1) != labels
-    rows = spread(np.flatnonzero(wrong), MAX_WRONG)
-    return np.concatenate([rows, spread(np.flatnonzero(~wrong), MAX_PICTURES - len(rows))])
+    order = np.argsort(-probabilities.max(axis=1), kind="stable")
+    turn = np.zeros(len(labels), dtype=int)
+    seen: Counter[tuple[int, bool]] = Counter()
+    for row in order:
+        turn[row] = seen[labels[row], wrong[row]]
+        seen[labels[row], wrong[row]] += 1
+    order = order[np.argsort(turn[order], kind="stable")]
+    bad, good = order[wrong[order]], order[~wrong[order]]
+    num_good = min(len(good), max(MAX_PICTURES // 4, MAX_PICTURES - len(bad)))
+    return np.concatenate([bad[: MAX_PICTURES - num_good], good[:num_good]])
 
 
 def spread(rows: np.ndarray, count: int) -> np.ndarray:

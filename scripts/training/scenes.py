@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -18,23 +18,14 @@ from torchvision.transforms import v2
 from datasets.cityscapes import IGNORED, SPLITS, Cityscapes, Scene, Scenes
 from datasets.digit_scenes import DigitScenes
 from datasets.image_dataset import ImageFormat, drawing_from
-from datasets.image_files import ImageFileError, read_image
-from scripts.training.data import ClassificationData
+from scripts.training.data import ClassificationData, three_counts
+from scripts.training.images import ImageBatch, read_pixels
 from scripts.training.loader import ResumableLoader
 from scripts.training.reliability.errors import TrainingError
 from scripts.training.reliability.files import hash_files
 
 LARGEST_PICTURE = 256  # of those kept for the report
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-
-
-class SceneBatch(NamedTuple):
-    """Images ``(B, 3, H, W)``, masks ``(B, H, W)``, and which they are."""
-
-    images: Tensor
-    targets: Tensor
-    indices: list[int]
-    names: list[str]
 
 
 @dataclass(frozen=True)
@@ -154,13 +145,13 @@ class SegmentationData(ClassificationData):
             raise ValueError(f"no split {', '.join(unknown)}; there are {', '.join(SPLITS)}")
         if crop is not None and (len(crop) != 2 or min(crop) < 1):
             raise ValueError(f"data.crop must be height and width, got {crop}")
-        self.crop, self.augment = crop, augment
+        self.crop, self.augment = crop, augment or SceneAugment(scale=(1, 1), flip=0)
         if name == "cityscapes":
             if scenes is not None:
                 raise ValueError("data.scenes is for digit_scenes, not for cityscapes")
             self._open = partial(Cityscapes, root or "data/cityscapes", check_counts=check_counts)
         else:
-            counts = _scene_counts(scenes)
+            counts = three_counts("scenes", scenes, ("num_train", "num_val", "num_test"))
             self._open = partial(DigitScenes, root or "data", size=scene_size, **counts)
 
     def setup(self, stage: str) -> None:
@@ -174,37 +165,25 @@ class SegmentationData(ClassificationData):
         if stage == "test":
             self.test_set = self._use(self.open_split(self.split))
 
-    def open_split(self, split: str, *, training: bool = False) -> PreparedScenes:
-        """Open a split; what is wrong with it is told without a traceback."""
-        try:
-            scenes = self._open(split=split)
-            height, width = scenes[0].mask.shape
-        except (OSError, ValueError) as error:
-            raise TrainingError(f"cannot use the data: {error}") from error
+    def open(self, split: str, *, training: bool) -> PreparedScenes:
+        """Open a split."""
+        scenes = self._open(split=split)
+        height, width = scenes[0].mask.shape
         self.image_size, side = (height, width), min(height, width)
         self.format = ImageFormat(side, side, IMAGENET_MEAN, IMAGENET_STD)
         if not training:
             return PreparedScenes(scenes, self.format)
-        augment = self.augment or SceneAugment(scale=(1, 1), flip=0)
         crop = (height, width) if self.crop is None else (self.crop[0], self.crop[1])
-        change = augment.make((height, width), crop, self.format.mean)
+        change = self.augment.make((height, width), crop, self.format.mean)
         return PreparedScenes(scenes, self.format, change, self.seed)
 
     def _use(self, prepared: PreparedScenes) -> PreparedScenes:
-        self.classes = self.class_names(prepared)
+        self.classes = list(prepared.scenes.classes)
         self.colors = [list(color) for color in prepared.scenes.colors]
         return prepared
 
-    def class_names(self, dataset: PreparedScenes) -> list[str]:
-        """Return the classes of a split."""
-        return list(dataset.scenes.classes)
-
-    def divide(self, dataset: Dataset) -> tuple[Sequence[int], Sequence[int]]:
-        """Hold out nothing: there is a split for validation."""
-        return range(len(dataset)), ()
-
     @staticmethod
-    def collate(samples: list[Scene]) -> SceneBatch:
+    def collate(samples: list[Scene]) -> ImageBatch:
         """Stack images of one size."""
         sizes = {tuple(sample.mask.shape): sample.name for sample in samples}
         if len(sizes) > 1:
@@ -213,7 +192,7 @@ class SegmentationData(ClassificationData):
                 + ", ".join(f"{name} has {h} x {w}" for (h, w), name in sizes.items())
                 + "; use --data.eval_batch_size 1"
             )
-        return SceneBatch(
+        return ImageBatch(
             torch.stack([sample.image.as_subclass(Tensor) for sample in samples]),
             torch.stack([sample.mask.as_subclass(Tensor) for sample in samples]),
             [sample.index for sample in samples],
@@ -261,16 +240,9 @@ class SegmentationData(ClassificationData):
 
 
 def read_scene(path: Path, info: dict[str, Any]) -> Scene:
-    """Read an image file, at its own size, for a network with this ``info``.
-
-    Raises:
-        TrainingError: The file cannot be read; the message names it.
-    """
-    try:
-        pixels = v2.functional.pil_to_tensor(read_image(path))
-    except ImageFileError as error:
-        raise TrainingError(str(error)) from error
-    image = ImageFormat(**info["input"]).normalize(pixels)
+    """Read an image file, at its own size, for a network with this ``info``."""
+    format, pixels = read_pixels(path, info)
+    image = format.normalize(pixels)
     return Scene(image, torch.full(image.shape[-2:], IGNORED), str(path), 0)
 
 
@@ -285,11 +257,3 @@ def shrink(pixels: Tensor, size: tuple[int, int]) -> Tensor:
         (torch.arange(new) * old) // new for new, old in zip(size, pixels.shape[-2:], strict=True)
     )
     return pixels.as_subclass(Tensor)[:, rows][:, :, columns]
-
-
-def _scene_counts(counts: list[int] | None) -> dict[str, int]:
-    if counts is None:
-        return {}
-    if len(counts) != 3 or min(counts) < 1:
-        raise ValueError(f"data.scenes must be three numbers from 1 up, got {counts}")
-    return dict(zip(("num_train", "num_val", "num_test"), counts, strict=True))

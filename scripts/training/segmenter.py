@@ -6,8 +6,9 @@ import numpy as np
 from torch import Tensor, nn
 
 from mgic_vision import LRASPP, create_model, list_models
+from scripts.training.images import ImageBatch
 from scripts.training.masks import MaskClassifier
-from scripts.training.scenes import SceneBatch, shrink
+from scripts.training.scenes import shrink
 
 
 class Segmenter(MaskClassifier):
@@ -18,20 +19,20 @@ class Segmenter(MaskClassifier):
         kwargs: As for :class:`Classifier`.
     """
 
-    kept = "masks"
+    create, kept = staticmethod(create_model), "masks"
 
     def __init__(self, name: str = "lraspp_mgic_large", **kwargs: Any):
         super().__init__(name, **kwargs)
 
     def make_network(self, num_classes: int) -> nn.Module:
         """Build the network."""
-        network = create_model(self.name, num_classes=num_classes, **self.options)
+        network = super().make_network(num_classes)
         if not isinstance(network, LRASPP):
             names = ", ".join(name for name in list_models() if name.startswith("lraspp"))
             raise ValueError(f"it does not score pixels; {names} do")
         return network
 
-    def forward(self, batch: SceneBatch) -> Tensor:
+    def forward(self, batch: ImageBatch) -> Tensor:
         """Score the classes at each pixel, ``(B, num_classes, H, W)``."""
         return self.network(batch.images)
 

@@ -1,11 +1,11 @@
 """What the stages do with a Trainer, a classifier and its data."""
 
-import importlib.util
 import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from mgic_geo import num_weights
 from scripts.training.classifier import Classifier
 from scripts.training.data import ClassificationData
 from scripts.training.reliability.checkpoint import BEST
@@ -19,6 +19,7 @@ from scripts.training.reliability.errors import (
     TrainingWarning,
     explained,
 )
+from scripts.training.reports.report import write_report
 from scripts.training.results import write_results
 from scripts.training.weights import Weights, export_weights, read_weights
 
@@ -130,10 +131,10 @@ class Stages:
             warnings.warn(f"not written to {self.run_dir}: {error}", TrainingWarning, stacklevel=2)
 
     def _training_line(self, model: Classifier, best: Weights) -> str:
-        parameters = sum(weight.numel() for weight in model.network.parameters())
+        weights, seconds = num_weights(model.network), self.metrics_log.total_seconds
         return (
-            f"{model.name}: {parameters:,} weights, best epoch {best.info['epoch']} of "
-            f"{self.trainer.current_epoch}, {self.metrics_log.total_seconds:.0f} s of training"
+            f"{model.name}: {weights:,} weights, best epoch {best.info['epoch']} of "
+            f"{self.trainer.current_epoch}, {seconds:.0f} s of training"
         )
 
     def _finish(self, lines: list[str]) -> None:
@@ -153,7 +154,7 @@ def summarize(split: str, model: Classifier, weights: Weights) -> dict[str, Any]
         "classes": model.classes,
         "model": model.name,
         "options": model.options,
-        "parameters": sum(weight.numel() for weight in model.network.parameters()),
+        "parameters": num_weights(model.network),
         "epoch": weights.info.get("epoch"),
         "step": weights.info.get("step"),
         "checkpoint": weights.path.name,
@@ -162,10 +163,6 @@ def summarize(split: str, model: Classifier, weights: Weights) -> dict[str, Any]
 
 def draw_report(run_dir: Path) -> Path | None:
     """Draw the report; a run whose report fails is still a run."""
-    if importlib.util.find_spec("scripts.training.reports.report") is None:
-        return None
-    from scripts.training.reports.report import write_report
-
     try:
         return write_report(run_dir)
     except (OSError, ValueError) as error:

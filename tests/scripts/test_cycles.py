@@ -22,8 +22,8 @@ CHANGES = {
     "constant": partial(cycles.initial_transfers, init="constant"),
     "zero scale": cycles.zero_scale,
     "shared": cycles.shared_transfers,
-    "whole features": cycles.whole_features,
-    "both ways": cycles.both_ways,
+    "whole features": cycles.WholeFeatures,
+    "both ways": cycles.BothWays,
     "dense": cycles.dense,
     "dense as deep": cycles.dense_as_deep,
 }
@@ -116,7 +116,7 @@ def test_without_restricted_features_what_changed_is_the_whole(x):
     one, other = make_block(), make_block()
     for weight in (*one.restrict.parameters(), *other.restrict.parameters()):
         nn.init.zeros_(weight)
-    assert_close(cycles.whole_features(one, basic_block)(x), other(x))
+    assert_close(cycles.WholeFeatures(one, basic_block)(x), other(x))
 
 
 def test_whole_features_lose_the_identity_that_the_correction_keeps(x):
@@ -125,13 +125,13 @@ def test_whole_features_lose_the_identity_that_the_correction_keeps(x):
         if name.startswith("layers") and "conv" in name:
             nn.init.zeros_(weight)
     assert_close(block(x), x, rtol=0, atol=0)
-    assert (cycles.whole_features(block, basic_block)(x) - x).abs().max() > 0.1
+    assert (cycles.WholeFeatures(block, basic_block)(x) - x).abs().max() > 0.1
 
 
 def test_relaxation_both_ways_with_idle_layers_on_the_way_down_is_the_cycle(x):
     block = make_block()
     expected = block(x)
-    both = cycles.BothWays(make_block())
+    both = cycles.BothWays(make_block(), basic_block)
     assert len(both.down) == len(block.layers) - 1
     for name, weight in both.down.named_parameters():
         if "conv" in name:
@@ -140,7 +140,7 @@ def test_relaxation_both_ways_with_idle_layers_on_the_way_down_is_the_cycle(x):
 
 
 def test_layers_on_the_way_down_have_weights_of_their_own():
-    both = cycles.BothWays(make_block())
+    both = cycles.BothWays(make_block(), basic_block)
     for down, up in zip(both.down, both.block.layers, strict=False):
         for (name, one), other in zip(down.named_parameters(), up.parameters(), strict=True):
             assert one is not other

@@ -234,7 +234,7 @@ def test_a_verdict_on_accuracy_follows_the_ranges(mgic, dense, verdict):
         }
         for name, weights, ends in (("a", "10", mgic), ("b", "20", dense))
     ]
-    assert verdicts.compare_accuracy("a", "b", "test")(rows)[0].startswith(verdict)
+    assert verdicts.compare_accuracy(rows, "a", "b", "test")[0].startswith(verdict)
 
 
 def test_a_function_that_no_network_has_learned_decides_nothing():
@@ -267,8 +267,8 @@ def test_an_advice_holds_where_its_opposite_is_worse(found, verdict):
         {"question": "q", "task": task, "seeds": "3", "seeds better": "1", "verdict": one}
         for task, one in zip(("function", "digits"), found, strict=True)
     ]
-    assert verdicts.difference_is_better("q")(rows)[0] == verdict
-    assert verdicts.difference_is_better("another")(rows)[0] == verdicts.NOT_RUN
+    assert verdicts.difference_is_better(rows, "q")[0] == verdict
+    assert verdicts.difference_is_better(rows, "another")[0] == verdicts.NOT_RUN
 
 
 @pytest.mark.parametrize(
@@ -522,7 +522,7 @@ def test_memory_of_a_training_step_grows_with_the_batch():
 def test_a_claim_on_memory_needs_half_of_the_blocks(ratios, verdict):
     rows = [{"block": "s_g = 8", "training MB / dense": str(ratio)} for ratio in ratios]
     rows.append({"block": "dense", "training MB / dense": "1"})
-    assert verdicts.memory_is("training MB / dense", 1.5, 2.5)(rows)[0] == verdict
+    assert verdicts.memory_is(rows, "training MB / dense", 1.5, 2.5)[0] == verdict
 
 
 def test_section_3_4_times_blocks_up_to_a_width(tmp_path):

@@ -16,6 +16,7 @@ from PIL import Image
 
 from scripts.training.reliability.errors import TrainingError
 from scripts.training.reports import figures, report, splits
+from scripts.training.results import choose_rows
 
 ROOT = Path(__file__).parents[2]
 CLASSES = ["chair", "<script>alert(1)</script>", r"$\table$", "椅子\n2"]
@@ -30,11 +31,11 @@ epoch,step,lr,train_loss,train_accuracy,val_loss,val_accuracy,val_class_accuracy
 """
 CONFIG = """\
 # made by hand
-seed_everything: 0
+command: python -m scripts.train --name 'two words'
 model:
   name: <b>mgic</b>
 trainer:
-  command: [python, -m, scripts.train, --name, two words]
+  max_epochs: 3
 """
 
 
@@ -53,6 +54,7 @@ def make_run(folder: Path, splits: tuple[str, ...] = ("test",), **extra: np.ndar
         summary |= {"model": "<i>m</i>", "options": {"k": 10}}
         (folder / f"{split}.json").write_text(json.dumps(summary))
         arrays = {"probabilities": probabilities.astype(np.float32), "labels": LABELS}
+        arrays |= {"names": np.arange(6).astype(str)}
         arrays |= {"clouds": clouds, "cloud_rows": np.arange(6)} | extra
         name = "predictions.npz" if split == "test" else f"predictions-{split}.npz"
         np.savez(folder / name, **arrays)
@@ -136,7 +138,7 @@ def test_the_page_has_the_key_numbers(page):
 
 def test_the_configuration_is_folded_section_by_section(page):
     assert report._fold(CONFIG) == [
-        ("", "# made by hand\nseed_everything: 0\n"),
+        ("", "# made by hand\ncommand: python -m scripts.train --name 'two words'\n"),
         ("model", "model:\n  name: <b>mgic</b>\n"),
         ("trainer", CONFIG[CONFIG.index("trainer:") :]),
     ]
@@ -182,7 +184,10 @@ def test_the_gallery_starts_with_the_wrong_ones(tmp_path, monkeypatch, quick_fig
     seen = []
     blank = figures.draw_curves()
     monkeypatch.setattr(figures, "draw_gallery", lambda *args: seen.append(args) or blank)
-    report.write_report(make_run(tmp_path, cloud_rows=np.array([5, 4, 3, 2, 1, 0])))
+    with np.load(make_run(tmp_path) / "predictions.npz") as arrays:
+        rows = choose_rows(arrays["probabilities"], LABELS)
+        kept = arrays["clouds"][rows]
+    report.write_report(make_run(tmp_path, clouds=kept, cloud_rows=rows))
     ((clouds, captions, right, _),) = seen
     assert list(right) == [False, False, True, True, True, True]
     assert [caption[:2] for caption in captions[:2]] == [
@@ -190,14 +195,13 @@ def test_the_gallery_starts_with_the_wrong_ones(tmp_path, monkeypatch, quick_fig
         (CLASSES[0], CLASSES[1]),
     ]
     assert [caption[2] for caption in captions[:2]] == [np.float32(0.7), np.float32(0.5)]
-    with np.load(tmp_path / "predictions.npz") as arrays:
-        assert clouds[0].tolist() == arrays["clouds"][1].tolist()  # sample 4 is kept in place 1
+    assert clouds.tolist() == kept.tolist()
 
 
 def test_a_gallery_of_many_mistakes_still_shows_right_ones():
     labels = np.arange(100) % 4
     predicted = np.where(np.arange(100) < 80, labels + 1, labels)
-    chosen = figures.choose_items(labels, predicted, np.linspace(0.3, 0.9, 100))
+    chosen = choose_rows(np.eye(5)[predicted] * np.linspace(0.3, 0.9, 100)[:, None], labels)
     wrong = (labels != predicted)[chosen]
     assert wrong.tolist() == [True] * 18 + [False] * 6
     assert set(labels[chosen[:4]].tolist()) == {0, 1, 2, 3}  # every class has its turn
@@ -205,8 +209,7 @@ def test_a_gallery_of_many_mistakes_still_shows_right_ones():
 
 
 def test_a_gallery_without_mistakes_is_full():
-    labels = np.zeros(50, dtype=int)
-    assert len(set(figures.choose_items(labels, labels, np.full(50, np.nan)).tolist())) == 24
+    assert len(set(choose_rows(np.ones((50, 2)), np.zeros(50, dtype=int)).tolist())) == 24
 
 
 def test_without_a_test_the_page_says_so(tmp_path, quick_figures):

@@ -12,15 +12,7 @@ from image_folders import CLASSES, write_images
 from meshes import flip
 from PIL import Image
 from torch.testing import assert_close
-from training_runs import (
-    ROOT,
-    SignalAt,
-    assert_same_run,
-    metrics,
-    run,
-    run_on_disk,
-    survive_kills,
-)
+from training_runs import ROOT, SignalAt, assert_same_run, metrics, run, run_on_disk, survive_kills
 
 from mgic_vision import create_model
 from scripts.training.averaging import average_weights

@@ -12,6 +12,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
 
+from scripts.experiments.figures import frame
 from scripts.experiments.pages import as_png, fill, read_rows
 from scripts.experiments.paper.item import Item, Page, number, published
 
@@ -29,33 +30,24 @@ RUNS = ("images/*", "points/*", "segmentation/*")
 
 def make_figure5(arguments: argparse.Namespace) -> Page:
     """Tabulate and draw accuracy against multiply-adds, one picture a data set."""
-    paper = [
+    rows: list[dict[str, Any]] = [
         {
             "where": "paper, ImageNet top-1 %",
             "model": row["model"],
             "paper multiply-adds": number("table7", row, "multiply_adds"),
             "paper accuracy": number("table7", row, "top1"),
-            "ours multiply-adds": None,
-            "ours accuracy": None,
         }
         for row in published("table7")["rows"]
     ]
-    ours = [
-        {
-            "where": f"ours, {label}"
-            + (f", {row['num_train']} images" if "num_train" in row else ""),
-            "model": row["model"],
-            "paper multiply-adds": None,
-            "paper accuracy": None,
-            "ours multiply-adds": float(row["multiply_adds"]),
-            "ours accuracy": float(row[column]),
-        }
-        for file, (label, column) in OURS.items()
-        for row in read_rows(arguments.docs / file)
-    ]
+    for file, (label, column) in OURS.items():
+        for row in read_rows(arguments.docs / file):
+            images = f", {row['num_train']} images" if "num_train" in row else ""
+            line = {"where": f"ours, {label}{images}", "model": row["model"]}
+            line |= {"ours multiply-adds": float(row["multiply_adds"])}
+            rows.append(line | {"ours accuracy": float(row[column])})
     note = "The first panel has the paper's numbers of Table 7; the others are of networks trained "
     note += "here on other data, and are not to be compared with it."
-    return Page([*paper, *ours], note, {"": draw_costs([*paper, *ours])})
+    return Page(rows, note, {"": draw_costs(rows)})
 
 
 def draw_costs(rows: Sequence[Mapping[str, Any]]) -> bytes:
@@ -113,11 +105,6 @@ def _styles(families: Sequence[str] | Mapping[str, Any]) -> list[dict[str, Any]]
     ]
 
 
-def add_runs(parser: argparse.ArgumentParser) -> None:
-    """Add where the runs are."""
-    parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder of all runs")
-
-
 def make_figure6(arguments: argparse.Namespace) -> Page:
     """Tabulate the best accuracy within a share of the epochs, and draw it by epoch."""
     rows: list[dict[str, Any]] = [
@@ -126,10 +113,6 @@ def make_figure6(arguments: argparse.Namespace) -> Page:
             "data": "ImageNet",
             "epochs": row["epochs"],
             "paper best accuracy": number("figure6", row, "top1"),
-            "ours best accuracy": None,
-            "lowest": None,
-            "highest": None,
-            "seeds": None,
         }
         for row in published("figure6")["rows"]
     ]
@@ -139,7 +122,7 @@ def make_figure6(arguments: argparse.Namespace) -> Page:
             epochs = max(1, round(share * min(map(len, runs))))
             best = [max(values[:epochs]) for values in runs]
             line = {"run": f"ours: {model}", "data": data, "epochs": epochs}
-            line |= {"paper best accuracy": None, "ours best accuracy": sum(best) / len(best)}
+            line |= {"ours best accuracy": sum(best) / len(best)}
             rows.append(line | {"lowest": min(best), "highest": max(best), "seeds": len(best)})
     seeds = "of every row as many as it says"
     if curves:
@@ -176,8 +159,8 @@ def read_curves(folder: Path) -> dict[tuple[str, str], list[list[float]]]:
     curves: dict[tuple[str, str], list[list[float]]] = {}
     for pattern in RUNS:
         for path in sorted(folder.glob(f"{pattern}/metrics.csv")):
-            values = [row.get("val_accuracy") or "" for row in read_rows(path)]
-            values = [100 * float(value) for value in values if value not in ("", "nan")]
+            values = [float(row.get("val_accuracy") or "nan") for row in read_rows(path)]
+            values = [100 * value for value in values if not math.isnan(value)]
             if values:
                 place = path.parent.parent.name, re.sub(r"-\d+$", "", path.parent.name)
                 curves.setdefault(place, []).append(values)
@@ -198,10 +181,8 @@ def draw_curves(curves: Mapping[tuple[str, str], Sequence[Sequence[float]]]) -> 
             axes.plot(epochs, together.mean(0), label=model, **style)
             low, high = together.min(0), together.max(0)
             axes.fill_between(epochs, low, high, color=style["color"], alpha=0.1, linewidth=0)
-        axes.set(xlabel="epoch", ylabel="validation accuracy, %")
+        frame(axes, xlabel="epoch", ylabel="validation accuracy, %")
         axes.set_title(f"ours, {place}", loc="left", fontsize=10)
-        axes.grid(alpha=0.3)
-        axes.legend(frameon=False, fontsize=8)
     return as_png(figure)
 
 
@@ -218,5 +199,7 @@ FIGURE6 = Item(
     cost="seconds",
     offline="the paper's numbers, and those of our runs",
     make=make_figure6,
-    add_arguments=add_runs,
+    add_arguments=lambda parser: parser.add_argument(
+        "--runs", type=Path, default=Path("runs"), help="folder of all runs"
+    ),
 )

@@ -130,6 +130,7 @@ class WholeFeatures(nn.Module):
 
     Args:
         block: The cycle.
+        make_layer: Not used.
 
     Shape:
         - As :class:`mgic_geo.MGICBlock`, on images.
@@ -138,7 +139,7 @@ class WholeFeatures(nn.Module):
         Section 3.3, "The importance of up-sampled residuals".
     """
 
-    def __init__(self, block: MGICBlock) -> None:
+    def __init__(self, block: MGICBlock, make_layer: MakeLayer) -> None:
         super().__init__()
         self.block = block
 
@@ -163,12 +164,13 @@ class BothWays(nn.Module):
 
     Args:
         block: The cycle. Every :math:`D_j` is as :math:`B_j`, with weights of its own.
+        make_layer: Not used.
 
     Shape:
         - As :class:`mgic_geo.MGICBlock`, on images.
     """
 
-    def __init__(self, block: MGICBlock) -> None:
+    def __init__(self, block: MGICBlock, make_layer: MakeLayer) -> None:
         super().__init__()
         self.block = block
         self.down = nn.ModuleList(map(copy.deepcopy, block.layers[:-1]))
@@ -186,16 +188,6 @@ class BothWays(nn.Module):
         for layer, prolong, norm in reversed(list(steps)):
             y = layer(relaxed.pop() + norm(prolong(y - given.pop())))
         return y
-
-
-def whole_features(block: MGICBlock, make_layer: MakeLayer) -> nn.Module:
-    """See :class:`WholeFeatures`."""
-    return WholeFeatures(block)
-
-
-def both_ways(block: MGICBlock, make_layer: MakeLayer) -> nn.Module:
-    """See :class:`BothWays`."""
-    return BothWays(block)
 
 
 def dense(block: MGICBlock, make_layer: MakeLayer) -> nn.Module:

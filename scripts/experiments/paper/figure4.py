@@ -3,7 +3,7 @@
 import argparse
 import functools
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,10 +17,11 @@ from torch.nn import functional
 from mgic_geo import num_weights
 from mgic_vision import create_model
 from scripts.experiments import runs
-from scripts.experiments.figures import plot_ranges
-from scripts.experiments.function import HIGH, LOW, function
+from scripts.experiments.data import draw_points, function
+from scripts.experiments.figures import frame, plot_ranges
 from scripts.experiments.pages import as_png, fill
 from scripts.experiments.paper.item import Item, Page
+from scripts.experiments.ranges import summarize
 from scripts.experiments.trial import Batch, Course, Trial, in_batches
 from scripts.training.optimizer import OptimizerSettings
 from scripts.training.reliability.seeds import derive_seed
@@ -112,16 +113,14 @@ def read_settings(path: Path, **changes: Any) -> Settings:
 
 
 @functools.lru_cache(1)
-def make_points(seed: int, num_points: int, c_range: tuple[float, float]) -> Tensor:
+def make_points(num_points: int, c_range: tuple[float, float], seed: int) -> Tensor:
     """Draw all points, the same for all networks and folds; ``(num_points, 5)``."""
-    generator = torch.Generator().manual_seed(derive_seed(seed, "points"))
-    low, high = (torch.tensor((*ends, end)) for ends, end in zip((LOW, HIGH), c_range, strict=True))
-    return torch.rand(num_points, 5, generator=generator).mul_(high - low).add_(low)
+    return draw_points(num_points, c_range, derive_seed(seed, "points"))
 
 
 def points_of(settings: Settings) -> Tensor:
     """The points of these settings."""
-    return make_points(settings.seed, settings.num_points, tuple(settings.c_range))
+    return make_points(settings.num_points, tuple(settings.c_range), settings.seed)
 
 
 def split(settings: Settings, fold: int) -> tuple[Tensor, Tensor]:
@@ -160,19 +159,6 @@ def make_trial(settings: Settings, network: Network, c_max: int, fold: int, path
     return Trial(path, course, make_network, batches, described)
 
 
-def make_trials(settings: Settings, folder: Path) -> dict[tuple[int, int, str], Trial]:
-    """All trainings, fold by fold, so that what is there first is already a whole figure."""
-    return {
-        (fold, c_max, network.name): make_trial(
-            *(settings, network, c_max, fold),
-            folder / f"{network.name.replace(' ', '_')}-{c_max}-{fold}.json",
-        )
-        for fold in range(settings.folds)
-        for c_max in settings.c_max
-        for network in settings.networks
-    }
-
-
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add what is trained, where, and for how long."""
     runs.add_arguments(parser, "runs/function", minutes=55)
@@ -186,52 +172,57 @@ def make(arguments: argparse.Namespace) -> Page:
     """Train what is missing, as far as the time goes, and tabulate what is there."""
     changes = {key: getattr(arguments, key) for key in ("epochs", "num_points", "c_max", "folds")}
     configs = {path.stem: read_settings(path, **changes) for path in arguments.config}
-    trials = {name: make_trials(s, arguments.runs / name) for name, s in configs.items()}
-    found = runs.finish([t for own in trials.values() for t in own.values()], arguments)
+    trials = {
+        (name, network.name, c_max, fold): make_trial(
+            *(settings, network, c_max, fold),
+            arguments.runs / name / f"{network.name.replace(' ', '_')}-{c_max}-{fold}.json",
+        )
+        for name, settings in configs.items()
+        for fold in range(settings.folds)  # what is there first is already a whole figure
+        for c_max in settings.c_max
+        for network in settings.networks
+    }
+    found = runs.finish(trials, arguments)
     rows, about = [], []
     for name, settings in configs.items():
         variance = function(points_of(settings)).var().item()
-        done = {key: found[str(t.path)] for key, t in trials[name].items() if str(t.path) in found}
-        rows += make_rows(settings, done, variance)
         about.append((name, settings, variance))
+        for network in settings.networks:
+            for c_max in settings.c_max:
+                own = runs.over_seeds(found, name, network.name, c_max).values()
+                rows.append(make_row(settings, network, c_max, own, variance))
     notes = fill(
         "figure4.md",
         about=about,
-        missing=sum(map(len, trials.values())) - len(found),
+        missing=len(trials) - len(found),
         minutes=sum(result["seconds"] for result in found.values()) / 60,
     )
     return Page(rows, notes, {"": as_png(draw(rows))}, seeds="of every row its folds, from 0")
 
 
-def make_rows(
-    settings: Settings, done: dict[tuple[int, int, str], dict[str, Any]], variance: float
-) -> list[dict[str, Any]]:
-    """One row a network and width, over the folds that are finished."""
-    rows = []
-    for network in settings.networks:
-        for c_max in settings.c_max:
-            own = [value for (_, *place), value in done.items() if place == [c_max, network.name]]
-            tests, steps = [run["score"] for run in own], settings.num_steps * settings.epochs
-            losses = [run["loss"] for run in own]
-            rows.append(
-                {
-                    "network": network.name,
-                    "c_max": c_max,
-                    "optimizer": f"{settings.optimizer.kind} {settings.optimizer.lr:g}",
-                    "c": "{:g} to {:g}".format(*settings.c_range),
-                    "ours weights": num_weights(
-                        create_model(network.model, c_max=c_max, **network.options)
-                    ),
-                    "folds": len(own),
-                    "ours test MSE": sum(tests) / len(tests) if own else None,
-                    "lowest": min(tests, default=None),
-                    "highest": max(tests, default=None),
-                    "ours training MSE": sum(losses) / len(losses) if own else None,
-                    "variance": variance,
-                    "s / step": min((run["seconds"] / steps for run in own), default=None),
-                }
-            )
-    return rows
+def make_row(
+    settings: Settings,
+    network: Network,
+    c_max: int,
+    results: Collection[Mapping[str, Any]],
+    variance: float,
+) -> dict[str, Any]:
+    """One network at one width, over the folds that are finished."""
+    steps, found = settings.num_steps * settings.epochs, summarize(results, ["score", "loss"])
+    return {
+        "network": network.name,
+        "c_max": c_max,
+        "optimizer": f"{settings.optimizer.kind} {settings.optimizer.lr:g}",
+        "c": "{:g} to {:g}".format(*settings.c_range),
+        "ours weights": num_weights(create_model(network.model, c_max=c_max, **network.options)),
+        "folds": len(results),
+        "ours test MSE": found["score_mean"],
+        "lowest": found["score_min"],
+        "highest": found["score_max"],
+        "ours training MSE": found["loss_mean"],
+        "variance": variance,
+        "s / step": min((run["seconds"] / steps for run in results), default=None),
+    }
 
 
 def draw(rows: Sequence[dict[str, Any]]) -> Figure:
@@ -253,10 +244,7 @@ def draw(rows: Sequence[dict[str, Any]]) -> Figure:
             color=COLORS[networks.index(name[0]) % len(COLORS)],
             label=", ".join(name),
         )
-    axes.set(xscale="log", yscale="log", xlabel="weights", ylabel="test MSE")
-    axes.grid(alpha=0.3)
-    if axes.get_legend_handles_labels()[0]:
-        axes.legend(frameon=False, fontsize=8)
+    frame(axes, xscale="log", yscale="log", xlabel="weights", ylabel="test MSE")
     return figure
 
 

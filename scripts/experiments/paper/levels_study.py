@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from mgic_geo import MGICBlock
 from mgic_vision import summary
 from scripts.experiments import runs
-from scripts.experiments.figures import plot_ranges
+from scripts.experiments.figures import frame, plot_ranges
 from scripts.experiments.pages import as_png, fill
 from scripts.experiments.paper import small_tasks
 from scripts.experiments.paper.item import Item, Page, published
@@ -31,15 +31,15 @@ def make(arguments: argparse.Namespace) -> Page:
         for seed in range(arguments.seeds)
         for network in networks.values()
     }
-    found = runs.finish(list(trials.values()), arguments)
+    found = runs.finish(trials, arguments)
     rows = []
     for (s_c, s_g), network in networks.items():
-        paths = [str(trials[network.variant, seed].path) for seed in range(arguments.seeds)]
-        results = [{"test": found[path]["score"]} for path in paths if path in found]
+        own = runs.over_seeds(found, network.variant).values()
+        results = [{"test": result["score"]} for result in own]
         costs = summary(network.make(), DIGITS.make_data().x.shape[1:]).total
-        own = f"s_c {s_c} s_g {s_g}"
+        same = network.variant != f"s_c {s_c} s_g {s_g}"
         row: dict[str, Any] = {"s_c": s_c, "s_g": s_g}
-        row |= {"same network as": "" if network.variant == own else network.variant}
+        row |= {"same network as": network.variant if same else ""}
         row |= {"weights": costs.weights, "multiply-adds": costs.multiply_adds}
         row |= {"seeds": len(results)} | summarize(results, ["test"])
         rows.append(row if len(results) > 1 else row | {"test_std": None})
@@ -77,14 +77,11 @@ def draw(rows: Sequence[dict[str, Any]]) -> Figure:
         for row in own if key == "s_g" else ():
             place = (row["weights"], row["test_mean"])
             axes.annotate(f"s_g {row['s_g']}", place, (6, -12), textcoords="offset points")
-    axes.set(xscale="log", xlabel="weights", ylabel=DIGITS.unit)
+    frame(axes, xscale="log", xlabel="weights", ylabel=DIGITS.unit)
     ticks = [row["weights"] for row in rows if row["s_c"] == 16 and row["seeds"]]
     axes.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
     axes.minorticks_off()
     axes.margins(x=0.15)
-    axes.grid(alpha=0.3)
-    if ticks:
-        axes.legend(frameon=False)
     return figure
 
 

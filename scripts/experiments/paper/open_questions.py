@@ -1,7 +1,7 @@
 """What the paper leaves open: each alternative tried on two small tasks, several seeds each."""
 
 import argparse
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -14,12 +14,13 @@ from scripts.experiments.paper import cycles
 from scripts.experiments.paper.item import Item, Page
 from scripts.experiments.paper.levels_study import seeds_of
 from scripts.experiments.paper.small_tasks import DIGITS, FUNCTION, Network, Task
+from scripts.experiments.ranges import judge, summarize
 
 TASKS = (FUNCTION, DIGITS)
 BETTER, WORSE, SAME, OPEN = "better", "worse", "no difference seen", "not run yet"
 BLUE, RED, GRAY = "#0072b2", "#d55e00", "#8d96a0"
-# what came out, by the names of task and variant and by seed
-Results = Mapping[tuple[str, str], Mapping[int, dict[str, Any]]]
+# what came out, by the names of task and variant, and the seed
+Results = Mapping[tuple[str, str, int], dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -67,8 +68,8 @@ VARIANTS: dict[str, Variant] = {
     "constant transfers": Variant(partial(cycles.initial_transfers, init="constant")),
     "zero scale": Variant(cycles.zero_scale),
     "shared R and P": Variant(cycles.shared_transfers),
-    "whole features": Variant(cycles.whole_features),
-    "both ways": Variant(cycles.both_ways),
+    "whole features": Variant(cycles.WholeFeatures),
+    "both ways": Variant(cycles.BothWays),
     "narrow, one level": Variant(options=NARROW),
     "narrow, none": Variant(options=ONE_LEVEL),
     "odd widths, strict": Variant(options=ODD),
@@ -105,15 +106,9 @@ def make(arguments: argparse.Namespace) -> Page:
         for task in TASKS
         if task.name in variant.options
     }
-    found = runs.finish(list(trials.values()), arguments)
-    results: dict[tuple[str, str], dict[int, dict[str, Any]]] = {
-        (task.name, name): {} for task in TASKS for name in VARIANTS
-    }
-    for (task, name, seed), trial in trials.items():
-        if str(trial.path) in found:
-            results[task, name][seed] = found[str(trial.path)]
+    found = runs.finish(trials, arguments)
     rows = [
-        make_row(question, task, results)
+        make_row(question, task, found)
         for question in QUESTIONS
         for task in TASKS
         if task.name in VARIANTS[question.tried].options
@@ -121,53 +116,40 @@ def make(arguments: argparse.Namespace) -> Page:
     missing = len(trials) - len(found)
     minutes = sum(result["seconds"] for result in found.values()) / 60
     notes = fill("open_questions.md", rows=rows, tasks=TASKS, missing=missing, minutes=minutes)
-    return Page(rows, notes, {"": as_png(draw(results))}, seeds=seeds_of(arguments))
+    return Page(rows, notes, {"": as_png(draw(found))}, seeds=seeds_of(arguments))
 
 
-def make_row(question: Question, task: Task, results: Results) -> dict[str, Any]:
+def make_row(question: Question, task: Task, found: Results) -> dict[str, Any]:
     """One question on one task: both networks with their ranges, and the verdict."""
-    tried, against = (results[task.name, name] for name in (question.tried, question.against))
-    row = {"question": question.text, "task": task.name, "score": task.unit}
-    for side, trials in (("", tried), (" against", against)):
-        scores = [trial["score"] for trial in trials.values()]
+    row: dict[str, Any] = {"question": question.text, "task": task.name, "score": task.unit}
+    tried, against = (
+        runs.over_seeds(found, task.name, name) for name in (question.tried, question.against)
+    )
+    ranges = []
+    for side, results in (("", tried), (" against", against)):
+        ranges.append(summarize(results.values(), ["score"]))
         row |= {
-            f"ours{side}": sum(scores) / len(scores) if scores else None,
-            f"lowest{side}": min(scores, default=None),
-            f"highest{side}": max(scores, default=None),
-            f"weights{side}": next((trial["weights"] for trial in trials.values()), None),
+            f"ours{side}": ranges[-1]["score_mean"],
+            f"lowest{side}": ranges[-1]["score_min"],
+            f"highest{side}": ranges[-1]["score_max"],
+            f"weights{side}": next((result["weights"] for result in results.values()), None),
         }
     seeds = tried.keys() & against.keys()
     sign = 1 if task.higher_is_better else -1
     won = sum(sign * (tried[seed]["score"] - against[seed]["score"]) > 0 for seed in seeds)
-    scores = ([trial["score"] for trial in trials.values()] for trials in (tried, against))
-    verdict = judge(*scores, task)
+    words = dict(zip(("higher", "lower"), (BETTER, WORSE)[::sign], strict=True))
+    verdict = words.get(judge(*ranges, "score"), SAME) if tried and against else OPEN
     return row | {"seeds": len(seeds), "seeds better": won, "verdict": verdict}
 
 
-def judge(tried: Sequence[float], against: Sequence[float], task: Task) -> str:
-    """A difference counts where no seed of the one is among the seeds of the other.
-
-    Example:
-        >>> digits = TASKS[1]
-        >>> judge([91.0, 92.0], [89.0, 90.5], digits), judge([91.0, 92.0], [89.0, 91.5], digits)
-        ('better', 'no difference seen')
-    """
-    if not tried or not against:
-        return OPEN
-    sign = 1 if task.higher_is_better else -1
-    one, other = [sign * score for score in tried], [sign * score for score in against]
-    if min(one) > max(other):
-        return BETTER
-    return WORSE if max(one) < min(other) else SAME
-
-
-def draw(results: Results) -> Figure:
+def draw(found: Results) -> Figure:
     """Draw mean and range of every network, the default's range as a band."""
     figure = Figure(figsize=(11, 5), layout="constrained")
     for axes, task in zip(figure.subplots(1, len(TASKS)), TASKS, strict=True):
-        names = [name for name in VARIANTS if results[task.name, name]]
+        names = [name for name in VARIANTS if runs.over_seeds(found, task.name, name)]
         for place, name in enumerate(names):
-            scores = [trial["score"] for trial in results[task.name, name].values()]
+            own = runs.over_seeds(found, task.name, name).values()
+            scores = [result["score"] for result in own]
             color = BLUE if name == "default" else GRAY if name.startswith("dense") else RED
             axes.plot([min(scores), max(scores)], [place, place], color=color, alpha=0.5)
             axes.plot(scores, [place] * len(scores), "|", color=color, markersize=7)

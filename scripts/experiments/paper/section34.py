@@ -13,8 +13,9 @@ from torch import nn
 
 from mgic_vision import basic_block, mgic_unit, summary
 from mgic_vision.blocks import dense_level
-from scripts.benchmarks.tensor_memory import MemoryCounter
-from scripts.benchmarks.timing import Contender, race, spread
+from scripts.benchmarks.tensor_memory import MemoryCounter, kept_bytes
+from scripts.benchmarks.timing import race, spread
+from scripts.experiments.figures import frame
 from scripts.experiments.pages import as_png, fill
 from scripts.experiments.paper.item import Item, Page
 
@@ -72,10 +73,7 @@ def make_row(kind: str, width: int, size: int, milliseconds: float | None) -> di
     report = summary(block, (width, size, size))
     with torch.no_grad(), MemoryCounter() as inference:
         block.eval()(x)
-    with MemoryCounter() as training:
-        y = block.train()(x)
-    kept = training.live
-    del y
+    block.train()
     return {
         "block": kind,
         "width": width,
@@ -84,7 +82,7 @@ def make_row(kind: str, width: int, size: int, milliseconds: float | None) -> di
         "multiply-adds of R and P": report.transfers.multiply_adds,
         "ms": milliseconds,
         "inference MB": inference.peak / 1e6,
-        "training MB": kept / 1e6,
+        "training MB": kept_bytes(lambda: block(x)) / 1e6,
     }
 
 
@@ -101,14 +99,9 @@ def time_blocks(
         for kind in kinds:
             block = make_block(kind, width).eval()
             block.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-            contenders[kind, width] = Contender(f"{kind}, {width}", partial(block, x))
-    if not contenders:
-        return {}
-    samples = race(list(contenders.values()), repeats=arguments.repeats)
-    return {
-        place: 1e3 * spread(samples[contender.name]).median
-        for place, contender in contenders.items()
-    }
+            contenders[kind, width] = partial(block, x)
+    samples = race(contenders, repeats=arguments.repeats)
+    return {place: 1e3 * spread(times).median for place, times in samples.items()}
 
 
 def exponents(rows: Sequence[dict[str, Any]], quantity: str) -> dict[str, float]:
@@ -142,13 +135,10 @@ def draw(rows: Sequence[dict[str, Any]]) -> Figure:
                 color=COLORS[kind],
                 label=f"{kind}: width^{exponent:.2f}",
             )
-        axes.set(xscale="log", yscale="log", xlabel="width", ylabel=label)
-        axes.set_xticks([row["width"] for row in rows if row["block"] == DENSE])
-        axes.set_xticklabels([str(r["width"]) for r in rows if r["block"] == DENSE], fontsize=8)
+        frame(axes, xscale="log", yscale="log", xlabel="width", ylabel=label)
+        widths = [row["width"] for row in rows if row["block"] == DENSE]
+        axes.set_xticks(widths, map(str, widths), fontsize=8)
         axes.minorticks_off()
-        axes.grid(alpha=0.3)
-        if axes.get_legend_handles_labels()[0]:
-            axes.legend(frameon=False, fontsize=8)
     figure.axes[-1].set_axis_off()
     return figure
 

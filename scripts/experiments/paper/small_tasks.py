@@ -12,12 +12,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from datasets.mnist5k import mnist5k
 from datasets.splits import nested_subset
 from mgic_geo import num_weights
 from mgic_vision import basic_block, create_model, inverted_residual
 from mgic_vision.layers import HARDSWISH
-from scripts.experiments.function import HIGH, LOW, function
+from scripts.experiments import data
+from scripts.experiments.data import draw_points, function
 from scripts.experiments.paper.cycles import Change, MakeLayer, change_cycles, unchanged
 from scripts.experiments.trial import Batch, Course, Measure, Trial, in_batches, percent_right
 from scripts.training.optimizer import OptimizerSettings
@@ -125,9 +125,7 @@ def smooth_function(num_points: int, num_tested: int) -> Data:
     Shape:
         - ``x``: ``(num_points, 5)``; ``y``: ``(num_points, 1)``.
     """
-    generator = torch.Generator().manual_seed(derive_seed(0, "smooth"))
-    low, high = torch.tensor((*LOW[:4], LOW[3])), torch.tensor((*HIGH[:4], HIGH[3]))
-    x = torch.rand(num_points + num_tested, 5, generator=generator) * (high - low) + low
+    x = draw_points(num_points + num_tested, (1.0, 2.0), derive_seed(0, "smooth"))
     y = function(x)
     return Data(x[:num_points], y[:num_points], x[num_points:], y[num_points:])
 
@@ -139,14 +137,10 @@ def digits(num_train: int, size: int) -> Data:
     Shape:
         - ``x``: ``(num_train, 3, size, size)``; ``y``: ``(num_train,)``.
     """
-    train, test = mnist5k("train", size=size), mnist5k("test", size=size)
-    rows = nested_subset(train.targets, num_train, seed=0)
-    (x, y), (test_x, test_y) = (
-        (torch.stack([dataset[row].image for row in chosen]), torch.tensor(dataset.targets)[chosen])
-        for dataset, chosen in ((train, rows), (test, list(range(len(test)))))
-    )
+    (x, y), (test_x, test_y) = data.digits("train", size), data.digits("test", size)
+    rows = nested_subset(y.tolist(), num_train, seed=0)
     channels_last = partial(Tensor.contiguous, memory_format=torch.channels_last)
-    return Data(channels_last(x), y, channels_last(test_x), test_y)
+    return Data(channels_last(x[rows]), y[rows], channels_last(test_x), test_y)
 
 
 def relative_error(scores: Tensor, targets: Tensor) -> Tensor:

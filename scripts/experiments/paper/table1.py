@@ -7,9 +7,10 @@ from typing import Any
 
 import torch
 from matplotlib.figure import Figure
-from torch import Tensor, nn
+from torch import Tensor
 
 from mgic_geo import num_weights
+from scripts.experiments.figures import frame
 from scripts.experiments.pages import as_png, fill
 from scripts.experiments.paper.channel_coding import (
     STEPS,
@@ -82,56 +83,39 @@ def make_rows(
     """Train every coder with every seed; also return those of the first seed."""
     scale = features.moment.trace().item() / CHANNELS
     moment = features.moment / scale  # the mean square of a feature is 1
-    bound, table = rank_bound(moment, COARSE), published("table1")["rows"]
-    rows, kept = [], {}
-    for row in table:
+    bound, lines = rank_bound(moment, COARSE), []
+    for row in published("table1")["rows"]:
         coders, errors = [], []
         for seed in SEEDS:
             torch.manual_seed(seed)
             coders.append(ChannelCoder(CHANNELS, group_size=row["s_g"], coarse_size=COARSE))
             errors.append(train_coder(coders[-1], moment, steps))
-        kept[row["s_g"]] = coders[0]
-        paper = number("table1", row, "mse"), number("table1", row, "weights")
-        rows.append(_row(features, row["model"], coders[0], errors, bound, scale, paper))
+        lines.append((row, coders[0], errors))
     torch.manual_seed(0)
     dense = dense_coder(CHANNELS, COARSE)
-    error = train_coder(dense, moment, steps)
-    none = (None, None)
-    rows.append(_row(features, DENSE, dense, [error], bound, scale, none))
-    rows.append(_row(features, "PCA, the bound", None, [bound], bound, scale, none))
-    for row in rows:
-        row["ours, times s_g = 32"] = (
-            row["ours MSE / mean square"] / rows[0]["ours MSE / mean square"]
-        )
-        if row["paper MSE"]:
-            row["paper, times s_g = 32"] = row["paper MSE"] / rows[0]["paper MSE"]
-    return rows, kept
-
-
-def _row(
-    features: Features,
-    name: str,
-    coder: nn.Module | None,
-    errors: Sequence[float],
-    bound: float,
-    scale: float,
-    paper: tuple[float | None, float | None],
-) -> dict[str, Any]:
-    mean = sum(errors) / len(errors)
-    return {
-        "features": features.source,
-        "coder": name,
-        "paper weights": None if paper[1] is None else round(paper[1]),
-        "ours weights": None if coder is None else num_weights(coder),
-        "paper MSE": paper[0],
-        "ours MSE": mean * scale,
-        "ours MSE / mean square": mean,
-        "ours, lowest seed": min(errors),
-        "ours, highest seed": max(errors),
-        "ours, times PCA": mean / bound,
-        "paper, times s_g = 32": None,
-        "ours, times s_g = 32": None,
-    }
+    lines.append(({"model": DENSE}, dense, [train_coder(dense, moment, steps)]))
+    lines.append(({"model": "PCA, the bound"}, None, [bound]))
+    rows: list[dict[str, Any]] = []
+    for row, coder, errors in lines:
+        mean, paper = sum(errors) / len(errors), number("table1", row, "mse")
+        weights = number("table1", row, "weights")
+        line = {
+            "features": features.source,
+            "coder": row["model"],
+            "paper weights": None if weights is None else round(weights),
+            "ours weights": None if coder is None else num_weights(coder),
+            "paper MSE": paper,
+            "ours MSE": mean * scale,
+            "ours MSE / mean square": mean,
+            "ours, lowest seed": min(errors),
+            "ours, highest seed": max(errors),
+            "ours, times PCA": mean / bound,
+        }
+        first = rows[0] if rows else line
+        line["paper, times s_g = 32"] = paper and paper / first["paper MSE"]
+        line["ours, times s_g = 32"] = mean / first["ours MSE / mean square"]
+        rows.append(line)
+    return rows, {row["s_g"]: coder for row, coder, _ in lines if "s_g" in row}
 
 
 def draw_errors(rows: Sequence[dict[str, Any]]) -> bytes:
@@ -157,12 +141,10 @@ def draw_errors(rows: Sequence[dict[str, Any]]) -> bytes:
     growth.plot(GROUP_SIZES, paper, "s-", color="#8d96a0", label="paper: 1,024 images of ImageNet")
     bound.axhline(1, color="black", linestyle=":", label="PCA, the bound of linear codes")
     for axes, label in ((growth, "error over that at s_g = 32"), (bound, "error over the bound")):
-        axes.set(xscale="log", yscale="log", xlabel="group size s_g", ylabel=label)
+        frame(axes, xscale="log", yscale="log", xlabel="group size s_g", ylabel=label)
         axes.set_xticks(GROUP_SIZES, map(str, GROUP_SIZES))
         axes.minorticks_off()
         axes.set_yticks([1, 2, 5, 10, 20], map(str, [1, 2, 5, 10, 20]))
-        axes.grid(alpha=0.3)
-        axes.legend(frameon=False, fontsize=8)
     return as_png(figure)
 
 

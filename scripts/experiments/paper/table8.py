@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from mgic_vision import summary
-from scripts.benchmarks.machine import keep_freed_memory, num_cores
-from scripts.benchmarks.tensor_memory import MemoryCounter
-from scripts.benchmarks.timing import Contender, Pair, race, ratios, spread, training_step
+from scripts.benchmarks.machine import keep_freed_memory, num_cores, threads
+from scripts.benchmarks.tensor_memory import kept_bytes
+from scripts.benchmarks.timing import Pair, race, ratios, spread, training_step
 from scripts.experiments.pages import fill
 from scripts.experiments.paper.counts import Ours, build
 from scripts.experiments.paper.item import Item, Page, published
@@ -41,9 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def make(arguments: argparse.Namespace) -> Page:
     """Time all networks side by side on one thread, first one image, then training steps."""
     allocator, load = keep_freed_memory(), os.getloadavg()[0]
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
+    with threads(1):
         networks = {name: make_network(ours) for name, ours in NETWORKS.items()}
         images = time_inference(networks, arguments.repeats)
         need = {
@@ -52,8 +50,6 @@ def make(arguments: argparse.Namespace) -> Page:
         fits = {name for name, size in need.items() if size < SPARE * available_memory()}
         trained = {name: network for name, network in networks.items() if name in fits}
         steps = time_training(trained, arguments) if trained and arguments.steps else {}
-    finally:
-        torch.set_num_threads(threads)
     rows = [
         make_row(row, images, steps, need[row["model"]], arguments)
         for row in published("table8")["rows"]
@@ -86,8 +82,7 @@ def time_inference(networks: dict[str, nn.Module], repeats: int) -> dict[str, li
     for network in networks.values():
         network.eval()
     with torch.inference_mode():
-        contenders = [Contender(name, partial(n, x)) for name, n in networks.items()]
-        return race(contenders, repeats=repeats)
+        return race({name: partial(n, x) for name, n in networks.items()}, repeats=repeats)
 
 
 def time_training(
@@ -96,10 +91,7 @@ def time_training(
     """Seconds for a training step of stochastic gradient descent, every network once a round."""
     x = make_images(arguments.batch_size)
     targets = torch.arange(arguments.batch_size) % CLASSES
-    contenders = [
-        Contender(name, training_step(network, [((x,), targets)]))
-        for name, network in networks.items()
-    ]
+    contenders = {n: training_step(network, [((x,), targets)]) for n, network in networks.items()}
     return race(contenders, repeats=arguments.steps)
 
 
@@ -115,11 +107,7 @@ def training_memory(ours: Ours, batch_size: int) -> float:
     network = build(ours).train()
     with torch.device("meta"):
         x = torch.empty(batch_size, 3, SIZE, SIZE)
-    with MemoryCounter() as memory:
-        scores = network(x)
-    kept = memory.live
-    del scores
-    return kept
+    return kept_bytes(lambda: network(x))
 
 
 def available_memory() -> float:

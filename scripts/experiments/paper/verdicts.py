@@ -1,6 +1,8 @@
-"""What rows of results say about a claim: a verdict and its reason, never written by hand."""
+"""What rows of results say about a claim: a verdict and its reason, never written by hand.
 
-from collections.abc import Callable
+A judge takes the rows of a file, of which there are some, and returns verdict and reason.
+"""
+
 from itertools import pairwise
 
 from scripts.experiments.paper import open_questions, section34
@@ -20,8 +22,6 @@ QUARTILES = ("lower", "upper")
 ON_PAR = 1.1  # how many times as long still is about as long
 
 Row = dict[str, str]
-# from the rows of a file to verdict and reason; only asked where there are rows
-Judge = Callable[[list[Row]], tuple[str, str]]
 
 
 def ranges_differ(low: Row, high: Row, key: str) -> bool:
@@ -34,37 +34,35 @@ def ranges_differ(low: Row, high: Row, key: str) -> bool:
     return float(low[f"{key}_max"]) < float(high[f"{key}_min"])
 
 
-def compare_accuracy(one: str, other: str, key: str, **where: str) -> Judge:
+def compare_accuracy(
+    rows: list[Row], one: str, other: str, key: str, **where: str
+) -> tuple[str, str]:
     """Judge a claim that one network is as good as another with fewer weights.
 
     With a few seeds, overlapping ranges do not show that two networks are equally good: a mean that
     is lower is then no agreement, only no contradiction.
     """
-
-    def judge(rows: list[Row]) -> tuple[str, str]:
-        rows = [row for row in rows if all(row.get(k) == v for k, v in where.items())]
-        found = {row["model"]: row for row in rows}
-        if not {one, other} <= found.keys():
-            condition = "".join(f", {key} {value}" for key, value in where.items())
-            return NOT_RUN, f"no rows of {one} and {other}{condition}"
-        a, b = found[one], found[other]
-        share = float(a["weights"]) / float(b["weights"])
-        means = float(a[f"{key}_mean"]), float(b[f"{key}_mean"])
-        words = f"{one} with {share:.0%} of the weights of {other}: {means[0]:.1f} against "
-        words += f"{means[1]:.1f} %"
-        if share >= 1 or ranges_differ(a, b, key):
-            return NOT_HERE, words
-        if not ranges_differ(b, a, key):
-            words += "; the ranges over the seeds overlap"
-        return (HOLDS if means[0] >= means[1] else UNDECIDED), words
-
-    return judge
+    rows = [row for row in rows if all(row.get(k) == v for k, v in where.items())]
+    found = {row["model"]: row for row in rows}
+    if not {one, other} <= found.keys():
+        condition = "".join(f", {key} {value}" for key, value in where.items())
+        return NOT_RUN, f"no rows of {one} and {other}{condition}"
+    a, b = found[one], found[other]
+    share = float(a["weights"]) / float(b["weights"])
+    means = float(a[f"{key}_mean"]), float(b[f"{key}_mean"])
+    words = f"{one} with {share:.0%} of the weights of {other}: {means[0]:.1f} against "
+    words += f"{means[1]:.1f} %"
+    if share >= 1 or ranges_differ(a, b, key):
+        return NOT_HERE, words
+    if not ranges_differ(b, a, key):
+        words += "; the ranges over the seeds overlap"
+    return (HOLDS if means[0] >= means[1] else UNDECIDED), words
 
 
 def counts_agree(rows: list[Row]) -> tuple[str, str]:
     """Judge a table of counts: which of our networks come close to the paper's weights."""
     mgic = [r for r in rows if r["difference of weights, %"] and "(ours)" not in r["model"]]
-    mgic = [row for row in mgic if _is_ours(row["model"])]
+    mgic = [row for row in mgic if "MGIC" in row["model"] or row["model"].startswith("s_c")]
     off = {row["model"]: float(row["difference of weights, %"]) for row in mgic}
     rounded = {row["model"] for row in mgic if "weights: within the" in row["why they differ"]}
     close = [name for name, value in off.items() if abs(value) <= 2 or name in rounded]
@@ -133,16 +131,12 @@ def grows_linearly(rows: list[Row]) -> tuple[str, str]:
     return (HOLDS if high < 1.15 else IN_PART), words
 
 
-def memory_is(key: str, low: float, high: float) -> Judge:
+def memory_is(rows: list[Row], key: str, low: float, high: float) -> tuple[str, str]:
     """Judge a ratio of memory to the dense block's: over all blocks, or over half of them."""
-
-    def judge(rows: list[Row]) -> tuple[str, str]:
-        ratios = [float(row[key]) for row in rows if row["block"] != "dense"]
-        inside = [low <= ratio <= high for ratio in ratios]
-        verdict = HOLDS if all(inside) else IN_PART if 2 * sum(inside) >= len(inside) else NOT_HERE
-        return verdict, f"{min(ratios):.1f} to {max(ratios):.1f} times, tensors only"
-
-    return judge
+    ratios = [float(row[key]) for row in rows if row["block"] != "dense"]
+    inside = [low <= ratio <= high for ratio in ratios]
+    verdict = HOLDS if all(inside) else IN_PART if 2 * sum(inside) >= len(inside) else NOT_HERE
+    return verdict, f"{min(ratios):.1f} to {max(ratios):.1f} times, tensors only"
 
 
 def as_fast_as_ghostnet(rows: list[Row]) -> tuple[str, str]:
@@ -190,28 +184,20 @@ def lead_is_not_speed(rows: list[Row]) -> tuple[str, str]:
     return (HOLDS if ahead[-1] else NOT_HERE), text
 
 
-def difference_is_better(question: str) -> Judge:
+def difference_is_better(rows: list[Row], question: str) -> tuple[str, str]:
     """Judge an advice of the paper by its opposite, which the open questions try."""
-
-    def judge(rows: list[Row]) -> tuple[str, str]:
-        own = [row for row in rows if row["question"] == question and row["seeds"] not in ("", "0")]
-        if not own:
-            return NOT_RUN, f"nothing on: {question}"
-        found = [
-            f"{row['verdict']} on {row['task']}, ahead with {row['seeds better']} of "
-            f"{row['seeds']} seeds"
-            for row in own
-        ]
-        words = f"the other way: {'; '.join(found)}"
-        verdicts = {row["verdict"] for row in own}
-        if open_questions.BETTER in verdicts:
-            return NOT_HERE, words
-        if verdicts == {open_questions.WORSE}:
-            return HOLDS, words
-        return (IN_PART if open_questions.WORSE in verdicts else UNDECIDED), words
-
-    return judge
-
-
-def _is_ours(name: str) -> bool:
-    return "MGIC" in name or name.startswith("s_c")
+    own = [row for row in rows if row["question"] == question and row["seeds"] not in ("", "0")]
+    if not own:
+        return NOT_RUN, f"nothing on: {question}"
+    found = [
+        f"{row['verdict']} on {row['task']}, ahead with {row['seeds better']} of "
+        f"{row['seeds']} seeds"
+        for row in own
+    ]
+    words = f"the other way: {'; '.join(found)}"
+    verdicts = {row["verdict"] for row in own}
+    if open_questions.BETTER in verdicts:
+        return NOT_HERE, words
+    if verdicts == {open_questions.WORSE}:
+        return HOLDS, words
+    return (IN_PART if open_questions.WORSE in verdicts else UNDECIDED), words

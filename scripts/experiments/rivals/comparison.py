@@ -6,8 +6,7 @@ them. ``--time`` measures the units for the page, which wants a quiet machine; i
 
 import argparse
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import partial
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +24,7 @@ from scripts.experiments.rivals.tasks import TASKS
 from scripts.experiments.rivals.units import Unit
 from scripts.experiments.trial import Batch, Course, Trial
 from scripts.training.optimizer import OptimizerSettings
-from scripts.training.reliability.files import read_json, read_or_make
+from scripts.training.reliability.files import read_json, write_json
 from scripts.training.reliability.seeds import derive_seed
 
 OPTIMIZER = OptimizerSettings(lr=2e-3, weight_decay=1e-4, warmup_epochs=0.1)
@@ -46,11 +45,12 @@ class Rivals:
 
     def run(self, options: argparse.Namespace, changes: Mapping[str, Any]) -> Path:
         """Train what is missing, or measure, and write the page."""
-        units = [Unit(**row) for row in read_or_make(options.runs / "sizes.json", match)]
-        times = options.runs / "times.json"
+        sizes, times = options.runs / "sizes.json", options.runs / "times.json"
+        if not sizes.exists():
+            write_json(sizes, match())
+        units = [Unit(**row) for row in read_json(sizes)]
         if options.time:
-            times.unlink(missing_ok=True)
-            read_or_make(times, lambda: measure(units))
+            write_json(times, measure(units))
         options.page_only |= options.time
         trials = {
             (unit.name, task, seed): make_trial(unit, task, options.steps, seed, options.runs)
@@ -58,7 +58,7 @@ class Rivals:
             for task in options.tasks
             for unit in units
         }
-        found = runs.finish(list(trials.values()), options)
+        found = runs.finish(trials, options)
         measured = read_json(times) if times.exists() else {}
         rows = []
         for unit in units:
@@ -68,8 +68,8 @@ class Rivals:
             row |= {"weights": num_weights(unit.make())}
             row |= {f"{key}_ms": own.get(key) for key in ("training", "inference")}
             for task in options.tasks:
-                names = [str(trials[unit.name, task, seed].path) for seed in range(options.seeds)]
-                errors = [{task: found[name]["score"]} for name in names if name in found]
+                own = runs.over_seeds(found, unit.name, task).values()
+                errors = [{task: result["score"]} for result in own]
                 row |= {f"{task}_runs": len(errors)} | summarize(errors, [task])
             rows.append(row)
         text = fill(
@@ -170,14 +170,14 @@ def draw(rows: Sequence[Row], tasks: Sequence[str]) -> Figure:
     down = -(-len(tasks) // across)
     figure = Figure(figsize=(6.5 * across, 5 * down), layout="constrained")
     colors = {"weights": BLUE, "time": GRAY, "-": GRAY}
-    color: Callable[[Mapping[str, Any]], str] = lambda row: (  # noqa: E731
-        RED if row["model"] == "MGIC" else colors[row["matched"]]
-    )
-    # many have about the same weights as MGIC
-    left: Callable[[Mapping[str, Any]], bool] = lambda row: row["matched"] == "weights"  # noqa: E731
     for axes, task in zip(figure.subplots(down, across, squeeze=False).flat, tasks, strict=False):
-        plot = partial(plot_against_weights, axes, rows, task, TASKS[task].unit)
-        plot(color=color, left=left, x=0.25, y=0.1)
+        plot_against_weights(
+            *(axes, rows, task, TASKS[task].unit),
+            color=lambda row: RED if row["model"] == "MGIC" else colors[row["matched"]],
+            left=lambda row: row["matched"] == "weights",  # many have about those of MGIC
+            x=0.25,
+            y=0.1,
+        )
         axes.set(xlabel="weights of a unit", title=task)
     figure.suptitle("red: MGIC; blue: rivals of its weights; gray: of its time, and dense", size=9)
     return figure

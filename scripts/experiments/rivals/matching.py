@@ -1,6 +1,5 @@
 """The sizes of the rivals with which they cost what MGIC costs, in weights or in time."""
 
-import statistics
 import time
 from collections.abc import Callable
 from dataclasses import asdict
@@ -10,6 +9,7 @@ import torch
 from torch import nn
 
 from mgic_geo import num_weights
+from scripts.benchmarks.machine import median_time
 from scripts.experiments.rivals.units import DENSE, EXPANSION, MGIC, RIVALS, ROWS, WIDTH, Unit
 
 WARMUP, REPEATS = 2, 9
@@ -108,12 +108,4 @@ def inference_seconds(unit: nn.Module) -> float:
 
 def _median(run: Callable[[], object]) -> float:
     """Of processor time, which other processes disturb least."""
-    for _ in range(WARMUP):
-        run()
-    return statistics.median(_clock(run) for _ in range(REPEATS))
-
-
-def _clock(run: Callable[[], object]) -> float:
-    start = time.process_time()
-    run()
-    return time.process_time() - start
+    return median_time(run, REPEATS, WARMUP, clock=time.process_time)

@@ -8,16 +8,16 @@ import math
 import pydoc_data.topics
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from datasets.mnist5k import mnist5k
 from datasets.shapes10 import CLASSES, Shapes10
 from mgic_geo import knn_indices
-from scripts.experiments.function import function
+from scripts.experiments.data import digit_batches, digits, function
 from scripts.experiments.rivals.units import ROWS, WIDTH
 from scripts.experiments.trial import Batch, Measure
 
@@ -83,6 +83,13 @@ class Network(nn.Module):
         return self.head(self.pool(self.norm(x)))
 
 
+@functools.cache
+def drawn(draw: Callable[[torch.Generator], Batch], count: int) -> list[Batch]:
+    """Batches for a test, always the same."""
+    generator = torch.Generator().manual_seed(1)
+    return [draw(generator) for _ in range(count)]
+
+
 def percent_wrong(output: Tensor, target: Tensor) -> Tensor:
     """Share of wrong classes."""
     return 100 * (output.argmax(-1) != target).float().mean()
@@ -100,17 +107,10 @@ def function_batch(generator: torch.Generator) -> Batch:
     return 2 * u - 1, function(low + u * (high - low))
 
 
-@functools.cache
-def function_test() -> list[Batch]:
-    """8,192 points."""
-    generator = torch.Generator().manual_seed(1)
-    return [function_batch(generator) for _ in range(8)]
-
-
 FUNCTION = Task(
     lambda unit: Network(nn.Linear(5, WIDTH), [Block(unit()) for _ in range(3)], 1),
     function_batch,
-    function_test,
+    partial(drawn, function_batch, 8),
     loss=functional.mse_loss,
     error=lambda output, target: functional.mse_loss(output, target) / target.var(),
     unit="share of the variance",
@@ -171,18 +171,13 @@ def text_network(make_unit: MakeUnit) -> nn.Module:
     return Network(Embedding(num_characters), blocks, num_characters)
 
 
-def text_pieces(codes: Tensor, generator: torch.Generator) -> Batch:
+def text_batch(split: str, generator: torch.Generator) -> Batch:
     """Pieces of a text, and the same one character later."""
+    train, test, _ = text()
+    codes = train if split == "train" else test
     begins = torch.randint(len(codes) - CONTEXT, (ROWS // CONTEXT, 1), generator=generator)
     places = begins + torch.arange(CONTEXT + 1)
     return codes[places[:, :-1]], codes[places[:, 1:]]
-
-
-@functools.cache
-def text_test() -> list[Batch]:
-    """16,384 characters."""
-    generator = torch.Generator().manual_seed(1)
-    return [text_pieces(text()[1], generator) for _ in range(16)]
 
 
 def character_loss(output: Tensor, target: Tensor) -> Tensor:
@@ -192,8 +187,8 @@ def character_loss(output: Tensor, target: Tensor) -> Tensor:
 
 TEXT = Task(
     text_network,
-    lambda generator: text_pieces(text()[0], generator),
-    text_test,
+    partial(text_batch, "train"),
+    partial(drawn, partial(text_batch, "test"), 16),
     loss=character_loss,
     error=lambda output, target: character_loss(output, target) / math.log(2),
     unit="bits a character",
@@ -231,25 +226,17 @@ def image_network(make_unit: MakeUnit) -> nn.Module:
     return Network(stem, blocks, 10, pool=lambda x: x.mean((1, 2)))
 
 
-@functools.cache
-def digits(split: str) -> tuple[Tensor, Tensor]:
-    """Images ``(N, 1, 32, 32)`` and classes of mnist5k."""
-    data = mnist5k(split)
-    images = torch.stack([data[row].image[:1] for row in range(len(data))])
-    return images, torch.as_tensor(data.targets)
-
-
 def image_batch(generator: torch.Generator) -> Batch:
     """Sixteen digits."""
-    images, classes = digits("train")
+    images, classes = digits("train", SIZE)
     rows = torch.randint(len(images), (ROWS * PATCH**2 // SIZE**2,), generator=generator)
-    return images[rows], classes[rows]
+    return images[rows, :1], classes[rows]
 
 
 IMAGE = Task(
     image_network,
     image_batch,
-    lambda: list(zip(*(part.split(250) for part in digits("test")), strict=True)),
+    lambda: [(images[:, :1], classes) for images, classes in digit_batches(SIZE)],
     loss=functional.cross_entropy,
     error=percent_wrong,
     unit="% wrong",

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from mgic_geo import Level, MGICBlock, MGICLinear, Residual, feed_forward, transfer
+from mgic_geo import MGICBlock, MGICLinear, Residual, feed_forward, transfer
 from scripts.experiments.rivals.maps import (
     ButterflyLinear,
     GhostLinear,
@@ -39,7 +39,7 @@ class CycleUnit(nn.Module):
         super().__init__()
         self.block = MGICBlock(
             width,
-            residual_level,
+            lambda level: Residual(after_norm(level.outer, feed_forward(level))),
             transfer,
             inner=inner,
             group_size=group_size,
@@ -50,11 +50,6 @@ class CycleUnit(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Run the cycle."""
         return self.block.change(x)
-
-
-def residual_level(level: Level) -> Residual:
-    """The block of one level."""
-    return Residual(after_norm(level.outer, feed_forward(level)))
 
 
 def after_norm(width: int, layer: nn.Module) -> nn.Sequential:
@@ -122,9 +117,5 @@ class Unit:
 DENSE = Unit("dense", options={"inner": EXPANSION * WIDTH})
 MGIC = Unit(
     "MGIC",
-    options={
-        "inner": EXPANSION * WIDTH,
-        "group_size": GROUP_SIZE,
-        "coarse_size": COARSE_SIZE,
-    },
+    options={"inner": EXPANSION * WIDTH, "group_size": GROUP_SIZE, "coarse_size": COARSE_SIZE},
 )

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,18 +37,9 @@ def write_whole(path: Path, content: bytes) -> None:
         os.close(folder)
 
 
-def read_or_make(path: Path, make: Callable[[], Any]) -> Any:
-    """Read plain values from a JSON file, or make them and keep them there.
-
-    Example:
-        >>> import tempfile
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     [read_or_make(Path(folder, "x.json"), lambda: {"made": n}) for n in range(2)]
-        [{'made': 0}, {'made': 0}]
-    """
-    if not path.exists():
-        write_whole(path, (json.dumps(make(), indent=1) + "\n").encode())
-    return read_json(path)
+def write_json(path: Path, value: Any) -> None:
+    """Write plain values as a JSON file, whole or not at all."""
+    write_whole(path, (json.dumps(value, indent=1) + "\n").encode())
 
 
 def read_json(path: Path) -> Any:

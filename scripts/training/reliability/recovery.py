@@ -1,13 +1,12 @@
 """What a run does about numbers that are not finite and about too little memory, if it may."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from scripts.training.reliability.errors import NonFiniteError, RunFolderError, TrainingError
-from scripts.training.reliability.files import write_whole
+from scripts.training.reliability.files import read_json, write_json
 
 RECOVERY = "recovery.json"
 MOST_ROLLBACKS = 10
@@ -41,7 +40,7 @@ class Recovery:
         """
         path = folder / RECOVERY
         try:
-            fields = json.loads(path.read_text(encoding="utf-8"))
+            fields = read_json(path)
             replaced = [(int(epoch), int(batch)) for epoch, batch in fields["replaced"]]
             return cls(int(fields["pieces"]), replaced, list(fields["events"]))
         except FileNotFoundError:
@@ -51,7 +50,7 @@ class Recovery:
 
     def write(self, folder: Path) -> None:
         """Write it whole."""
-        write_whole(folder / RECOVERY, (json.dumps(asdict(self), indent=1) + "\n").encode())
+        write_json(folder / RECOVERY, asdict(self))
 
     def roll_back(self, error: NonFiniteError) -> str:
         """Replace the batch to blame and say so.

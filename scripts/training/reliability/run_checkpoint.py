@@ -9,6 +9,8 @@ from lightning.pytorch.callbacks import Checkpoint
 from scripts.training.classifier import Classifier
 from scripts.training.reliability.checkpoint import BEST
 
+KEPT = 2  # of ``step-*.ckpt``, the newest ones
+
 
 class RunCheckpoint(Checkpoint):
     """Writes ``step-*.ckpt`` within epochs and after each, and ``best.ckpt``.
@@ -24,16 +26,15 @@ class RunCheckpoint(Checkpoint):
     Args:
         folder: Where the files go.
         every: Batches between two checkpoints within an epoch; 0 for none.
-        keep: How many ``step-*.ckpt`` stay, the newest ones.
 
     Raises:
-        ValueError: A negative ``every``, or less than one file to keep.
+        ValueError: A negative ``every``.
     """
 
-    def __init__(self, folder: Path, *, every: int = 100, keep: int = 2):
-        if every < 0 or keep < 1:
-            raise ValueError(f"every must be 0 or more and keep 1 or more, got {every} and {keep}")
-        self.folder, self.every, self.keep = folder, every, keep
+    def __init__(self, folder: Path, *, every: int):
+        if every < 0:
+            raise ValueError(f"checkpoint_every must be 0 or more, got {every}")
+        self.folder, self.every = folder, every
         self.best_score: list[float] | None = None
         self.best_epoch = -1
 
@@ -75,5 +76,5 @@ class RunCheckpoint(Checkpoint):
     def _save_step(self, trainer: Trainer) -> None:
         trainer.save_checkpoint(self.folder / f"step-{trainer.global_step:09d}.ckpt")
         if trainer.is_global_zero:
-            for old in sorted(self.folder.glob("step-*.ckpt"))[: -self.keep]:
+            for old in sorted(self.folder.glob("step-*.ckpt"))[:-KEPT]:
                 old.unlink(missing_ok=True)

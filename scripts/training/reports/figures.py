@@ -15,7 +15,6 @@ from typing import ParamSpec
 import numpy as np
 from matplotlib import style
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties, findfont, get_font
@@ -38,11 +37,10 @@ STYLE = {
     "xtick.color": INK,
     "ytick.color": INK,
     "legend.frameon": False,
-    "savefig.dpi": 150,
 }
 ACCURACY_LIKE = re.compile(r"(train|val)_(\w*accuracy|\w*iou|top\d+)")
 DEPTH = LinearSegmentedColormap.from_list("depth", ["#c9dcea", "#5b9cc6", "#0b4a75"])
-GALLERY_COLUMNS, GALLERY_SIZE = 6, 24
+GALLERY_COLUMNS = 6
 
 
 def as_png(draw: Callable[P, Figure]) -> Callable[P, bytes]:
@@ -50,14 +48,17 @@ def as_png(draw: Callable[P, Figure]) -> Callable[P, bytes]:
 
     @functools.wraps(draw)
     def render(*args: P.args, **kwargs: P.kwargs) -> bytes:
-        buffer = io.BytesIO()
         with style.context(["default", STYLE]):  # saved inside: tick labels are made only then
-            figure = draw(*args, **kwargs)
-            FigureCanvasAgg(figure)
-            figure.savefig(buffer, format="png", metadata={"Software": None})
-        return buffer.getvalue()
+            return png_of(draw(*args, **kwargs))
 
     return render
+
+
+def png_of(figure: Figure) -> bytes:
+    """Save a figure, the same bytes every time."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=150, metadata={"Software": None})
+    return buffer.getvalue()
 
 
 def label(name: str, width: int = 24) -> str:
@@ -171,33 +172,6 @@ def draw_confusion(counts: NDArray, classes: Sequence[str], title: str) -> Figur
     return figure
 
 
-def choose_items(labels: NDArray, predicted: NDArray, confidence: NDArray) -> NDArray[np.intp]:
-    """Choose what a gallery shows, wrong ones first, at least a quarter of them right if possible.
-
-    Within wrong and right, every class has a turn before any has a second one, the most confident
-    first: these are the mistakes worth a look.
-
-    Args:
-        labels: True class of each item.
-        predicted: Predicted class of each item.
-        confidence: Probability of the predicted class.
-
-    Returns:
-        Positions in ``labels``, at most ``GALLERY_SIZE`` of them.
-    """
-    turn = np.zeros(len(labels), dtype=int)
-    wrong = labels != predicted
-    order = np.argsort(-confidence, kind="stable")
-    seen: dict[tuple[int, bool], int] = {}
-    for item in order:
-        key = (int(labels[item]), bool(wrong[item]))
-        turn[item] = seen[key] = seen.get(key, -1) + 1
-    order = order[np.argsort(turn[order], kind="stable")]
-    bad, good = order[wrong[order]], order[~wrong[order]]
-    num_good = min(len(good), max(GALLERY_SIZE // 4, GALLERY_SIZE - len(bad)))
-    return np.concatenate([bad[: GALLERY_SIZE - num_good], good[:num_good]])
-
-
 @as_png
 def draw_gallery(
     items: Sequence[NDArray],
@@ -237,9 +211,6 @@ def draw_gallery(
 def draw_cloud(axes: Axes, points: NDArray, colors: NDArray | None = None) -> None:
     """Draw a cloud as seen from above one corner, with its shadow below.
 
-    The frame is made for all but the outermost 4 % of the points: a few outliers must not shrink
-    the rest to a dot.
-
     Args:
         axes: Where to.
         points: ``(P, 3)``, the third axis up.
@@ -247,12 +218,10 @@ def draw_cloud(axes: Axes, points: NDArray, colors: NDArray | None = None) -> No
     """
     axes.set(xlim=(-1.16, 1.16), ylim=(-1.21, 1.11), aspect="equal")
     finite = np.isfinite(points).all(axis=1)
-    points = points[finite].astype(np.float64)
+    points = points[finite]
     if not len(points):
         return
-    low, high = np.percentile(points, [2, 98], axis=0)
-    points -= (low + high) / 2
-    points /= np.percentile(np.linalg.norm(points, axis=1), 96) or 1.0
+    points = centered(points)
     shadow = points.copy()
     shadow[:, 2] = np.percentile(points[:, 2], 1)
     flat, _ = _project(shadow)
@@ -264,6 +233,16 @@ def draw_cloud(axes: Axes, points: NDArray, colors: NDArray | None = None) -> No
     if colors is not None:
         shades = {"c": colors[finite][order]}
     axes.scatter(*picture[order].T, s=size, linewidths=0, **shades)
+
+
+def centered(points: NDArray) -> NDArray[np.float64]:
+    """Move and scale ``(P, 3)`` so that all but the outermost 4 % of the points lie within 1.
+
+    A few outliers must not shrink the rest to a dot.
+    """
+    low, high = np.percentile(points.astype(np.float64), [2, 98], axis=0)
+    points = points - (low + high) / 2
+    return points / (np.percentile(np.linalg.norm(points, axis=1), 96) or 1.0)
 
 
 def _project(points: NDArray) -> tuple[NDArray, NDArray]:

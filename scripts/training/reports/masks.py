@@ -1,10 +1,13 @@
 """How the report shows a split whose pixels were classified."""
 
 import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
@@ -15,8 +18,6 @@ from scripts.training.reports.splits import SUMMARY_TYPES, Split, percent
 
 COUNTED_IN = {0: "", 3: "thousands of ", 6: "millions of "}
 IGNORED_COLOR = to_rgb("#5c6670")
-COLUMNS = ("image", "truth", "prediction")
-SAMPLES_IN_ROW = 2
 
 
 @dataclass(frozen=True)
@@ -96,8 +97,56 @@ class MaskSplit(Split):
 
     def draw_samples(self, captions: list[str]) -> bytes:
         """Draw the samples that are kept."""
-        arrays = [self.predictions[key] for key in ("scenes", "truths", "masks", "colors")]
-        return draw_scenes(*arrays, self.classes, captions)
+        arrays = self.predictions
+        images, colors = arrays["scenes"], arrays["colors"]
+        truths, masks = (paint(arrays[key], colors) for key in ("truths", "masks"))
+        columns = {"image": images, "truth": truths, "prediction": masks}
+        legend = [
+            Patch(facecolor=tuple(color / 255), edgecolor=figures.GRAY, label=figures.label(name))
+            for name, color in zip(self.classes, colors, strict=True)
+        ]
+        height = 10 / 6 * images.shape[1] / images.shape[2] + 0.3
+        return draw_samples(columns, captions, draw_picture, legend, in_row=2, height=height)
+
+
+@figures.as_png
+def draw_samples(
+    columns: Mapping[str, Sequence[Any]],
+    captions: Sequence[str],
+    show: Callable[[Axes, Any], None],
+    legend: Sequence[Artist],
+    *,
+    in_row: int,
+    height: float,
+) -> Figure:
+    """Draw samples, each as some pictures side by side below its caption.
+
+    Args:
+        columns: Pictures by heading; the same sample is in the same place of each.
+        captions: Text above each sample.
+        show: Draws a picture.
+        legend: Colors and their names.
+        in_row: Samples side by side.
+        height: Of a row, in inches.
+    """
+    num_rows = math.ceil(len(captions) / in_row)
+    figure = Figure(figsize=(10, num_rows * height + 0.9), layout="constrained")
+    groups = figure.subfigures(num_rows, in_row, squeeze=False, wspace=0.02).ravel()
+    for number, (group, caption) in enumerate(zip(groups, captions, strict=False)):
+        group.suptitle(caption, fontsize=9, x=0.02, ha="left")
+        places = group.subplots(1, len(columns))
+        for axes, (name, pictures) in zip(places, columns.items(), strict=True):
+            show(axes, pictures[number])
+            if number < in_row:
+                axes.set_title(name, fontsize=8)
+    figure.legend(handles=legend, loc="outside lower center", ncols=8, fontsize=8)
+    return figure
+
+
+def draw_picture(axes: Axes, picture: NDArray) -> None:
+    """Draw an image without ticks."""
+    axes.imshow(picture, interpolation="nearest")
+    axes.set(xticks=[], yticks=[])
 
 
 def paint(mask: NDArray, colors: NDArray) -> NDArray[np.uint8]:
@@ -113,48 +162,6 @@ def paint(mask: NDArray, colors: NDArray) -> NDArray[np.uint8]:
     return table[mask]
 
 
-@figures.as_png
-def draw_scenes(
-    images: NDArray,
-    truths: NDArray,
-    masks: NDArray,
-    colors: NDArray,
-    classes: list[str],
-    captions: list[str],
-) -> Figure:
-    """Draw images beside their true and predicted masks.
-
-    Args:
-        images: Bytes ``(M, H, W, 3)``.
-        truths: True classes ``(M, H, W)``.
-        masks: Predicted classes ``(M, H, W)``.
-        colors: Color of each class, bytes ``(num_classes, 3)``.
-        classes: Class names.
-        captions: Text above each triple.
-    """
-    num_rows = math.ceil(len(images) / SAMPLES_IN_ROW)
-    height = 10 / (3 * SAMPLES_IN_ROW) * images.shape[1] / images.shape[2] + 0.3
-    figure = Figure(figsize=(10, num_rows * height + 0.8), layout="constrained")
-    groups = figure.subfigures(num_rows, SAMPLES_IN_ROW, squeeze=False, wspace=0.02).ravel()
-    for number, (group, caption) in enumerate(zip(groups, captions, strict=False)):
-        group.suptitle(caption, fontsize=9, x=0.02, ha="left")
-        parts = (images[number], paint(truths[number], colors), paint(masks[number], colors))
-        for axes, part, name in zip(group.subplots(1, 3), parts, COLUMNS, strict=True):
-            axes.imshow(part, interpolation="nearest")
-            axes.set(xticks=[], yticks=[])
-            if number < SAMPLES_IN_ROW:
-                axes.set_title(name, fontsize=8)
-    figure.legend(handles=_legend(classes, colors), loc="outside lower center", ncols=8, fontsize=8)
-    return figure
-
-
 def share(accuracy: float) -> str:
     """Write a share as a percentage, nan where nothing counts."""
     return "no labels" if np.isnan(accuracy) else percent(accuracy)
-
-
-def _legend(classes: list[str], colors: NDArray) -> list[Any]:
-    return [
-        Patch(facecolor=tuple(color / 255), edgecolor=figures.GRAY, label=figures.label(name))
-        for name, color in zip(classes, colors, strict=True)
-    ]

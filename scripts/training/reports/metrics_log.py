@@ -15,7 +15,7 @@ TRAINING = ("epoch", "step", "lr", "train_loss", "train_accuracy")
 
 
 class MetricsLog(Callback):
-    """Appends a row when an epoch has been validated, and prints it; the first epoch is number 1.
+    """Adds a row when an epoch has been validated, and prints it; the first epoch is number 1.
 
     The rows are part of the checkpoints: a run that continues from one first cuts the file back to
     the epochs that the checkpoint knows, so that no epoch is there twice or missing.
@@ -43,7 +43,7 @@ class MetricsLog(Callback):
         validation = (f"val_{name}" for name in pl_module.evaluation.logged)
         self.columns = (*TRAINING, *validation, "seconds")
         if trainer.is_global_zero:
-            self._write("".join(line + "\n" for line in (",".join(self.columns), *self.rows)))
+            self._write()
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: Classifier) -> None:
         """Start the clock of a new epoch."""
@@ -61,7 +61,7 @@ class MetricsLog(Callback):
         }
         self.rows.append(",".join(_text(values.get(column)) for column in self.columns))
         if trainer.is_global_zero:
-            self._write(self.rows[-1] + "\n", append=True)
+            self._write()
             pl_module.print(_line(values, trainer.max_epochs, pl_module.evaluation.best))
 
     def state_dict(self) -> dict[str, Any]:
@@ -75,15 +75,11 @@ class MetricsLog(Callback):
     def _elapsed(self) -> float:
         return self.seconds + time.monotonic() - self._started
 
-    def _write(self, text: str, *, append: bool = False) -> None:
-        """Write, and where the disk refuses, warn and write everything the next time."""
+    def _write(self) -> None:
+        """Write, or warn where the disk refuses."""
+        lines = (",".join(self.columns), *self.rows)
         try:
-            if append and not self.failures:
-                with self.path.open("a", encoding="utf-8") as file:
-                    file.write(text)
-            else:
-                lines = (",".join(self.columns), *self.rows)
-                write_whole(self.path, "".join(line + "\n" for line in lines).encode())
+            write_whole(self.path, "".join(line + "\n" for line in lines).encode())
         except OSError as error:
             self.failures += 1
             warnings.warn(f"{self.path} was not written: {error}", TrainingWarning, stacklevel=2)

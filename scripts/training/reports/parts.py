@@ -1,20 +1,16 @@
 """How the report shows a split whose points were classified."""
 
-import math
 from dataclasses import dataclass
 from typing import ClassVar
 
 import matplotlib
 import numpy as np
-from matplotlib.figure import Figure
+from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
 from scripts.training.reports import figures
-from scripts.training.reports.masks import IGNORED_COLOR, MaskSplit
-
-PAIRS_IN_ROW = 3
-COLUMNS = ("truth", "prediction")
+from scripts.training.reports.masks import IGNORED_COLOR, MaskSplit, draw_samples
 
 
 @dataclass(frozen=True)
@@ -30,8 +26,24 @@ class PartSplit(MaskSplit):
 
     def draw_samples(self, captions: list[str]) -> bytes:
         """Draw the samples that are kept."""
-        arrays = [self.predictions[key] for key in ("clouds", "truths", "parts")]
-        return draw_parts(*arrays, self.classes, captions)
+        clouds, truths, parts = (self.predictions[key] for key in ("clouds", "truths", "parts"))
+        colors, shown = part_colors(len(self.classes)), np.union1d(truths, parts)
+        columns = {
+            name: list(zip(clouds, colors[numbers], strict=True))
+            for name, numbers in (("truth", truths), ("prediction", parts))
+        }
+        legend = [
+            Line2D([], [], color=colors[part], marker="o", ls="", label=figures.label(name))
+            for part, name in enumerate(self.classes)
+            if part in shown
+        ]
+        return draw_samples(columns, captions, draw_colored, legend, in_row=3, height=1.9)
+
+
+def draw_colored(axes: Axes, cloud: tuple[NDArray, NDArray]) -> None:
+    """Draw points in their colors, without a frame."""
+    figures.draw_cloud(axes, *cloud)
+    axes.set_axis_off()
 
 
 def part_colors(num_parts: int) -> NDArray:
@@ -48,37 +60,3 @@ def part_colors(num_parts: int) -> NDArray:
     hsv = np.stack([hues, np.full(num_parts, 0.8), bright], axis=1)
     table[:num_parts] = matplotlib.colors.hsv_to_rgb(hsv)
     return table
-
-
-@figures.as_png
-def draw_parts(
-    clouds: NDArray, truths: NDArray, parts: NDArray, classes: list[str], captions: list[str]
-) -> Figure:
-    """Draw clouds in the colors of their true and of their predicted parts.
-
-    Args:
-        clouds: ``(M, P, 3)``.
-        truths: True parts ``(M, P)``.
-        parts: Predicted parts ``(M, P)``.
-        classes: Names of the parts.
-        captions: Text above each pair.
-    """
-    colors = part_colors(len(classes))
-    num_rows = math.ceil(len(clouds) / PAIRS_IN_ROW)
-    figure = Figure(figsize=(10, 1.9 * num_rows + 0.9), layout="constrained")
-    groups = figure.subfigures(num_rows, PAIRS_IN_ROW, squeeze=False).ravel()
-    for number, (group, caption) in enumerate(zip(groups, captions, strict=False)):
-        group.suptitle(caption, fontsize=9, x=0.02, ha="left")
-        labels = truths[number], parts[number]
-        for axes, part, name in zip(group.subplots(1, 2), labels, COLUMNS, strict=True):
-            figures.draw_cloud(axes, clouds[number], colors[part])
-            axes.set_axis_off()
-            if number < PAIRS_IN_ROW:
-                axes.set_title(name, fontsize=8)
-    shown = np.union1d(truths, parts)
-    handles = [
-        Line2D([], [], color=colors[part], marker="o", ls="", label=figures.label(classes[part]))
-        for part in shown[shown < len(classes)]
-    ]
-    figure.legend(handles=handles, loc="outside lower center", ncols=9, fontsize=8)
-    return figure

@@ -10,17 +10,17 @@ import csv
 import io
 import json
 import re
-import shlex
 import struct
 from pathlib import Path
 from typing import Any
 
 import jinja2
 import numpy as np
-import yaml
 from numpy.typing import NDArray
 
+from scripts.training.reliability.errors import RunFolderError
 from scripts.training.reliability.files import write_whole
+from scripts.training.reliability.run_folder import read_config
 from scripts.training.reports import figures
 from scripts.training.reports.masks import MaskSplit
 from scripts.training.reports.parts import PartSplit
@@ -168,15 +168,6 @@ def _fold(text: str) -> list[tuple[str, str]]:
     return [("", plain)] * bool(plain) + [(chunk.split(":")[0], chunk) for chunk in nested]
 
 
-def _find_command(tree: Any) -> str:
-    """Find the first ``command`` in a nested configuration, a text or a list of words."""
-    if not isinstance(tree, dict):
-        return ""
-    if command := tree.get("command"):
-        return shlex.join(map(str, command)) if isinstance(command, list) else str(command)
-    return next(filter(None, map(_find_command, tree.values())), "")
-
-
 def _embed(png: bytes, caption: str, name: str) -> dict[str, Any]:
     kind = "photograph" if name.startswith(("images", "scenes")) else "chart"
     (width,) = struct.unpack(">I", png[16:20])
@@ -229,8 +220,8 @@ def _page(
     config = run_dir / "config.yaml"
     text = config.read_text(encoding="utf-8", errors="replace") if config.exists() else ""
     try:
-        command = _find_command(yaml.safe_load(text))
-    except yaml.YAMLError:  # shown as it is all the same
+        command = read_config(config).get("command", "")
+    except RunFolderError:  # shown as it is all the same
         command = ""
     measured = [split for split in splits if split.predictions]
     notes = [f"There are no predictions for {s.name}." for s in splits if not s.predictions]

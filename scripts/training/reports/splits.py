@@ -35,13 +35,7 @@ class Split:
         predictions: Arrays by name, none without a predictions file.
     """
 
-    headings: ClassVar = (
-        "accuracy",
-        "95 % interval",
-        "mean over classes",
-        "loss",
-        "samples",
-    )
+    headings: ClassVar = ("accuracy", "95 % interval", "mean over classes", "loss", "samples")
     by_class: ClassVar = ("Accuracy by class", "count", "correct", "accuracy")
     types: ClassVar[dict[str, tuple[type, ...]]] = SUMMARY_TYPES
 
@@ -142,13 +136,13 @@ class Split:
                 arrays[key][arrays[rows]] for key in ("probabilities", "labels")
             )
             predicted, confidence = probabilities.argmax(axis=1), probabilities.max(axis=1)
-            chosen = figures.choose_items(labels, predicted, confidence)
-            captions = [(classes[labels[i]], classes[predicted[i]], confidence[i]) for i in chosen]
-            right = (labels == predicted)[chosen]
-            title = (
-                f"{self.name}: {len(chosen)} of {len(arrays['labels']):,} {kind}, wrong ones first"
-            )
-            png = figures.draw_gallery(list(arrays[kind][chosen]), captions, right, title)
+            captions = [
+                (classes[true], classes[taken], sure)
+                for true, taken, sure in zip(labels, predicted, confidence, strict=True)
+            ]
+            counted = f"{len(labels)} of {len(arrays['labels']):,} {kind}"
+            title = f"{self.name}: {counted}, wrong ones first"
+            png = figures.draw_gallery(arrays[kind], captions, labels == predicted, title)
             caption = (
                 "Above each: true class → predicted class (probability). Framed in green with a "
                 "check mark: right, in red with a cross: wrong."

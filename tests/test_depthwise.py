@@ -10,7 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from mgic_vision.layers import DepthwiseConv2d
 from mgic_vision.ops.kernel import run_kernel
-from tests.geo.nn.test_norm_act import needs_compiler
+from tests.kernels import needs_compiler
 
 
 def images(*shape: int, seed: int = 0, order=torch.channels_last) -> Tensor:

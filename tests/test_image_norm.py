@@ -9,7 +9,8 @@ from torch.testing import assert_close
 
 from mgic_vision import create_model
 from mgic_vision.norm import BatchNorm2d, Chain
-from tests.geo.nn.test_norm_act import drawn, needs_compiler
+from tests.geo.nn.test_norm_act import drawn
+from tests.kernels import needs_compiler
 
 
 def images(*shape: int, order: torch.memory_format = torch.channels_last) -> Tensor:

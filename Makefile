@@ -4,7 +4,7 @@ BIN := .venv/bin
 # imports are compiled once and kept, also where the environment says otherwise: three times as fast
 export PYTHONDONTWRITEBYTECODE :=
 # what `make sanitize` runs: the tests of operations, or some of them
-TESTS ?= tests/test_operations.py tests/geo/ops/test_mix_derivatives.py \
+TESTS ?= tests/test_operations.py tests/test_fuzz_values.py tests/geo/ops/test_mix_derivatives.py \
 	tests/geo/ops/test_neighbor_max.py tests/geo/ops/test_add_normalized_linear.py \
 	tests/geo/graphs/test_derivatives.py tests/geo/graphs/test_neighbors.py \
 	tests/geo/nn/test_grouped_linear.py tests/geo/nn/test_norm_act.py tests/geo/nn/test_diff_conv.py \

@@ -9,6 +9,7 @@ from mgic_geo.ops.csrc import build
 from mgic_geo.ops.operator import noting
 from mgic_vision.ops.kernel import IMAGES
 from tests import no_network
+from tests.kernels import kernels_off
 from tests.meshes import fill
 
 no_network.refuse_network()
@@ -50,8 +51,7 @@ def kernels(request: pytest.FixtureRequest) -> Iterator[None]:
             pytest.skip("no C compiler")
         yield
         return
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(build, "library", lambda *_: None)
+    with kernels_off():
         yield
 
 

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from sparse_matrices import sparse_matrices
 from torch import Tensor
 from torch_geometric import EdgeIndex
 
@@ -29,10 +28,15 @@ from mgic_geo.graphs.derivatives import DerivativeOperators, derivative_operator
 from mgic_geo.nn.diff_conv import DiffGCNConv
 from mgic_geo.nn.edge_conv import GroupedEdgeConv
 from mgic_geo.ops.csrc import build
-from tests.fuzz_values import Draw, _kernels_off
+from tests.fuzz_values import Draw
+from tests.kernels import kernels_off
+from tests.operators import OPERATIONS, make_inputs
+from tests.sparse_matrices import SparseMatrix, sparse_matrices, spmm
 
 Arguments = dict[str, Any]
 Call = Callable[..., Any]
+Drawn = tuple[Call, Arguments]
+Entry = Callable[[Draw], Drawn]
 
 ERRORS = (ValueError, TypeError, RuntimeError, IndexError, NotImplementedError, MemoryError)
 NODES, CHANNELS = 24, 8
@@ -43,87 +47,94 @@ def _graph(draw: Draw) -> Tensor:
     return edges[:, edges[1].argsort(stable=True)] if draw.integer(0, 1) else edges
 
 
+def _adjacency(draw: Draw) -> Adjacency:
+    return to_adjacency(_graph(draw), NODES, NODES)
+
+
 def _features(draw: Draw, rows: int = NODES, channels: int = CHANNELS) -> Tensor:
     return draw.normal(rows, channels).float()
 
 
-def _edge_conv(draw: Draw) -> tuple[Call, Arguments]:
-    conv = GroupedEdgeConv(CHANNELS, CHANNELS, groups=draw.one_of(1, 2, 4))
-    return conv, {"x": _features(draw), "edge_index": _graph(draw)}
+def _conv(make: Callable[[Draw], Call], *, weights: bool = False) -> Entry:
+    """Of a convolution on edges, with derivatives along them or without."""
 
-
-def _diff_conv(draw: Draw) -> tuple[Call, Arguments]:
-    conv = DiffGCNConv(CHANNELS, CHANNELS, groups=draw.one_of(1, 2, 4))
-    edges = _graph(draw)
-    weights = edge_gradients(_features(draw, NODES, 3), edges)
-    return conv, {"x": _features(draw), "edge_index": edges, "edge_attr": weights}
-
-
-def _cycle(conv: Call) -> Callable[[Draw], tuple[Call, Arguments]]:
-    def drawn(draw: Draw) -> tuple[Call, Arguments]:
-        layer = MGICMessagePassing(CHANNELS, CHANNELS, conv, group_size=2).eval()
-        arguments = {"x": _features(draw), "edge_index": _graph(draw)}
-        if conv is DiffGCNConv:
-            weights = edge_gradients(_features(draw, NODES, 3), arguments["edge_index"])
-            arguments["edge_attr"] = weights
+    def drawn(draw: Draw) -> Drawn:
+        layer, edges = make(draw), _graph(draw)
+        arguments = {"x": _features(draw), "edge_index": edges}
+        if weights:
+            arguments["edge_attr"] = edge_gradients(_features(draw, NODES, 3), edges)
         return layer, arguments
 
     return drawn
 
 
-def _ready_adjacency(draw: Draw) -> tuple[Call, Arguments]:
-    graph = to_adjacency(_graph(draw), NODES, NODES)
-    conv = GroupedEdgeConv(CHANNELS, CHANNELS)
-
-    def call(x: Tensor, ptr: Tensor, index: Tensor, num_sources: int) -> Tensor:
-        return conv(x, Adjacency(ptr, index, num_sources))
-
-    sources = draw.one_of(NODES, NODES, NODES + 1, 1)
-    ready = {"x": _features(draw), "ptr": graph.ptr, "index": graph.index, "num_sources": sources}
-    return call, ready
+def _cycle(conv: Call) -> Callable[[Draw], Call]:
+    return lambda draw: MGICMessagePassing(CHANNELS, CHANNELS, conv, group_size=2).eval()
 
 
-def _ready_operators(draw: Draw) -> tuple[Call, Arguments]:
-    edges = _graph(draw)
-    graph = to_adjacency(edges, NODES, NODES)
-    weights = graph.sort(edge_gradients(_features(draw, NODES, 3), edges))
-    operators = derivative_operators(graph, weights)
-    conv = DiffGCNConv(CHANNELS, CHANNELS, groups=draw.one_of(1, 4))
-    train = bool(draw.integer(0, 1))
+def _prepared(make: Callable[[Draw], Any], apply: Callable[[Draw], Call]) -> Entry:
+    """Of ``(x, graph) -> y`` where the graph, a named tuple, is given ready-made."""
 
-    def call(x: Tensor, **fields: Tensor) -> Any:
-        if not train:
-            with torch.no_grad():
-                return conv(x, DerivativeOperators(**fields))
-        y = conv(x, DerivativeOperators(**fields))
-        return (y, *torch.autograd.grad(y.sum(), tuple(conv.parameters())))
+    def drawn(draw: Draw) -> Drawn:
+        graph, function = make(draw), apply(draw)
 
-    return call, {"x": _features(draw), **operators._asdict()}
+        def call(x: Tensor, **fields: Any) -> Any:
+            return function(x, type(graph)(**fields))
 
-
-def _sparse_tensor(layout: torch.layout) -> Callable[[Draw], tuple[Call, Arguments]]:
-    def drawn(draw: Draw) -> tuple[Call, Arguments]:
-        graph = to_adjacency(_graph(draw), NODES, NODES)
-        ones, size = torch.ones(graph.index.numel()), (NODES, NODES)
-        conv = GroupedEdgeConv(CHANNELS, CHANNELS)
-
-        def csr(x: Tensor, ptr: Tensor, index: Tensor) -> Tensor:
-            matrix = torch.sparse_csr_tensor(ptr, index, ones, size, check_invariants=False)
-            return conv(x, matrix)
-
-        def coo(x: Tensor, target: Tensor, index: Tensor) -> Tensor:
-            pair = torch.stack([target, index])
-            return conv(x, torch.sparse_coo_tensor(pair, ones, size, check_invariants=False))
-
-        arguments = {"x": _features(draw), "index": graph.index}
-        if layout == torch.sparse_csr:
-            return csr, {**arguments, "ptr": graph.ptr}
-        return coo, {**arguments, "target": graph.targets()}
+        return call, {"x": _features(draw), **graph._asdict()}
 
     return drawn
 
 
-def _edge_index(draw: Draw) -> tuple[Call, Arguments]:
+def _ready_adjacency(draw: Draw) -> Adjacency:
+    return _adjacency(draw)._replace(num_sources=draw.one_of(NODES, NODES, NODES + 1, 1))
+
+
+def _ready_operators(draw: Draw) -> DerivativeOperators:
+    edges = _graph(draw)
+    graph = to_adjacency(edges, NODES, NODES)
+    return derivative_operators(graph, graph.sort(edge_gradients(_features(draw, NODES, 3), edges)))
+
+
+def _ready_matrix(draw: Draw) -> SparseMatrix:
+    graph = _adjacency(draw)
+    return sparse_matrices(graph, draw.normal(graph.index.numel(), 1).float())[0]
+
+
+def _evaluated_or_trained(draw: Draw) -> Call:
+    conv, train = DiffGCNConv(CHANNELS, CHANNELS, groups=draw.one_of(1, 4)), draw.integer(0, 1)
+
+    def call(x: Tensor, operators: DerivativeOperators) -> Any:
+        with torch.set_grad_enabled(bool(train)):
+            y = conv(x, operators)
+        return (y, *torch.autograd.grad(y.sum(), tuple(conv.parameters()))) if train else y
+
+    return call
+
+
+def _csr(draw: Draw) -> Drawn:
+    graph, conv = _adjacency(draw), GroupedEdgeConv(CHANNELS, CHANNELS)
+    ones = torch.ones(graph.index.numel())
+
+    def call(x: Tensor, ptr: Tensor, index: Tensor) -> Tensor:
+        size = NODES, NODES
+        return conv(x, torch.sparse_csr_tensor(ptr, index, ones, size, check_invariants=False))
+
+    return call, {"x": _features(draw), "index": graph.index, "ptr": graph.ptr}
+
+
+def _coo(draw: Draw) -> Drawn:
+    graph, conv = _adjacency(draw), GroupedEdgeConv(CHANNELS, CHANNELS)
+    ones = torch.ones(graph.index.numel())
+
+    def call(x: Tensor, target: Tensor, index: Tensor) -> Tensor:
+        pair, size = torch.stack([target, index]), (NODES, NODES)
+        return conv(x, torch.sparse_coo_tensor(pair, ones, size, check_invariants=False))
+
+    return call, {"x": _features(draw), "index": graph.index, "target": graph.targets()}
+
+
+def _edge_index(draw: Draw) -> Drawn:
     conv = GroupedEdgeConv(CHANNELS, CHANNELS)
     order = draw.one_of("col", "row", None)
 
@@ -133,22 +144,22 @@ def _edge_index(draw: Draw) -> tuple[Call, Arguments]:
     return call, {"x": _features(draw), "edges": _graph(draw)}
 
 
-def _linear(draw: Draw) -> tuple[Call, Arguments]:
+def _linear(draw: Draw) -> Drawn:
     layer = GroupedLinear(CHANNELS, 2 * CHANNELS, groups=draw.one_of(1, 2, 8))
 
-    def call(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        return torch.func.functional_call(layer, {"weight": weight, "bias": bias}, (x,))
+    def call(x: Tensor, **parameters: Tensor) -> Tensor:
+        return torch.func.functional_call(layer, parameters, (x,))
 
-    parameters = {"weight": layer.weight.detach(), "bias": layer.bias.detach()}
+    parameters = {name: parameter.detach() for name, parameter in layer.named_parameters()}
     return call, {"x": _features(draw, 300), **parameters}
 
 
-def _linear_cycle(draw: Draw) -> tuple[Call, Arguments]:
+def _linear_cycle(draw: Draw) -> Drawn:
     layer = MGICLinear(CHANNELS, group_size=2, make_norm=torch.nn.BatchNorm1d).eval()
     return layer, {"x": _features(draw, 300)}
 
 
-def _neighbors(draw: Draw) -> tuple[Call, Arguments]:
+def _neighbors(draw: Draw) -> Drawn:
     batch = torch.arange(NODES) // draw.integer(1, NODES)
     k = draw.one_of(1, 5, 40, 1000)
     return lambda x, batch: mgic_geo.knn_graph(x, k, batch).as_tensor(), {
@@ -157,22 +168,13 @@ def _neighbors(draw: Draw) -> tuple[Call, Arguments]:
     }
 
 
-def _gradients(draw: Draw) -> tuple[Call, Arguments]:
+def _gradients(draw: Draw) -> Drawn:
     arguments = {"pos": _features(draw, NODES, 3), "edge_index": _graph(draw)}
     return edge_gradients, {**arguments, "batch": torch.zeros(NODES, dtype=torch.long)}
 
 
-def _maximum(draw: Draw) -> tuple[Call, Arguments]:
-    graph = to_adjacency(_graph(draw), NODES, NODES)
-
-    def call(x: Tensor, ptr: Tensor, index: Tensor) -> Tensor:
-        return neighbor_max(Adjacency(ptr, index, NODES), x)
-
-    return call, {"x": _features(draw), "ptr": graph.ptr, "index": graph.index}
-
-
-def _point_network(name: str, *, fused: bool) -> Callable[[Draw], tuple[Call, Arguments]]:
-    def drawn(draw: Draw) -> tuple[Call, Arguments]:
+def _point_network(name: str, *, fused: bool) -> Entry:
+    def drawn(draw: Draw) -> Drawn:
         torch.manual_seed(0)
         model = mgic_geo.create_model(name, 3, width=8, k=3).eval()
         model = mgic_geo.fuse(model) if fused else model
@@ -190,8 +192,8 @@ def _point_network(name: str, *, fused: bool) -> Callable[[Draw], tuple[Call, Ar
 _images: dict[str, tuple[Any, Any]] = {}  # with kernels and without
 
 
-def _image_network(name: str) -> Callable[[Draw], tuple[Call, Arguments]]:
-    def drawn(draw: Draw) -> tuple[Call, Arguments]:
+def _image_network(name: str) -> Entry:
+    def drawn(draw: Draw) -> Drawn:
         if name not in _images:
             torch.manual_seed(0)
             model = mgic_vision.create_model(name, 3).eval()
@@ -207,79 +209,8 @@ def _image_network(name: str) -> Callable[[Draw], tuple[Call, Arguments]]:
     return drawn
 
 
-def _operators(draw: Draw) -> dict[str, Arguments]:
-    """Valid arguments of registered operators, by name."""
-    edges = _graph(draw)
-    graph = to_adjacency(edges, NODES, NODES)
-    pos = _features(draw, NODES, 3)
-    attr = graph.sort(edge_gradients(pos, edges))
-    ops = derivative_operators(graph, attr)
-    x, grad = _features(draw, 300), _features(draw, 300, 4)
-    nodes, of_nodes = _features(draw), _features(draw, NODES, 4)
-    weight, mix = draw.normal(2, 2, 4).float(), draw.normal(2, 2, 28).float()
-    bias, ones = draw.normal(4).float(), torch.ones(CHANNELS)
-    row = torch.randint(0, NODES + 1, (NODES, CHANNELS), generator=draw.generator)
-    after = {"subtrahend": of_nodes, "relu": bool(draw.integer(0, 1))}
-    spread = {"x": grad, "weight": draw.normal(2, 4, 2).float()}
-    (matrix,) = sparse_matrices(graph, attr[:, :1])
-    return {
-        "grouped_linear": {"x": x, "weight": weight, "bias": bias, "addend": grad},
-        "grouped_linear_weight": {"x": x, "grad": grad, "groups": 2},
-        "mix_derivatives": {"x": nodes, "weight": mix, "bias": bias, **after, **ops._asdict()},
-        "mix_derivatives_backward": {
-            "grad": of_nodes,
-            "x": nodes,
-            "weight": mix,
-            **ops._asdict(),
-        },
-        "derivative_operators": {"ptr": graph.ptr, "index": graph.index, "edge_value": attr},
-        "edge_gradients": {
-            "pos": pos,
-            "source": edges[0],
-            "target": edges[1],
-            "batch": torch.arange(NODES) // 5,
-            "softening": 0.5,
-        },
-        "neighbor_max": {"x": nodes, "ptr": graph.ptr, "index": graph.index},
-        "add_at_rows": {"grad": nodes, "row": row, "num_rows": NODES},
-        "knn": {"x": pos, "batch": torch.arange(NODES) // 9, "k": 3, "backend": "auto"},
-        "batch_norm_act": {"x": x, "weight": ones, "bias": ones, "eps": 1e-5, "activation": 1},
-        "batch_norm_act_backward": {
-            "grad": x,
-            "x": x,
-            "weight": ones,
-            "bias": ones,
-            "statistics": torch.rand(5, CHANNELS) + 1,
-            "eps": 1e-5,
-            "activation": draw.one_of(0, 1, 2),
-        },
-        "add_normalized_linear": {
-            "addend": x,
-            **spread,
-            "scale": ones,
-            "shift": ones,
-            "eps": 1e-5,
-        },
-        "add_normalized_linear_backward": {
-            "grad": x,
-            **spread,
-            "scale": ones,
-            "shift": ones,
-            "statistics": torch.rand(5, CHANNELS) + 1,
-            "eps": 1e-5,
-        },
-        "spmm": {"x": nodes, **matrix._asdict()},
-        "compress": {
-            "source": edges[0],
-            "target": edges[1],
-            "num_sources": NODES,
-            "num_targets": NODES,
-        },
-    }
-
-
-def _operator(draw: Draw) -> tuple[Call, Arguments]:
-    known = _operators(draw)
+def _operator(draw: Draw) -> Drawn:
+    known = make_inputs(draw.generator, nodes=NODES)
     name = draw.one_of(*known)
     operator = getattr(torch.ops.mgic, name)
 
@@ -287,24 +218,29 @@ def _operator(draw: Draw) -> tuple[Call, Arguments]:
         return operator(**arguments)
 
     call.operator = name
-    return call, known[name]
+    return call, dict(zip(OPERATIONS[name].names, known[name], strict=True))
 
 
-ENTRIES: dict[str, Callable[[Draw], tuple[Call, Arguments]]] = {
-    "GroupedEdgeConv": _edge_conv,
-    "DiffGCNConv": _diff_conv,
-    "MGICMessagePassing(edge)": _cycle(GroupedEdgeConv),
-    "MGICMessagePassing(diff)": _cycle(DiffGCNConv),
-    "Adjacency": _ready_adjacency,
-    "DerivativeOperators": _ready_operators,
-    "CSR": _sparse_tensor(torch.sparse_csr),
-    "COO": _sparse_tensor(torch.sparse_coo),
+ENTRIES: dict[str, Entry] = {
+    "GroupedEdgeConv": _conv(
+        lambda draw: GroupedEdgeConv(CHANNELS, CHANNELS, groups=draw.one_of(1, 2, 4))
+    ),
+    "DiffGCNConv": _conv(
+        lambda draw: DiffGCNConv(CHANNELS, CHANNELS, groups=draw.one_of(1, 2, 4)), weights=True
+    ),
+    "MGICMessagePassing(edge)": _conv(_cycle(GroupedEdgeConv)),
+    "MGICMessagePassing(diff)": _conv(_cycle(DiffGCNConv), weights=True),
+    "Adjacency": _prepared(_ready_adjacency, lambda draw: GroupedEdgeConv(CHANNELS, CHANNELS)),
+    "DerivativeOperators": _prepared(_ready_operators, _evaluated_or_trained),
+    "spmm": _prepared(_ready_matrix, lambda draw: lambda x, matrix: spmm(matrix, x)),
+    "neighbor_max": _prepared(_adjacency, lambda draw: lambda x, graph: neighbor_max(graph, x)),
+    "CSR": _csr,
+    "COO": _coo,
     "EdgeIndex": _edge_index,
     "GroupedLinear": _linear,
     "MGICLinear": _linear_cycle,
     "knn_graph": _neighbors,
     "edge_gradients": _gradients,
-    "neighbor_max": _maximum,
     "mgic_diffgcn": _point_network("mgic_diffgcn", fused=False),
     "mgic_dgcnn, fused": _point_network("mgic_dgcnn", fused=True),
     "mgic_diffgcn, fused": _point_network("mgic_diffgcn", fused=True),
@@ -415,7 +351,7 @@ ALSO = ("edge", "node", "adjacency", "channels", "dtype", "expected", "finite", 
 
 
 def _end(call: Call, arguments: Arguments, *, kernels: bool) -> Any:
-    with nullcontext() if kernels else _kernels_off():
+    with nullcontext() if kernels else kernels_off():
         try:
             return call(**arguments)
         except ERRORS as error:

@@ -10,13 +10,11 @@ threads.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
-import pytest
 import torch
-from sparse_matrices import sparse_matrices, spmm
 from torch import Tensor, nn
 from torch.nn import functional
 from torch_geometric.nn import BatchNorm
@@ -34,6 +32,9 @@ from mgic_geo.ops.csrc import build
 from mgic_geo.ops.mix_derivatives import mix_derivatives
 from mgic_vision.layers import DepthwiseConv2d
 from mgic_vision.norm import BatchNorm2d, Chain
+from tests.kernels import kernels_off, on_threads
+from tests.neighbor_clouds import oracle
+from tests.sparse_matrices import sparse_matrices, spmm
 
 Inputs = dict[str, Tensor]
 Operation = Callable[[Inputs], tuple[Tensor, ...]]
@@ -45,7 +46,7 @@ ULP = 2.0**-23
 FLOOR = 4e-6  # relative to the largest number of a result: sums in another order
 
 # maps of narrow groups: what is not finite may reach the groups beside its own (GroupedLinear)
-SPREADS = {"grouped_linear", "correction"}
+SPREADS = {"grouped_linear", "correction", "correction without scale"}
 # layers with torch's own batch norm inside, whose sums depend on the number of threads, and which
 # is less exact by some factor where rows lie one after another, as the kernels leave them
 TORCH_SUMS = {"MGICLinear": 8.0}
@@ -152,15 +153,16 @@ def _mix_derivatives(draw: Draw) -> tuple[Inputs, Operation]:
     inputs = {
         "x": draw.features(batch.numel(), groups * columns),
         "weight": draw.normal(groups, rows, 7 * columns),
-        "bias": draw.normal(groups * rows),
         "subtrahend": draw.normal(batch.numel(), groups * rows),
     }
+    if draw.integer(0, 1):
+        inputs["bias"] = draw.normal(groups * rows)
     value = (draw.normal(graph.index.numel(), 3) / 3).float().double()
 
     def run(i: Inputs) -> tuple[Tensor, ...]:
         operators = derivative_operators(graph, value.to(i["x"].dtype))
-        inputs = (i[name] for name in ("x", "weight", "bias", "subtrahend"))
-        return (mix_derivatives(*inputs, False, *operators),)
+        x, weight, bias = i["x"], i["weight"], i.get("bias")
+        return (mix_derivatives(x, weight, bias, i["subtrahend"], False, *operators),)
 
     return inputs, run
 
@@ -186,21 +188,26 @@ def _of_kernels(act: Any, x: Tensor) -> Any:
     return act
 
 
-def _norm_act(draw: Draw) -> tuple[Inputs, Operation]:
+def _put(module: nn.Module, inputs: Inputs, **names: str) -> None:
+    """Inputs in the place of a module's parameters, where they are given."""
+    for name, key in names.items():
+        if key in inputs:
+            delattr(module, name)
+            setattr(module, name, inputs[key])
+
+
+def _norm_act(draw: Draw, *, affine: bool = True) -> tuple[Inputs, Operation]:
     rows, channels = 1 + draw.size(draw.one_of(300, 5000)), draw.size(draw.one_of(40, 600))
-    norm = draw.one_of(nn.BatchNorm1d, BatchNorm)(channels).train()
+    norm = draw.one_of(nn.BatchNorm1d, BatchNorm)(channels, affine=affine).train()
     act = draw.one_of(None, nn.ReLU(), nn.Hardswish())
-    inputs = {
-        "x": draw.spoiled(draw.features(rows, channels)),
-        "weight": draw.normal(channels),
-        "bias": draw.normal(channels),
-    }
+    inputs = {"x": draw.spoiled(draw.features(rows, channels))}
+    if affine:
+        inputs |= {"weight": draw.normal(channels), "bias": draw.normal(channels)}
 
     def run(i: Inputs) -> tuple[Tensor, ...]:
         own = copy.deepcopy(norm).to(i["x"].dtype)
         inner = own.module if isinstance(own, BatchNorm) else own
-        del inner.weight, inner.bias
-        inner.weight, inner.bias = i["weight"], i["bias"]
+        _put(inner, i, weight="weight", bias="bias")
         y = norm_act(own, _of_kernels(act, i["x"]), i["x"])
         return y, inner.running_mean, inner.running_var
 
@@ -222,7 +229,7 @@ def _image_norm(draw: Draw) -> tuple[Inputs, Operation]:
     return inputs, run
 
 
-def _correction(draw: Draw) -> tuple[Inputs, Operation]:
+def _correction(draw: Draw, *, affine: bool = True) -> tuple[Inputs, Operation]:
     groups, columns = draw.integer(1, 8), draw.size(16)
     rows, n = draw.one_of(columns, 2 * columns), 1 + draw.size(4000)
     x = draw.features(n, groups * columns)
@@ -233,17 +240,17 @@ def _correction(draw: Draw) -> tuple[Inputs, Operation]:
         "x": draw.spoiled(x),
         "weight": weight.float().double(),
         "addend": draw.normal(n, groups * rows),
-        "scale": draw.normal(groups * rows),
-        "shift": draw.normal(groups * rows),
     }
+    if affine:
+        inputs |= {"scale": draw.normal(groups * rows), "shift": draw.normal(groups * rows)}
 
     def run(i: Inputs) -> tuple[Tensor, ...]:
         prolong = GroupedLinear(groups * columns, groups * rows, groups=groups, bias=False)
-        norm = nn.BatchNorm1d(groups * rows).to(i["x"].dtype)
-        del prolong.weight, norm.weight, norm.bias
+        norm = nn.BatchNorm1d(groups * rows, affine=affine).to(i["x"].dtype)
+        _put(norm, i, weight="scale", bias="shift")
+        del prolong.weight
         # a norm is blind to the scale of one input, whose gradient is nothing but rounding
         prolong.weight = i["weight"].detach() if columns == 1 else i["weight"]
-        norm.weight, norm.bias = i["scale"], i["shift"]
         correction = GraphCorrection(prolong, nn.Identity())
         correction.norm = norm
         y = correction(i["x"], i["addend"])
@@ -296,41 +303,36 @@ def _depthwise(draw: Draw) -> tuple[Inputs, Operation]:
 
     def run(i: Inputs) -> tuple[Tensor, ...]:
         conv = DepthwiseConv2d(channels, channels, kernel=kernel, dilation=dilation)
-        del conv.weight
-        conv.weight = i["weight"]
+        _put(conv, i, weight="weight")
         return (conv(i["x"].permute(0, 3, 1, 2)),)
 
     return inputs, run
 
 
-def _layer(make: Callable[[Draw, int], nn.Module], most: int) -> Callable[[Draw], Any]:
-    """Of a layer on features, ``(module, x) -> y``, with its parameters as inputs."""
-
-    def drawn(draw: Draw) -> tuple[Inputs, Operation]:
-        torch.manual_seed(draw.integer(0, 1 << 30))
-        channels = draw.size(most)
-        layer = make(draw, channels).train()
-        inputs = {name: p.detach().double() for name, p in layer.named_parameters()}
-        inputs["x"] = draw.normal(1 + draw.size(2500), channels)
-
-        def run(i: Inputs) -> tuple[Tensor, ...]:
-            own = copy.deepcopy(layer).to(i["x"].dtype)
-            state = {name: tensor for name, tensor in i.items() if name != "x"}
-            return (torch.func.functional_call(own, state, (i["x"],)),)
-
-        return inputs, run
-
-    return drawn
+def _as_inputs(layer: nn.Module, x: Tensor) -> Inputs:
+    """The parameters of a layer beside its features."""
+    return {name: p.detach().double() for name, p in layer.named_parameters()} | {"x": x}
 
 
-def _linear_cycle(draw: Draw, channels: int) -> nn.Module:
-    return MGICLinear(
+def _call(layer: nn.Module, inputs: Inputs, *further: Tensor) -> tuple[Tensor, ...]:
+    """What a layer with these parameters makes of these features."""
+    own = copy.deepcopy(layer).to(inputs["x"].dtype)
+    state = {name: tensor for name, tensor in inputs.items() if name != "x"}
+    return (torch.func.functional_call(own, state, (inputs["x"], *further)),)
+
+
+def _linear_cycle(draw: Draw) -> tuple[Inputs, Operation]:
+    torch.manual_seed(draw.integer(0, 1 << 30))
+    channels = draw.size(96)
+    layer = MGICLinear(
         channels,
         group_size=draw.integer(1, 20),
         coarse_size=draw.integer(1, 20),
         make_norm=draw.one_of(None, nn.BatchNorm1d),
         make_act=draw.one_of(None, nn.ReLU),
     )
+    x = draw.normal(1 + draw.size(2500), channels)
+    return _as_inputs(layer, x), lambda i: _call(layer, i)
 
 
 def _conv_cycle(draw: Draw) -> tuple[Inputs, Operation]:
@@ -341,18 +343,12 @@ def _conv_cycle(draw: Draw) -> tuple[Inputs, Operation]:
     layer = MGICMessagePassing(channels, channels, conv, group_size=group_size, norm=None)
     edges = draw.edges(batch)
     pos = draw.normal(batch.numel(), 3)
-    inputs = {name: p.detach().double() for name, p in layer.named_parameters()}
-    inputs["x"] = draw.normal(batch.numel(), channels)
 
     def run(i: Inputs) -> tuple[Tensor, ...]:
-        x = i["x"]
-        weights = edge_gradients(pos.to(x.dtype), edges, batch, softening=0.5)
-        extra = (weights,) if conv is DiffGCNConv else ()
-        own = copy.deepcopy(layer).to(x.dtype)
-        state = {name: tensor for name, tensor in i.items() if name != "x"}
-        return (torch.func.functional_call(own, state, (x, edges, *extra)),)
+        weights = edge_gradients(pos.to(i["x"].dtype), edges, batch, softening=0.5)
+        return _call(layer, i, edges, *((weights,) if conv is DiffGCNConv else ()))
 
-    return inputs, run
+    return _as_inputs(layer, draw.normal(batch.numel(), channels)), run
 
 
 OPERATIONS: dict[str, Callable[[Draw], tuple[Inputs, Operation]]] = {
@@ -360,12 +356,14 @@ OPERATIONS: dict[str, Callable[[Draw], tuple[Inputs, Operation]]] = {
     "mix_derivatives": _mix_derivatives,
     "neighbor_max": _neighbor_max,
     "norm_act": _norm_act,
+    "norm_act without scale": partial(_norm_act, affine=False),
     "image_norm": _image_norm,
     "correction": _correction,
+    "correction without scale": partial(_correction, affine=False),
     "edge_gradients": _edge_gradients,
     "spmm": _spmm,
     "depthwise": _depthwise,
-    "MGICLinear": _layer(_linear_cycle, 96),
+    "MGICLinear": _linear_cycle,
     "MGICMessagePassing": _conv_cycle,
 }
 
@@ -379,11 +377,11 @@ def check(name: str, seed: int) -> None:
     draw = Draw(seed)
     inputs, operation = OPERATIONS[name](draw)
     exact = _results(operation, inputs, torch.float64, seed)
-    with _kernels_off(), _threads(1):
+    with kernels_off(), on_threads(1):
         plain = _results(operation, inputs, torch.float32, seed)
-    with _threads(1):
+    with on_threads(1):
         found = _results(operation, inputs, torch.float32, seed)
-    with _threads(draw.integer(2, 7)):
+    with on_threads(draw.integer(2, 7)):
         again = _results(operation, inputs, torch.float32, seed)
     errors: dict[str, Tensor] = {}
     sizes = [float(x.abs().max()) for what, x in exact.items() if "gradient" in what and x.numel()]
@@ -398,8 +396,8 @@ def check(name: str, seed: int) -> None:
             wrong = "depends on the number of threads"
         assert not wrong, (
             f"{name}: {what} {wrong}; shapes "
-            f"{ {key: tuple(x.shape) for key, x in inputs.items()} }\n\n"
-            f"def test_{name}_{seed}():\n    fuzz_values.check({name!r}, {seed})\n"
+            f"{ {key: tuple(x.shape) for key, x in inputs.items()} }; "
+            f"again: fuzz_values.check({name!r}, {seed})"
         )
 
 
@@ -410,18 +408,11 @@ def check_neighbors(seed: int) -> None:
     x = draw.normal(batch.numel(), draw.one_of(1, 2, 3, 3, 16, 70))
     x = x.round() if draw.integer(0, 1) else x + draw.one_of(0.0, 100.0, 1e4)
     x = x.float()
-    with _threads(draw.integer(1, 5)):
+    with on_threads(draw.integer(1, 5)):
         found = mgic_geo.knn_indices(x, k, batch)
-    expected = torch.full_like(found, -1)
-    for cloud in batch.unique():
-        rows = (batch == cloud).nonzero().flatten()
-        own = x[rows].double()
-        distances = sum((own[:, None, c] - own[None, :, c]).square() for c in range(x.size(1)))
-        distances.fill_diagonal_(torch.inf)
-        count = min(k, rows.numel() - 1)
-        expected[rows, :count] = rows[distances.sort(dim=1, stable=True).indices[:, :count]]
-    paste = f"def test_neighbors_{seed}():\n    fuzz_values.check_neighbors({seed})\n"
-    assert torch.equal(found, expected), f"k = {k}, x {tuple(x.shape)}\n\n{paste}"
+    assert torch.equal(found, oracle(x, k, batch)), (
+        f"k = {k}, x {tuple(x.shape)}; again: fuzz_values.check_neighbors({seed})"
+    )
 
 
 def _results(operation: Operation, inputs: Inputs, dtype: torch.dtype, seed: int) -> Inputs:
@@ -460,7 +451,7 @@ def _usual_errors(operation: Operation, inputs: Inputs, exact: Inputs, seed: int
             for name, x in inputs.items()
             for shape in [() if name == "x" else x.shape]
         }
-        with _kernels_off(), _threads(1):
+        with kernels_off(), on_threads(1):
             plain = _results(operation, near, torch.float32, seed)
         for what, error in errors.items():
             off = (plain[what].double() - exact[what]).abs()
@@ -500,23 +491,3 @@ def _difference(
     if error > FACTOR * TORCH_SUMS.get(name, 1.0) * usual + FLOOR:
         return f"is {float(error):.1e} off, {float(error / usual):.0f} times {LUCKY}"
     return ""
-
-
-@contextmanager
-def _kernels_off() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(build, "library", lambda *_: None)
-        yield
-
-
-@contextmanager
-def _threads(count: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
-__all__ = ["OPERATIONS", "check", "check_neighbors"]

@@ -22,9 +22,7 @@ from mgic_geo.graphs.adjacency import Adjacency, to_adjacency
 from mgic_geo.graphs.derivatives import derivative_operators
 from mgic_geo.nn.diff_conv import DiffGCNConv
 from mgic_geo.nn.edge_conv import GroupedEdgeConv
-from mgic_geo.ops.csrc import build
-
-needs_compiler = pytest.mark.skipif(build.library() is None, reason="no C compiler")
+from tests.kernels import needs_compiler
 
 N = 30
 EDGES = torch.randint(0, N, (2, 100), generator=torch.Generator().manual_seed(0))
@@ -53,36 +51,33 @@ def test_a_compiled_layer_refuses_nodes_that_do_not_exist(kind):
                 compiled(X, with_node(row, node), *extra)
 
 
+def sparse(layout: str, ptr: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
+    """A matrix that torch has not looked at."""
+    options = {"size": (N, N), "check_invariants": False}
+    if layout == "coo":
+        pair = torch.stack([torch.arange(N).repeat_interleave(ptr.diff()), index])
+        return torch.sparse_coo_tensor(pair, torch.ones(100), **options)
+    make = torch.sparse_csr_tensor if layout == "csr" else torch.sparse_csc_tensor
+    return make(ptr, index, torch.ones(100), **options)
+
+
 @pytest.mark.fault(45)
 @pytest.mark.parametrize("layout", ["csr", "coo", "csc"])
 @pytest.mark.parametrize("node", [N, 10**7, -1])
 def test_a_sparse_adjacency_is_looked_at(layout, node):
     graph = to_adjacency(EDGES, N, N)
-    ones, size, bad = torch.ones(100), (N, N), graph.index.clone()
-    bad[50] = node
-    conv = GroupedEdgeConv(16, 16)
-    if layout == "coo":
-        pair = torch.stack([graph.targets(), bad])
-        matrix = torch.sparse_coo_tensor(pair, ones, size, check_invariants=False)
-    elif layout == "csr":
-        matrix = torch.sparse_csr_tensor(graph.ptr, bad, ones, size, check_invariants=False)
-    else:
-        matrix = torch.sparse_csc_tensor(graph.ptr, bad, ones, size, check_invariants=False)
+    graph.index[50] = node
     with pytest.raises(ValueError, match=rf"names \w+ node {node}, but there are {N}"):
-        conv(X, matrix)
+        GroupedEdgeConv(16, 16)(X, sparse(layout, graph.ptr, graph.index))
 
 
 @pytest.mark.fault(45)
 @pytest.mark.parametrize("place", [0, 10, N])
 def test_pointers_of_a_sparse_adjacency_are_looked_at(place):
     graph = to_adjacency(EDGES, N, N)
-    ptr = graph.ptr.clone()
-    ptr[place] = 10**6
-    matrix = torch.sparse_csr_tensor(
-        ptr, graph.index, torch.ones(100), (N, N), check_invariants=False
-    )
+    graph.ptr[place] = 10**6
     with pytest.raises(ValueError, match="pointers that rise from 0 to 100"):
-        GroupedEdgeConv(16, 16)(X, matrix)
+        GroupedEdgeConv(16, 16)(X, sparse("csr", graph.ptr, graph.index))
 
 
 @pytest.mark.fault(46)
@@ -124,28 +119,30 @@ def test_clouds_that_edges_leave_are_refused():
         DiffGCNConv(16, 16)(torch.randn(1500, 16), wrong)
 
 
-@pytest.mark.parametrize("sources", [0, 99, 101])
-def test_sources_without_targets_are_refused(sources):
-    source, target = EDGES.repeat(1, 2)[:, :101]
-    with pytest.raises(ValueError, match=rf"one node an edge, got .*\({sources},\) and \(100,\)"):
-        torch.ops.mgic.compress(source[:sources], target[:100], N, N)
-    with pytest.raises(ValueError, match=rf"one node an edge, got .*\(100,\) and \({sources},\)"):
-        torch.ops.mgic.compress(source[:100], target[:sources], N, N)
+SOURCE, TARGET = EDGES.repeat(1, 2)[:, :101]
+FITTING = {
+    "compress": {"source": EDGES[0], "target": EDGES[1], "num_sources": N, "num_targets": N},
+    "knn": {"x": X, "batch": torch.zeros(N).long(), "k": 3, "backend": "auto"},
+}
+REFUSED = [
+    *(("compress", {"source": SOURCE[:n]}, rf"\({n},\) and \(100,\)") for n in (0, 99, 101)),
+    *(("compress", {"target": TARGET[:n]}, rf"\(100,\) and \({n},\)") for n in (0, 99, 101)),
+    *(
+        ("compress", {name: row.to(kind)}, f"must be int64, got .*{kind}")
+        for name, row in (("source", EDGES[0]), ("target", EDGES[1]))
+        for kind in (torch.complex64, torch.float32, torch.int32, torch.bool)
+    ),
+    *(
+        ("knn", {"batch": torch.zeros(n).long()}, rf"batch must be \({N},\), got shape \({n},\)")
+        for n in (0, N - 1, N + 1)
+    ),
+]
 
 
-@pytest.mark.parametrize("kind", [torch.complex64, torch.float32, torch.int32, torch.bool])
-def test_nodes_of_other_types_are_refused(kind):
-    with pytest.raises(ValueError, match=f"source and target must be int64, got {kind} and"):
-        torch.ops.mgic.compress(EDGES[0].to(kind), EDGES[1], N, N)
-    with pytest.raises(ValueError, match=f"must be int64, got torch.int64 and {kind}"):
-        torch.ops.mgic.compress(EDGES[0], EDGES[1].to(kind), N, N)
-
-
-@pytest.mark.parametrize("points", [0, N - 1, N + 1])
-def test_clouds_of_other_points_are_refused(points):
-    batch = torch.zeros(points, dtype=torch.long)
-    with pytest.raises(ValueError, match=rf"batch must be \({N},\), got shape \({points},\)"):
-        torch.ops.mgic.knn(X, batch, 3, "auto")
+@pytest.mark.parametrize(("name", "wrong", "message"), REFUSED)
+def test_operators_refuse_other_sizes_and_types_by_name(name, wrong, message):
+    with pytest.raises(ValueError, match=message):
+        getattr(torch.ops.mgic, name)(**FITTING[name] | wrong)
 
 
 def test_an_order_that_is_not_there_is_refused():

@@ -4,7 +4,6 @@ import re
 
 import pytest
 import torch
-from sparse_matrices import sparse_matrices
 from torch import Tensor, nn
 from torch.testing import assert_close
 
@@ -18,64 +17,13 @@ from mgic_geo import (
     knn_graph,
 )
 from mgic_geo import edge_gradients as weigh
-from mgic_geo.graphs.adjacency import to_adjacency
-from mgic_geo.graphs.derivatives import derivative_operators
-from mgic_geo.ops.csrc import build
 from mgic_vision.layers import DepthwiseConv2d
 from mgic_vision.norm import BatchNorm2d
-from scripts.benchmarks.kernels import operations
+from tests.kernels import needs_compiler
+from tests.operators import OPERATIONS, PACKED, make_inputs
 
-needs_compiler = pytest.mark.skipif(build.library() is None, reason="no C compiler")
 GRAPHS = {"value", "value_t", "crossings"}  # whose gradients the kernels leave to the reference
-PACKED = {"cycle", "grouped_conv"}  # test_cycle.py: the module that packs is the reference
-
-
-OPERATIONS = {operation.name.partition("::")[2]: operation for operation in operations()}
-
-
-def normal(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
-
-
-def make_inputs() -> dict[str, tuple]:
-    """Inputs of every operation."""
-    x, grad, weight, bias = normal(300, 8), normal(300, 4, seed=1), normal(2, 2, 4), normal(4)
-    edges = torch.randint(0, 300, (2, 900), generator=torch.Generator().manual_seed(0))
-    graph = to_adjacency(edges, 300, 300)
-    ops = derivative_operators(graph, normal(900, 3) / 3)
-    mix, row = normal(2, 2, 28), torch.randint(0, 301, (300, 4))
-    small, spread = normal(2, 4, 2), normal(300, 8, seed=2)
-    images, taps = (
-        normal(2, 6, 5, 4).contiguous(memory_format=torch.channels_last),
-        normal(6, 1, 3, 3),
-    )
-    norm = normal(8), normal(8, seed=3)
-    # as forward passes return them
-    _, of_x = OPERATIONS["batch_norm_act"].reference(x, *norm, 1e-5, 0)
-    _, of_map = OPERATIONS["add_normalized_linear"].reference(spread, grad, small, *norm, 1e-5)
-    (matrix,) = sparse_matrices(graph, normal(900, 1))
-    return {
-        "grouped_linear": (x, weight, bias, grad),
-        "grouped_linear_weight": (x, grad, 2),
-        "mix_derivatives": (x, mix, bias, grad, True, *ops),
-        "mix_derivatives_backward": (grad, x, mix, *ops),
-        "derivative_operators": (graph.ptr, graph.index, normal(900, 3)),
-        "edge_gradients": (normal(300, 3), *edges, torch.arange(300) // 100, 0.5),
-        "neighbor_max": (x, graph.ptr, graph.index),
-        "add_at_rows": (grad, row, 300),
-        "knn": (normal(300, 3), None, 3, "auto"),
-        "batch_norm_act": (x, *norm, 1e-5, 1),
-        "batch_norm_act_backward": (spread, x, *norm, of_x, 1e-5, 0),
-        "add_normalized_linear": (spread, grad, small, *norm, 1e-5),
-        "add_normalized_linear_backward": (spread, grad, small, *norm, of_map, 1e-5),
-        "spmm": (x, *matrix),
-        "compress": (*edges, 300, 300),
-        "depthwise": (images, taps, 1),
-        "depthwise_backward": (images.flip(0), images, taps, 1, True, True),
-    }
-
-
-INPUTS = make_inputs()
+INPUTS = make_inputs(torch.Generator().manual_seed(0))
 
 
 def test_every_operation_is_in_the_table():

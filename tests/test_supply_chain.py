@@ -69,7 +69,7 @@ def test_no_dependency_comes_from_an_address():
 
 def watched(script: str) -> subprocess.CompletedProcess:
     """Run a script in a fresh process that may not connect to anything."""
-    start = "from tests import no_network as n; n.refuse_network()\n"
+    start = "import sys; from tests import no_network as n; n.refuse_network()\n"
     command = [sys.executable, "-W", "ignore", "-c", start + textwrap.dedent(script)]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
 

@@ -19,7 +19,7 @@ from mgic_geo import (
     list_models,
 )
 from mgic_geo.ops.grouped_linear import Packing, _kept
-from tests.geo.nn.test_norm_act import needs_compiler
+from tests.kernels import needs_compiler
 
 BATCH = torch.arange(3).repeat_interleave(14)
 POINTS = torch.rand(42, 3, generator=torch.Generator().manual_seed(0)), BATCH

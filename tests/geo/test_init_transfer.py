@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from mgic_geo import GroupedLinear, MGICBlock, init_transfer_, transfer
+from mgic_geo import MGICBlock, init_transfer_, transfer
 from tests import oracles
 
 RULES = ["aggregate", "uniform", "constant"]
@@ -124,27 +124,6 @@ def test_reset_parameters_draws_a_transfer_again_by_its_rule(init):
     assert (layer.weight > 0).all()
     assert_close(layer.weight.sum(-1), torch.ones(2, 4))
     assert torch.equal(layer.weight, before) == (init == "constant")
-
-
-def test_reset_of_a_block_keeps_the_rule_of_its_transfers():
-    block = MGICBlock(
-        64,
-        make_layer=lambda level: torch.nn.Sequential(GroupedLinear(level.outer, level.outer)),
-        make_transfer=transfer,
-        group_size=8,
-        coarse_size=8,
-    )
-    before = [parameter.detach().clone() for parameter in block.parameters()]
-    for parameter in block.parameters():
-        torch.nn.init.normal_(parameter)
-    block.reset_parameters()
-    for parameter, old in zip(block.parameters(), before, strict=True):
-        assert not torch.equal(parameter, old)
-        assert parameter.abs().max() <= 1
-    assert rank_per_row(block) >= 0.9
-    for module in (*block.restrict, *block.prolong):
-        assert (module.weight > 0).all()
-        assert_close(module.weight.sum(-1), torch.ones(module.weight.shape[:2]))
 
 
 def test_unknown_rule_is_refused():

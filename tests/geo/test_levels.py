@@ -1,7 +1,6 @@
 import copy
 import itertools
 import math
-import pickle
 
 import pytest
 import torch
@@ -12,6 +11,7 @@ from torch.testing import assert_close
 
 from mgic_geo import GroupedLinear, Level, MGICBlock, Residual, transfer
 from tests import oracles
+from tests.clouds import disturb_norms
 
 # (channels, inner, group_size, coarse_size)
 SETTINGS = [
@@ -45,14 +45,6 @@ def make_block(setting, make_layer=linear, **options) -> MGICBlock:
 class ZeroBranch(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return torch.zeros_like(x)
-
-
-def disturb_norms(block: MGICBlock) -> None:
-    """Give every norm statistics and an affine part, as training would."""
-    for norm in block.norms:
-        for tensor in (norm.running_mean, norm.weight.data, norm.bias.data):
-            nn.init.normal_(tensor)
-        nn.init.uniform_(norm.running_var, 0.5, 2)
 
 
 def oracle(block: MGICBlock, x: Tensor) -> Tensor:
@@ -231,30 +223,6 @@ def test_further_inputs_reach_the_layer_of_every_level():
 
     make_block((32, None, 8, 8), lambda level: Record())(torch.randn(2, 32), "graph", edges=3)
     assert calls == [(width, ("graph",), {"edges": 3}) for width in (8, 16, 32)]
-
-
-def test_gradient_of_the_cycle_is_that_of_finite_differences():
-    block = make_block((12, None, 3, 3), residual).double()
-    x = torch.randn(2, 12, dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(block, (x,))
-
-
-def test_every_parameter_gets_a_gradient():
-    block = make_block((64, None, 8, 8), residual, make_norm=nn.BatchNorm1d)
-    block(torch.randn(4, 64)).square().sum().backward()
-    for name, parameter in block.named_parameters():
-        assert parameter.grad is not None, name
-        assert parameter.grad.isfinite().all(), name
-
-
-def test_state_dict_pickle_and_deep_copy_keep_the_values():
-    block = make_block((64, None, 8, 8), residual)
-    x = torch.randn(3, 64)
-    fresh = make_block((64, None, 8, 8), residual)
-    fresh.reset_parameters()
-    fresh.load_state_dict(block.state_dict())
-    for twin in (fresh, copy.deepcopy(block), pickle.loads(pickle.dumps(block))):
-        assert_close(twin(x), block(x), **EXACT)
 
 
 def test_repr_shows_the_plan_as_a_table():

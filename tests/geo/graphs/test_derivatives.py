@@ -8,13 +8,13 @@ from torch_geometric.data import Batch, Data
 from mgic_geo import EdgeGradients, edge_gradients
 from mgic_geo.graphs.adjacency import Adjacency, to_adjacency
 from mgic_geo.graphs.derivatives import derivative_operators
-from mgic_geo.ops.csrc import build
 from tests import oracles
+from tests.graphs import padded
+from tests.kernels import needs_compiler
 
 # unsorted, with a self-loop
 EDGES = torch.tensor([[3, 0, 1, 3, 2, 4, 5, 1], [2, 1, 0, 0, 2, 1, 3, 4]])
 NUM_NODES = 6
-needs_compiler = pytest.mark.skipif(build.library() is None, reason="no C compiler")
 EXACT = {"rtol": 0, "atol": 0}
 CLOSE = {"rtol": 1e-12, "atol": 1e-12}
 
@@ -103,39 +103,34 @@ def test_every_cloud_of_a_batch_has_its_own_mean_edge_length(numbers):
     assert_close(mixed, apart, **CLOSE)
 
 
-@pytest.mark.parametrize("sort_order", [None, "row", "col"])
-def test_follow_the_order_of_an_edge_index(sort_order):
-    edges = EdgeIndex(EDGES, sparse_size=(NUM_NODES, NUM_NODES))
-    edges = edges if sort_order is None else edges.sort_by(sort_order)[0]
-    expected = oracles.edge_gradients(cloud(), edges.as_tensor())
-    assert_close(edge_gradients(cloud(), edges), expected, **CLOSE)
-
-
-@pytest.mark.parametrize("layout", ["adjacency", "csr", "coo"])
-def test_follow_the_order_of_an_adjacency_and_of_a_matrix_by_rows(layout):
-    graph = adjacency = to_adjacency(EDGES, NUM_NODES, NUM_NODES)
-    if layout != "adjacency":
-        size = (NUM_NODES, NUM_NODES)
-        graph = torch.sparse_coo_tensor(EDGES.flip(0), torch.ones(8), size).coalesce()
+def in_every_layout():
+    """Graphs, and their edges in the order in which each keeps them."""
+    size = NUM_NODES, NUM_NODES
+    index = EdgeIndex(EDGES, sparse_size=size)
+    for edges in (index, index.sort_by("row")[0], index.sort_by("col")[0]):
+        yield edges, edges.as_tensor()
+    matrix = torch.sparse_coo_tensor(EDGES.flip(0), torch.ones(8), size).coalesce()
+    for graph in (to_adjacency(EDGES, *size), matrix, matrix.to_sparse_csr()):
         adjacency = to_adjacency(graph, *size)
-        graph = graph.to_sparse_csr() if layout == "csr" else graph
-    edges = torch.stack([adjacency.index, adjacency.targets()])
-    expected = oracles.edge_gradients(cloud(), edges)
-    assert_close(edge_gradients(cloud(), graph), expected, **CLOSE)
+        yield graph, torch.stack([adjacency.index, adjacency.targets()])
+
+
+@pytest.mark.parametrize(("graph", "edges"), list(in_every_layout()))
+def test_follow_the_order_of_what_is_given(graph, edges):
+    assert_close(edge_gradients(cloud(), graph), oracles.edge_gradients(cloud(), edges), **CLOSE)
 
 
 def padded_graphs() -> tuple[Adjacency, Adjacency]:
     # the last node has neighbors, beside which the padding must not count
     edges = torch.cat([EDGES, torch.tensor([[0, 2], [5, 5]])], dim=1)
     graph = to_adjacency(edges, NUM_NODES, NUM_NODES)
-    loops = torch.full((3,), NUM_NODES - 1)
-    return graph, graph._replace(index=torch.cat([graph.index, loops]), order=None)
+    return graph, padded(graph)
 
 
 def test_padding_behind_the_last_edge_weighs_nothing_and_changes_no_other_edge():
-    graph, padded = padded_graphs()
+    graph, longer = padded_graphs()
     expected = torch.cat([edge_gradients(cloud(), graph), torch.zeros(3, 3).double()])
-    assert_close(edge_gradients(cloud(), padded), expected, **EXACT)
+    assert_close(edge_gradients(cloud(), longer), expected, **EXACT)
 
 
 def test_padding_behind_the_last_edge_changes_no_operator_nor_its_gradient():

@@ -9,36 +9,16 @@ from torch.testing import assert_close
 from mgic_geo import (
     GroupedEdgeConv,
     PointCloudClassifier,
-    create_model,
     knn_indices,
     list_models,
 )
 from mgic_geo.models import point_cloud
 from mgic_geo.models.point_cloud import pool_max, random_neighbors
+from tests.clouds import clouds, small
 
 MODELS = list_models()
 SIZES = (12, 1, 9, 3)  # ragged: a lone point, and a cloud of fewer points than k + 1
 CLOSE = {"rtol": 1e-9, "atol": 1e-9}
-
-
-def small(name: str, **options) -> PointCloudClassifier:
-    """A narrow model in float64 whose norms hold statistics, as after training."""
-    torch.manual_seed(0)
-    options = {"k": 4, "width": 8} | options
-    if name.startswith("mgic"):
-        options["group_size"] = 4
-    model = create_model(name, 5, **options).double()
-    for module in model.modules():
-        if isinstance(module, nn.BatchNorm1d):
-            nn.init.uniform_(module.running_var, 0.5, 2)
-            nn.init.normal_(module.running_mean)
-    return model
-
-
-def clouds(*sizes: int) -> tuple[Tensor, Tensor]:
-    generator = torch.Generator().manual_seed(1)
-    pos = torch.randn(sum(sizes), 3, generator=generator, dtype=torch.float64)
-    return pos, torch.arange(len(sizes)).repeat_interleave(torch.tensor(sizes))
 
 
 @pytest.mark.fault(30, 33)

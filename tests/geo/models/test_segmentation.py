@@ -4,24 +4,14 @@ from torch import nn
 from torch.testing import assert_close
 
 from mgic_geo import PointCloudSegmenter, create_model, create_segmenter, list_models
+from tests.clouds import clouds, small
 
 CLOSE = {"rtol": 1e-9, "atol": 1e-9}
 
 
-def small(name: str = "mgic_diffgcn") -> PointCloudSegmenter:
-    torch.manual_seed(0)
-    group_size = {"group_size": 4} if name.startswith("mgic") else {}
-    return create_segmenter(name, 5, k=4, width=8, **group_size).double()
-
-
-def clouds(*sizes: int):
-    pos = torch.randn(sum(sizes), 3, generator=torch.Generator().manual_seed(1)).double()
-    return pos, torch.arange(len(sizes)).repeat_interleave(torch.tensor(sizes))
-
-
 @pytest.mark.parametrize("name", list_models())
 def test_every_backbone_scores_points_and_trains(name):
-    model, (pos, batch) = small(name), clouds(8, 20)
+    model, (pos, batch) = small(name, create_segmenter), clouds(8, 20)
     scores = model(pos, batch)
     assert scores.shape == (28, 5)
     scores.square().sum().backward()
@@ -30,7 +20,7 @@ def test_every_backbone_scores_points_and_trains(name):
 
 
 def test_scores_are_a_map_of_the_point_and_of_the_whole():
-    model, (pos, batch) = small().eval(), clouds(9, 12)
+    model, (pos, batch) = small("mgic_diffgcn", create_segmenter).eval(), clouds(9, 12)
     x = model.backbone.point_features(pos, batch)
     whole = torch.stack([x[batch == cloud].amax(0) for cloud in range(2)])
     expected = model.head(torch.cat([x, whole[batch]], dim=1))
@@ -38,7 +28,7 @@ def test_scores_are_a_map_of_the_point_and_of_the_whole():
 
 
 def test_batch_of_clouds_equals_a_run_for_each():
-    model, (pos, batch) = small().eval(), clouds(12, 1, 9)
+    model, (pos, batch) = small("mgic_diffgcn", create_segmenter).eval(), clouds(12, 1, 9)
     apart = torch.cat([model(pos[batch == cloud]) for cloud in range(3)])
     assert_close(model(pos, batch), apart, **CLOSE)
 

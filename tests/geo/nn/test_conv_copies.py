@@ -63,17 +63,15 @@ def gin(i, o):
 # --- threads
 
 
-@pytest.fixture
-def eager_switches():
+def in_threads(function, arguments):
+    """Results of calls that many threads make, which take turns often."""
     before = sys.getswitchinterval()
     sys.setswitchinterval(1e-5)
-    yield
-    sys.setswitchinterval(before)
-
-
-def in_threads(function, arguments):
-    with ThreadPoolExecutor(THREADS) as pool:
-        return list(pool.map(function, arguments))
+    try:
+        with ThreadPoolExecutor(THREADS) as pool:
+            return list(pool.map(function, arguments))
+    finally:
+        sys.setswitchinterval(before)
 
 
 def snapshot(module):
@@ -89,7 +87,6 @@ def assert_unchanged(module, before):
         assert_close(value, before[name][-1], rtol=0, atol=0)
 
 
-@pytest.mark.usefixtures("eager_switches")
 @pytest.mark.parametrize("conv", [pyg.GATConv, gin], ids=["attention", "batch norm"])
 @pytest.mark.parametrize("kind", ["index", "EdgeIndex"])
 def test_threads_get_the_values_of_one_thread_and_leave_the_parameters(conv, kind):
@@ -113,7 +110,6 @@ def test_threads_get_the_values_of_one_thread_and_leave_the_parameters(conv, kin
     assert_unchanged(model, before)
 
 
-@pytest.mark.usefixtures("eager_switches")
 def test_every_training_call_of_every_thread_moves_the_running_statistics():
     conv = stack(gin).train()
     in_threads(lambda i: conv(draw(i), EDGES), range(THREADS * 10))
@@ -121,7 +117,6 @@ def test_every_training_call_of_every_thread_moves_the_running_statistics():
     assert_close(counts, torch.full((GROUPS,), THREADS * 10))
 
 
-@pytest.mark.usefixtures("eager_switches")
 def test_threads_may_draw_parameters_again_while_others_call():
     conv = stack(pyg.GATConv)
 
@@ -321,74 +316,37 @@ def test_explainers_mask_the_edges_of_all_groups():
 # --- what cannot be stacked
 
 
-def hold_attribute(module, tensor):
-    module.scale = tensor
+class Holder:
+    def __init__(self, held):
+        self.held = held
 
 
-def hold_list(module, tensor):
-    module.scales = [1, [tensor]]
-
-
-def hold_dict(module, tensor):
-    module.scales = {"first": {"second": (tensor,)}}
-
-
-def hold_tuple(module, tensor):
-    module.scales = (tensor, 2)
-
-
-def hold_partial(module, tensor):
-    module.act = functools.partial(torch.mul, tensor)
-
-
-def hold_closure(module, tensor):
-    module.act = lambda x: x * tensor
-
-
-def hold_default(module, tensor):
-    module.act = lambda x, scale=tensor: x * scale
-
-
-def hold_object(module, tensor):
-    module.act = type("Holder", (), {"__init__": lambda self: setattr(self, "scale", tensor)})()
-
-
-def hold_layer(module, tensor):
-    module.layers = [nn.Linear(2, 2)]
-
-
-def hold_in_child(module, tensor):
-    module.lin.scale = tensor
-
-
-def hold_own_layer_in_an_object(module, tensor):
-    module.act = functools.partial(module.lin)
-
-
+# name of an attribute, what is said of it, and its value for a tensor and a convolution
 HOLDERS = [
-    (hold_attribute, "scale"),
-    (hold_list, r"scales\[1\]\[0\]"),
-    (hold_dict, r"scales\[0\]\[0\]\[0\]"),
-    (hold_tuple, r"scales\[0\]"),
-    (hold_partial, r"act\[1\]"),
-    (hold_closure, r"act\[0\]"),
-    (hold_default, r"act\[0\]\[0\]"),
-    (hold_object, r"act\[0\]"),
-    (hold_layer, r"layers\[0\].*"),
-    (hold_in_child, r"lin\.scale"),
-    (hold_own_layer_in_an_object, r"act\[0\]"),
+    ("scale", "scale", lambda tensor, conv: tensor),
+    ("scales", r"scales\[1\]\[0\]", lambda tensor, conv: [1, [tensor]]),
+    ("scales", r"scales\[0\]\[0\]\[0\]", lambda tensor, conv: {"a": {"b": (tensor,)}}),
+    ("scales", r"scales\[0\]", lambda tensor, conv: (tensor, 2)),
+    ("act", r"act\[1\]", lambda tensor, conv: functools.partial(torch.mul, tensor)),
+    ("act", r"act\[0\]", lambda tensor, conv: lambda x: x * tensor),
+    ("act", r"act\[0\]\[0\]", lambda tensor, conv: lambda x, scale=tensor: x * scale),
+    ("act", r"act\[0\]", lambda tensor, conv: Holder(tensor)),
+    ("act", r"act\[0\]", lambda tensor, conv: functools.partial(conv.lin)),
+    ("layers", r"layers\[0\].*", lambda tensor, conv: [nn.Linear(2, 2)]),
+    ("lin.scale", r"lin\.scale", lambda tensor, conv: tensor),
 ]
 
 
-@pytest.mark.parametrize(("hold", "name"), HOLDERS, ids=[hold.__name__ for hold, _ in HOLDERS])
-def test_a_tensor_that_is_not_registered_keeps_copies_apart(hold, name):
+@pytest.mark.parametrize(("attribute", "said", "value"), HOLDERS)
+def test_a_tensor_that_is_not_registered_keeps_copies_apart(attribute, said, value):
     def make(i, o):
         conv = Plain(i, o)
-        hold(conv, torch.randn(()))
+        owner, _, name = attribute.rpartition(".")
+        setattr(conv.get_submodule(owner), name, value(torch.randn(()), conv))
         return conv
 
     assert type(make_grouped_conv(make, 8, 8, 2)) is LoopConv
-    with pytest.raises(ValueError, match=f"'vmap' would take `{name}` of the first Plain"):
+    with pytest.raises(ValueError, match=f"'vmap' would take `{said}` of the first Plain"):
         make_grouped_conv(make, 8, 8, 2, strategy="vmap")
 
 
@@ -494,7 +452,6 @@ def test_where_vmap_has_no_rule_the_groups_run_one_by_one(norm, caplog):
     assert "\n" not in record.getMessage()
 
 
-@pytest.mark.usefixtures("eager_switches")
 def test_threads_log_the_way_back_once(caplog):
     conv = stack(make_branching(nn.Identity))
     with torch.no_grad():

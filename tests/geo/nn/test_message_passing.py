@@ -2,51 +2,30 @@
 
 import copy
 import functools
-import io
-import pickle
 
 import pytest
 import torch
 import torch_geometric.nn as pyg
 from torch import nn
 from torch.testing import assert_close
-from torch_geometric import EdgeIndex
 from torch_geometric.data import HeteroData
-from torch_geometric.utils import to_torch_csr_tensor
 
 from mgic_geo import (
     DiffGCNConv,
     GroupedEdgeConv,
     MGICMessagePassing,
     edge_gradients,
-    knn_graph,
-    make_grouped_conv,
 )
 from mgic_geo.nn.grouped_conv import LoopConv, VmapConv, WideConv
+from tests.graphs import CONVS, EDGES, NODES
 
-
-def gin(in_channels: int, out_channels: int) -> nn.Module:
-    return pyg.GINConv(pyg.MLP([in_channels, out_channels, out_channels], norm=None))
-
-
-CONVS = [
-    pyg.GCNConv,
-    pyg.SAGEConv,
-    pyg.GraphConv,
-    gin,
-    pyg.GATConv,
-    pyg.TransformerConv,
-    GroupedEdgeConv,
-]
-TAKE_PAIRS = [conv for conv in CONVS if conv is not pyg.GCNConv]
+TAKE_PAIRS = [conv for conv in CONVS.values() if conv is not pyg.GCNConv]
 
 
 @pytest.fixture
 def graph() -> tuple[torch.Tensor, torch.Tensor]:
     torch.manual_seed(0)
-    edge_index = torch.stack([torch.randint(0, 12, (40,)), torch.randint(0, 11, (40,))])
-    edge_index = edge_index[:, edge_index[0] != edge_index[1]]  # node 11 has no neighbors
-    return torch.randn(12, 32), edge_index.unique(dim=1).contiguous()
+    return torch.randn(NODES, 32), EDGES
 
 
 def channels_seen(layer: nn.Module, *inputs: torch.Tensor) -> torch.Tensor:
@@ -60,78 +39,10 @@ def channels_seen(layer: nn.Module, *inputs: torch.Tensor) -> torch.Tensor:
     return jacobian.abs().sum(dim=(0, 2)) > 0
 
 
-@pytest.mark.parametrize("conv", CONVS)
+@pytest.mark.parametrize("conv", CONVS.values())
 def test_every_output_channel_sees_every_input_channel(conv, graph):
     x, edge_index = graph
     assert channels_seen(MGICMessagePassing(32, 32, conv), x, edge_index).all()
-
-
-def test_coupling_is_lost_where_the_coarsest_level_is_grouped(graph):
-    x, edge_index = graph
-    layer = MGICMessagePassing(32, 32, pyg.SAGEConv, group_size=8)
-    layer.block.layers[-1].conv = make_grouped_conv(pyg.SAGEConv, 8, 8, 2)
-    assert not channels_seen(layer, x, edge_index).all()
-
-
-@pytest.mark.parametrize("conv", CONVS)
-def test_gradients_reach_every_parameter(conv, graph):
-    x, edge_index = graph
-    layer = MGICMessagePassing(32, 64, conv)
-    layer(x, edge_index).square().sum().backward()
-    missing = [name for name, p in layer.named_parameters() if p.grad is None]
-    assert not missing
-
-
-@pytest.mark.parametrize("conv", CONVS)
-def test_permuting_nodes_permutes_outputs(conv, graph):
-    x, edge_index = graph
-    layer = MGICMessagePassing(32, 32, conv).double().eval()
-    order = torch.randperm(12)
-    place = order.argsort()
-    expected = layer(x.double(), edge_index)[order]
-    assert_close(layer(x.double()[order], place[edge_index]), expected)
-
-
-@pytest.mark.parametrize("conv", CONVS)
-def test_all_forms_of_adjacency_agree(conv, graph):
-    x, edge_index = graph
-    layer = MGICMessagePassing(32, 32, conv).eval()
-    expected = layer(x, edge_index)
-    index = EdgeIndex(edge_index, sparse_size=(12, 12)).sort_by("col").values
-    assert_close(layer(x, index), expected)
-    if conv is gin or conv in (pyg.SAGEConv, pyg.GCNConv, pyg.GraphConv, GroupedEdgeConv):
-        transposed = to_torch_csr_tensor(edge_index, size=(12, 12)).t().to_sparse_csr()
-        assert_close(layer(x, transposed), expected)
-
-
-@pytest.mark.parametrize("conv", CONVS)
-def test_a_batch_of_two_graphs_equals_two_runs(conv, graph):
-    x, edge_index = graph
-    layer = MGICMessagePassing(32, 32, conv).eval()
-    twice = layer(torch.cat([x, 2 * x]), torch.cat([edge_index, edge_index + 12], dim=1))
-    assert_close(twice, torch.cat([layer(x, edge_index), layer(2 * x, edge_index)]))
-
-
-@pytest.mark.parametrize("conv", CONVS)
-def test_copies_pickles_and_state_dicts_give_the_same_layer(conv, graph):
-    x, edge_index = graph
-    layer = MGICMessagePassing(32, 32, conv).eval()
-    expected = layer(x, edge_index)
-    assert_close(copy.deepcopy(layer)(x, edge_index), expected)
-    if conv is not gin:  # what PyG's own conv can pickle
-        assert_close(pickle.loads(pickle.dumps(layer))(x, edge_index), expected)
-    other = MGICMessagePassing(32, 32, conv).eval()
-    stream = io.BytesIO()
-    torch.save(layer.state_dict(), stream)
-    stream.seek(0)
-    other.load_state_dict(torch.load(stream, weights_only=True))
-    assert_close(other(x, edge_index), expected)
-
-
-def test_a_lambda_as_factory_can_be_pickled(graph):
-    x, edge_index = graph
-    layer = MGICMessagePassing(32, 32, lambda i, o: pyg.SAGEConv(i, o)).eval()
-    assert_close(pickle.loads(pickle.dumps(layer))(x, edge_index), layer(x, edge_index))
 
 
 @pytest.mark.parametrize("conv", TAKE_PAIRS)
@@ -150,19 +61,6 @@ def test_sources_equal_to_targets_make_bipartite_equal_to_plain(graph):
     x, edge_index = graph
     layer = MGICMessagePassing(32, 32, pyg.SAGEConv, min_levels=0, coarse_size=32).eval()
     assert_close(layer((x, x), edge_index), layer(x, edge_index))
-
-
-def test_a_missing_target_is_refused_with_advice(graph):
-    x, edge_index = graph
-    layer = MGICMessagePassing(32, 32, pyg.SAGEConv)
-    with pytest.raises(ValueError, match=r"got \(x_source, None\)"):
-        layer((x, None), edge_index)
-
-
-def test_two_widths_for_a_single_lazy_width_are_refused():
-    layer = MGICMessagePassing(-1, 32, pyg.SAGEConv)
-    with pytest.raises(ValueError, match="in_channels as a pair"):
-        layer((torch.randn(3, 8), torch.randn(2, 4)), torch.tensor([[0], [1]]))
 
 
 @pytest.mark.parametrize("width", [8, 16, 32, 40])
@@ -221,32 +119,6 @@ def test_diff_gcn_takes_its_edge_gradients(graph):
     assert_close(layer(x, edge_index[:, order], edge_attr=edge_attr[order]), expected)
 
 
-QUICK = (pyg.GCNConv, pyg.GATConv, GroupedEdgeConv)
-
-
-@pytest.mark.parametrize(
-    "conv",
-    [conv if conv in QUICK else pytest.param(conv, marks=pytest.mark.slow) for conv in CONVS],
-)
-def test_layers_compile_without_graph_breaks(conv, graph):
-    x, edge_index = graph
-    torch.compiler.reset()
-    layer = MGICMessagePassing(32, 32, conv, group_size=16).eval()
-    compiled = torch.compile(layer, backend="aot_eager", fullgraph=True)
-    expected = layer(x, edge_index)
-    assert_close(compiled(x, edge_index), expected)
-
-
-@pytest.mark.parametrize("conv", CONVS)
-def test_autocast_to_bfloat16_stays_close(conv, graph):
-    x, edge_index = graph
-    layer = MGICMessagePassing(32, 32, conv, group_size=16).eval()
-    expected = layer(x, edge_index)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        out = layer(x, edge_index)
-    assert_close(out.float(), expected, rtol=0.1, atol=0.05)
-
-
 @pytest.mark.parametrize(
     ("strategy", "form"),
     [("auto", WideConv), ("wide", WideConv), ("vmap", VmapConv), ("loop", LoopConv)],
@@ -275,11 +147,6 @@ def test_an_unknown_strategy_is_refused_before_anything_is_built():
         MGICMessagePassing(32, 32, conv, strategy="fast")
 
 
-def test_a_strategy_that_would_mix_groups_is_refused():
-    with pytest.raises(ValueError, match="'wide' would mix the groups of SAGEConv"):
-        MGICMessagePassing(32, 32, pyg.SAGEConv, strategy="wide", normalize=True)
-
-
 @pytest.mark.parametrize("conv", [pyg.SGConv, functools.partial(pyg.SSGConv, alpha=0.1)])
 def test_cached_features_are_refused_as_coarse_weights_would_stop_counting(conv, graph):
     with pytest.raises(ValueError, match=r"SS?GConv keeps features .* take cached=False"):
@@ -300,19 +167,6 @@ def assert_coarse_weights_count(layer, x, edge_index):
         for parameter in layer.block.layers[-1].parameters():
             parameter.add_(0.5)
     assert (layer(x, edge_index) != before).any()
-
-
-def test_it_works_inside_pyg_sequential(graph):
-    x, edge_index = graph
-    model = pyg.Sequential(
-        "x, edge_index",
-        [
-            (MGICMessagePassing(32, 64, pyg.SAGEConv), "x, edge_index -> x"),
-            nn.ReLU(),
-            (MGICMessagePassing(64, 16, pyg.SAGEConv), "x, edge_index -> x"),
-        ],
-    )
-    assert model(x, edge_index).shape == (12, 16)
 
 
 class TwoLayers(nn.Module):
@@ -342,17 +196,6 @@ def test_to_hetero_gives_every_edge_type_its_own_lazy_layer():
     assert_close(restrict.sum(-1), torch.ones_like(restrict.sum(-1)))  # by the same rule
 
 
-def test_reset_parameters_draws_again_by_the_rule():
-    layer = MGICMessagePassing(3, 32, pyg.SAGEConv)
-    before = copy.deepcopy(layer.state_dict())
-    layer.reset_parameters()
-    changed = {k for k, v in layer.state_dict().items() if not torch.equal(v, before[k])}
-    assert changed >= {k for k in before if k.endswith("weight") and before[k].dim() > 1}
-    for transfer in (*layer.block.restrict, *layer.block.prolong):
-        assert_close(transfer.weight.sum(-1), torch.ones_like(transfer.weight.sum(-1)))
-        assert transfer.weight.min() > 0
-
-
 def test_a_lone_node_stays_finite_while_training():
     layer = MGICMessagePassing(32, 32, GroupedEdgeConv)
     assert layer(torch.randn(1, 32), torch.empty(2, 0, dtype=torch.long)).isfinite().all()
@@ -372,12 +215,6 @@ def test_the_first_layer_on_coordinates_is_dense():
     assert layer.entry.conv.groups == 1
 
 
-def test_it_draws_its_graph_from_knn_graph():
-    pos = torch.rand(30, 3)
-    layer = MGICMessagePassing(3, 16, GroupedEdgeConv, group_size=4)
-    assert layer(pos, knn_graph(pos, 10)).shape == (30, 16)
-
-
 def test_the_representation_names_widths_groups_and_convolution():
     text = repr(MGICMessagePassing(32, 32, pyg.SAGEConv))
     assert "MGICMessagePassing(32, 32, channels/groups=32/4 > 16/2 > 8/1" in text
@@ -392,10 +229,21 @@ def test_the_representation_names_widths_groups_and_convolution():
         ({"out_channels": 0}, "out_channels must be at least 1, got 0"),
         ({"group_size": 0}, "group_size must be at least 1, got 0"),
         ({"coarse_size": 0}, "coarse_size must be at least 1, got 0"),
+        ({"strategy": "wide", "normalize": True}, "'wide' would mix the groups of SAGEConv"),
     ],
 )
-def test_bad_widths_are_named(arguments, message):
+def test_options_that_cannot_be_are_named(arguments, message):
     with pytest.raises(ValueError, match=message):
         MGICMessagePassing(
-            **{"in_channels": 8, "out_channels": 8, "conv": pyg.SAGEConv, **arguments}
+            **{"in_channels": 32, "out_channels": 32, "conv": pyg.SAGEConv, **arguments}
         )
+
+
+@pytest.mark.parametrize(
+    ("in_channels", "target", "message"),
+    [(8, None, r"got \(x_source, None\)"), (-1, torch.ones(2, 4), "in_channels as a pair")],
+)
+def test_targets_that_do_not_fit_are_refused_with_advice(in_channels, target, message):
+    layer = MGICMessagePassing(in_channels, 32, pyg.SAGEConv)
+    with pytest.raises(ValueError, match=message):
+        layer((torch.ones(3, 8), target), torch.tensor([[0], [1]]))

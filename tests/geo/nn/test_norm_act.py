@@ -1,7 +1,5 @@
 """The fused norm and activation against torch's own, in double precision."""
 
-import itertools
-
 import pytest
 import torch
 from torch import nn
@@ -10,9 +8,7 @@ from torch_geometric.nn import BatchNorm
 
 from mgic_geo.nn.message_passing import ConvNormAct
 from mgic_geo.nn.norm_act import norm_act
-from mgic_geo.ops.csrc import build
-
-needs_compiler = pytest.mark.skipif(build.library() is None, reason="no C compiler")
+from tests.kernels import needs_compiler
 
 
 def features(rows: int, channels: int) -> torch.Tensor:
@@ -28,12 +24,6 @@ def drawn(norm: nn.Module) -> nn.Module:
     return norm
 
 
-SIZES = [
-    *itertools.product([2, 31, 700, 5000], [1, 8, 21, 33, 64]),
-    (700, 85),  # more than stays in cache, and gradients come in two pieces
-]
-
-
 @pytest.fixture
 def only_fused(monkeypatch):
     """Let torch's own batch norm fail."""
@@ -42,33 +32,6 @@ def only_fused(monkeypatch):
         raise AssertionError("torch's batch norm was called")
 
     monkeypatch.setattr(nn.BatchNorm1d, "forward", refuse)
-
-
-@needs_compiler
-@pytest.mark.parametrize(("rows", "channels"), SIZES)
-@pytest.mark.parametrize("act", [None, nn.ReLU(), nn.Hardswish()])
-@pytest.mark.parametrize("affine", [True, False])
-def test_fused_norm_and_its_gradients_equal_double(rows, channels, act, affine, only_fused):
-    norm = drawn(nn.BatchNorm1d(channels, affine=affine))
-    x = features(rows, channels).requires_grad_()
-    grad = torch.randn(rows, channels, generator=torch.Generator().manual_seed(2))
-
-    def results(apply, inputs):
-        y = apply(*inputs)
-        return y.detach(), *torch.autograd.grad(y, inputs, grad.to(y.dtype))
-
-    def plain(x, weight=None, bias=None):
-        y = nn.functional.batch_norm(x, None, None, weight, bias, training=True, eps=norm.eps)
-        return y if act is None else act(y)
-
-    inputs = x, *norm.parameters()
-    fused = results(lambda x, *_: norm_act(norm, act, x), inputs)
-    single = results(plain, inputs)
-    double = results(plain, [z.detach().double().requires_grad_() for z in inputs])
-    for one, other, exact in zip(fused, single, double, strict=True):
-        scale = exact.abs().max().clamp_min(1.0)
-        tolerance = max(2e-6, 2 * float((other - exact).abs().max() / scale))  # torch's own error
-        assert_close(one.double() / scale, exact / scale, rtol=0, atol=tolerance)
 
 
 @needs_compiler

@@ -11,18 +11,9 @@ from mgic_geo.graphs.derivatives import DerivativeOperators, derivative_operator
 from mgic_geo.nn.correction import GraphCorrection
 from mgic_geo.nn.diff_conv import DiffGCNConv
 from mgic_geo.nn.norm_act import norm_act
-from mgic_geo.ops.csrc import build
+from tests.kernels import assert_same_on_any_threads, needs_compiler
 
-pytestmark = pytest.mark.skipif(build.library() is None, reason="no C compiler")
-EXACT = {"rtol": 0, "atol": 0}
-
-
-@pytest.fixture
-def threads():
-    """Set the number of threads, for one test."""
-    before = torch.get_num_threads()
-    yield torch.set_num_threads
-    torch.set_num_threads(before)
+pytestmark = needs_compiler
 
 
 def operators_of(clouds: int, size: int, generator: torch.Generator) -> DerivativeOperators:
@@ -117,34 +108,31 @@ def test_what_is_not_finite_shows_in_output_and_statistics(value, act, shape):
 
 
 @pytest.mark.parametrize("shape", [(256, 512), (128, 1024), (512, 256), (4000, 40)])
-def test_gradients_of_norms_do_not_depend_on_the_threads(shape, threads):
-    generator = torch.Generator().manual_seed(0)
-    x, grad = torch.randn(2, *shape, generator=generator)
-    results = []
-    for count in (1, 2, 3, 4, 7):
-        threads(count)
+def test_gradients_of_norms_do_not_depend_on_the_threads(shape):
+    x, grad = torch.randn(2, *shape, generator=torch.Generator().manual_seed(0))
+
+    def step() -> tuple[Tensor, ...]:
         norm, leaf = nn.BatchNorm1d(shape[1]), x.clone().requires_grad_()
         y = norm_act(norm, nn.ReLU(), leaf)
-        results.append((y, *torch.autograd.grad(y, (leaf, *norm.parameters()), grad)))
-    for other in results[1:]:
-        assert_close(other, results[0], **EXACT)
+        return y, *torch.autograd.grad(y, (leaf, *norm.parameters()), grad)
+
+    assert_same_on_any_threads(step)
 
 
 @pytest.mark.parametrize(
     ("rows", "channels"), [(0, 5), (1, 1), (63, 70), (2651, 36), (5000, 97), (70000, 40)]
 )
-def test_the_gradient_of_a_bias_does_not_depend_on_the_number_of_threads(rows, channels, threads):
+def test_the_gradient_of_a_bias_does_not_depend_on_the_number_of_threads(rows, channels):
     generator = torch.Generator().manual_seed(rows)
     layer, x = GroupedLinear(8, channels), torch.zeros(rows, 8)
     grad = torch.randn(rows, channels + 3, generator=generator)[:, 1:-2]
-    found = []
-    for count in (1, 2, 5, 7):
-        threads(count)
-        found += torch.autograd.grad(layer(x), layer.bias, grad)
+
+    def gradient():
+        return torch.autograd.grad(layer(x), layer.bias, grad)[0]
+
     expected = grad.double().sum(0)
-    assert_close(found[0].double(), expected, rtol=1e-6, atol=1e-6 * rows**0.5)
-    for other in found[1:]:
-        assert_close(other, found[0], **EXACT)
+    assert_close(gradient().double(), expected, rtol=1e-6, atol=1e-6 * rows**0.5)
+    assert_same_on_any_threads(gradient)
 
 
 @pytest.mark.fault(52)

@@ -8,15 +8,13 @@ from torch.testing import assert_close
 
 from mgic_geo.graphs.adjacency import to_adjacency
 from mgic_geo.graphs.derivatives import DerivativeOperators, derivative_operators
-from mgic_geo.nn.diff_conv import DiffGCNConv
-from mgic_geo.ops.csrc import build
 from mgic_geo.ops.grouped_linear import grouped_linear_weight, packing
 from mgic_geo.ops.knn import knn
 from mgic_geo.ops.mix_derivatives import mix_derivatives, mix_derivatives_backward
 from mgic_geo.ops.neighbor_max import add_at_rows
+from tests.kernels import assert_same_on_any_threads, needs_compiler
 
 EXACT = {"rtol": 0, "atol": 0}
-needs_compiler = pytest.mark.skipif(build.library() is None, reason="no C compiler")
 
 
 @pytest.mark.parametrize("shape", [(4, 8, 8), (8, 3, 5), (1, 20, 7), (12, 2, 3), (64, 1, 1)])
@@ -75,28 +73,6 @@ def test_cloud_by_cloud_gives_the_same_as_all_nodes_at_once(width, groups):
         )  # of 4,803 terms
 
 
-@needs_compiler
-@pytest.mark.parametrize("bias", [True, False])
-@pytest.mark.parametrize(("width", "groups"), [(8, 1), (96, 6), (33, 3)])
-def test_gradients_of_a_differential_convolution_equal_double(width, groups, bias):
-    operators = clouds([700, 3, 1500])
-    generator = torch.Generator().manual_seed(0)
-    x, grad = torch.randn(2, 2203, width, generator=generator)
-    conv = DiffGCNConv(width, width, groups=groups, bias=bias)
-
-    def gradients(conv, x, grad, operators):
-        x = x.clone().requires_grad_()
-        return torch.autograd.grad(conv(x, operators), (x, *conv.parameters()), grad)
-
-    found = gradients(conv, x, grad, operators)
-    doubles = [tensor.double() if tensor.is_floating_point() else tensor for tensor in operators]
-    exact = gradients(conv.double(), x.double(), grad.double(), DerivativeOperators(*doubles))
-    assert len(found) == 2 + bias
-    for one, other in zip(found, exact, strict=True):
-        size = other.abs().max()
-        assert_close(one.double() / size, other / size, rtol=0, atol=1e-5)
-
-
 def test_relu_and_difference_in_one_pass_equal_those_after_it_and_have_their_gradients():
     operators, generator = clouds([40, 300]), torch.Generator().manual_seed(0)
     shapes = (340, 8), (2, 4, 28), (8,), (340, 8)
@@ -116,22 +92,14 @@ def test_relu_and_difference_in_one_pass_equal_those_after_it_and_have_their_gra
 def test_sums_do_not_depend_on_the_number_of_threads():
     operators = clouds([700, 3, 1500, 600, 2000])
     generator = torch.Generator().manual_seed(0)
-    x, grad = torch.randn(5000, 48, generator=generator), torch.randn(5000, 48, generator=generator)
+    x, grad = torch.randn(2, 5000, 48, generator=generator)
     row = torch.randint(0, 5000, (5000, 48), generator=generator)
-    threads = torch.get_num_threads()
-    results = []
-    try:
-        for count in (1, 2, 3):
-            torch.set_num_threads(count)
-            results.append(
-                (
-                    grouped_linear_weight(x, grad, 6),
-                    add_at_rows(grad, row, 5000),
-                    knn(x, (torch.arange(5000) >= 2000).long(), 10, "auto"),
-                    mixed(operators, 64, 8),
-                )
-            )
-    finally:
-        torch.set_num_threads(threads)
-    for other in results[1:]:
-        assert_close(other, results[0], **EXACT)
+    clouds_of = (torch.arange(5000) >= 2000).long()
+    assert_same_on_any_threads(
+        lambda: (
+            grouped_linear_weight(x, grad, 6),
+            add_at_rows(grad, row, 5000),
+            knn(x, clouds_of, 10, "auto"),
+            mixed(operators, 64, 8),
+        )
+    )

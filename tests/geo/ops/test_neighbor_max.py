@@ -1,35 +1,31 @@
 import pytest
 import torch
-from torch import Tensor
 from torch.testing import assert_close
 
 from mgic_geo.graphs.adjacency import Adjacency, neighbor_max, to_adjacency
 from tests import oracles
+from tests.graphs import BIPARTITE, NUM_TARGETS, bipartite, features
 
 pytestmark = pytest.mark.usefixtures("kernels")
 
-NUM_SOURCES, NUM_TARGETS = 6, 5
-# unsorted, a self-loop, an edge that is there twice; source 5 and target 4 have no edges
-EDGES = torch.tensor([[3, 0, 1, 3, 2, 0, 4, 1], [2, 1, 0, 0, 2, 1, 3, 3]])
 INF, MOST, LEAST = float("inf"), torch.finfo(torch.float32).max, 2.0**-149
 EXACT = {"rtol": 0, "atol": 0}
 
 
-def features(dtype: torch.dtype = torch.float64) -> Tensor:
-    generator = torch.Generator().manual_seed(0)
-    return torch.randn(NUM_SOURCES, 3, generator=generator, dtype=torch.float64).to(dtype)
-
-
 @pytest.fixture
 def adjacency() -> Adjacency:
-    return to_adjacency(EDGES, NUM_SOURCES, NUM_TARGETS)
+    return bipartite()
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(
+    "dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16], ids=str
+)
 def test_maximum_equals_the_loop_and_is_0_without_neighbors(adjacency, dtype):
-    x = features(dtype) - 10  # below 0, so that a 0 is no maximum
+    x = (features(dtype) - 10).requires_grad_()  # below 0, so that a 0 is no maximum
     y = neighbor_max(adjacency, x)
-    assert_close(y, oracles.neighbor_max(x, EDGES, NUM_TARGETS), **EXACT)
+    y.sum().backward()
+    assert y.dtype == x.grad.dtype == dtype
+    assert_close(y, oracles.neighbor_max(x, BIPARTITE, NUM_TARGETS), **EXACT)
     assert_close(y[NUM_TARGETS - 1], torch.zeros(3, dtype=dtype), **EXACT)
 
 
@@ -40,7 +36,7 @@ def test_maximum_is_differentiable_twice(adjacency, check):
 
 def test_gradient_of_the_maximum_equals_that_of_the_loop(adjacency):
     grads = []
-    once = EDGES.unique(dim=1)  # an edge that is there twice would share its gradient
+    once = BIPARTITE.unique(dim=1)  # an edge that is there twice would share its gradient
     for maximum in (
         lambda x: neighbor_max(adjacency, x),
         lambda x: oracles.neighbor_max(x, once, NUM_TARGETS),
@@ -106,24 +102,3 @@ def test_gradient_of_a_maximum_of_0_goes_to_its_holder_where_denormals_are_flush
     finally:
         torch.set_flush_denormal(False)
     assert_close(x.grad, torch.tensor([[0.0], [0.0], [1.0]]))
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_padding_behind_the_last_edge_is_ignored_by_the_maximum(adjacency, dtype):
-    loops = torch.full((3,), NUM_TARGETS - 1)
-    padded = adjacency._replace(index=torch.cat([adjacency.index, loops]))
-    grads = []
-    for graph in (adjacency, padded):
-        x = features(dtype).requires_grad_()
-        y = neighbor_max(graph, x)
-        grads.append((y, *torch.autograd.grad((y + 1).square().sum(), x)))
-    assert_close(*grads, **EXACT)
-
-
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
-def test_maximum_of_short_floats_is_exact(dtype, adjacency):
-    x = features(dtype).requires_grad_()
-    y = neighbor_max(adjacency, x)
-    y.sum().backward()
-    assert y.dtype == x.grad.dtype == dtype
-    assert_close(y, oracles.neighbor_max(x.detach(), EDGES, NUM_TARGETS), **EXACT)

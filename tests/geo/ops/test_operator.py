@@ -10,9 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from mgic_geo import create_model
 from mgic_geo.nn.grouped_linear import grouped_linear
 from mgic_geo.ops import operator
-from mgic_geo.ops.csrc import build
-
-needs_compiler = pytest.mark.skipif(build.library() is None, reason="no C compiler")
+from tests.kernels import needs_compiler
 
 POINTS = torch.rand(40, 3, generator=torch.Generator().manual_seed(0)), torch.arange(40) // 20
 

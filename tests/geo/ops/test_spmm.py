@@ -1,38 +1,24 @@
 import pytest
 import torch
-from sparse_matrices import SparseMatrix, sparse_matrices, spmm
 from torch import Tensor
 from torch.testing import assert_close
 from torch.utils.flop_counter import FlopCounterMode
 
 from mgic_geo.graphs.adjacency import Adjacency, neighbor_max, to_adjacency
+from tests.graphs import BIPARTITE, NUM_SOURCES, NUM_TARGETS, bipartite, features, padded
+from tests.sparse_matrices import SparseMatrix, sparse_matrices, spmm
 
-NUM_SOURCES, NUM_TARGETS = 6, 5
-# unsorted, a self-loop, an edge that is there twice; source 5 and target 4 have no edges
-EDGES = torch.tensor([[3, 0, 1, 3, 2, 0, 4, 1], [2, 1, 0, 0, 2, 1, 3, 3]])
 EXACT = {"rtol": 0, "atol": 0}
-
-
-def features(dtype: torch.dtype = torch.float64, channels: int = 3) -> Tensor:
-    generator = torch.Generator().manual_seed(0)
-    return torch.randn(NUM_SOURCES, channels, generator=generator, dtype=torch.float64).to(dtype)
-
-
-def values() -> Tensor:
-    """One number an edge, in the order of the adjacency."""
-    return torch.linspace(-1, 2, EDGES.size(1), dtype=torch.float64)
 
 
 @pytest.fixture
 def adjacency() -> Adjacency:
-    return to_adjacency(EDGES, NUM_SOURCES, NUM_TARGETS)
+    return bipartite()
 
 
-@pytest.fixture
-def padded(adjacency) -> Adjacency:
-    """The same graph with three places behind its last edge."""
-    loops = torch.full((3,), NUM_TARGETS - 1)
-    return adjacency._replace(index=torch.cat([adjacency.index, loops]))
+def values() -> Tensor:
+    """One number an edge, in the order of the adjacency."""
+    return torch.linspace(-1, 2, BIPARTITE.size(1), dtype=torch.float64)
 
 
 def product(adjacency: Adjacency, value: Tensor, x: Tensor) -> Tensor:
@@ -80,17 +66,24 @@ def test_product_is_differentiable_twice_in_features_and_values(check, adjacency
     assert check(lambda value, x: product(adjacency, value, x), inputs)
 
 
-def test_padding_behind_the_last_edge_is_ignored_by_the_product(adjacency, padded):
+def maximum(adjacency: Adjacency, value: Tensor, x: Tensor) -> Tensor:
+    return neighbor_max(adjacency, x) + 0 * value.sum()
+
+
+@pytest.mark.usefixtures("kernels")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("operator", [product, maximum])
+def test_padding_behind_the_last_edge_is_ignored(operator, dtype, adjacency):
     grads = []
-    for graph in (adjacency, padded):
-        x = features().requires_grad_()
-        value = torch.full((graph.index.numel(),), 5.0, dtype=torch.float64).requires_grad_()
-        y = product(graph, value, x)
+    for graph in (adjacency, padded(adjacency)):
+        x = features(dtype).requires_grad_()
+        value = torch.full((graph.index.numel(),), 5.0, dtype=dtype).requires_grad_()
+        y = operator(graph, value, x)
         grads.append((y, *torch.autograd.grad((y + 1).square().sum(), (x, value))))
     (y, of_x, of_value), (padded_y, padded_of_x, padded_of_value) = grads
     assert_close((padded_y, padded_of_x), (y, of_x), **EXACT)
     assert_close(padded_of_value[: of_value.numel()], of_value, **EXACT)
-    assert_close(padded_of_value[of_value.numel() :], torch.zeros(3).double(), **EXACT)
+    assert_close(padded_of_value[of_value.numel() :], torch.zeros(3, dtype=dtype), **EXACT)
 
 
 @pytest.mark.parametrize("size", [(0, 0), (3, 0), (0, 3), (3, 3)])
@@ -129,24 +122,13 @@ def test_autocast_passes_bfloat16_through_both_operators(adjacency):
     assert linear.weight.grad.isfinite().all()
 
 
-@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
-def test_both_operators_pass_the_checks_of_custom_operators(adjacency):
-    (matrix,) = sparse_matrices(adjacency, values().unsqueeze(1))
-    value = matrix.value.clone().requires_grad_()
-    entries = matrix._replace(value=value)
-    x = features().requires_grad_()
-    torch.library.opcheck(torch.ops.mgic.spmm.default, (x, *entries))
-    x = features(torch.float32).requires_grad_()
-    torch.library.opcheck(torch.ops.mgic.neighbor_max.default, (x, adjacency.ptr, adjacency.index))
-
-
 def test_flop_counter_sees_two_operations_an_entry_and_channel(adjacency):
     with FlopCounterMode(display=False) as counter:
         y = product(adjacency, values(), features().requires_grad_())
-    assert counter.get_total_flops() == 2 * EDGES.size(1) * 3
+    assert counter.get_total_flops() == 2 * BIPARTITE.size(1) * 3
     with counter:
         y.sum().backward()
-    assert counter.get_total_flops() == 2 * EDGES.size(1) * 3
+    assert counter.get_total_flops() == 2 * BIPARTITE.size(1) * 3
 
 
 def test_both_operators_compile_to_one_graph(adjacency):

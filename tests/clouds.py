@@ -1,0 +1,31 @@
+"""Small networks on point clouds, and clouds for them."""
+
+import torch
+from torch import Tensor, nn
+
+from mgic_geo import create_model
+
+
+def disturb_norms(model: nn.Module) -> None:
+    """Give every norm statistics and an affine part, as training would."""
+    for norm in model.modules():
+        if isinstance(norm, nn.BatchNorm1d):
+            for tensor in (norm.running_mean, norm.weight.data, norm.bias.data):
+                nn.init.normal_(tensor)
+            nn.init.uniform_(norm.running_var, 0.5, 2)
+
+
+def small(name: str, make=create_model, **options) -> nn.Module:
+    """A narrow network in float64, of five classes, whose norms are as after training."""
+    torch.manual_seed(0)
+    group_size = {"group_size": 4} if name.startswith("mgic") else {}
+    model = make(name, 5, **{"k": 4, "width": 8} | group_size | options).double()
+    disturb_norms(model)
+    return model
+
+
+def clouds(*sizes: int) -> tuple[Tensor, Tensor]:
+    """Points of clouds of these sizes, and the cloud of each."""
+    generator = torch.Generator().manual_seed(1)
+    pos = torch.randn(sum(sizes), 3, generator=generator, dtype=torch.float64)
+    return pos, torch.arange(len(sizes)).repeat_interleave(torch.tensor(sizes))

@@ -1,0 +1,44 @@
+"""Kernels on and off, and on any number of threads."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from mgic_geo.ops.csrc import build
+
+needs_compiler = pytest.mark.skipif(build.library() is None, reason="no C compiler")
+
+
+@contextmanager
+def kernels_off() -> Iterator[None]:
+    """Everything in plain PyTorch."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(build, "library", lambda *_: None)
+        yield
+
+
+@contextmanager
+def on_threads(count: int) -> Iterator[None]:
+    """So many threads in kernels and in PyTorch."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def assert_same_on_any_threads(compute: Callable[[], Any]) -> None:
+    """Bit for bit."""
+    results = []
+    for count in (1, 2, 3, 5, 7):
+        with on_threads(count):
+            results.append(compute())
+    for other in results[1:]:
+        assert_close(other, results[0], rtol=0, atol=0, equal_nan=True)

@@ -11,9 +11,6 @@ from tests.sparse_matrices import sparse_matrices
 
 OPERATIONS = {operation.name.partition("::")[2]: operation for operation in operations()}
 PACKED = {"cycle", "grouped_conv"}  # vision/ops/test_cycle.py: what packs is the reference
-    "cycle",
-    "grouped_conv",
-}  # vision/ops/test_cycle.py: the module that packs is the reference
 
 
 def make_inputs(generator: torch.Generator, nodes: int = 300) -> dict[str, tuple[Any, ...]]:

@@ -29,18 +29,13 @@ from tests.no_network import refuse_network
 
 Fault = Callable[[], None]
 ROOT = Path(__file__).parents[1]
+RUN_CHECKPOINT = "scripts.training.reliability.run_checkpoint.RunCheckpoint"
+KILLED = -signal.SIGKILL
+NO_TEST = ("--test_after_fit", "false", "--report", "false")
 UNSHARE = ("unshare", "--user", "--map-root-user", "--mount", "sh", "-c")
 _context = multiprocessing.get_context("forkserver")
 _scripts = ("modelnet10", "image", "segmentation", "parts")
 _context.set_forkserver_preload([f"scripts.train_{name}" for name in _scripts])
-
-
-@dataclass(frozen=True)
-class Finished:
-    """Exit code (negative for a signal) and what was printed."""
-
-    code: int
-    output: str
 
 
 def start(
@@ -57,23 +52,32 @@ def start(
     return process
 
 
-def finish(process, log: Path, timeout: float = 600) -> Finished:
-    """Wait for the program."""
-    process.join(timeout)
-    if process.is_alive():
-        process.kill()
-        raise TimeoutError(log.read_text())
-    return Finished(process.exitcode, log.read_text())
-
-
 def run(
     log: Path,
     *args: object,
     fault: Fault | None = None,
+    code: int | Sequence[int] = 0,
     script: str = "scripts.train_modelnet10",
-) -> Finished:
-    """Run the program to its end."""
-    return finish(start(log, *args, fault=fault, script=script), log)
+) -> str:
+    """Run the program to its end, and return what it printed.
+
+    It has to end with the exit code, or one of them, that is given (negative for a signal), and
+    errors of its own without a traceback.
+    """
+    process = start(log, *args, fault=fault, script=script)
+    output = _finish(process, log)
+    assert process.exitcode in ([code] if isinstance(code, int) else code), output
+    assert process.exitcode not in (1, 2) or "Traceback" not in output, output
+    return output
+
+
+def _finish(process, log: Path, timeout: float = 600) -> str:
+    """Wait for the program, and return what it printed."""
+    process.join(timeout)
+    if process.is_alive():
+        process.kill()
+        raise TimeoutError(log.read_text())
+    return log.read_text()
 
 
 def run_on_disk(
@@ -116,11 +120,16 @@ def _can_mount() -> bool:
 def run_ranks(
     folder: Path,
     *args: object,
-    faults: Sequence[Fault | None],
+    faults: Sequence[Fault | None] = (None, None),
+    codes: Sequence[int] = (0, 0),
     extra: Sequence[Sequence[str]] = ((), ()),
     script: str = "scripts.train_modelnet10",
-) -> list[Finished]:
-    """Run one process for each fault, with the environment that torchrun would give it."""
+) -> list[str]:
+    """Run one process for each fault, with the environment that torchrun would give it.
+
+    Returns:
+        What each of them printed; they have to end with the exit codes that are given.
+    """
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -141,16 +150,18 @@ def run_ranks(
         }
         call = (logs[rank], *args, *extra[rank])
         processes.append(start(*call, fault=fault, env=env, script=script))
-    return [finish(process, log) for process, log in zip(processes, logs, strict=True)]
+    outputs = [_finish(process, log) for process, log in zip(processes, logs, strict=True)]
+    assert [process.exitcode for process in processes] == list(codes), outputs
+    return outputs
 
 
 def survive_kills(
-    folder: Path, *command: object, check: Callable[[], None], script: str, kills: int = 10
+    folder: Path, whole: Path, *command: object, script: str, kills: int = 10
 ) -> None:
     """Kill a run at random moments and resume it with other workers, until it has ended.
 
-    A run is killed up to three times before it may end; ``check`` then looks at its result, and
-    another one is started in its place.
+    A run is killed up to three times before it may end, in the bits of the run ``whole``; another
+    one is then started in its place.
     """
     log, moments, count = folder / "log", random.Random(0), 0
     begin = time.monotonic()
@@ -166,7 +177,8 @@ def survive_kills(
             count += 1
         process.join()
         if process.exitcode == 0 or count % 3 == 0 or count >= kills:
-            check()
+            run(log, *command, "--resume", script=script)
+            assert_same_run(whole, folder)
         if count >= kills:
             return
     raise AssertionError(f"only {count} of {4 * kills} starts lived long enough to be killed")
@@ -178,12 +190,34 @@ def metrics(folder: Path) -> list[list[str]]:
         return [row[:-1] for row in csv.reader(file)]
 
 
-def assert_same_run(one: Path, other: Path, newest: str = "step-000000015.ckpt") -> None:
+def newest(folder: Path) -> str:
+    """The name of the last checkpoint of a run."""
+    return max(path.name for path in (folder / "checkpoints").glob("step-*"))
+
+
+def assert_kills_change_nothing(fit: Callable, place: Path, *kills: Fault, fault=None) -> None:
+    """Check that a run that every kill ends and that is resumed ends in the bits of another one.
+
+    Args:
+        fit: Trains in the folder that it is given, as :func:`run` does.
+        place: Folder for both.
+        kills: What ends the first starts.
+        fault: What the other starts and the other run have to live with.
+    """
+    one, other = place / "one", place / "other"
+    fit(one, fault=fault)
+    for kill in kills:
+        fit(other, "--resume", fault=kill, code=KILLED)
+    fit(other, "--resume", fault=fault)
+    assert_same_run(one, other)
+
+
+def assert_same_run(one: Path, other: Path) -> None:
     """Check that two runs ended in the same bits."""
     from scripts.training.reliability.checkpoint import read_checkpoint
 
     assert metrics(one) == metrics(other)
-    for name in ("best.ckpt", newest):
+    for name in ("best.ckpt", newest(one)):
         first, second = (read_checkpoint(folder / "checkpoints" / name) for folder in (one, other))
         average = {"current_model_state", "averaging_state"} & first.keys()
         for key in ("state_dict", "optimizer_states", "lr_schedulers", "loops", *average):
@@ -211,6 +245,23 @@ def _child(
     sys.exit(main(args))
 
 
+def _before(owner, method: str, count: int, act: Callable[[], None]) -> None:
+    """Let something happen when a method is called for the ``count``-th time."""
+    if isinstance(owner, str):
+        module, name = owner.rsplit(".", 1)
+        owner = getattr(sys.modules[module], name)
+    original, calls = getattr(owner, method), 0
+
+    def wrapper(*args, **kwargs):
+        nonlocal calls
+        calls += 1
+        if calls == count:
+            act()
+        return original(*args, **kwargs)
+
+    setattr(owner, method, wrapper)
+
+
 @dataclass(frozen=True)
 class SignalAt:
     """Sends a signal to the process itself when it enters a method for the ``count``-th time."""
@@ -222,20 +273,11 @@ class SignalAt:
     times: int = 1
 
     def __call__(self) -> None:
-        module, name = self.owner.rsplit(".", 1)
-        owner = getattr(sys.modules[module], name)
-        original = getattr(owner, self.method)
-        calls = 0
+        def send():
+            for _ in range(self.times):
+                os.kill(os.getpid(), self.number)
 
-        def wrapper(*args, **kwargs):
-            nonlocal calls
-            calls += 1
-            if calls == self.count:
-                for _ in range(self.times):
-                    os.kill(os.getpid(), self.number)
-            return original(*args, **kwargs)
-
-        setattr(owner, self.method, wrapper)
+        _before(self.owner, self.method, self.count, send)
 
 
 @dataclass(frozen=True)
@@ -247,19 +289,11 @@ class Hang:
     seconds: float
 
     def __call__(self) -> None:
-        module, name = self.owner.rsplit(".", 1)
-        owner = getattr(sys.modules[module], name)
-        original, calls = owner.training_step, 0
+        def hang():
+            time.sleep(self.seconds)
+            os._exit(9)
 
-        def wrapper(*args):
-            nonlocal calls
-            calls += 1
-            if calls == self.count:
-                time.sleep(self.seconds)
-                os._exit(9)
-            return original(*args)
-
-        owner.training_step = wrapper
+        _before(self.owner, "training_step", self.count, hang)
 
 
 @dataclass(frozen=True)
@@ -273,16 +307,11 @@ class WorkerKilled:
 
         from datasets.mesh_dataset import MeshDataset
 
-        item, calls = MeshDataset.__getitem__, 0
-
-        def deadly(dataset, key):
-            nonlocal calls
-            calls += 1
-            if calls == self.count and get_worker_info() is not None:
+        def die():
+            if get_worker_info() is not None:
                 os.kill(os.getpid(), signal.SIGKILL)
-            return item(dataset, key)
 
-        MeshDataset.__getitem__ = deadly
+        _before(MeshDataset, "__getitem__", self.count, die)
 
 
 @dataclass(frozen=True)
@@ -313,19 +342,11 @@ class ReadOnlyAfter:
     count: int
 
     def __call__(self) -> None:
-        from scripts.training.reliability.run_checkpoint import RunCheckpoint
+        def lock():
+            _give_up_privileges()
+            self.folder.chmod(0o555)
 
-        original, calls = RunCheckpoint._save_step, 0
-
-        def wrapper(*args):
-            nonlocal calls
-            if calls == self.count:
-                _give_up_privileges()
-                self.folder.chmod(0o555)
-            calls += 1
-            return original(*args)
-
-        RunCheckpoint._save_step = wrapper
+        _before(RUN_CHECKPOINT, "_save_step", self.count + 1, lock)
 
 
 def _give_up_privileges() -> None:
@@ -370,21 +391,13 @@ class DiskFullAfter:
     deadly: bool = False
 
     def __call__(self) -> None:
-        from scripts.training.reliability.run_checkpoint import RunCheckpoint
+        def fill():
+            if self.deadly:
+                signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
+                resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+            resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
 
-        original, calls = RunCheckpoint._save_step, 0
-
-        def wrapper(*args):
-            nonlocal calls
-            if calls == self.count:
-                if self.deadly:
-                    signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
-                    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-                resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
-            calls += 1
-            return original(*args)
-
-        RunCheckpoint._save_step = wrapper
+        _before(RUN_CHECKPOINT, "_save_step", self.count + 1, fill)
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 import copy
 import json
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
@@ -333,11 +334,17 @@ def twins(name: str, baseline: nn.Module, graph: str) -> tuple[nn.Module, nn.Mod
     return ours.eval(), baseline.eval()
 
 
-@pytest.mark.parametrize("graph", ["static", "dynamic"])
-def test_pyg_network_is_ours_with_plain_neighbors(graph, monkeypatch):
+@pytest.mark.parametrize(
+    ("name", "graph", "make"),
+    [
+        ("dgcnn", "static", partial(pyg_baselines.pyg_dgcnn, dynamic=False)),
+        ("dgcnn", "dynamic", pyg_baselines.pyg_dgcnn),
+        ("diffgcn", "static", pyg_baselines.edge_graph_diffgcn),  # of the authors' layer
+    ],
+)
+def test_pyg_network_is_ours_with_plain_neighbors(name, graph, make, monkeypatch):
     monkeypatch.setattr(pyg_baselines, "knn_graph", pyg_baselines.plain_knn_graph)
-    baseline = pyg_baselines.pyg_dgcnn(dynamic=graph == "dynamic")
-    ours, theirs = twins("dgcnn", baseline, graph)
+    ours, theirs = twins(name, make(), graph)
     assert_close(theirs(*cloud_batch()), ours(*cloud_batch()), **CLOSE)
 
 
@@ -346,12 +353,6 @@ def test_pyg_network_is_ours_with_plain_neighbors(graph, monkeypatch):
 def test_pyg_network_is_ours_with_the_neighbors_of_torch_cluster(graph):
     pytest.importorskip("torch_cluster")
     ours, theirs = twins("dgcnn", pyg_baselines.pyg_dgcnn(dynamic=graph == "dynamic"), graph)
-    assert_close(theirs(*cloud_batch()), ours(*cloud_batch()), **CLOSE)
-
-
-def test_network_of_the_authors_layer_is_our_diffgcn(monkeypatch):
-    monkeypatch.setattr(pyg_baselines, "knn_graph", pyg_baselines.plain_knn_graph)
-    ours, theirs = twins("diffgcn", pyg_baselines.edge_graph_diffgcn(), "static")
     assert_close(theirs(*cloud_batch()), ours(*cloud_batch()), **CLOSE)
 
 

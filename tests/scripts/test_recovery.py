@@ -2,14 +2,23 @@
 
 import json
 import shutil
-import signal
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 from torch.testing import assert_close
-from training_runs import SignalAt, assert_same_run, metrics, run, run_ranks
+from training_runs import (
+    NO_TEST,
+    SignalAt,
+    assert_kills_change_nothing,
+    assert_same_run,
+    metrics,
+    newest,
+    run,
+    run_ranks,
+)
 
 from scripts.training.loader import ShuffledBatches
 from scripts.training.reliability.checkpoint import read_checkpoint
@@ -30,7 +39,7 @@ def tiny(tmp_path_factory) -> list[str]:
         *("--model.name", "pointnet", "--model.options", '{"width": 8}'),
         *("--trainer.max_epochs", "3", "--trainer.accelerator", "cpu"),
         *("--checkpoint_every", "1", "--threads", "1"),
-        *("--test_after_fit", "false", "--report", "false"),
+        *NO_TEST,
     ]
 
 
@@ -83,21 +92,26 @@ class OutOfMemoryAbove:
         PointClassifier.forward = greedy
 
 
+@pytest.fixture
+def fit(tiny, tmp_path):
+    """Trains in ``tmp_path``; the rest is as of ``run``."""
+    return partial(run, tmp_path / "log", "fit", *tiny, "--run_dir", tmp_path)
+
+
 def recovery_of(folder: Path) -> dict:
     return json.loads((folder / "recovery.json").read_text())
 
 
-def weights_of(folder: Path, name: str = "step-000000009.ckpt") -> dict:
-    return read_checkpoint(folder / "checkpoints" / name)["state_dict"]
+def weights_of(folder: Path) -> dict:
+    return read_checkpoint(folder / "checkpoints" / newest(folder))["state_dict"]
 
 
 # numbers
 
 
 @pytest.mark.fault(12)
-def test_rollback_leaves_out_the_batch_and_counts_it(tiny, tmp_path):
-    result = run(tmp_path / "log", "fit", *tiny, *ROLLBACK, "--run_dir", tmp_path, fault=Poison(7))
-    assert result.code == 0, result.output
+def test_rollback_leaves_out_the_batch_and_counts_it(fit, tmp_path):
+    output = fit(*ROLLBACK, fault=Poison(7))
     recovery = recovery_of(tmp_path)
     assert [epoch for epoch, _ in recovery["replaced"]] == [0, 1, 2]
     assert [event["kind"] for event in recovery["events"]] == ["rollback"] * 3
@@ -105,41 +119,30 @@ def test_rollback_leaves_out_the_batch_and_counts_it(tiny, tmp_path):
         assert f"the loss is nan at step {3 * epoch + batch + 1} (epoch" in event["why"]
         assert "learning rate" in event["why"]
         assert event["why"].count("/train/") == (4 if batch == 2 else 8)
-    assert result.output.count("warning: the loss is nan") == 3
-    assert "(rollback 3 of at most 10)" in result.output
+    assert output.count("warning: the loss is nan") == 3
+    assert "(rollback 3 of at most 10)" in output
     assert [row[:2] for row in metrics(tmp_path)[1:]] == [["1", "3"], ["2", "6"], ["3", "9"]]
     assert all(w.isfinite().all() for w in weights_of(tmp_path).values() if w.is_floating_point())
 
 
 @pytest.mark.fault(12)
-def test_weights_that_are_not_finite_are_never_saved_and_rolled_back(tiny, tmp_path):
-    command = ["fit", *tiny, "--run_dir", tmp_path]
-    stopped = run(tmp_path / "log", *command, fault=Poison(steps=5))
-    assert stopped.code == 1
-    assert "weights are not finite after step 5, learning rate" in stopped.output
-    newest = max(path.name for path in (tmp_path / "checkpoints").glob("step-*"))
-    assert newest == "step-000000004.ckpt"
-    again = run(tmp_path / "log", *command, *ROLLBACK, "--overwrite", fault=Poison(steps=5))
-    assert again.code == 0, again.output
+def test_weights_that_are_not_finite_are_never_saved_and_rolled_back(fit, tmp_path):
+    stopped = fit(fault=Poison(steps=5), code=1)
+    assert "weights are not finite after step 5, learning rate" in stopped
+    assert newest(tmp_path) == "step-000000004.ckpt"
+    fit(*ROLLBACK, "--overwrite", fault=Poison(steps=5))
     assert recovery_of(tmp_path)["replaced"] == [[1, 1]]
     assert all(w.isfinite().all() for w in weights_of(tmp_path).values() if w.is_floating_point())
 
 
 @pytest.mark.fault(7, 12)
 @pytest.mark.slow
-def test_run_that_was_rolled_back_and_killed_resumes_bit_for_bit(tiny, tmp_path):
-    one, other = tmp_path / "one", tmp_path / "other"
-    command = ["fit", *tiny, *ROLLBACK, "--run_dir"]
-    assert run(tmp_path / "log", *command, one, fault=Poison(7)).code == 0
-
-    for count in (5, 4):
-        fault = PoisonedKill(count)
-        killed = run(tmp_path / "log", *command, other, "--resume", fault=fault)
-        assert killed.code == -signal.SIGKILL, killed.output
-    resumed = run(tmp_path / "log", *command, other, "--resume", fault=Poison(7))
-    assert resumed.code == 0, resumed.output
-    assert_same_run(one, other, "step-000000009.ckpt")
-    assert recovery_of(one)["replaced"] == recovery_of(other)["replaced"]
+def test_run_that_was_rolled_back_and_killed_resumes_bit_for_bit(fit, tmp_path):
+    kills = [PoisonedKill(5), PoisonedKill(4)]
+    fit = partial(fit, *ROLLBACK, "--run_dir")
+    assert_kills_change_nothing(fit, tmp_path, *kills, fault=Poison(7))
+    one, other = (recovery_of(tmp_path / name)["replaced"] for name in ("one", "other"))
+    assert one == other
 
 
 @dataclass(frozen=True)
@@ -157,8 +160,7 @@ class PoisonedKill:
 @pytest.mark.slow
 def test_processes_roll_back_together(tiny, tmp_path):
     command = ["fit", *tiny, *ROLLBACK, "--data.batch_size", "4", "--run_dir", tmp_path]
-    results = run_ranks(tmp_path, *command, faults=[Poison(7)] * 2)  # one of them gets it
-    assert [result.code for result in results] == [0, 0], results
+    run_ranks(tmp_path, *command, faults=[Poison(7)] * 2)  # one of them gets it
     recovery = recovery_of(tmp_path)
     assert [epoch for epoch, _ in recovery["replaced"]] == [0, 1, 2]
     assert all("the loss is nan" in event["why"] for event in recovery["events"])
@@ -166,23 +168,16 @@ def test_processes_roll_back_together(tiny, tmp_path):
 
 @pytest.mark.fault(12)
 @pytest.mark.slow
-def test_steps_that_half_precision_skips_are_no_fault_and_resume_bit_for_bit(tiny, tmp_path):
+def test_steps_that_half_precision_skips_are_no_fault_and_resume_bit_for_bit(fit, tmp_path):
     """Losses are scaled so much that gradients overflow, until the scaler has learned better."""
     scaler = {"class_path": "torch.amp.GradScaler", "init_args": {"device": "cpu"}}
     scaler["init_args"]["init_scale"] = 1e9
     precision = {"precision": "16-mixed", "device": "cpu", "scaler": scaler}
     plugin = {"class_path": "lightning.pytorch.plugins.MixedPrecision", "init_args": precision}
-    one, other = tmp_path / "one", tmp_path / "other"
-    command = ["fit", *tiny, "--trainer.plugins", json.dumps(plugin), "--run_dir"]
-    done = run(tmp_path / "log", *command, one)
-    assert done.code == 0, done.output
-    newest = "step-000000009.ckpt"
-    assert 1 < read_checkpoint(one / "checkpoints" / newest)["MixedPrecision"]["scale"] < 1e9
-    fault = SignalAt(CLASSIFIER, "training_step", 3)
-    assert run(tmp_path / "log", *command, other, fault=fault).code == -signal.SIGKILL
-    resumed = run(tmp_path / "log", *command, other, "--resume")
-    assert resumed.code == 0, resumed.output
-    assert_same_run(one, other, newest)
+    fit = partial(fit, "--trainer.plugins", json.dumps(plugin), "--run_dir")
+    assert_kills_change_nothing(fit, tmp_path, SignalAt(CLASSIFIER, "training_step", 3))
+    last = read_checkpoint(tmp_path / "one/checkpoints/step-000000009.ckpt")
+    assert 1 < last["MixedPrecision"]["scale"] < 1e9
 
 
 def test_the_next_batch_stands_in_for_one_that_is_left_out():
@@ -219,51 +214,40 @@ def test_damaged_recovery_is_an_error(content, tmp_path):
 
 
 @pytest.mark.fault(14)
-def test_too_little_memory_is_told_with_advice(tiny, tmp_path):
-    fault = OutOfMemoryAbove(4)
-    result = run(tmp_path / "log", "fit", *tiny, "--run_dir", tmp_path, fault=fault)
-    assert result.code == 1
-    assert "error: out of memory with batches of 8: try a smaller --data.batch_size" in (
-        result.output
-    )
-    assert "Traceback" not in result.output
+def test_too_little_memory_is_told_with_advice(fit):
+    told = "error: out of memory with batches of 8: try a smaller --data.batch_size"
+    assert told in fit(fault=OutOfMemoryAbove(4), code=1)
 
 
 @pytest.mark.fault(14)
-def test_auto_batch_does_what_smaller_batches_that_accumulate_do(tiny, tmp_path):
+def test_auto_batch_does_what_smaller_batches_that_accumulate_do(fit, tmp_path):
     one, other = tmp_path / "one", tmp_path / "other"
     smaller = ["--data.batch_size", "4", "--trainer.accumulate_grad_batches", "2"]
-    asked = run(tmp_path / "log", "fit", *tiny, *smaller, "--run_dir", one)
-    assert asked.code == 0, asked.output
-    command = ["fit", *tiny, "--auto-batch", "true", "--run_dir", other]
-    found = run(tmp_path / "log", *command, fault=OutOfMemoryAbove(5))
-    assert found.code == 0, found.output
-    assert "warning: out of memory with batches of 8: continuing with 2 times as many of 4" in (
-        found.output
-    )
+    fit(*smaller, "--run_dir", one)
+    found = fit("--auto-batch", "true", "--run_dir", other, fault=OutOfMemoryAbove(5))
+    told = "warning: out of memory with batches of 8: continuing with 2 times as many of 4"
+    assert told in found
     assert_close(weights_of(one), weights_of(other), rtol=0, atol=0)
     assert metrics(one) == metrics(other)
 
 
 @pytest.mark.fault(14)
 @pytest.mark.slow
-def test_memory_that_runs_short_within_an_epoch_loses_no_sample(tiny, tmp_path):
+def test_memory_that_runs_short_within_an_epoch_loses_no_sample(fit, tmp_path):
     """Six steps are those of whole batches; from the seventh on, of pieces."""
     folder = tmp_path / "run"
-    command = ["fit", *tiny, "--auto-batch", "true", "--run_dir", folder]
-    done = run(tmp_path / "log", *command, fault=OutOfMemoryAbove(4, after=7))
-    assert done.code == 0, done.output
+    fit = partial(fit, "--auto-batch", "true", "--run_dir", folder)
+    fit(fault=OutOfMemoryAbove(4, after=7))
     assert recovery_of(folder)["pieces"] == 2
     assert [row[:2] for row in metrics(folder)[1:]] == [["1", "3"], ["2", "6"], ["3", "9"]]
-    newest = folder / "checkpoints" / "step-000000009.ckpt"
-    loops = read_checkpoint(newest)["loops"]["fit_loop"]
+    last = folder / "checkpoints" / "step-000000009.ckpt"
+    loops = read_checkpoint(last)["loops"]["fit_loop"]
     assert loops["state_dict"]["combined_loader"] == [{"delivered": 5}]  # 20 clouds in fours
-    assert_same_run(folder, shutil.copytree(folder, tmp_path / "copy"), newest.name)
+    shutil.copytree(folder, tmp_path / "copy")
     # from the middle of the epoch again: the configuration is still the one asked for
-    newest.unlink()
-    again = run(tmp_path / "log", *command, "--resume", fault=OutOfMemoryAbove(4))
-    assert again.code == 0, again.output
-    assert_same_run(folder, tmp_path / "copy", newest.name)
+    last.unlink()
+    fit("--resume", fault=OutOfMemoryAbove(4))
+    assert_same_run(folder, tmp_path / "copy")
 
 
 @pytest.mark.fault(14, 40)
@@ -272,11 +256,9 @@ def test_processes_agree_on_smaller_batches(tiny, tmp_path):
     command = ["fit", *tiny, "--auto-batch", "true", "--data.batch_size", "4"]
     command += ["--run_dir", tmp_path]
     faults = [None, OutOfMemoryAbove(2)]
-    short = run_ranks(tmp_path, *command, faults=faults)
-    assert [result.code for result in short] == [1, 75], short
-    assert "Start all processes again with --resume" in short[1].output
-    again = run_ranks(tmp_path, *command, "--resume", faults=faults)
-    assert [result.code for result in again] == [0, 0], again
+    _, short = run_ranks(tmp_path, *command, faults=faults, codes=[1, 75])
+    assert "Start all processes again with --resume" in short
+    run_ranks(tmp_path, *command, "--resume", faults=faults)
     assert recovery_of(tmp_path)["pieces"] == 2
 
 

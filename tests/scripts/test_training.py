@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from meshes import flip
 from sklearn.metrics import accuracy_score, log_loss
 from torch.utils.data import Dataset
 
@@ -174,9 +175,10 @@ def test_loading_does_not_draw_from_the_global_generator():
 
 
 @pytest.mark.fault(41)
-def test_dead_worker_is_an_error_that_says_what_to_do():
+@pytest.mark.parametrize("dataset", [Crash(), TornBatches()], ids=["loading", "handing-over"])
+def test_dead_worker_is_an_error_that_says_what_to_do(dataset):
     with pytest.raises(LoaderError, match=r"process died.*--resume"), explained(16):
-        list(loader(num_workers=1, dataset=Crash()))
+        list(loader(num_workers=1, dataset=dataset))
 
 
 class Unsendable(Squares):
@@ -200,12 +202,6 @@ def test_processes_that_cannot_be_started_are_told(monkeypatch):
     monkeypatch.setattr("multiprocessing.process.BaseProcess.start", refuse)
     with pytest.raises(LoaderError, match=r"cannot be started: .*No space left.*num_workers 0"):
         list(loader(num_workers=1))
-
-
-@pytest.mark.fault(41)
-def test_worker_that_dies_amid_handing_over_a_batch_is_the_same_error():
-    with pytest.raises(LoaderError, match=r"process died.*--resume"), explained(16):
-        list(loader(num_workers=1, dataset=TornBatches()))
 
 
 @pytest.mark.fault(41)
@@ -260,7 +256,7 @@ def test_sealed_checkpoint_is_still_a_torch_file(tmp_path):
 
 
 @pytest.mark.fault(1, 2)
-def test_every_flipped_bit_and_every_cut_is_noticed():
+def test_everyflipped_bit_and_every_cut_is_noticed():
     sealed = seal(b"some weights")
     for place in range(len(sealed)):
         for damaged in (
@@ -269,12 +265,6 @@ def test_every_flipped_bit_and_every_cut_is_noticed():
         ):
             with pytest.raises(ValueError, match="SHA-256"):
                 unseal(damaged)
-
-
-def _flip(path):
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 1
-    path.write_bytes(content)
 
 
 def _cut(path):
@@ -291,7 +281,7 @@ def _folder(path):
 
 
 @pytest.mark.fault(1, 2, 3)
-@pytest.mark.parametrize("damage", [_flip, _cut, _empty, _folder])
+@pytest.mark.parametrize("damage", [flip, _cut, _empty, _folder])
 def test_damaged_newest_checkpoint_falls_back_to_the_one_before(damage, tmp_path):
     before = save(tmp_path / "step-000000009.ckpt")
     damage(save(tmp_path / "step-000000010.ckpt"))
@@ -300,7 +290,7 @@ def test_damaged_newest_checkpoint_falls_back_to_the_one_before(damage, tmp_path
 
 
 @pytest.mark.fault(3)
-@pytest.mark.parametrize("damage", [_flip, _cut, _empty, _folder])
+@pytest.mark.parametrize("damage", [flip, _cut, _empty, _folder])
 def test_damaged_checkpoint_without_another_is_an_error_with_its_name(damage, tmp_path):
     path = save(tmp_path / "step-000000010.ckpt")
     damage(path)
@@ -360,7 +350,7 @@ def test_exported_weights_read_back_and_damage_is_noticed(tmp_path):
     read = read_weights(path)
     assert read.info == info
     torch.testing.assert_close(read.tensors, tensors)
-    _flip(path)
+    flip(path)
     with pytest.raises(CheckpointError, match=r"model\.safetensors"):
         read_weights(path)
 

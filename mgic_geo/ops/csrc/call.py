@@ -115,22 +115,22 @@ class Entry:
         kinds = [kind for parameter in parameters for kind in parameter.ctypes]
         function.argtypes, function.restype = [*kinds, ctypes.c_int], ctypes.c_char_p
         self.function = function
-        self.plan = [(p, *_ARRAYS.get(p.kind, (None, None))) for p in parameters]
+        self.plan = [(parameter, _ARRAYS.get(parameter.kind)) for parameter in parameters]
 
     def __call__(self, *arguments: Any) -> None:
         """Call it with tensors and numbers, one a parameter."""
         flat: list[Any] = []
-        for (parameter, dtype, in_order), x in zip(self.plan, arguments, strict=True):
-            if dtype is None or in_order is None:
+        for (parameter, array), x in zip(self.plan, arguments, strict=True):
+            if array is None:
                 flat.append(x)
             elif x is None:
                 flat += (0,) * len(parameter.ctypes)
-            elif x.dtype is not dtype or not x.is_cpu or x.layout is not torch.strided:
+            elif x.dtype is not array[0] or not x.is_cpu or x.layout is not torch.strided:
                 raise TypeError(
-                    f"{parameter.name} must be {dtype} on a processor, got {x.dtype} on "
+                    f"{parameter.name} must be {array[0]} on a processor, got {x.dtype} on "
                     f"{x.device} ({x.layout})"
                 )
-            elif not in_order(x) or x.is_neg():
+            elif not array[1](x) or x.is_neg():
                 raise ValueError(f"{parameter.name} must be in order, got strides {x.stride()}")
             elif parameter.kind == "ROWS":
                 # from the first number to the last one, gaps between rows included

@@ -21,6 +21,7 @@ class CycleOptions(TypedDict, total=False):
         group_size: Channels per group, :math:`s_g`.
         coarse_size: Width of the coarsest level, :math:`s_c`.
         min_levels: Coarser levels to build even where the width is already small; 1.
+        cycle: ``"multiplicative"``, the paper's and the default, or ``"additive"``.
         change: What precedes a cycle where width or resolution change: ``"depthwise"`` or
             ``"pointwise"``.
     """
@@ -28,6 +29,7 @@ class CycleOptions(TypedDict, total=False):
     group_size: int
     coarse_size: int
     min_levels: int
+    cycle: str
     change: str
 
 
@@ -42,6 +44,7 @@ def mgic_unit(
     group_size: int = 64,
     coarse_size: int | None = None,
     min_levels: int = 1,
+    cycle: str = "multiplicative",
 ) -> nn.Sequential:
     """A multigrid cycle, with a light convolution before it where width or resolution change.
 
@@ -56,6 +59,7 @@ def mgic_unit(
         group_size: Channels per group, :math:`s_g`.
         coarse_size: Width of the coarsest level, :math:`s_c`; ``None`` means ``group_size``.
         min_levels: Coarser levels to build even where the width is already small.
+        cycle: ``"multiplicative"`` or ``"additive"``, as :class:`mgic_geo.MGICBlock`.
 
     Shape:
         - ``x``: ``(B, in_channels, H, W)``. Returns ``(B, out_channels, H / stride, W / stride)``.
@@ -86,6 +90,7 @@ def mgic_unit(
         min_levels=min_levels,
         make_norm=BatchNorm2d,
         make_correction=make_correction,
+        cycle=cycle,
     )
     return unit
 

@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from mgic_geo import multiply_adds, transfer
 from mgic_geo.conversion import Replacement, Report, drop_hooks, outermost, require, rewrite
-from mgic_geo.levels import Level, MGICBlock, Residual, level_plan
+from mgic_geo.levels import Level, MGICBlock, Residual, check_cycle, level_plan
 from mgic_vision.conversion import blocks  # noqa: F401, register
 from mgic_vision.conversion.narrow import branch_widths, leaves, narrow
 from mgic_vision.conversion.parts import CycleBranch, CycleResidual, Parts, find_adapter
@@ -33,6 +33,7 @@ def convert(
     min_width: int = 64,
     project: bool = False,
     gradual: bool = False,
+    cycle: str = "multiplicative",
     input_size: tuple[int, ...] | None = None,
 ) -> tuple[nn.Module, Report]:
     """Rewrite a network: cycles of the same kind of block where a residual block keeps its width.
@@ -61,6 +62,7 @@ def convert(
         gradual: Whether every original stays beside its cycle. The network then begins as the
             original; move its share from 1 to 0 while you train
             (:func:`~mgic_geo.set_blend`), and drop the originals (:func:`~mgic_geo.finish`).
+        cycle: ``"multiplicative"`` or ``"additive"``, as :class:`mgic_geo.MGICBlock`.
         input_size: Shape of one input, without the batch, to count multiply-adds for; ``None``
             for what the model itself says (``input_size``, timm's ``default_cfg``). Without any
             they are not counted.
@@ -92,7 +94,8 @@ def convert(
         "coarse_size": group_size if coarse_size is None else coarse_size,
     }
     level_plan(1, **sizes)  # checks them
-    make = partial(_cycle, sizes=sizes, min_width=min_width, project=project)
+    check_cycle(cycle)
+    make = partial(_cycle, sizes=sizes, min_width=min_width, project=project, cycle=cycle)
     names = outermost(model, find_adapter)
     new, report = rewrite(model, names, make, include=include, exclude=exclude, gradual=gradual)
     before, after = _work(model, new, input_size)
@@ -100,7 +103,7 @@ def convert(
 
 
 def _cycle(
-    block: nn.Module, *, sizes: dict[str, int], min_width: int, project: bool
+    block: nn.Module, *, sizes: dict[str, int], min_width: int, project: bool, cycle: str
 ) -> Replacement:
     adapter = find_adapter(block)
     assert adapter is not None
@@ -118,7 +121,7 @@ def _cycle(
             drop_hooks(branch, inside=False)
         return Residual(branch)
 
-    cycle = MGICBlock(
+    made = MGICBlock(
         outer,
         make_layer,
         TransferConv2d if parts.is_image else transfer,
@@ -127,14 +130,15 @@ def _cycle(
         coarse_size=sizes["coarse_size"],
         make_norm=partial(_norm_of, parts),
         make_correction=make_correction,
+        cycle=cycle,
     )
     example = next(block.parameters())
-    for made in (cycle.restrict, cycle.corrections):
-        made.to(example).train(block.training)
-    new = CycleResidual(cycle, parts.after, parts.act) if parts.is_residual else CycleBranch(cycle)
-    for container in (new, cycle, cycle.layers, *cycle.layers):
+    for transfers in (made.restrict, made.corrections):
+        transfers.to(example).train(block.training)
+    new = CycleResidual(made, parts.after, parts.act) if parts.is_residual else CycleBranch(made)
+    for container in (new, made, made.layers, *made.layers):
         container.training = block.training
-    return Replacement(new, cycle.levels, _kept(block, parts))
+    return Replacement(new, made.levels, _kept(block, parts))
 
 
 def _kept(block: nn.Module, parts: Parts) -> frozenset[nn.Module]:

@@ -67,6 +67,7 @@ def function_mgic(
     group_size: int = 16,
     coarse_size: int = 16,
     min_levels: int = 1,
+    cycle: str = "multiplicative",
     **options: Unpack[FunctionOptions],
 ) -> Backbone:
     """Table 2 with a cycle of inverted residuals as CNN block.
@@ -76,6 +77,7 @@ def function_mgic(
         group_size: Channels per group, :math:`s_g`.
         coarse_size: Width of the coarsest level, :math:`s_c`.
         min_levels: Coarser levels to build even where the width is already small.
+        cycle: ``"multiplicative"`` or ``"additive"``, as :class:`mgic_geo.MGICBlock`.
         **options: As :class:`FunctionOptions`.
 
     Shape:
@@ -106,6 +108,7 @@ def function_mgic(
             group_size=group_size,
             coarse_size=coarse_size,
             min_levels=min_levels,
+            cycle=cycle,
         )
 
     return _table_2(block, num_classes, **options)

@@ -190,6 +190,7 @@ def mobile_backbone(
     group_size: int = 64,
     coarse_size: int = 64,
     min_levels: int = 1,
+    cycle: str = "multiplicative",
     change: str = "depthwise",
     in_chans: int = 3,
 ) -> Backbone:
@@ -230,6 +231,7 @@ def mobile_backbone(
             group_size=group_size,
             coarse_size=coarse_size,
             min_levels=min_levels,
+            cycle=cycle,
         )
         stages.add(unit, out, stride=stride)
     stem = conv_norm_act(in_chans, stem_width, kernel=3, stride=2, activation=swish)

@@ -159,6 +159,7 @@ def _mgic_resnet(
     group_size: int = 64,
     coarse_size: int = 64,
     min_levels: int = 1,
+    cycle: str = "multiplicative",
     change: str = "depthwise",
     **options: Unpack[ModelOptions],
 ) -> Backbone:
@@ -174,6 +175,7 @@ def _mgic_resnet(
                 group_size=group_size,
                 coarse_size=coarse_size,
                 min_levels=min_levels,
+                cycle=cycle,
             )
             stages.add(unit, row.out, stride=stride)
     final = Chain(OrderedDict(norm=BatchNorm2d(stages.channels), act=RELU()))

@@ -9,7 +9,7 @@ from mgic_geo.nn.grouped_linear import GroupedLinear
 from mgic_geo.nn.norm_act import norm_act, training_batch_norm
 from mgic_geo.ops.add_normalized_linear import add_normalized_linear
 from mgic_geo.ops.batch_norm_act import move_running_statistics
-from mgic_geo.ops.grouped_linear import add_grouped_linear
+from mgic_geo.ops.grouped_linear import grouped_linear
 from mgic_geo.ops.operator import is_hooked
 
 CORRECTION_SCALE = 0.1
@@ -42,7 +42,7 @@ class GraphCorrection(Correction):
             correction = norm_act(self.norm, None, transfer(change))
             return correction if x is None else x + correction
         if isinstance(self.norm, nn.Identity):  # none, or folded into the transfer
-            return add_grouped_linear(x, change, transfer.weight, transfer.bias)
+            return grouped_linear(change, transfer.weight, transfer.bias, x)
         norm = training_batch_norm(self.norm, x)
         if norm is None or transfer.bias is not None:
             return x + norm_act(self.norm, None, transfer(change))

@@ -245,8 +245,3 @@ def sum_rows(x: Tensor) -> Tensor:
     Torch's order of sums, and so its rounding, is one of the threads.
     """
     return grouped_linear_weight(x.new_ones(x.size(0), 1), x, 1).view(-1)
-
-
-def add_grouped_linear(addend: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """:data:`grouped_linear` of ``x``, added to ``addend``."""
-    return grouped_linear(x, weight, bias, addend)

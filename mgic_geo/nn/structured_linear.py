@@ -194,8 +194,8 @@ def make_additive_conv(
 
     Example:
         >>> conv = make_additive_conv(pyg.SAGEConv, 64, 64, group_size=8)
-        >>> sum(p.numel() for p in conv.parameters()), conv.lin_r
-        (3776, StructuredLinear(64, 64, bias=False))
+        >>> sum(p.numel() for p in conv.parameters()), conv.lin_r.width
+        (3776, 64)
     """
     made = conv(in_channels, out_channels, **copy.deepcopy(kwargs))
     coarse_size = group_size if coarse_size is None else coarse_size

@@ -13,6 +13,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from contextlib import nullcontext
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -212,7 +213,7 @@ def _image_network(name: str) -> Entry:
 def _operator(draw: Draw) -> Drawn:
     known = make_inputs(draw.generator, nodes=NODES)
     name = draw.one_of(*known)
-    operator = getattr(torch.ops.mgic, name)
+    operator = attrgetter(OPERATIONS[name].name.replace("::", "."))(torch.ops)
 
     def call(**arguments: Any) -> Any:
         return operator(**arguments)

@@ -127,7 +127,9 @@ def test_reset_parameters_draws_a_transfer_again_by_its_rule(init):
 
 
 def test_unknown_rule_is_refused():
-    with pytest.raises(ValueError, match="'aggregate', 'uniform' or 'constant', got 'ones'"):
+    with pytest.raises(
+        ValueError, match="init must be one of aggregate, uniform, constant, normal, got 'ones'"
+    ):
         init_transfer_(torch.empty(1, 2, 4), init="ones")
 
 

@@ -338,7 +338,7 @@ def twins(name: str, baseline: nn.Module, graph: str) -> tuple[nn.Module, nn.Mod
     ("name", "graph", "make"),
     [
         ("dgcnn", "static", partial(pyg_baselines.pyg_dgcnn, dynamic=False)),
-        ("dgcnn", "dynamic", pyg_baselines.pyg_dgcnn),
+        ("dgcnn", "dynamic", partial(pyg_baselines.pyg_dgcnn, dynamic=True)),
         ("diffgcn", "static", pyg_baselines.edge_graph_diffgcn),  # of the authors' layer
     ],
 )

@@ -310,7 +310,7 @@ def _with_one(draw: Draw, x: Tensor, value: float) -> tuple[str, Tensor]:
         return "unchanged", x
     x = x.clone()
     place = draw.one_of(0, x.numel() - 1, draw.integer(0, x.numel() - 1))
-    x.view(-1)[place] = value
+    x[torch.unravel_index(torch.tensor(place), x.shape)] = value
     return f"{value} at {place}", x
 
 

@@ -55,16 +55,19 @@ def transpose(ptr: Tensor, index: Tensor, num_columns: int) -> tuple[Tensor, Ten
 
 
 def check_pointer(ptr: Tensor, index: Tensor) -> None:
-    """Raise where ``ptr`` does not begin and end as one of ``index`` does.
+    """Raise where ``ptr`` is not one of ``index``.
 
     Raises:
-        ValueError: It does not start with 0 and end with the entries of ``index`` at most.
+        ValueError: It does not start with 0, falls, or ends after the entries of ``index``.
     """
     if not ptr.numel() or ptr[0] != 0 or not 0 <= int(ptr[-1]) <= index.numel():
         raise ValueError(
             f"ptr must start with 0 and end with {index.numel()} at most, the entries of index, "
             f"got {ptr.tolist()[:1]} to {ptr.tolist()[-1:]}"
         )
+    if (ptr[1:] < ptr[:-1]).any():
+        place = int((ptr[1:] < ptr[:-1]).nonzero()[0])
+        raise ValueError(f"ptr must not fall, got {ptr[place : place + 2].tolist()} from {place}")
 
 
 def _reference(

@@ -348,7 +348,20 @@ def check(seed: int) -> str:
 
 
 #: words in which PyTorch's own modules, and ours inside others, speak of an argument
-ALSO = ("edge", "node", "adjacency", "channels", "dtype", "expected", "finite", "input", "indices")
+ALSO = (
+    "kernel",
+    "height",
+    "width",
+    "edge",
+    "node",
+    "adjacency",
+    "channels",
+    "dtype",
+    "expected",
+    "finite",
+    "input",
+    "indices",
+)
 
 
 def _end(call: Call, arguments: Arguments, *, kernels: bool) -> Any:

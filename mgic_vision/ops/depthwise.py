@@ -103,6 +103,4 @@ depthwise_backward = Operation(
 
 
 def _sizes(x: Tensor, weight: Tensor, dilation: int) -> tuple[int, ...]:
-    if 0 in x.shape[2:]:
-        raise ValueError(f"x must have pixels, got shape {tuple(x.shape)}")
     return x.size(0), x.size(2), x.size(3), x.size(1), weight.size(2), dilation

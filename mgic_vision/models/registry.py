@@ -63,7 +63,7 @@ def list_options(name: str) -> list[str]:
 
     Example:
         >>> list_options("function_mgic")[:3]
-        ['c_max', 'coarse_size', 'drop_rate']
+        ['c_max', 'coarse_size', 'cycle']
     """
     make = _find(name)
     make = make.func if isinstance(make, partial) else make

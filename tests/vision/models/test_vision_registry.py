@@ -502,8 +502,8 @@ def test_a_missing_library_is_named(monkeypatch, borrowed, package):
 
 
 def test_options_listed_are_options_taken():
-    expected = {"change", "coarse_size", "depth", "drop_rate", "features_only", "global_pool"}
-    expected |= {"group_size", "in_chans", "min_levels", "width"}
+    expected = {"change", "coarse_size", "cycle", "depth", "drop_rate", "features_only"}
+    expected |= {"global_pool", "group_size", "in_chans", "min_levels", "width"}
     assert set(list_options(R56)) == expected
     assert {"width", "h_swish", "squeeze", "in_chans", "drop_rate"} <= set(list_options(V3))
     assert {"features_only", "in_chans"} <= set.intersection(

@@ -47,6 +47,9 @@ def _normalize(
 ) -> tuple[Tensor, Tensor, Tensor]:
     if not x.is_floating_point():
         raise ValueError(f"x must be floating point, got {x.dtype}")
+    for name, each in (("weight", weight), ("bias", bias)):
+        if each is not None and each.shape != (x.size(1),):
+            raise ValueError(f"{name} must be ({x.size(1)},), got shape {tuple(each.shape)}")
     y, mean, scale = torch.native_batch_norm(x, weight, bias, None, None, True, 0.0, eps)
     return _FUNCTIONS[activation](y), mean, scale
 

@@ -20,6 +20,8 @@ from mgic_vision.ops.kernel import (
 
 
 def _reference(x: Tensor, weight: Tensor, dilation: int) -> Tensor:
+    if not x.is_floating_point():
+        raise ValueError(f"x must be floating point, got {x.dtype}")
     padding = weight.size(2) // 2 * dilation
     return functional.conv2d(x, weight, None, 1, padding, dilation, x.size(1))
 

@@ -84,10 +84,9 @@ def finish(model: Model) -> Model:
         raise ValueError(
             f"the originals still count with {left:g}: train with set_blend(model, 0) first"
         )
-    for module in list(model.modules()):
-        for name, child in list(module.named_children()):
-            if isinstance(child, Blend):
-                setattr(module, name, child.replacement)
+    for name, module in list(model.named_modules(remove_duplicate=False)):  # at all its places
+        if name and isinstance(module, Blend):
+            model.set_submodule(name, module.replacement)
     return model.replacement if isinstance(model, Blend) else model  # type: ignore[return-value]
 
 

@@ -32,7 +32,7 @@ def fuse(model: Model) -> Model:
     convolutions stay: a point without neighbors gets 0 from those, not a shift.
 
     A cycle of linear maps alone, such as a whole :class:`MGICLinear` and every map of an additive
-    :class:`MGICMessagePassing`, is one matrix. It is multiplied out up to a width of 512, where one
+    :class:`MGICMessagePassing`, is one matrix. It is multiplied out up to a width of 256, where one
     dense product is faster than those of the levels: such a network is as fast as its dense twin,
     and has as many weights.
 

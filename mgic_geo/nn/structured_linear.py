@@ -16,9 +16,7 @@ from mgic_geo.levels import Level, MGICBlock
 from mgic_geo.nn.correction import GraphCorrection
 from mgic_geo.nn.grouped_linear import GroupedLinear, transfer
 
-MULTIPLIED_OUT = (
-    256  # width up to which one dense product is faster than the products of the levels
-)
+MULTIPLIED_OUT = 256  # width up to which one dense product is faster than those of the levels
 
 
 class StructuredLinear(nn.Module):
@@ -50,7 +48,7 @@ class StructuredLinear(nn.Module):
     Cost:
         With :math:`a` parts in and :math:`b` parts out,
         :math:`\sum_{j<n} [a b C_j^2 / g_j + C_j^2 / g_j] + a b C_n^2` weights, and the bias.
-        Multiply-adds up to a width of 512 are those of the dense map, which is faster there.
+        Multiply-adds up to a width of 256 are those of the dense map, which is faster there.
 
     Raises:
         ValueError: If a width or size is below 1, or ``min_levels`` below 0.
@@ -199,28 +197,30 @@ def make_additive_conv(
     """
     made = conv(in_channels, out_channels, **copy.deepcopy(kwargs))
     coarse_size = group_size if coarse_size is None else coarse_size
-    maps = {name: m for name, m in made.named_modules() if _is_linear(m)}
+    # by every name that they have: GATv2Conv(share_weights=True) has one map under two
+    maps = {name: m for name, m in made.named_modules(remove_duplicate=False) if _is_linear(m)}
     if not maps:
         raise ValueError(
             f"an additive cycle needs a convolution made of linear maps, {type(made).__name__} has "
             "none; cycle='multiplicative' takes any"
         )
-    for name, linear in maps.items():
+    structured: dict[nn.Module, nn.Module] = {}
+    for linear in maps.values():
         columns, rows = _widths(linear)
         if columns < 1:
             raise ValueError(f"in_channels must be known for an additive cycle, got {columns}")
-        if math.gcd(columns, rows) <= coarse_size:
-            continue
-        structured = StructuredLinear(
-            columns,
-            rows,
-            group_size=group_size,
-            coarse_size=coarse_size,
-            min_levels=min_levels,
-            bias=linear.bias is not None,
-        )
-        parent, _, last = name.rpartition(".")
-        setattr(made.get_submodule(parent), last, structured)
+        if math.gcd(columns, rows) > coarse_size and linear not in structured:
+            structured[linear] = StructuredLinear(
+                columns,
+                rows,
+                group_size=group_size,
+                coarse_size=coarse_size,
+                min_levels=min_levels,
+                bias=linear.bias is not None,
+            )
+    for name, linear in maps.items():
+        if linear in structured:
+            made.set_submodule(name, structured[linear])
     return made
 
 

@@ -246,6 +246,18 @@ def test_cycles_with_activations_or_wide_ones_are_not_multiplied_out():
     assert isinstance(fuse(nn.Sequential(MGICLinear(520, group_size=8)))[0], MGICLinear)
 
 
+def test_the_widest_that_are_multiplied_out_are_those_that_the_docs_name():
+    assert isinstance(fuse(nn.Sequential(MGICLinear(256, group_size=8)))[0], GroupedLinear)
+    assert isinstance(fuse(nn.Sequential(MGICLinear(264, group_size=8)))[0], MGICLinear)
+    assert "up to a width of 256" in " ".join(fuse.__doc__.split())
+
+
+def test_one_map_under_two_names_stays_one():
+    layer = MGICMessagePassing(32, 32, pyg.GATv2Conv, cycle="additive", share_weights=True)
+    assert isinstance(layer.block.lin_l, StructuredLinear)
+    assert layer.block.lin_l is layer.block.lin_r
+
+
 def test_user_networks_are_converted():
     model = pyg.GraphSAGE(16, 64, num_layers=3, out_channels=4)
     new, report = convert(model, group_size=8, cycle="additive")

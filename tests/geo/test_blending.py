@@ -89,3 +89,11 @@ def test_a_network_that_is_one_convolution_is_finished():
     new, _ = mgic_geo.convert(pyg.SAGEConv(32, 32), group_size=8, gradual=True)
     set_blend(new, 0.0)
     assert isinstance(finish(new), MGICMessagePassing)
+
+
+def test_a_layer_at_two_places_is_finished_at_both():
+    blend = Blend(nn.Linear(4, 4), nn.Linear(4, 4))
+    model = nn.Sequential(blend, nn.ReLU(), blend)
+    set_blend(model, 0.0)
+    finish(model)
+    assert model[0] is model[2] is blend.replacement

@@ -22,9 +22,10 @@ from mgic_geo.conversion import (
     rewrite,
     shared_hooks,
 )
-from mgic_geo.levels import Correction, level_plan
+from mgic_geo.levels import Correction, check_cycle, level_plan
 from mgic_geo.nn.grouped_conv import check_caches
 from mgic_geo.nn.message_passing import ConvNormAct, MGICMessagePassing
+from mgic_geo.nn.structured_linear import linear_maps
 
 Factory = Callable[[int, int], nn.Module]
 PLAIN = (bool, int, float, str, tuple, type(None))
@@ -103,7 +104,8 @@ def convert(
     """
     if min_width < 1:
         raise ValueError(f"min_width must be at least 1, got {min_width}")
-    level_plan(1, group_size=group_size, coarse_size=coarse_size or group_size)  # checks the sizes
+    level_plan(1, group_size=group_size, coarse_size=coarse_size)  # checks the sizes
+    check_cycle(cycle)
     if any(is_lazy(parameter) for parameter in model.parameters()):
         raise ValueError("the model takes widths from its first input: run it once before")
     factories = factories or {}
@@ -112,21 +114,21 @@ def convert(
     def make(conv: Any) -> Replacement:
         channels = _width(conv)
         require(channels >= min_width, f"{channels} channels, below min_width {min_width}")
-        factory = factories.get(type(conv)) or read_factory(conv, channels)
         try:
             check_caches(conv)
-            made = MGICMessagePassing(
-                channels,
-                channels,
-                factory,
-                group_size=group_size,
-                coarse_size=coarse_size,
-                norm=copy.deepcopy(norm),
-                act=act,
-                cycle=cycle,
-            )
         except ValueError as error:
             raise NotConvertible(str(error)) from error
+        require(cycle != "additive" or linear_maps(conv), "is not made of linear maps")
+        made = MGICMessagePassing(
+            channels,
+            channels,
+            factories.get(type(conv)) or read_factory(conv, channels),
+            group_size=group_size,
+            coarse_size=coarse_size,
+            norm=copy.deepcopy(norm),
+            act=act,
+            cycle=cycle,
+        )
         _separate(made)
         made.to(next(conv.parameters())).train(conv.training)
         return Replacement(made, made.levels)

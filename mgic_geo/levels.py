@@ -64,7 +64,7 @@ def level_plan(
     inner: int | None = None,
     *,
     group_size: int,
-    coarse_size: int,
+    coarse_size: int | None = None,
     min_levels: int = 1,
 ) -> tuple[Level, ...]:
     r"""Widths and group counts of every level, the finest first.
@@ -78,7 +78,7 @@ def level_plan(
         channels: Outer width :math:`C` of the finest level.
         inner: Inner width :math:`m` of the finest level; ``None`` means ``channels``.
         group_size: Wanted channels per group, :math:`s_g`; the rule adapts it to the widths.
-        coarse_size: Width at which halving stops, :math:`s_c`.
+        coarse_size: Width at which halving stops, :math:`s_c`; ``None`` means ``group_size``.
         min_levels: Coarser levels to build even where the width is already small; 0 allows a
             single dense level.
 
@@ -96,6 +96,7 @@ def level_plan(
             2     10     30      1     10  coarsest
     """
     inner = channels if inner is None else inner
+    coarse_size = group_size if coarse_size is None else coarse_size
     for name, value in (
         ("channels", channels),
         ("inner", inner),
@@ -272,7 +273,8 @@ class MGICBlock(nn.Module):
             see :func:`init_transfer_` for how they should start.
         inner: Inner width :math:`m` of the layers; ``None`` means ``channels``.
         group_size: Channels per group on every level but the last, :math:`s_g`.
-        coarse_size: Levels are halved until they are this narrow, :math:`s_c`.
+        coarse_size: Levels are halved until they are this narrow, :math:`s_c`; ``None`` means
+            ``group_size``.
         min_levels: Coarser levels to build even where the width is already small.
         make_norm: ``(width) -> Module``, the norm :math:`N_j` after :math:`P_j`; ``None`` for none.
         make_correction: ``(transfer, norm) -> Correction``: how the two are applied.
@@ -321,7 +323,7 @@ class MGICBlock(nn.Module):
         *,
         inner: int | None = None,
         group_size: int,
-        coarse_size: int,
+        coarse_size: int | None = None,
         min_levels: int = 1,
         make_norm: Callable[[int], nn.Module] | None = None,
         make_correction: Callable[[nn.Module, nn.Module | None], Correction] = Correction,

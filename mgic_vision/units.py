@@ -86,7 +86,7 @@ def mgic_unit(
         TransferConv2d,
         inner=inner,
         group_size=group_size,
-        coarse_size=group_size if coarse_size is None else coarse_size,
+        coarse_size=coarse_size,
         min_levels=min_levels,
         make_norm=BatchNorm2d,
         make_correction=make_correction,

@@ -1,7 +1,6 @@
 """Cycles and convolutions that the kernels of images know, for tests."""
 
 import copy
-from contextlib import contextmanager
 from functools import partial
 
 import pytest
@@ -68,16 +67,6 @@ def make_change(*widths: int, **options) -> tuple[nn.Module, NativeConv]:
     native = NativeConv.take(fold_norms_(copy.deepcopy(change)))
     assert native is not None
     return change, native
-
-
-@contextmanager
-def on_threads(count: int):
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def images(*shape: int, seed: int = 0, order=torch.channels_last) -> Tensor:

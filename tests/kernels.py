@@ -7,10 +7,10 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
-import torch
 from torch.testing import assert_close
 
 from mgic_geo.ops.csrc import build
+from scripts.benchmarks.machine import threads
 
 needs_compiler = pytest.mark.skipif(build.library() is None, reason="no C compiler")
 
@@ -23,22 +23,11 @@ def kernels_off() -> Iterator[None]:
         yield
 
 
-@contextmanager
-def on_threads(count: int) -> Iterator[None]:
-    """So many threads in kernels and in PyTorch."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
 def assert_same_on_any_threads(compute: Callable[[], Any]) -> None:
     """Bit for bit."""
     results = []
     for count in (1, 2, 3, 5, 7):
-        with on_threads(count):
+        with threads(count):
             results.append(compute())
     for other in results[1:]:
         assert_close(other, results[0], rtol=0, atol=0, equal_nan=True)

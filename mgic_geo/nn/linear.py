@@ -88,7 +88,7 @@ class MGICLinear(nn.Module):
             make_layer,
             transfer,
             group_size=group_size,
-            coarse_size=group_size if coarse_size is None else coarse_size,
+            coarse_size=coarse_size,
             min_levels=min_levels,
             make_norm=make_norm,
             make_correction=GraphCorrection,

@@ -107,7 +107,6 @@ class MGICMessagePassing(MessagePassing):
         super().__init__()
         check_strategy(strategy)
         check_cycle(cycle)
-        coarse_size = group_size if coarse_size is None else coarse_size
         _check_widths(in_channels, out_channels)
         self.in_channels, self.out_channels, self.cycle = in_channels, out_channels, cycle
         self.entry: nn.Module | None = None

@@ -89,7 +89,7 @@ class StructuredLinear(nn.Module):
             lambda level: PartsLinear(level, *parts),
             make_transfer,
             group_size=group_size,
-            coarse_size=group_size if coarse_size is None else coarse_size,
+            coarse_size=coarse_size,
             min_levels=min_levels,
             make_correction=GraphCorrection,
             cycle="additive",
@@ -196,9 +196,8 @@ def make_additive_conv(
         (3776, 64)
     """
     made = conv(in_channels, out_channels, **copy.deepcopy(kwargs))
-    coarse_size = group_size if coarse_size is None else coarse_size
-    # by every name that they have: GATv2Conv(share_weights=True) has one map under two
-    maps = {name: m for name, m in made.named_modules(remove_duplicate=False) if _is_linear(m)}
+    widest = group_size if coarse_size is None else coarse_size
+    maps = linear_maps(made)
     if not maps:
         raise ValueError(
             f"an additive cycle needs a convolution made of linear maps, {type(made).__name__} has "
@@ -209,7 +208,7 @@ def make_additive_conv(
         columns, rows = _widths(linear)
         if columns < 1:
             raise ValueError(f"in_channels must be known for an additive cycle, got {columns}")
-        if math.gcd(columns, rows) > coarse_size and linear not in structured:
+        if math.gcd(columns, rows) > widest and linear not in structured:
             structured[linear] = StructuredLinear(
                 columns,
                 rows,
@@ -224,10 +223,21 @@ def make_additive_conv(
     return made
 
 
-def _is_linear(module: nn.Module) -> bool:
-    if isinstance(module, GroupedLinear):
-        return module.groups == 1
-    return isinstance(module, nn.Linear | pyg.Linear)
+def linear_maps(conv: nn.Module) -> dict[str, nn.Module]:
+    """Dense linear maps inside a convolution, by every name that they have.
+
+    Example:
+        >>> list(linear_maps(pyg.GATv2Conv(4, 4, share_weights=True)))  # one map, two names
+        ['lin_l', 'lin_r']
+    """
+
+    def is_dense(module: nn.Module) -> bool:
+        if isinstance(module, GroupedLinear):
+            return module.groups == 1
+        return isinstance(module, nn.Linear | pyg.Linear)
+
+    every = conv.named_modules(remove_duplicate=False)
+    return {name: module for name, module in every if is_dense(module)}
 
 
 def _widths(linear: Any) -> tuple[int, int]:

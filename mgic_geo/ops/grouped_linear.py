@@ -169,16 +169,15 @@ def _compiled(
 
 
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    ctx.has_bias = inputs[2] is not None
     ctx.save_for_backward(*inputs[:2])
 
 
 def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     x, weight = ctx.saved_tensors
-    needs_x, needs_weight, _, *needs_addend = ctx.needs_input_grad
+    needs_x, needs_weight, needs_bias, *needs_addend = ctx.needs_input_grad
     grad_x = grouped_linear(grad, weight.transpose(1, 2), None) if needs_x else None
     grad_weight = grouped_linear_weight(x, grad, weight.size(0)) if needs_weight else None
-    grad_bias = sum_rows(grad) if ctx.has_bias else None
+    grad_bias = sum_rows(grad) if needs_bias else None
     return grad_x, grad_weight, grad_bias, grad if any(needs_addend) else None
 
 

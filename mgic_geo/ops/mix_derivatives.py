@@ -120,7 +120,7 @@ def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         every = torch.eye(columns, dtype=x.dtype, device=x.device).expand(groups, -1, -1)
         parts = mix_derivatives(x, every, None, None, False, *operators)
         grad_x, grad_weight = None, grouped_linear_weight(parts, grad, groups)
-    grad_bias = None if bias is None else sum_rows(grad)
+    grad_bias = sum_rows(grad) if ctx.needs_input_grad[2] else None
     return grad_x, grad_weight, grad_bias, grad_subtrahend, *[None] * 8
 
 

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 from torch import Tensor, nn
 from torch.nn import functional
@@ -89,10 +90,7 @@ def convert(
     """
     if min_width < 1:
         raise ValueError(f"min_width must be at least 1, got {min_width}")
-    sizes = {
-        "group_size": group_size,
-        "coarse_size": group_size if coarse_size is None else coarse_size,
-    }
+    sizes: dict[str, Any] = {"group_size": group_size, "coarse_size": coarse_size}
     level_plan(1, **sizes)  # checks them
     check_cycle(cycle)
     make = partial(_cycle, sizes=sizes, min_width=min_width, project=project, cycle=cycle)
@@ -103,7 +101,7 @@ def convert(
 
 
 def _cycle(
-    block: nn.Module, *, sizes: dict[str, int], min_width: int, project: bool, cycle: str
+    block: nn.Module, *, sizes: dict[str, Any], min_width: int, project: bool, cycle: str
 ) -> Replacement:
     adapter = find_adapter(block)
     assert adapter is not None
@@ -126,8 +124,7 @@ def _cycle(
         make_layer,
         TransferConv2d if parts.is_image else transfer,
         inner=inner,
-        group_size=sizes["group_size"],
-        coarse_size=sizes["coarse_size"],
+        **sizes,
         make_norm=partial(_norm_of, parts),
         make_correction=make_correction,
         cycle=cycle,

@@ -282,3 +282,21 @@ def test_state_comes_back_and_is_drawn_again():
     layer.reset_parameters()
     assert not torch.equal(layer.block.lin.weight, before)
     assert "cycle='additive', conv=DiffGCNConv(32, 32, groups=1)" in repr(layer)
+
+
+def test_wrong_arguments_of_convert_are_errors_and_not_reasons_to_leave():
+    model = pyg.GraphSAGE(16, 64, num_layers=3, out_channels=4)
+    for options, match in (
+        ({"cycle": "v"}, "cycle must be one of multiplicative, additive, got 'v'"),
+        ({"coarse_size": 0}, "coarse_size must be at least 1, got 0"),
+        ({"norm": "no_norm"}, "no_norm"),
+    ):
+        with pytest.raises(ValueError, match=match):
+            convert(model, group_size=8, **options)
+
+
+def test_convolutions_without_linear_maps_are_left():
+    model = nn.Sequential(pyg.ARMAConv(64, 64), pyg.SAGEConv(64, 64))
+    _, report = convert(model, group_size=8, cycle="additive")
+    (left,) = report.left
+    assert (left.name, left.reason) == ("0", "is not made of linear maps")

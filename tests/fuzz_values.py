@@ -32,7 +32,7 @@ from mgic_geo.ops.csrc import build
 from mgic_geo.ops.mix_derivatives import mix_derivatives
 from mgic_vision.layers import DepthwiseConv2d
 from mgic_vision.norm import BatchNorm2d, Chain
-from tests.kernels import kernels_off, threads
+from tests.kernels import kernels_off, on_threads
 from tests.neighbor_clouds import oracle
 from tests.sparse_matrices import sparse_matrices, spmm
 
@@ -377,11 +377,11 @@ def check(name: str, seed: int) -> None:
     draw = Draw(seed)
     inputs, operation = OPERATIONS[name](draw)
     exact = _results(operation, inputs, torch.float64, seed)
-    with kernels_off(), threads(1):
+    with kernels_off(), on_threads(1):
         plain = _results(operation, inputs, torch.float32, seed)
-    with threads(1):
+    with on_threads(1):
         found = _results(operation, inputs, torch.float32, seed)
-    with threads(draw.integer(2, 7)):
+    with on_threads(draw.integer(2, 7)):
         again = _results(operation, inputs, torch.float32, seed)
     errors: dict[str, Tensor] = {}
     sizes = [float(x.abs().max()) for what, x in exact.items() if "gradient" in what and x.numel()]
@@ -408,7 +408,7 @@ def check_neighbors(seed: int) -> None:
     x = draw.normal(batch.numel(), draw.one_of(1, 2, 3, 3, 16, 70))
     x = x.round() if draw.integer(0, 1) else x + draw.one_of(0.0, 100.0, 1e4)
     x = x.float()
-    with threads(draw.integer(1, 5)):
+    with on_threads(draw.integer(1, 5)):
         found = mgic_geo.knn_indices(x, k, batch)
     assert torch.equal(found, oracle(x, k, batch)), (
         f"k = {k}, x {tuple(x.shape)}; again: fuzz_values.check_neighbors({seed})"
@@ -451,7 +451,7 @@ def _usual_errors(operation: Operation, inputs: Inputs, exact: Inputs, seed: int
             for name, x in inputs.items()
             for shape in [() if name == "x" else x.shape]
         }
-        with kernels_off(), threads(1):
+        with kernels_off(), on_threads(1):
             plain = _results(operation, near, torch.float32, seed)
         for what, error in errors.items():
             off = (plain[what].double() - exact[what]).abs()

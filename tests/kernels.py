@@ -10,7 +10,7 @@ import pytest
 from torch.testing import assert_close
 
 from mgic_geo.ops.csrc import build
-from scripts.benchmarks.machine import threads
+from scripts.benchmarks.machine import threads as on_threads
 
 needs_compiler = pytest.mark.skipif(build.library() is None, reason="no C compiler")
 
@@ -27,7 +27,7 @@ def assert_same_on_any_threads(compute: Callable[[], Any]) -> None:
     """Bit for bit."""
     results = []
     for count in (1, 2, 3, 5, 7):
-        with threads(count):
+        with on_threads(count):
             results.append(compute())
     for other in results[1:]:
         assert_close(other, results[0], rtol=0, atol=0, equal_nan=True)

@@ -34,6 +34,7 @@ from mgic_vision.ops.cycle import NativeCycle, run_cycle
 from mgic_vision.ops.grouped_conv import MAX_ZEROS, NativeConv, run_grouped_conv
 from mgic_vision.ops.kernel import IMAGES, loaded
 from mgic_vision.ops.packed import PackedModule
+from tests.kernels import on_threads
 
 pytestmark = needs_compiler
 
@@ -42,7 +43,7 @@ pytestmark = needs_compiler
 @pytest.mark.parametrize("kind", LAYERS)
 def test_compiled_cycle_equals_the_definition(kind, threads):
     cycle, native = make_cycle(*LAYERS[kind]).double(), make_native(kind)
-    with threads(threads):
+    with on_threads(threads):
         # one image together, one each, and both; rows in several strips and less than a kernel
         for shape in [(1, 7, 7), (3, 13, 11), (5, 1, 2), (1, 150, 40)]:
             x = torch.randn(shape[0], LAYERS[kind][0], *shape[1:])
@@ -64,7 +65,7 @@ def test_compiled_cycle_equals_the_definition(kind, threads):
 )
 def test_compiled_change_of_width_equals_the_convolution(widths, kernel, stride, threads):
     change, native = make_change(*widths, kernel=kernel, stride=stride)
-    with threads(threads), torch.no_grad():
+    with on_threads(threads), torch.no_grad():
         for shape in [(1, 7, 7), (3, 12, 10), (2, 1, 2), (1, 61, 130)]:
             x = torch.randn(shape[0], widths[0], *shape[1:])
             assert_equal(native(x), change(x))

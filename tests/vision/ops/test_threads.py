@@ -24,7 +24,7 @@ from torch.testing import assert_close
 
 from mgic_vision import create_model, fuse
 from mgic_vision.layers import DepthwiseConv2d
-from scripts.benchmarks.machine import threads
+from tests.kernels import on_threads
 
 pytestmark = needs_compiler
 EXACT = {"rtol": 0, "atol": 0}
@@ -42,7 +42,7 @@ def test_images_are_the_same_on_any_number_of_threads_and_anywhere_in_a_batch(ki
         x = torch.randn(shape[0], channels, *shape[1:])
         alone = torch.cat([native(image[None]) for image in x])
         for count in COUNTS:
-            with threads(count):
+            with on_threads(count):
                 assert_close(native(x), alone, **EXACT)
                 assert_close(native(x[-1:]), alone[-1:], **EXACT)
 
@@ -53,7 +53,7 @@ def test_depthwise_convolutions_and_gradients_are_the_same_on_any_number_of_thre
     x, grad = images(*shape).requires_grad_(), images(*shape, seed=1)
     first = gradients(conv, x, grad)
     for count in COUNTS:
-        with threads(count):
+        with on_threads(count):
             assert_close(gradients(conv, x, grad), first, **EXACT)
             one = x[-1:].detach().requires_grad_()
             for found, expected in zip(gradients(conv, one, grad[-1:])[:2], first, strict=False):
@@ -113,7 +113,7 @@ def check_network() -> None:
     x = torch.rand(1, 3, 96, 96).contiguous(memory_format=torch.channels_last)
     with torch.no_grad():
         expected = model(x)
-        with threads(4):
+        with on_threads(4):
             assert_equal(fuse(model)(x), expected)
 
 
@@ -122,7 +122,7 @@ def assert_same_on_one_thread(compute, x, expected=None) -> None:
     if expected is not None:
         assert_equal(one, expected)
     for count in (4, 7):
-        with threads(count):
+        with on_threads(count):
             y = compute(x)
         assert_close(y, one, **EXACT)
 

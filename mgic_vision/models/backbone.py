@@ -7,9 +7,29 @@ from contextlib import contextmanager, nullcontext
 from typing import Any, cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
+
+
+@fx.wrap
+def check_images(x: Tensor, in_chans: int, dims: int) -> Tensor:
+    """Return the input of a network, if it is one; ``torch.fx`` records one call.
+
+    Args:
+        x: The input.
+        in_chans: Channels it must have.
+        dims: Its axes beside that of the batch.
+
+    Raises:
+        ValueError: It has another number of axes or channels or is not floating point.
+    """
+    if x.dim() != dims + 1 or x.size(1) != in_chans:
+        expected = ", ".join(["B", str(in_chans), *"HW"[: dims - 1]])
+        raise ValueError(f"input must be ({expected}), got {tuple(x.shape)}")
+    if not x.is_floating_point():
+        raise ValueError(f"input must be floating point, got {x.dtype}")
+    return x
 
 
 class Stages(nn.ModuleDict):
@@ -135,12 +155,7 @@ class Backbone(nn.Module):
         return self.features(x)
 
     def _stem(self, x: Tensor) -> Tensor:
-        if x.dim() != len(self.input_size) + 1 or x.size(1) != self.in_chans:
-            expected = ", ".join(["B", str(self.in_chans), *"HW"[: len(self.input_size) - 1]])
-            raise ValueError(f"input must be ({expected}), got {tuple(x.shape)}")
-        if not x.is_floating_point():
-            raise ValueError(f"input must be floating point, got {x.dtype}")
-        return self.stem(x)
+        return self.stem(check_images(x, self.in_chans, len(self.input_size)))
 
     def _run(self, stage: nn.Sequential, x: Tensor) -> Tensor:
         if not (self.grad_checkpointing and self.training and torch.is_grad_enabled()):

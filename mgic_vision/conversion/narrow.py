@@ -69,9 +69,10 @@ def as_linear(leaf: nn.Module) -> nn.Linear | None:
     """A linear map of another class: Hugging Face's ``Conv1D``, whose weight is ``(in, out)``."""
     if type(leaf).__name__ != "Conv1D" or isinstance(leaf, nn.Conv1d):
         return None
-    weight, bias = dict(leaf.named_parameters())["weight"], dict(leaf.named_parameters())["bias"]
-    linear = nn.Linear(*weight.shape, device="meta")
-    linear.weight, linear.bias = nn.Parameter(weight.detach().T), nn.Parameter(bias.detach())
+    held = dict(leaf.named_parameters())
+    linear = nn.Linear(held["weight"].size(0), held["weight"].size(1), device="meta")
+    linear.weight = nn.Parameter(held["weight"].detach().T)
+    linear.bias = nn.Parameter(held["bias"].detach())
     return linear.train(leaf.training)
 
 

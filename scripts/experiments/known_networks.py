@@ -26,6 +26,7 @@ NAMES = {
     "transformers": "bert vit gpt2 llama convnext dinov2 distilbert resnet",
 }
 NETWORKS = tuple((library, name) for library, names in NAMES.items() for name in names.split())
+SEGMENTERS = ("deeplabv3_resnet50", "lraspp_mobilenet_v3_large")
 #: Libraries whose networks take images of 3x224x224.
 OF_IMAGES = tuple(library for library in NAMES if library != "transformers")
 
@@ -45,11 +46,11 @@ def make(library: str, name: str) -> nn.Module:
         warnings.simplefilter("ignore")  # of libraries about themselves
         if library == "timm":
             return timm.create_model(name)
-        if library == "torchvision" and name.startswith("regnet"):
-            with torch.device("cpu"):  # it computes its widths with tensors
-                return torchvision.models.get_model(name, weights=None)
         if library == "torchvision":
-            return torchvision.models.get_model(name, weights=None)
+            # networks for segmentation would load their backbone; RegNet computes with tensors
+            options = {"weights_backbone": None} if name in SEGMENTERS else {}
+            with torch.device("cpu" if name.startswith("regnet") else torch.get_default_device()):
+                return torchvision.models.get_model(name, weights=None, **options)
         if library == "transformers":
             import transformers
 

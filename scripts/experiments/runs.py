@@ -57,7 +57,7 @@ def add_arguments(
 def finish(pieces: Mapping[Key, Piece], options: argparse.Namespace) -> dict[Key, dict[str, Any]]:
     """Run the missing pieces until the time is over; return the results of the finished ones.
 
-    Results are also kept as ``NAME.json`` beside the page: who has that file and no folder of runs
+    Results are also kept as ``NAME-runs.json`` beside the page: who has that file and no folder of runs
     goes on from there, and trains only what it does not have with the same settings.
 
     Raises:
@@ -69,7 +69,7 @@ def finish(pieces: Mapping[Key, Piece], options: argparse.Namespace) -> dict[Key
         raise ValueError(f"seeds must be at least 1, got {options.seeds}")
     deadline, jobs = time.monotonic() + 60 * options.minutes, getattr(options, "jobs", 1)
     errors: list[TrainingError] = []
-    record = options.docs / f"{options.name}.json"
+    record = options.docs / f"{options.name}-runs.json"
     kept = read_json(record) if record.exists() else {}
     own = {key: piece.describe() for key, piece in pieces.items()}
     label = {key: " ".join(str(part) for part in key if part is not None) for key in pieces}

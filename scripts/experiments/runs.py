@@ -57,8 +57,8 @@ def add_arguments(
 def finish(pieces: Mapping[Key, Piece], options: argparse.Namespace) -> dict[Key, dict[str, Any]]:
     """Run the missing pieces until the time is over; return the results of the finished ones.
 
-    Results are also kept as ``NAME-runs.json`` beside the page: who has that file and no folder of runs
-    goes on from there, and trains only what it does not have with the same settings.
+    Results are also kept as ``NAME-runs.json`` beside the page: who has that file and no folder of
+    runs goes on from there, and trains only what it does not have with the same settings.
 
     Raises:
         ValueError: No seeds are asked for.

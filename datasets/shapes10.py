@@ -14,6 +14,7 @@ import numpy as np
 
 from datasets.augment import Augment
 from datasets.damage import damage
+from datasets.draws import Draws
 from datasets.furniture import MAKERS, Shape, make_shape
 from datasets.generated import write_generated
 from datasets.mesh_dataset import AugmentFunction, MeshDataset
@@ -100,6 +101,7 @@ class Shapes10(MeshDataset):
         num_points: Points of a cloud, :math:`P`.
         seed: Seed of the points.
         augment: ``(pos, generator) -> pos``, applied to ``train`` only.
+        draws: As for :class:`MeshDataset`.
         shapes_seed: Seed of the shapes.
         num_train: Shapes of each class in ``train``.
         num_test: Shapes of each class in ``test``.
@@ -130,6 +132,7 @@ class Shapes10(MeshDataset):
         num_points: int = 1024,
         seed: int = 0,
         augment: AugmentFunction | None = None,
+        draws: Draws | None = None,
         shapes_seed: int = 0,
         num_train: int = 60,
         num_test: int = 20,
@@ -151,6 +154,7 @@ class Shapes10(MeshDataset):
             num_points=num_points,
             seed=seed,
             augment=augment,
+            draws=draws,
             verify=verify,
         )
 

@@ -5,9 +5,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from lightning.pytorch import Callback, callbacks
 from lightning.pytorch.cli import LightningArgumentParser
 
 from scripts.training.reliability.run_folder import CONFIG
+from scripts.training.start import read_settings
 from scripts.training.weights import run_folder_of
 
 CONTROL = ("config", "run_dir", "resume", "overwrite", "force_config", "checkpoint", "files")
@@ -34,6 +36,20 @@ ONLY = {
     "val_check_interval": (None, 1.0),
     "overfit_batches": (0.0,),
     "reload_dataloaders_every_n_epochs": (0,),
+    "enable_checkpointing": (None, True),
+    "default_root_dir": (None,),
+    "barebones": (False,),
+}
+
+# what changes a setting after the optimizer, its schedule and config.yaml were made from it
+REFUSED = {
+    callbacks.LearningRateFinder: "--model.optimizer.lr sets the rate",
+    callbacks.BatchSizeFinder: "--data.batch_size sets the size, --auto_batch true halves it",
+    callbacks.GradientAccumulationScheduler: "--trainer.accumulate_grad_batches sets one number",
+    callbacks.StochasticWeightAveraging: "--model.ema_decay averages weights, where there is one",
+    callbacks.BaseFinetuning: "the optimizer has all weights from the start",
+    callbacks.ModelPruning: "the network is what --model.options say",
+    callbacks.Timer: "--trainer.max_epochs sets the length; SIGTERM stops a run that can go on",
 }
 
 
@@ -66,15 +82,14 @@ def with_saved_config(args: Sequence[str]) -> list[str]:
 
     That is so in validation, test and prediction, and when a run is continued without ``--config``.
     """
-    look = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    for name in ("--run_dir", "--checkpoint", "--config"):
-        look.add_argument(name)
-    look.add_argument("--resume", action="store_true")
     stage, rest = args[:1], args[1:]
-    found, _ = look.parse_known_args(rest)
-    continued = found.resume and not found.config if stage == ["fit"] else True
-    for place in filter(None, (found.run_dir, found.checkpoint)):
-        config = run_folder_of(Path(place)) / CONFIG
+    found = read_settings(rest)
+    own_config = any(word.partition("=")[0] == "--config" for word in rest)
+    continued = "resume" in found and not own_config if stage == ["fit"] else True
+    for key in ("run_dir", "checkpoint"):
+        if key not in found:
+            continue
+        config = run_folder_of(Path(str(found[key]))) / CONFIG
         if continued and config.exists():
             return [*stage, "--config", str(config), *rest]
     return list(args)
@@ -90,10 +105,25 @@ def refuse_inexact(trainer: Mapping[str, Any]) -> None:
         if trainer[name] not in usual:
             raise ValueError(
                 f"trainer.{name} must stay {usual[0]}, got {trainer[name]}: runs are counted, "
-                "validated and continued by epochs"
+                "validated, saved and continued by epochs, each in its own folder"
             )
     if trainer["max_epochs"] is None or trainer["max_epochs"] < 1:
         raise ValueError(f"trainer.max_epochs must be at least 1, got {trainer['max_epochs']}")
+
+
+def refuse_callbacks(asked: Sequence[Callback]) -> None:
+    """Refuse callbacks of Lightning that change settings which are fixed when a run starts.
+
+    Raises:
+        ValueError: There is one; the message says what to use in its place.
+    """
+    for callback in asked:
+        for kind, instead in REFUSED.items():
+            if isinstance(callback, kind):
+                raise ValueError(
+                    f"trainer.callbacks cannot hold {type(callback).__name__}, which changes "
+                    f"settings that are fixed when a run starts; {instead}"
+                )
 
 
 def _add(parser: LightningArgumentParser, name: str, **options: Any) -> None:

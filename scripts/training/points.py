@@ -20,6 +20,7 @@ from datasets.surface import normalize, sample_surface
 from mgic_geo import create_model
 from scripts.training.classifier import Classifier
 from scripts.training.data import ClassificationData, three_counts
+from scripts.training.parser import nearest
 from scripts.training.reliability.errors import TrainingError
 
 
@@ -52,6 +53,7 @@ class CloudData(ClassificationData):
         if unknown := sorted(set(self.test_splits) - set(splits)):
             raise ValueError(
                 f"no split {', '.join(unknown)} in {name}; there are {', '.join(splits)}"
+                f"{nearest(unknown[0], splits)}"
             )
         self.num_points, self.augment = num_points, augment
 

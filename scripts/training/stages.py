@@ -8,6 +8,7 @@ from typing import Any
 from mgic_geo import num_weights
 from scripts.training.classifier import Classifier
 from scripts.training.data import ClassificationData
+from scripts.training.reliability.advice import explained
 from scripts.training.reliability.checkpoint import BEST
 from scripts.training.reliability.errors import (
     CheckpointError,
@@ -17,9 +18,9 @@ from scripts.training.reliability.errors import (
     NonFiniteError,
     StartAgain,
     TrainingWarning,
-    explained,
 )
 from scripts.training.reports.report import write_report
+from scripts.training.reports.tensorboard_log import ForgivingTensorBoard
 from scripts.training.results import write_results
 from scripts.training.weights import Weights, export_weights, read_weights
 
@@ -28,6 +29,7 @@ class Stages:
     """The stages of a run; the command line brings Trainer, folder and callbacks."""
 
     exit_code = 0
+    is_try = False  # of a few batches, in a folder that is gone afterwards
 
     def fit(self, model: Classifier, datamodule: ClassificationData) -> None:
         """Train, keep the best epoch, test it, draw the report."""
@@ -45,8 +47,8 @@ class Stages:
             self._cut_batches(error, datamodule.batch_size)
         if self.stop.received:
             self.stop.stop(self.trainer)
-        writers = (self.checkpoint_io, self.metrics_log, *self.trainer.loggers)
-        if any(getattr(writer, "failures", 0) for writer in writers):
+        boards = [log for log in self.trainer.loggers if isinstance(log, ForgivingTensorBoard)]
+        if any(writer.failures for writer in (self.checkpoint_io, self.metrics_log, *boards)):
             self.exit_code = 3
         try:
             weights = read_weights(self.run_dir / "checkpoints" / BEST)
@@ -141,6 +143,9 @@ class Stages:
         if not self.trainer.is_global_zero:
             return
         print("\n".join(lines))
+        if self.is_try:
+            print("fast_dev_run: a few batches of each stage ran, and nothing was kept")
+            return
         wanted = self.option("report") and (self.run_dir / "metrics.csv").exists()
         if wanted and (report := draw_report(self.run_dir)):
             print(f"report: {report}")

@@ -17,6 +17,7 @@ from scripts.training.arguments import with_saved_config
 from scripts.training.evaluation import Evaluation
 from scripts.training.loader import OrderedBatches, ResumableLoader, ShuffledBatches
 from scripts.training.optimizer import OptimizerSettings
+from scripts.training.reliability.advice import explained
 from scripts.training.reliability.checkpoint import (
     SealedCheckpointIO,
     newest_checkpoint,
@@ -30,7 +31,6 @@ from scripts.training.reliability.errors import (
     RunFolderError,
     TrainingError,
     TrainingWarning,
-    explained,
 )
 from scripts.training.reliability.files import write_whole
 from scripts.training.reliability.run_folder import compare_configs, open_run

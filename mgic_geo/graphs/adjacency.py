@@ -15,6 +15,7 @@ from torch.nn import functional
 from torch_geometric import EdgeIndex
 
 from mgic_geo.ops.compress import check_nodes, compress
+from mgic_geo.ops.host import check, is_readable
 from mgic_geo.ops.neighbor_max import neighbor_max as maximum
 from mgic_geo.ops.operator import check_values, is_exporting, is_traced
 from mgic_geo.ops.spmm import pointer_of, targets_of
@@ -92,7 +93,8 @@ def to_adjacency(
     if isinstance(edge_index, EdgeIndex):
         return _from_edge_index(edge_index, num_sources, num_targets)
     source, target = split_edges(edge_index, num_sources, num_targets)
-    if is_traced() or is_exporting():  # which nodes there are is known when the program runs
+    if is_traced() or is_exporting() or not is_readable(source):
+        # which nodes there are is known when the program runs, or to the device alone
         ptr, index, order = compress(source, target, num_sources, num_targets)
         return Adjacency(ptr, index, num_sources, order)
     order = None
@@ -110,7 +112,8 @@ def split_edges(edge_index: Tensor, num_sources: int, num_targets: int) -> tuple
 
     Raises:
         ValueError: If it is no list of edges, or names a node that does not exist. While the
-            computation is traced or compiled, nodes are looked at when it runs.
+            computation is traced or compiled, and on other devices than processors, nodes are
+            looked at where they are used.
     """
     if edge_index.dim() != 2 or edge_index.size(0) != 2 or edge_index.dtype not in _INTEGERS:
         raise ValueError(
@@ -120,7 +123,7 @@ def split_edges(edge_index: Tensor, num_sources: int, num_targets: int) -> tuple
     plain = edge_index.as_tensor() if isinstance(edge_index, EdgeIndex) else edge_index
     check_values(edge_index=plain)
     source, target = plain.long()
-    if not is_traced():
+    if not is_traced() and is_readable(plain):
         check_nodes(source, num_sources, "source")
         check_nodes(target, num_targets, "target")
     return source, target
@@ -150,7 +153,8 @@ def from_neighbors(neighbors: Tensor) -> Adjacency:
     """
     num_nodes = neighbors.size(0)
     there = neighbors >= 0
-    if not is_traced() and there.all():
+    looks = not is_traced() and is_readable(neighbors)
+    if looks and there.all():
         ptr = torch.arange(num_nodes + 1, device=neighbors.device) * neighbors.size(1)
         return Adjacency(ptr, neighbors.reshape(-1), num_nodes)
     ptr = functional.pad(there.sum(1).cumsum(0), (1, 0))
@@ -158,13 +162,15 @@ def from_neighbors(neighbors: Tensor) -> Adjacency:
     place = (there.cumsum(1) - 1 + ptr[:-1].unsqueeze(1)).where(there, neighbors.numel())
     index = neighbors.new_full((neighbors.numel() + 1,), num_nodes - 1)
     index = index.scatter(0, place.view(-1), neighbors.reshape(-1))[:-1]
-    if not is_traced():
+    if looks:
         index = index[: int(ptr[-1])]
     return Adjacency(ptr, index, num_nodes)
 
 
 def _from_edge_index(edge_index: EdgeIndex, num_sources: int, num_targets: int) -> Adjacency:
     _, target = split_edges(edge_index, num_sources, num_targets)
+    if not is_readable(target):
+        return to_adjacency(edge_index.as_tensor(), num_sources, num_targets)
     if edge_index.is_sorted_by_col and not (target[1:] >= target[:-1]).all():
         raise ValueError("edge_index says that it is sorted by target (col), which it is not")
     if edge_index.is_sorted_by_col and edge_index.get_sparse_size(1) == num_targets:
@@ -197,11 +203,12 @@ def _from_sparse(matrix: Tensor, num_sources: int, num_targets: int) -> Adjacenc
 
 def _check_compressed(ptr: Tensor, nodes: Tensor, count: int, role: str) -> None:
     """PyTorch itself takes such matrices as they are, right or wrong."""
-    if ptr[0] != 0 or ptr[-1] != nodes.numel() or (ptr.diff() < 0).any():
-        raise ValueError(
-            f"a torch.sparse adjacency must have pointers that rise from 0 to {nodes.numel()}, its "
-            f"number of entries, got {ptr.tolist()}"
-        )
+    rises = (ptr[0] == 0) & (ptr[-1] == nodes.numel()) & (ptr.diff() >= 0).all()
+    rule = (
+        f"a torch.sparse adjacency must have pointers that rise from 0 to {nodes.numel()}, its "
+        "number of entries"
+    )
+    check(rises, lambda: f"{rule}, got {ptr.tolist()}", rule)
     check_nodes(nodes, count, role)
 
 

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch_geometric import EdgeIndex
 
+from mgic_geo.ops.host import is_readable
 from mgic_geo.ops.knn import knn
 from mgic_geo.ops.operator import check_values
 
@@ -62,7 +63,15 @@ def knn_graph(
     return edge_index
 
 
-def knn_indices(x: Tensor, k: int, batch: Tensor | None = None, *, backend: str = "auto") -> Tensor:
+def knn_indices(
+    x: Tensor,
+    k: int,
+    batch: Tensor | None = None,
+    *,
+    backend: str = "auto",
+    batch_size: int | None = None,
+    max_points: int | None = None,
+) -> Tensor:
     r"""Finds the ``k`` nearest neighbors of every point, exactly.
 
     The usual expansion :math:`|x|^2 - 2 x^\top y + |y|^2` is fast and loses neighbors away from the
@@ -86,6 +95,10 @@ def knn_indices(x: Tensor, k: int, batch: Tensor | None = None, *, backend: str 
         backend: ``"auto"`` is the search described here and the same everywhere. ``"exact"``, its
             reference, decides every row by differences. ``"torch_cluster"`` asks that library,
             which orders ties as it likes and measures in the precision of ``x``.
+        batch_size: Number of clouds. Where it is given, a GPU need not wait for the host to look at
+            ``batch``.
+        max_points: Points of the largest cloud. On a GPU, where only ``batch_size`` is given, all
+            clouds must have as many points.
 
     Shape:
         - ``x``: ``(N, D)``.
@@ -100,7 +113,8 @@ def knn_indices(x: Tensor, k: int, batch: Tensor | None = None, *, backend: str 
 
     Raises:
         ValueError: If ``k``, ``backend`` or the shape, type or values of ``x`` or ``batch`` do not
-            fit the above, with the first row that holds a NaN, an infinity or a negative cloud.
+            fit the above, with the first row that holds a NaN, an infinity or a negative cloud. A
+            GPU looks at values by itself and raises its own error later.
         ImportError: If torch-cluster is asked for and not installed.
 
     References:
@@ -136,4 +150,22 @@ def knn_indices(x: Tensor, k: int, batch: Tensor | None = None, *, backend: str 
             f"{tuple(batch.shape)}"
         )
     check_values(x=x, batch=batch)
-    return knn(x.detach(), batch, k, backend)
+    num_clouds, most = _sizes(x, batch, batch_size, max_points)
+    return knn(x.detach(), batch, k, backend, num_clouds, most)
+
+
+def _sizes(
+    x: Tensor, batch: Tensor | None, batch_size: int | None, max_points: int | None
+) -> tuple[int, int]:
+    """Number of clouds and points of the largest one, 0 where they have to be read."""
+    for name, value in (("batch_size", batch_size), ("max_points", max_points)):
+        if value is not None and value < 1:
+            raise ValueError(f"{name} must be at least 1, got {value}")
+    if batch is None or batch_size is None or is_readable(x):
+        return 0, 0
+    if max_points is None and x.size(0) % batch_size:
+        raise ValueError(
+            f"{x.size(0)} points in {batch_size} clouds, so clouds of unequal sizes: on "
+            f"{x.device} batch_size needs max_points, the points of the largest one, beside it"
+        )
+    return batch_size, max_points or x.size(0) // batch_size

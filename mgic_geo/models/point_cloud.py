@@ -15,6 +15,7 @@ from mgic_geo.graphs.neighbors import knn_indices
 from mgic_geo.nn.diff_conv import DiffGCNConv
 from mgic_geo.nn.edge_conv import GroupedEdgeConv
 from mgic_geo.nn.message_passing import ConvNormAct, MGICMessagePassing
+from mgic_geo.ops.host import is_readable
 from mgic_geo.ops.operator import check_values, is_traced
 
 GRAPHS = ("static", "dynamic", "random", "none")
@@ -126,7 +127,11 @@ class PointCloudClassifier(nn.Module):
         return sum(conv.num_hops if isinstance(conv, MGICMessagePassing) else 1 for conv in convs)
 
     def forward(
-        self, pos: Tensor, batch: Tensor | None = None, batch_size: int | None = None
+        self,
+        pos: Tensor,
+        batch: Tensor | None = None,
+        batch_size: int | None = None,
+        max_points: int | None = None,
     ) -> Tensor:
         """Classify every cloud of the batch.
 
@@ -134,18 +139,29 @@ class PointCloudClassifier(nn.Module):
             pos: Coordinates of all points.
             batch: Cloud of every point; ``None`` where there is one.
             batch_size: Number of clouds, so that it need not be read off ``batch``.
+            max_points: Points of the largest cloud. On a GPU, where only ``batch_size`` is given,
+                all clouds must have as many points.
         """
         check_points(pos, batch)
+        sizes = {"batch_size": batch_size, "max_points": max_points}
         batch_size = check_batch_size(batch, batch_size)
         if self.training and batch_size == 1:
             raise ValueError(
                 "training needs at least 2 clouds in a batch (batch norm after the pooling), got 1"
             )
-        return self.head(pool_max(self.point_features(pos, batch), batch, batch_size))
+        return self.head(pool_max(self.point_features(pos, batch, **sizes), batch, batch_size))
 
-    def point_features(self, pos: Tensor, batch: Tensor | None = None) -> Tensor:
-        """Features of every point in front of the pooling, ``(N, width)``."""
-        return self.map_points(pos, lambda x: self._graph(x, pos, batch))
+    def point_features(
+        self, pos: Tensor, batch: Tensor | None = None, **sizes: int | None
+    ) -> Tensor:
+        """Features of every point in front of the pooling, ``(N, width)``.
+
+        Args:
+            pos: Coordinates of all points.
+            batch: Cloud of every point; ``None`` where there is one.
+            **sizes: ``batch_size`` and ``max_points`` of :func:`~mgic_geo.knn_indices`.
+        """
+        return self.map_points(pos, lambda x: self._graph(x, pos, batch, sizes))
 
     def map_points(self, pos: Tensor, find_graph: Callable[[Tensor], tuple]) -> Tensor:
         """Run the layers in front of the pooling, ``(N, 3) -> (N, width)``.
@@ -169,14 +185,14 @@ class PointCloudClassifier(nn.Module):
         return f"graph={self.graph!r}, k={self.k}, derivatives={self.derivatives}"
 
     def _graph(
-        self, x: Tensor, pos: Tensor, batch: Tensor | None
+        self, x: Tensor, pos: Tensor, batch: Tensor | None, sizes: dict[str, int | None]
     ) -> tuple[()] | tuple[Adjacency | DerivativeOperators]:
         if self.graph == "none":
             return ()
         if self.graph == "random":
             neighbors = random_neighbors(pos.size(0), self.k, batch, pos.device)
         else:
-            neighbors = knn_indices(x.detach(), self.k, batch)
+            neighbors = knn_indices(x.detach(), self.k, batch, **sizes)
         return self.graph_inputs(neighbors, pos, batch)
 
     def graph_inputs(
@@ -243,8 +259,8 @@ def check_batch_size(batch: Tensor | None, batch_size: int | None) -> int:
     Raises:
         ValueError: If ``batch`` names a cloud that ``batch_size`` does not have.
     """
-    if batch_size is not None and is_traced():
-        return batch_size
+    if batch_size is not None and (is_traced() or not (batch is None or is_readable(batch))):
+        return batch_size  # numbers are looked at where they are used
     last = 0 if batch is None else int(batch.max())
     if batch_size is None:
         return last + 1

@@ -71,12 +71,17 @@ class PointCloudSegmenter(nn.Module):
         )
 
     def forward(
-        self, pos: Tensor, batch: Tensor | None = None, batch_size: int | None = None
+        self,
+        pos: Tensor,
+        batch: Tensor | None = None,
+        batch_size: int | None = None,
+        max_points: int | None = None,
     ) -> Tensor:
         """Score the parts for every point; arguments as for :class:`PointCloudClassifier`."""
         check_points(pos, batch)
+        sizes = {"batch_size": batch_size, "max_points": max_points}
         batch_size = check_batch_size(batch, batch_size)
-        x = self.backbone.point_features(pos, batch)
+        x = self.backbone.point_features(pos, batch, **sizes)
         whole = pool_max(x, batch, batch_size)
         whole = whole.expand_as(x) if batch is None else whole.index_select(0, batch)
         return self.head(torch.cat([x, whole], dim=1))

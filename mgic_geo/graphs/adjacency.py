@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 from torch_geometric import EdgeIndex
 
+from mgic_geo.graphs.table import NeighborTable
 from mgic_geo.ops.compress import check_nodes, compress
 from mgic_geo.ops.host import check, is_readable
 from mgic_geo.ops.neighbor_max import neighbor_max as maximum
@@ -57,19 +58,28 @@ class Adjacency(NamedTuple):
         """Number of edges of every target, ``(num_targets,)``."""
         return self.ptr.diff()
 
+    def is_reached(self) -> Tensor:
+        """Whether each target has neighbors, ``(num_targets,)``."""
+        return self.degree() > 0
+
+    def maximum(self, x: Tensor) -> Tensor:
+        """As :func:`neighbor_max`."""
+        return maximum(x, self.ptr, self.index)[0]
+
     def sort(self, edge_value: Tensor) -> Tensor:
         """Edge features in the order of ``index``, from the order of the original list."""
         return edge_value if self.order is None else edge_value[self.order]
 
 
 def to_adjacency(
-    edge_index: Tensor | EdgeIndex | Adjacency, num_sources: int, num_targets: int
+    edge_index: Tensor | EdgeIndex | Adjacency | NeighborTable, num_sources: int, num_targets: int
 ) -> Adjacency:
     """Convert any PyG adjacency to compressed (CSR) form.
 
     Args:
         edge_index: ``(2, E)`` integers (row 0 source, row 1 target), an ``EdgeIndex``, or the
-            transposed adjacency matrix as a ``torch.sparse`` tensor (a row a target).
+            transposed adjacency matrix as a ``torch.sparse`` tensor (a row a target). A table of
+            neighbors, too.
         num_sources: Number of source nodes.
         num_targets: Number of target nodes.
 
@@ -81,8 +91,13 @@ def to_adjacency(
         >>> to_adjacency(torch.tensor([[2, 0, 1], [1, 1, 0]]), 3, 3).ptr
         tensor([0, 1, 3, 3])
     """
+    if isinstance(edge_index, NeighborTable):
+        edge_index = from_neighbors(edge_index.neighbors)
     if isinstance(edge_index, Adjacency):
-        return _checked(edge_index, num_sources, num_targets)
+        check_sizes(edge_index, num_sources, num_targets)
+        if edge_index.ptr.dtype == edge_index.index.dtype == torch.int64:
+            return edge_index
+        return edge_index._replace(ptr=edge_index.ptr.long(), index=edge_index.index.long())
     if not isinstance(edge_index, Tensor):
         raise ValueError(
             "edge_index must be a (2, E) tensor, an EdgeIndex or a torch.sparse matrix, "
@@ -129,16 +144,13 @@ def split_edges(edge_index: Tensor, num_sources: int, num_targets: int) -> tuple
     return source, target
 
 
-def _checked(adjacency: Adjacency, num_sources: int, num_targets: int) -> Adjacency:
-    """An adjacency of that size; the nodes that it names are looked at where they are read."""
-    if (adjacency.num_sources, adjacency.num_targets) != (num_sources, num_targets):
+def check_sizes(graph: Adjacency | NeighborTable, num_sources: int, num_targets: int) -> None:
+    """Raise where a graph is of another size; nodes are looked at where they are read."""
+    if (graph.num_sources, graph.num_targets) != (num_sources, num_targets):
         raise ValueError(
-            f"the adjacency is one of {adjacency.num_sources} sources and {adjacency.num_targets} "
+            f"the adjacency is one of {graph.num_sources} sources and {graph.num_targets} "
             f"targets, got features of {num_sources} and {num_targets}"
         )
-    if adjacency.ptr.dtype == adjacency.index.dtype == torch.int64:
-        return adjacency
-    return adjacency._replace(ptr=adjacency.ptr.long(), index=adjacency.index.long())
 
 
 def from_neighbors(neighbors: Tensor) -> Adjacency:
@@ -212,7 +224,7 @@ def _check_compressed(ptr: Tensor, nodes: Tensor, count: int, role: str) -> None
     check_nodes(nodes, count, role)
 
 
-def neighbor_max(adjacency: Adjacency, x: Tensor) -> Tensor:
+def neighbor_max(adjacency: Adjacency | NeighborTable, x: Tensor) -> Tensor:
     r"""Channel-wise maximum over neighbors, :math:`y_i = \max_e x_{j(e)}`; 0 where there are none.
 
     The gradient goes to one neighbor where several hold the maximum. It is differentiable twice.
@@ -225,4 +237,4 @@ def neighbor_max(adjacency: Adjacency, x: Tensor) -> Tensor:
         >>> neighbor_max(edges, torch.tensor([[1.0], [2.0], [3.0]])).tolist()
         [[3.0], [0.0], [0.0]]
     """
-    return maximum(x, adjacency.ptr, adjacency.index)[0]
+    return adjacency.maximum(x)

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch_geometric import EdgeIndex
 
+from mgic_geo.ops import knn_batched
 from mgic_geo.ops.host import is_readable
 from mgic_geo.ops.knn import knn
 from mgic_geo.ops.operator import check_values
@@ -69,8 +70,7 @@ def knn_indices(
     batch: Tensor | None = None,
     *,
     backend: str = "auto",
-    batch_size: int | None = None,
-    max_points: int | None = None,
+    clouds: Tensor | None = None,
 ) -> Tensor:
     r"""Finds the ``k`` nearest neighbors of every point, exactly.
 
@@ -95,14 +95,12 @@ def knn_indices(
         backend: ``"auto"`` is the search described here and the same everywhere. ``"exact"``, its
             reference, decides every row by differences. ``"torch_cluster"`` asks that library,
             which orders ties as it likes and measures in the precision of ``x``.
-        batch_size: Number of clouds. Where it is given, a GPU need not wait for the host to look at
-            ``batch``.
-        max_points: Points of the largest cloud. On a GPU, where only ``batch_size`` is given, all
-            clouds must have as many points.
+        clouds: Result of :func:`cloud_table` for ``batch``, with which a GPU need not wait for the
+            host to look at ``batch``.
 
     Shape:
         - ``x``: ``(N, D)``.
-        - ``batch``: ``(N,)``, int64.
+        - ``batch``: ``(N,)``, int64. ``clouds``: ``(clouds, max_points)``, int64.
         - Returns ``(N, k)``, int64: points by row number, nearest first; in a cloud of
           :math:`n \le k` points the last :math:`k - n + 1` places hold -1.
 
@@ -150,22 +148,41 @@ def knn_indices(
             f"{tuple(batch.shape)}"
         )
     check_values(x=x, batch=batch)
-    num_clouds, most = _sizes(x, batch, batch_size, max_points)
-    return knn(x.detach(), batch, k, backend, num_clouds, most)
+    return knn(x.detach(), batch, k, backend, clouds)
 
 
-def _sizes(
-    x: Tensor, batch: Tensor | None, batch_size: int | None, max_points: int | None
-) -> tuple[int, int]:
-    """Number of clouds and points of the largest one, 0 where they have to be read."""
+def cloud_table(
+    batch: Tensor | None, batch_size: int | None, max_points: int | None = None
+) -> Tensor | None:
+    """Where the points of every cloud are, found once for many searches; for other devices only.
+
+    A search on a GPU has to know how large clouds are. Where nobody says so it waits for the host
+    to look, which costs more than the search.
+
+    Args:
+        batch: The cloud of every point, in any order; ``None`` means a single cloud.
+        batch_size: Number of clouds; ``None`` leaves that to the search.
+        max_points: Points of the largest cloud; ``None`` says that all clouds have as many.
+
+    Shape:
+        - ``batch``: ``(N,)``, int64. Returns ``(batch_size, max_points)``: row numbers, N in places
+          that are left; ``None`` where a search need not know, as on a processor.
+
+    Raises:
+        ValueError: If a number is below 1, or clouds of one size cannot have N points. Whether
+            ``batch`` fits is looked at on the device, which raises its own error later.
+
+    Example:
+        >>> cloud_table(torch.tensor([0, 0, 1, 1]), 2)  # on a processor
+    """
     for name, value in (("batch_size", batch_size), ("max_points", max_points)):
         if value is not None and value < 1:
             raise ValueError(f"{name} must be at least 1, got {value}")
-    if batch is None or batch_size is None or is_readable(x):
-        return 0, 0
-    if max_points is None and x.size(0) % batch_size:
+    if batch is None or batch_size is None or is_readable(batch):
+        return None
+    if max_points is None and batch.size(0) % batch_size:
         raise ValueError(
-            f"{x.size(0)} points in {batch_size} clouds, so clouds of unequal sizes: on "
-            f"{x.device} batch_size needs max_points, the points of the largest one, beside it"
+            f"{batch.size(0)} points in {batch_size} clouds, so clouds of unequal sizes: on "
+            f"{batch.device} batch_size needs max_points, the points of the largest, beside it"
         )
-    return batch_size, max_points or x.size(0) // batch_size
+    return knn_batched.cloud_table(batch, batch_size, max_points or batch.size(0) // batch_size)

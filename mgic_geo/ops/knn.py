@@ -14,6 +14,7 @@ from mgic_geo.ops.csrc import build
 from mgic_geo.ops.csrc.call import read_constant
 from mgic_geo.ops import knn_batched
 from mgic_geo.ops.host import is_readable, why_not_on_host
+from mgic_geo.ops.knn_batched import cloud_table
 from mgic_geo.ops.knn_reference import search
 from mgic_geo.ops.operator import Kernel, Operation
 
@@ -28,26 +29,25 @@ def _reference(
     batch: Tensor | None,
     k: int,
     backend: str,
-    num_clouds: int = 0,
-    max_points: int = 0,
+    table: Tensor | None = None,
 ) -> Tensor:
     if backend == "torch_cluster":
         return _by_cloud(x, batch, lambda x, counts: _search_torch_cluster(x, counts, k))
     if backend == "exact":
         return _by_cloud(x, batch, lambda x, counts: search(x, counts, k, exact=True))
+    if table is not None:
+        return knn_batched.search(x, table, k)
     if batch is None:
-        return knn_batched.search(x, None, k, 1, x.size(0))
-    if num_clouds and max_points:
-        return knn_batched.search(x, batch, k, num_clouds, max_points)
+        return knn_batched.search(x, torch.arange(x.size(0), device=x.device)[None], k)
     numbers, batch, counts = batch.unique(return_inverse=True, return_counts=True)
-    return knn_batched.search(x, batch, k, numbers.numel(), int(counts.max()))
+    return knn_batched.search(x, cloud_table(batch, numbers.numel(), int(counts.max())), k)
 
 
 def _blocks(x: Tensor, batch: Tensor | None, k: int, *_: object) -> Tensor:
     return _by_cloud(x, batch, lambda x, counts: search(x, counts, k, exact=False))
 
 
-def _why_not_blocks(x: Tensor, batch: Tensor | None, k: int, backend: str, *_: int) -> str | None:
+def _why_not_blocks(x: Tensor, batch: Tensor | None, k: int, backend: str, *_: object) -> str | None:
     return why_not_on_host(x) if backend == "auto" else f"backend is {backend!r}"
 
 
@@ -62,7 +62,7 @@ def _compiled(x: Tensor, batch: Tensor | None, k: int, *_: object) -> Tensor:
     return _by_cloud(x, batch, search)
 
 
-def _why_not(x: Tensor, batch: Tensor | None, k: int, backend: str, *_: int) -> str | None:
+def _why_not(x: Tensor, batch: Tensor | None, k: int, backend: str, *_: object) -> str | None:
     if backend != "auto":
         return f"backend is {backend!r}"
     if x.size(1) > MAX_DIM:
@@ -132,9 +132,9 @@ def _search_torch_cluster(x: Tensor, counts: Tensor, k: int) -> Tensor:
     return places.gather(1, itself.byte().sort(dim=1, stable=True).indices)[:, :k]
 
 
-#: ``(x, batch, k, backend, num_clouds=0, max_points=0)``: the ``k`` nearest neighbors of every row
-#: of ``x``, ``(N, D)``, in its cloud, ``(N, k)``, -1 where a cloud is too small. How many rows need a
-#: second look, and how large the clouds are where ``max_points`` is 0, is only known at run time.
+#: ``(x, batch, k, backend, table=None)``: the ``k`` nearest neighbors of every row of ``x``,
+#: ``(N, D)``, in its cloud, ``(N, k)``, -1 where a cloud is too small. How many rows need a second
+#: look, and how large the clouds are where no table of them is given, is only known at run time.
 knn = Operation(
     "mgic::knn",
     _reference,

@@ -24,7 +24,7 @@ READS = ("_local_scalar_dense", "is_nonzero", "equal", "nonzero", "unique_dim", 
 READS += ("unique_consecutive", "masked_select", "repeat_interleave")
 # these allocate or say how memory is looked at
 NO_LAUNCH = ("empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided")
-NO_LAUNCH += ("_unsafe_view", "_reshape_alias", "lift_fresh", "scalar_tensor")
+NO_LAUNCH += ("_unsafe_view", "_reshape_alias", "lift_fresh", "scalar_tensor", "promote_types")
 
 
 @dataclass(frozen=True)

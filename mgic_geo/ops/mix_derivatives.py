@@ -16,8 +16,9 @@ from mgic_geo.ops.grouped_linear import (
     sum_rows,
     why_not_multiply,
 )
+from mgic_geo.ops.host import is_readable
 from mgic_geo.ops.operator import Kernel, Operation, gradients_of
-from mgic_geo.ops.spmm import spmm
+from mgic_geo.ops.spmm import spmm, targets_of
 
 PARTS = 7  # the features, three first and three second derivatives
 
@@ -31,6 +32,8 @@ def features_and_derivatives(x: Tensor, groups: int, *operators: Tensor) -> Tens
         *operators: Fields of :class:`~mgic_geo.graphs.derivatives.DerivativeOperators`.
     """
     ptr, index, value, ptr_t, index_t, value_t, _ = operators
+    if not is_readable(x):
+        return _all_axes(x, groups, ptr, index, value)
 
     def along(axis: int, x: Tensor) -> Tensor:
         forth, back = value[:, axis].contiguous(), value_t[:, axis].contiguous()
@@ -40,6 +43,23 @@ def features_and_derivatives(x: Tensor, groups: int, *operators: Tensor) -> Tens
     second = [along(axis, slope) for axis, slope in enumerate(first)]
     parts = [part.unflatten(1, (groups, -1)) for part in (x, *first, *second)]
     return torch.cat(parts, dim=2).flatten(1)
+
+
+def _all_axes(x: Tensor, groups: int, ptr: Tensor, index: Tensor, value: Tensor) -> Tensor:
+    """:func:`features_and_derivatives` in few operations, along all three axes at once."""
+    dtype = torch.promote_types(x.dtype, torch.float32)  # sums of half precision in float32
+    target, value = targets_of(ptr, index.numel()), value.to(dtype).unsqueeze(2)
+
+    def sum_edges(x: Tensor) -> Tensor:
+        """``(N, 1 or 3, C)`` to ``(N, 3, C)``."""
+        products = x.to(dtype).index_select(0, index) * value
+        sums = products.new_zeros(ptr.numel(), *products.shape[1:])  # the last one for padding
+        return sums.index_add(0, target, products)[:-1].to(x.dtype)
+
+    own = x.unsqueeze(1)
+    first = sum_edges(own)
+    parts = torch.cat([own, first, sum_edges(first)], dim=1)  # (N, 7, C)
+    return parts.unflatten(2, (groups, -1)).transpose(1, 2).flatten(1)
 
 
 def _reference(

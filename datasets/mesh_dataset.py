@@ -41,8 +41,8 @@ class MeshDataset(Dataset[MeshCloud]):
 
     Training points are drawn anew in every epoch from a generator seeded with
     ``(seed, epoch, index)`` and nothing else, so that they are the same for any number of workers
-    and after any interruption. The points of all other splits are those of :class:`Draws`, which
-    follow from the shape itself, for ever.
+    and after any interruption. The points of all other splits are those of :class:`Draws`,
+    for ever.
 
     Items are asked for as ``dataset[epoch, index]``, which a sampler may yield, or
     ``dataset[index]``, which is epoch 0.

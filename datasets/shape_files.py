@@ -170,6 +170,8 @@ def _checked(
         raise OFFError(
             f"{name}: not one vertex is finite" if len(finite) else f"{name}: it is empty"
         )
+    if len(faces) and not (faces.min() >= 0 and faces.max() < len(vertices)):
+        raise OFFError(f"{name}: a face names a vertex that is not there, of {len(vertices)}")
     if not finite.all():
         _complain(lenient, f"{name}: {(~finite).sum()} vertices are not finite")
         kept = finite[faces].all(axis=1)

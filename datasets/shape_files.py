@@ -167,9 +167,8 @@ def _checked(
     """Refuse, or leave out, what no points can be drawn from."""
     finite = np.isfinite(vertices).all(axis=1)
     if not finite.any():
-        raise OFFError(
-            f"{name}: not one vertex is finite" if len(finite) else f"{name}: it is empty"
-        )
+        what = "not one vertex is finite" if len(finite) else "it holds no vertices"
+        raise OFFError(f"{name}: {what}")
     if len(faces) and not (faces.min() >= 0 and faces.max() < len(vertices)):
         raise OFFError(f"{name}: a face names a vertex that is not there, of {len(vertices)}")
     if not finite.all():

@@ -132,7 +132,7 @@ def _parse_cloud(data: bytes, suffix: str) -> np.ndarray:
     if suffix in (".las", ".laz"):
         import laspy  # an extra package, see PACKAGES
 
-        return np.asarray(laspy.read(io.BytesIO(data)).xyz, np.float64)
+        return np.array(laspy.read(io.BytesIO(data)).xyz, np.float64)
     return _parse_table(data)
 
 

@@ -132,7 +132,8 @@ def test_las_is_read_by_laspy(monkeypatch):
     )
     fake.__spec__ = types.SimpleNamespace(name="laspy")
     monkeypatch.setitem(sys.modules, "laspy", fake)
-    assert_close(parse_shape(POINTS.tobytes(), "a.las")[0], POINTS)
+    vertices, _ = parse_shape(POINTS.tobytes(), "a.las")
+    assert_close(vertices, POINTS)
 
 
 @pytest.mark.parametrize("suffix", [".off", ".stl", ".ply", ".obj", ".glb", ".gltf"])

@@ -70,3 +70,37 @@ class Augment:
             for value in (turn * factors, shift, noise)
         )
         return pos @ affine + shift + noise
+
+
+@dataclass(frozen=True)
+class AnyRotation:
+    """Random rotation in space, each as likely as any other, for shapes of unknown orientation.
+
+    Args:
+        after: What changes the cloud before it is turned, if anything.
+
+    Shape:
+        - ``pos``: ``(P, 3)``; returns what ``after`` returns, turned.
+
+    Example:
+        >>> turned = AnyRotation()(torch.eye(3), np.random.default_rng(0))
+        >>> torch.linalg.vector_norm(turned, dim=1)
+        tensor([1.0000, 1.0000, 1.0000])
+    """
+
+    after: Augment | None = None
+
+    def __call__(self, pos: Tensor, generator: np.random.Generator) -> Tensor:
+        """Return a changed copy of ``pos``; all randomness comes from ``generator``."""
+        if self.after is not None:
+            pos = self.after(pos, generator)
+        quaternion = generator.standard_normal(4)  # its direction is uniform on the sphere
+        w, x, y, z = quaternion / np.linalg.norm(quaternion)
+        turn = np.array(
+            [
+                [1 - 2 * (y * y + z * z), 2 * (x * y - z * w), 2 * (x * z + y * w)],
+                [2 * (x * y + z * w), 1 - 2 * (x * x + z * z), 2 * (y * z - x * w)],
+                [2 * (x * z - y * w), 2 * (y * z + x * w), 1 - 2 * (x * x + y * y)],
+            ]
+        )
+        return pos @ torch.as_tensor(turn, dtype=pos.dtype, device=pos.device)

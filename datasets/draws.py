@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from typing import Literal
 
@@ -17,8 +16,9 @@ CROWD = 4  # points to choose from, for each of those chosen by distance
 class Draws:
     """How points are drawn from a shape: independently of where it is and what else there is.
 
-    The points follow from the shape itself, the seed and the number of the draw, so that a file has
-    the same ones wherever it lies, whatever it is called and whoever reads it.
+    The random numbers follow from the seed and the number of the draw alone. So a file has the same
+    points wherever it lies, whatever it is called and whoever reads it, and so has the same mesh in
+    another format, up to rounding.
 
     Args:
         votes: Draws of a shape; the mean of their probabilities is what a network says of it.
@@ -63,13 +63,10 @@ class Draws:
         Shape:
             - Returns float32 ``(votes, P, 3)``.
         """
-        digest = hashlib.blake2b(vertices.tobytes(), digest_size=16)
-        digest.update(faces.tobytes())
-        place = np.frombuffer(digest.digest(), "<u4").tolist()
         many = num_points * (CROWD if self.sampling == "farthest" else 1)
         clouds = []
         for vote in range(self.votes):
-            generator = np.random.default_rng([self.seed, vote, *place])
+            generator = np.random.default_rng([self.seed, vote])
             points = sample_surface(vertices, faces, many, generator, cumulative=areas)
             if self.sampling == "farthest":
                 points = points[farthest_points(points, num_points)]

@@ -18,6 +18,7 @@ from torch_geometric.data import Data
 from datasets.draws import Draws
 from datasets.mesh_cache import open_cache
 from datasets.off import parse_off
+from datasets.progress import progress
 from datasets.source import FolderSource, SourceError, ZipSource
 from datasets.surface import normalize, sample_surface
 
@@ -41,8 +42,8 @@ class MeshDataset(Dataset[MeshCloud]):
 
     Training points are drawn anew in every epoch from a generator seeded with
     ``(seed, epoch, index)`` and nothing else, so that they are the same for any number of workers
-    and after any interruption. The points of all other splits are those of :class:`Draws`, which
-    follow from the shape itself, for ever.
+    and after any interruption. The points of all other splits are those of :class:`Draws`,
+    for ever.
 
     Items are asked for as ``dataset[epoch, index]``, which a sampler may yield, or
     ``dataset[index]``, which is epoch 0.
@@ -128,7 +129,8 @@ class MeshDataset(Dataset[MeshCloud]):
     def _read_all(
         self, source: FolderSource | ZipSource, lenient: bool
     ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        for name, content in zip(self.names, source.read(self.names), strict=True):
+        names = progress(self.names, f"reading {source.label}, {self.split}")
+        for name, content in zip(names, source.read(self.names), strict=True):
             path = source.path / name  # also of an archive, in which nothing else is looked for
             yield self._parse(content, source.name_of(name), path, lenient)
 

@@ -23,7 +23,7 @@ class MeshFolder(MeshDataset):
     r"""Shapes from files of any format that is read; see :class:`MeshDataset` for items.
 
     Args:
-        root: Folder with ``<class>/{train,test}/*``, or with a single folder that has; or a zip of
+        root: Folder with ``<class>/{train,test}/*``, or with one folder that has; or a zip of
             it, which is read without unpacking.
         split: ``train`` or ``test``, or another folder within those of the classes.
         classes: Names of the classes, of which some may be missing; all that are there by default.
@@ -99,7 +99,7 @@ class MeshFolder(MeshDataset):
 
 
 def open_folder(root: str | os.PathLike[str]) -> FolderSource | ZipSource:
-    """Find the class folders: in a zip, in the root, or in the single folder that it has.
+    """Find the class folders: in a zip, in the root, or in the only folder of it that has some.
 
     Raises:
         SourceError: There is no such path.
@@ -109,10 +109,15 @@ def open_folder(root: str | os.PathLike[str]) -> FolderSource | ZipSource:
         return ZipSource(root, None, SUFFIXES)
     if not root.is_dir():
         raise SourceError(f"{shown(root)}: neither a folder nor a zip")
-    inner = [path for path in root.iterdir() if path.is_dir() and not path.name.startswith(".")]
-    if len(inner) == 1 and not any((inner[0] / split).is_dir() for split in SPLITS):
-        root = inner[0]
+    if not _has_classes(root):
+        inner = [path for path in root.iterdir() if path.is_dir() and _has_classes(path)]
+        root = inner[0] if len(inner) == 1 else root
     return FolderSource(root, SUFFIXES)
+
+
+def _has_classes(folder: Path) -> bool:
+    """Whether the folder is one of class folders."""
+    return any(next(folder.glob(f"[!.]*/{split}"), None) for split in SPLITS)
 
 
 def _cache_of(root: Path) -> Path:

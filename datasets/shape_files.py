@@ -132,7 +132,7 @@ def _parse_cloud(data: bytes, suffix: str) -> np.ndarray:
     if suffix in (".las", ".laz"):
         import laspy  # an extra package, see PACKAGES
 
-        return np.asarray(laspy.read(io.BytesIO(data)).xyz, np.float64)
+        return np.array(laspy.read(io.BytesIO(data)).xyz, np.float64)
     return _parse_table(data)
 
 
@@ -167,9 +167,10 @@ def _checked(
     """Refuse, or leave out, what no points can be drawn from."""
     finite = np.isfinite(vertices).all(axis=1)
     if not finite.any():
-        raise OFFError(
-            f"{name}: not one vertex is finite" if len(finite) else f"{name}: it is empty"
-        )
+        what = "not one vertex is finite" if len(finite) else "it holds no vertices"
+        raise OFFError(f"{name}: {what}")
+    if len(faces) and not (faces.min() >= 0 and faces.max() < len(vertices)):
+        raise OFFError(f"{name}: a face names a vertex that is not there, of {len(vertices)}")
     if not finite.all():
         _complain(lenient, f"{name}: {(~finite).sum()} vertices are not finite")
         kept = finite[faces].all(axis=1)

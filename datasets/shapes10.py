@@ -19,6 +19,7 @@ from datasets.furniture import MAKERS, Shape, make_shape
 from datasets.generated import write_generated
 from datasets.mesh_dataset import AugmentFunction, MeshDataset
 from datasets.off import format_off
+from datasets.progress import progress
 from datasets.source import FolderSource
 
 __all__ = ["CLASSES", "SPLITS", "Augment", "Shape", "Shapes10", "make_shape", "write_shapes10"]
@@ -160,7 +161,7 @@ class Shapes10(MeshDataset):
 
 
 def _write_files(folder: Path, seed: int, counts: dict[str, int]) -> None:
-    for name in CLASSES:
+    for name in progress(CLASSES, "making shapes10"):
         for split, count in counts.items():
             place = folder / name / split
             place.mkdir(parents=True)

@@ -8,6 +8,9 @@ from typing import Any
 from lightning.pytorch import Callback, callbacks
 from lightning.pytorch.cli import LightningArgumentParser
 
+from scripts.training.data import ClassificationData
+from scripts.training.predictions import FORMATS
+from scripts.training.reliability.errors import TrainingError
 from scripts.training.reliability.run_folder import CONFIG
 from scripts.training.start import read_settings
 from scripts.training.weights import run_folder_of
@@ -29,6 +32,8 @@ ON_NONFINITE = {
     "stop": "end with an error that names step, learning rate and samples",
     "rollback": "go back to the last checkpoint and leave the batch out",
 }
+
+SHORT = {"--votes": "--data.votes", "--up": "--data.up"}
 
 ONLY = {
     "max_steps": (-1,),
@@ -74,15 +79,22 @@ def add_options(parser: LightningArgumentParser, stage: str) -> None:
         help = "run folder, .ckpt or .safetensors; by default the best epoch in --run_dir"
         parser.add_argument("--checkpoint", type=str, help=help)
     if stage == "predict":
+        parser.add_argument("--format", choices=FORMATS, default="table", help="of what is printed")
         parser.add_argument("files", nargs="+", type=str, help="what to classify")
 
 
-def with_saved_config(args: Sequence[str]) -> list[str]:
+def with_saved_config(
+    args: Sequence[str], data_class: type[ClassificationData] = ClassificationData
+) -> list[str]:
     """Put the configuration of the run before the arguments, where the stage works on a run.
 
     That is so in validation, test and prediction, and when a run is continued without ``--config``.
+    Where other data than those of the run are named, nothing of where its own are is taken.
+
+    Raises:
+        TrainingError: Only a root is named, and the data set of the run is none that is read.
     """
-    stage, rest = args[:1], args[1:]
+    stage, rest = args[:1], [_spelled_out(word) for word in args[1:]]
     found = read_settings(rest)
     own_config = any(word.partition("=")[0] == "--config" for word in rest)
     continued = "resume" in found and not own_config if stage == ["fit"] else True
@@ -91,8 +103,44 @@ def with_saved_config(args: Sequence[str]) -> list[str]:
             continue
         config = run_folder_of(Path(str(found[key]))) / CONFIG
         if continued and config.exists():
-            return [*stage, "--config", str(config), *rest]
-    return list(args)
+            other = [] if stage == ["fit"] else _other_data(found, config, data_class)
+            return [*stage, "--config", str(config), *other, *rest]
+    return [*stage, *rest]
+
+
+def _other_data(
+    found: Mapping[str, Any], config: Path, data_class: type[ClassificationData]
+) -> list[str]:
+    """Return what forgets where the data of the run are, if others are named."""
+    saved = read_settings(["--config", str(config)])
+    name = found.get("data.name", saved.get("data.name"))
+    named = {key for key in ("data.name", "data.root", "data.zip") if key in found}
+    if not named:
+        return []
+    same = found.get("data.root") == saved.get("data.root") and "data.zip" not in found
+    if "data.name" not in found and (same or name not in data_class.made):
+        return []  # the same data set, if in another place
+    forgotten = [
+        word
+        for option, default in data_class.source.items()
+        if saved.get(f"data.{option}") is not None
+        for word in (f"--data.{option}", default)
+    ]
+    if "data.name" in found:
+        return forgotten
+    reader = data_class.made[name]
+    if reader != "folder":
+        raise TrainingError(
+            f"{name}, the data set of the run, is made and not read: nothing in "
+            f"{found.get('data.root')} would be tested. --data.name {reader} reads what is there"
+        )
+    return ["--data.name", reader, *forgotten]
+
+
+def _spelled_out(word: str) -> str:
+    """Return the whole name of an option that has a short one."""
+    name, equals, value = word.partition("=")
+    return f"{SHORT.get(name, name)}{equals}{value}"
 
 
 def refuse_inexact(trainer: Mapping[str, Any]) -> None:

@@ -32,7 +32,7 @@ from scripts.training.arguments import (
 )
 from scripts.training.averaging import average_weights
 from scripts.training.classifier import Classifier
-from scripts.training.data import ClassificationData
+from scripts.training.data import ClassificationData, as_options
 from scripts.training.parser import Parser
 from scripts.training.reliability.checkpoint import SealedCheckpointIO, newest_checkpoint
 from scripts.training.reliability.claim import claim, launch_rank, restarted
@@ -90,7 +90,7 @@ class TrainingCLI(Stages, LightningCLI):
             parser_class=Parser,
             auto_configure_optimizers=False,
             load_from_checkpoint_support=False,
-            args=with_saved_config(args),
+            args=with_saved_config(args, data_class),
         )
 
     @staticmethod
@@ -302,7 +302,7 @@ def _terminated(number: int, frame: FrameType | None) -> None:
 
 def _format_warning(message: Warning, category: type[Warning], *place: Any) -> str:
     where = "" if issubclass(category, TrainingWarning) else f" ({place[0]}:{place[1]})"
-    return f"warning: {message}{where}\n"
+    return f"warning: {as_options(str(message))}{where}\n"
 
 
 def _as_list(value: Any) -> list[Any]:

@@ -45,6 +45,8 @@ class Script:
         try:
             if not {"-h", "--help"} & set(args):
                 self._claim(args[:1], read_settings(args[1:]))
+            if sys.stderr.isatty():
+                print("starting: torch and Lightning are loaded", file=sys.stderr, flush=True)
             cli = importlib.import_module("scripts.training.cli")
             return cli.main(*self.load(), f"python -m {self.name}", args)
         except TrainingError as error:

@@ -98,6 +98,15 @@ def test_every_sample_is_trained_on_once_and_no_rank_gets_less_than_two(count, w
     assert sorted(index for batch in chain(*ranks) for _, index in batch) == list(range(count))
 
 
+def test_balanced_batches_draw_all_classes_equally_often_and_depend_on_the_epoch_only():
+    labels = [0] * 20 + [1] * 8 + [2] * 2
+    one, two, other = (ShuffledBatches(range(30), 5, seed=0, labels=labels) for _ in range(3))
+    other.set_epoch(1)
+    drawn = [index for _, index in chain(*one)]
+    assert np.bincount([labels[index] for index in drawn]).tolist() == [10, 10, 10]
+    assert drawn == [index for _, index in chain(*two)] != [index for _, index in chain(*other)]
+
+
 @pytest.mark.fault(7)
 def test_order_depends_on_seed_and_epoch_only():
     def order(seed, epoch):

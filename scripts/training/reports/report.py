@@ -78,7 +78,9 @@ def read_split(path: Path) -> Split | None:
         summary = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ReportError(f"cannot read {path}: {error}; expected JSON") from error
-    if not isinstance(summary, dict) or summary.get("split") != path.stem:
+    if not isinstance(summary, dict) or "split" not in summary:
+        return None
+    if summary.get("name", summary["split"]) != path.stem:
         return None
     return split_kind(summary).read(path, summary)
 

@@ -106,7 +106,7 @@ class DensePointCloud(nn.Module):
             return (DenseDerivatives(neighbors, weight),)
 
         points = self.model.map_points(pos.flatten(0, 1), find_graph)
-        return self.model.head(points.unflatten(0, (clouds, size)).amax(1)), tables
+        return self.model.head(self.model.pool_dense(points.unflatten(0, (clouds, size)))), tables
 
 
 class DenseEdgeConv(nn.Module):

@@ -91,6 +91,13 @@ class PointCloudClassifier(nn.Module):
         self.graph, self.derivatives, self.k = graph, derivatives, k
         self.softening = softening
 
+        self.make_layers(make_conv, layers, width)
+        self.head = self.make_head(width, num_classes, dropout)
+
+    def make_layers(
+        self, make_conv: Callable[[int, int], nn.Module], layers: Sequence[int], width: int
+    ) -> None:
+        """Build what is in front of the pooling: ``gconvs`` and ``mlps``."""
         in_channels = 3
         self.gconvs, self.mlps = nn.ModuleList(), nn.ModuleList()
         for index, count in enumerate(layers):
@@ -102,13 +109,27 @@ class PointCloudClassifier(nn.Module):
                 )
             )
             in_channels = width
-            ends = index + 1 in (GCONVS_BEFORE_MLP[0], num_gconvs)
+            ends = index + 1 in (GCONVS_BEFORE_MLP[0], len(layers))
             self.mlps.append(mlp(width, width) if ends else nn.Identity())
-        self.head = nn.Sequential(
+        self.point_width = width
+
+    def make_head(self, width: int, num_classes: int, dropout: float) -> nn.Sequential:
+        """Build what is after the pooling; the last layer is the classifier."""
+        return nn.Sequential(
             *(mlp(width, width) for _ in range(HEAD_MLPS)),
             nn.Dropout(dropout),
             nn.Linear(width, num_classes),
         )
+
+    def pool(
+        self, x: Tensor, batch: Tensor | None, batch_size: int, clouds: Tensor | None = None
+    ) -> Tensor:
+        """Features of every cloud, of those of its points: ``(N, C)`` to ``(batch_size, ...)``."""
+        return pool_max(x, batch, batch_size, clouds)
+
+    def pool_dense(self, x: Tensor) -> Tensor:
+        """The same for clouds of equal size, ``(B, N, C)``."""
+        return x.amax(1)
 
     def reset_classifier(self, num_classes: int) -> None:
         """Put a fresh classifier in place, e.g. for another data set."""
@@ -152,12 +173,12 @@ class PointCloudClassifier(nn.Module):
                 "training needs at least 2 clouds in a batch (batch norm after the pooling), got 1"
             )
         x = self.point_features(pos, batch, clouds)
-        return self.head(pool_max(x, batch, batch_size, clouds))
+        return self.head(self.pool(x, batch, batch_size, clouds))
 
     def point_features(
         self, pos: Tensor, batch: Tensor | None = None, clouds: Tensor | None = None
     ) -> Tensor:
-        """Features of every point in front of the pooling, ``(N, width)``.
+        """Features of every point in front of the pooling, ``(N, point_width)``.
 
         Args:
             pos: Coordinates of all points.
@@ -167,7 +188,7 @@ class PointCloudClassifier(nn.Module):
         return self.map_points(pos, lambda x: self._graph(x, pos, batch, clouds))
 
     def map_points(self, pos: Tensor, find_graph: Callable[[Tensor], tuple]) -> Tensor:
-        """Run the layers in front of the pooling, ``(N, 3) -> (N, width)``.
+        """Run the layers in front of the pooling, ``(N, 3) -> (N, point_width)``.
 
         Args:
             pos: Coordinates of all points.
@@ -312,7 +333,8 @@ def random_neighbors(
     return neighbors
 
 
-def _mgic(conv: Callable[..., nn.Module], **options: Any) -> Callable[[int, int], nn.Module]:
+def make_cycle(conv: Callable[..., nn.Module], **options: Any) -> Callable[[int, int], nn.Module]:
+    """Return what makes an MGIC cycle of a convolution for two widths."""
     return lambda a, b: MGICMessagePassing(a, b, conv, **options)
 
 
@@ -336,7 +358,7 @@ def mgic_dgcnn(
     **options,
 ) -> PointCloudClassifier:
     """:func:`dgcnn` with an MGIC cycle in place of every convolution."""
-    conv = _mgic(GroupedEdgeConv, group_size=group_size, coarse_size=coarse_size, cycle=cycle)
+    conv = make_cycle(GroupedEdgeConv, group_size=group_size, coarse_size=coarse_size, cycle=cycle)
     return PointCloudClassifier(conv, num_classes, graph=graph, **options)
 
 
@@ -350,7 +372,7 @@ def mgic_diffgcn(
     **options,
 ) -> PointCloudClassifier:
     """:func:`diffgcn` with an MGIC cycle in place of every convolution (Table 11, MGIC-diffGCN)."""
-    conv = _mgic(DiffGCNConv, group_size=group_size, coarse_size=coarse_size, cycle=cycle)
+    conv = make_cycle(DiffGCNConv, group_size=group_size, coarse_size=coarse_size, cycle=cycle)
     return PointCloudClassifier(conv, num_classes, graph=graph, derivatives=True, **options)
 
 

@@ -59,9 +59,7 @@ class PointCloudSegmenter(nn.Module):
         super().__init__()
         if num_parts < 1:
             raise ValueError(f"num_parts must be at least 1, got {num_parts}")
-        classifier = backbone.head[-1]
-        assert isinstance(classifier, nn.Linear)
-        width = classifier.in_features
+        width = backbone.point_width
         backbone.head = nn.Sequential()  # its parameters would never get a gradient
         self.backbone, self.num_parts = backbone, num_parts
         self.head = nn.Sequential(

@@ -18,7 +18,7 @@ from mgic_geo.cost import multiply_adds, num_weights
 from mgic_geo.drawing import draw
 from mgic_geo.fuse import fuse
 from mgic_geo.graphs.derivatives import EdgeGradients, edge_gradients
-from mgic_geo.graphs.neighbors import knn_graph, knn_indices
+from mgic_geo.graphs.neighbors import cloud_table, knn_graph, knn_indices
 from mgic_geo.levels import (
     Correction,
     Level,
@@ -75,6 +75,7 @@ __all__ = [  # noqa: RUF022
     "edge_gradients",
     "knn_graph",
     "knn_indices",
+    "cloud_table",
     # networks
     "DensePointCloud",
     "MGICGNN",

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from mgic_geo.graphs.adjacency import Adjacency, from_neighbors, neighbor_max, to_adjacency
 from mgic_geo.graphs.derivatives import DerivativeOperators, derivative_operators, edge_gradients
 from mgic_geo.graphs.neighbors import cloud_table, knn_indices
-from mgic_geo.graphs.table import NeighborTable
+from mgic_geo.graphs.table import DerivativeTable, NeighborTable, derivative_table
 from mgic_geo.nn.diff_conv import DiffGCNConv
 from mgic_geo.nn.edge_conv import GroupedEdgeConv
 from mgic_geo.nn.message_passing import ConvNormAct, MGICMessagePassing
@@ -24,6 +24,8 @@ GRAPHS = ("static", "dynamic", "random", "none")
 # Table 10: G-convs in front of each MLP
 GCONVS_BEFORE_MLP = (3, 3)
 HEAD_MLPS = 3
+
+Graph = Adjacency | NeighborTable | DerivativeOperators | DerivativeTable
 
 
 class PointCloudClassifier(nn.Module):
@@ -210,7 +212,7 @@ class PointCloudClassifier(nn.Module):
 
     def _graph(
         self, x: Tensor, pos: Tensor, batch: Tensor | None, clouds: Tensor | None
-    ) -> tuple[()] | tuple[Adjacency | NeighborTable | DerivativeOperators]:
+    ) -> tuple[()] | tuple[Graph]:
         if self.graph == "none":
             return ()
         if self.graph == "random":
@@ -221,7 +223,7 @@ class PointCloudClassifier(nn.Module):
 
     def graph_inputs(
         self, neighbors: Tensor, pos: Tensor, batch: Tensor | None = None
-    ) -> tuple[Adjacency | NeighborTable | DerivativeOperators]:
+    ) -> tuple[Graph]:
         """Return what the convolutions take beside features, for given neighbors.
 
         Args:
@@ -229,8 +231,10 @@ class PointCloudClassifier(nn.Module):
             pos: Coordinates of the points, ``(N, 3)``.
             batch: The cloud of every point, ``(N,)``; ``None`` means a single cloud.
         """
-        if not self.derivatives and not is_readable(neighbors):
-            return (NeighborTable.of(neighbors, neighbors.size(0)),)
+        if not is_readable(neighbors):  # no shape depends on values
+            if not self.derivatives:
+                return (NeighborTable.of(neighbors, neighbors.size(0)),)
+            return (derivative_table(pos, neighbors, batch, softening=self.softening),)
         adjacency = from_neighbors(neighbors)
         if not self.derivatives:
             return (adjacency,)

@@ -106,10 +106,16 @@ class StructuredLinear(nn.Module):
 
     @property
     def weight(self) -> Tensor:
-        """The matrix, multiplied out: what the cycle makes of the unit vectors."""
+        """The matrix, multiplied out: what the cycle makes of the unit vectors.
+
+        It has the type of the parameters, in autocast as well, which the product with it is for.
+        """
         some = next(self.block.parameters())
         units = torch.eye(self.in_channels, dtype=some.dtype, device=some.device)
-        return self._apply_block(units).t().unsqueeze(0)
+        if not torch.is_autocast_enabled(some.device.type):
+            return self._apply_block(units).t().unsqueeze(0)
+        with torch.autocast(some.device.type, enabled=False):
+            return self._apply_block(units).t().unsqueeze(0)
 
     def _apply_block(self, x: Tensor) -> Tensor:
         return self.block(x.unflatten(-1, (-1, self.width))).flatten(-2)

@@ -9,11 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mgic_geo.ops import knn_batched
 from mgic_geo.ops.compiled import why_not_compiled
 from mgic_geo.ops.csrc import build
 from mgic_geo.ops.csrc.call import read_constant
-from mgic_geo.ops import knn_batched
-from mgic_geo.ops.host import is_readable, why_not_on_host
+from mgic_geo.ops.host import why_not_on_host
 from mgic_geo.ops.knn_batched import cloud_table
 from mgic_geo.ops.knn_reference import search
 from mgic_geo.ops.operator import Kernel, Operation
@@ -47,7 +47,9 @@ def _blocks(x: Tensor, batch: Tensor | None, k: int, *_: object) -> Tensor:
     return _by_cloud(x, batch, lambda x, counts: search(x, counts, k, exact=False))
 
 
-def _why_not_blocks(x: Tensor, batch: Tensor | None, k: int, backend: str, *_: object) -> str | None:
+def _why_not_blocks(
+    x: Tensor, batch: Tensor | None, k: int, backend: str, *_: object
+) -> str | None:
     return why_not_on_host(x) if backend == "auto" else f"backend is {backend!r}"
 
 

@@ -105,9 +105,7 @@ class Operation:
         self.name, self.reference, self.kernels, self.opaque = name, reference, kernels, opaque
         self.names = tuple(inspect.signature(reference).parameters)
         signature = torch.library.infer_schema(reference, mutates_args=())
-        self.registered = torch.library.custom_op(
-            name, self._run, mutates_args=(), schema=signature
-        )
+        self.registered = torch.library.custom_op(name, self.run, mutates_args=(), schema=signature)
         self.registered.register_fake(self._on_one_device(fake))
         self.registered.register_vmap(self._run_batch)
         self.has_backward = backward is not None
@@ -165,7 +163,7 @@ class Operation:
         note(self.name, REFERENCE, reason)
         return self.reference(*inputs)
 
-    def _run(self, *inputs: Any) -> Any:
+    def run(self, *inputs: Any) -> Any:
         """What the registered operator computes, without gradients."""
         kernel, reason = self._choose(inputs, False)
         note(self.name, REFERENCE if kernel is None else kernel.name, reason)

@@ -10,6 +10,8 @@ Start here:
 - :class:`MGICBlock` is the cycle itself, for layers of your own.
 """
 
+__version__ = "0.1.0"
+
 from mgic_geo import conversion
 from mgic_geo.blending import finish, set_blend, share_at
 from mgic_geo.conversion import Report

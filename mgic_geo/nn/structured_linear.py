@@ -12,7 +12,7 @@ import torch_geometric.nn as pyg
 from torch import Tensor, nn
 from torch.nn import functional
 
-from mgic_geo.levels import Level, MGICBlock
+from mgic_geo.levels import Level, MGICBlock, check_counts
 from mgic_geo.nn.correction import GraphCorrection
 from mgic_geo.nn.grouped_linear import GroupedLinear, transfer
 
@@ -75,8 +75,7 @@ class StructuredLinear(nn.Module):
         transfer_init: str = "normal",
     ) -> None:
         super().__init__()
-        if min(in_channels, out_channels) < 1:
-            raise ValueError(f"widths must be at least 1, got {in_channels} and {out_channels}")
+        check_counts(in_channels=in_channels, out_channels=out_channels)
         self.in_channels, self.out_channels = in_channels, out_channels
         self.width = math.gcd(in_channels, out_channels)
         parts = in_channels // self.width, out_channels // self.width

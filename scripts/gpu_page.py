@@ -17,8 +17,8 @@ PAGE = Path("docs/performance-gpu.md")
 HEAD = """# Performance on a GPU
 
 """
-NOTHING = """Nothing was measured on a GPU: nobody who wrote this had one at hand. What is known of a
-step there is how many operations it launches, and that it reads no value, which is counted on a
+NOTHING = """Nothing was measured on a GPU: nobody who wrote this had one at hand. What is known of
+a step there is how many operations it launches, and that it reads no value, which is counted on a
 processor (see [performance](performance.md)). The kernels in Triton were run by its interpreter
 only, and nothing chooses them. On a machine with a GPU
 

@@ -14,7 +14,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 from mgic_geo.ops.compiled import why_not_compiled, why_not_in_autocast
 from mgic_geo.ops.csrc import build
 from mgic_geo.ops.host import is_readable
-from mgic_geo.ops.operator import Kernel, Operation
+from mgic_geo.ops.operator import ELSEWHERE, Kernel, Operation
 
 ROWS_PER_SHARE = 1024
 MAX_SHARES = 64
@@ -191,7 +191,7 @@ def _why_not_in_place(
     x: Tensor, weight: Tensor, bias: Tensor | None, addend: Tensor | None = None
 ) -> str | None:
     if is_readable(x):
-        return "the reference is as fast on a processor"
+        return ELSEWHERE
     if torch.compiler.is_compiling():
         return "a compiler joins what follows with the reference"
     if torch.is_autocast_enabled(x.device.type):

@@ -27,6 +27,7 @@ from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 from torch.utils.flop_counter import register_flop_formula
 
 REFERENCE = "reference"
+ELSEWHERE = ""
 _RECORDED = "gradients are recorded, and it computes none"
 
 
@@ -38,6 +39,7 @@ class Kernel:
         name: As :func:`explain` prints it.
         run: Takes the inputs of the operation, returns new tensors and records no gradients.
         why_not: Takes the same; says in words why ``run`` does not apply, ``None`` where it does.
+            :data:`ELSEWHERE` where it is for other devices, which is no news.
     """
 
     name: str
@@ -151,7 +153,8 @@ class Operation:
                 reason = _RECORDED
             if reason is None:
                 return kernel, "; ".join(reasons) or None
-            reasons.append(f"{kernel.name}: {reason}")
+            if reason != ELSEWHERE:
+                reasons.append(f"{kernel.name}: {reason}")
         return None, "; ".join(reasons)
 
     def _fall_back(self, inputs: Sequence[Any], reason: str | None) -> Any:

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import logging
 import os
+from collections import Counter
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from torchvision import datasets as torchvision_datasets
 from torchvision.models import ResNet50_Weights
 
 from datasets.image_dataset import ImageAugment, ImageDataset, ImageFiles, ImageFormat
+from datasets.image_files import is_image_name
 from datasets.off import shown
+
+_log = logging.getLogger(__name__)
 
 # as everybody does: 256 pixels scaled for 224 that are cut out
 RESIZE_SHARE = 256 / 224
@@ -28,6 +34,9 @@ def image_folder(
 ) -> ImageDataset:
     """Images in ``root/<split>/<class>/``, found by torchvision and read when they are needed.
 
+    All files whose names end as images do are taken, in folders of a class, too; what is hidden is
+    not, nor hidden folders. A warning counts the other files.
+
     Args:
         root: Folder of the splits, all of which must have the same classes as ``train``.
         split: Name of a folder in it.
@@ -41,7 +50,7 @@ def image_folder(
     root = Path(root)
     check_classes(root, split)
     try:
-        read = torchvision_datasets.ImageFolder(os.fspath(root / split))
+        read = _VisibleFolder(root / split)
     except FileNotFoundError as error:  # it names the empty classes
         raise ValueError(f"{shown(root / split)}: {error}") from error
     paths, targets = zip(*read.samples, strict=True)
@@ -54,6 +63,30 @@ def image_folder(
         augment=augment,
         seed=seed,
     )
+
+
+class _VisibleFolder(torchvision_datasets.ImageFolder):
+    """Classes and images that are not hidden."""
+
+    def __init__(self, root: Path) -> None:
+        self.others = Counter[str]()
+        super().__init__(os.fspath(root), is_valid_file=partial(self._is_image, root))
+        if self.others:
+            kinds = ", ".join(f"{count} {kind}" for kind, count in self.others.most_common())
+            _log.warning("%s: files that are no images by their names: %s", shown(root), kinds)
+
+    def find_classes(self, directory: str | Path) -> tuple[list[str], dict[str, int]]:
+        names = class_folders(Path(directory))
+        return names, {name: number for number, name in enumerate(names)}
+
+    def _is_image(self, root: Path, name: str) -> bool:
+        path = Path(name)
+        if any(part.startswith(".") for part in path.relative_to(root).parts):
+            return False
+        is_image = is_image_name(path)
+        if not is_image:
+            self.others[path.suffix or "without suffix"] += 1
+        return is_image
 
 
 def imagenet(
@@ -125,12 +158,15 @@ def check_classes(root: Path, split: str) -> None:
 def class_folders(folder: Path) -> list[str]:
     """Return the names of the folders in a folder, sorted as torchvision sorts classes.
 
+    Hidden ones, such as ``.ipynb_checkpoints``, are no classes.
+
     Raises:
         ValueError: There is no such folder.
     """
     if not folder.is_dir():
         raise ValueError(f"{shown(folder)}: no such folder")
-    return sorted(entry.name for entry in os.scandir(folder) if entry.is_dir())
+    names = (entry.name for entry in os.scandir(folder) if entry.is_dir())
+    return sorted(name for name in names if not name.startswith("."))
 
 
 def _few(names: Sequence[str], count: int = 20) -> str:

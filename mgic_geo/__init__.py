@@ -11,7 +11,7 @@ Start here:
 """
 
 from mgic_geo import conversion
-from mgic_geo.blending import finish, set_blend
+from mgic_geo.blending import finish, set_blend, share_at
 from mgic_geo.conversion import Report
 from mgic_geo.convert import convert
 from mgic_geo.cost import multiply_adds, num_weights
@@ -91,6 +91,7 @@ __all__ = [  # noqa: RUF022
     "conversion",
     "finish",
     "set_blend",
+    "share_at",
     # what networks cost
     "draw",
     "multiply_adds",

@@ -34,11 +34,12 @@ from mgic_vision.cost import Summary, summary
 from mgic_vision.fusing import fuse
 from mgic_vision.layers import GhostModule, GroupedConv2d, SqueezeExcite
 from mgic_vision.merging import merge_groups
-from mgic_vision.models.backbone import Backbone, Stages
+from mgic_vision.models.backbone import Backbone
 from mgic_vision.models.interface import Head, ImageModel
 from mgic_vision.models.lraspp import LRASPP
 from mgic_vision.models.registration import register_with_timm, register_with_torchvision
 from mgic_vision.models.registry import create_model, list_models, list_options
+from mgic_vision.models.stages import Stages
 from mgic_vision.transfers import TransferConv2d
 from mgic_vision.units import depthwise_change, mgic_unit, pointwise_change
 

@@ -22,7 +22,7 @@ from mgic_vision.norm import BatchNorm2d, Chain
 SQUEEZES = ("none", "finest", "every")
 
 
-def basic_block(level: Level, *, activation: Activation = RELU) -> Residual:
+def basic_block(level: Level, *, dilation: int = 1, activation: Activation = RELU) -> Residual:
     """Norm, activation, grouped 3x3 convolution, twice, plus the input.
 
     The norms come first (pre-activation), so that nothing stands on the way around the branch and
@@ -30,6 +30,7 @@ def basic_block(level: Level, *, activation: Activation = RELU) -> Residual:
 
     Args:
         level: Width and groups; the inner width is the outer one.
+        dilation: Distance of the kernels' taps.
         activation: Follows the norms.
 
     Shape:
@@ -45,15 +46,17 @@ def basic_block(level: Level, *, activation: Activation = RELU) -> Residual:
         >>> sum(p.numel() for p in basic_block(dense_level(16)).parameters())
         4672
     """
-    conv = partial(GroupedConv2d, level.outer, level.outer, kernel=3, groups=level.groups)
+    width = level.outer
+    conv = partial(GroupedConv2d, width, width, kernel=3, dilation=dilation, groups=level.groups)
     return Residual(_pre_activation(activation, conv(), conv()))
 
 
-def bottleneck(level: Level, *, activation: Activation = RELU) -> Residual:
+def bottleneck(level: Level, *, dilation: int = 1, activation: Activation = RELU) -> Residual:
     """Norm, activation and a grouped convolution, three times (1x1, 3x3, 1x1), plus the input.
 
     Args:
         level: Outer and inner width, and groups.
+        dilation: Distance of the 3x3 kernel's taps.
         activation: Follows the norms.
 
     Shape:
@@ -72,7 +75,7 @@ def bottleneck(level: Level, *, activation: Activation = RELU) -> Residual:
     """
     convs = (
         GroupedConv2d(level.outer, level.inner, groups=level.groups),
-        GroupedConv2d(level.inner, level.inner, kernel=3, groups=level.groups),
+        GroupedConv2d(level.inner, level.inner, kernel=3, dilation=dilation, groups=level.groups),
         GroupedConv2d(level.inner, level.outer, groups=level.groups),
     )
     return Residual(_pre_activation(activation, *convs))

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from mgic_vision.norm import BatchNorm2d, Chain
 from mgic_vision.ops.depthwise import depthwise
 from mgic_vision.ops.kernel import keeps_size
+from mgic_vision.tracing import leaf_of_fx
 
 Activation = Callable[[], nn.Module]
 
@@ -81,6 +82,7 @@ class GroupedConv2d(nn.Conv2d):
         fan_out = math.prod(self.kernel_size) * self.out_channels // self.groups
         nn.init.normal_(self.weight, std=math.sqrt(2 / fan_out))
 
+    @leaf_of_fx
     def forward(self, x: Tensor) -> Tensor:
         """Convolve ``x``."""
         if is_depthwise(self) and x.dim() == 4 and x.size(1) == self.in_channels:
@@ -227,7 +229,7 @@ class GhostModule(nn.Module):
         """Compute both halves."""
         x = self.primary(x)
         y = torch.cat([x, self.cheap(x)], 1)
-        return y if y.size(1) == self.out_channels else y[:, : self.out_channels]
+        return y[:, : self.out_channels] if self.out_channels % 2 else y
 
 
 class Permute(nn.Module):

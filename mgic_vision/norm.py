@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from mgic_geo.ops.batch_norm_act import ACTIVATIONS, takes_batch_statistics, train_batch_norm
 from mgic_geo.ops.operator import is_hooked
+from mgic_vision.tracing import leaf_of_fx
 
 
 class BatchNorm2d(nn.BatchNorm2d):
@@ -22,6 +23,7 @@ class BatchNorm2d(nn.BatchNorm2d):
         >>> torch.testing.assert_close(norm(x), nn.BatchNorm2d(8)(x))
     """
 
+    @leaf_of_fx
     def forward(self, input: Tensor) -> Tensor:
         """Normalize every channel over batch and pixels."""
         if input.dim() == 4 and takes_batch_statistics(self, input):
@@ -58,6 +60,7 @@ def _are_one(norm: nn.Module, act: nn.Module, x: Tensor) -> TypeGuard[BatchNorm2
         type(norm) is BatchNorm2d
         and type(act) in ACTIVATIONS
         and not is_hooked(norm, act)
+        and isinstance(x, Tensor)  # torch.fx passes something else, and records one by one
         and x.dim() == 4
         and takes_batch_statistics(norm, x)
     )

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from functools import partial
 
-from torch import nn
+from torch import Tensor, nn
 
 from mgic_geo.levels import Correction, init_transfer_
+from mgic_vision.tracing import leaf_of_fx
 
 #: ``(transfer, norm) -> Correction`` whose norm starts at a tenth: the coarse levels are random at
 #: first, and networks of many cycles learn slowly where they correct as much as there is.
@@ -51,3 +52,8 @@ class TransferConv2d(nn.Conv2d):
         """Draw the weights again, by the rule given at construction."""
         blocks = (self.groups, self.out_channels // self.groups, self.in_channels // self.groups)
         init_transfer_(self.weight.detach().view(blocks), init=self.init)
+
+    @leaf_of_fx
+    def forward(self, input: Tensor) -> Tensor:
+        """Map every pixel."""
+        return super().forward(input)

@@ -103,9 +103,12 @@ class DGCNNClassifier(PointCloudClassifier):
             stages.append(x)
         return self.mlps[0](torch.cat(stages, dim=1))
 
-    def pool(self, x: Tensor, batch: Tensor | None, batch_size: int) -> Tensor:
+    def pool(
+        self, x: Tensor, batch: Tensor | None, batch_size: int, clouds: Tensor | None = None
+    ) -> Tensor:
         """Maximum and mean over every cloud, ``(batch_size, 2 C)``."""
-        return torch.cat([pool_max(x, batch, batch_size), pool_mean(x, batch, batch_size)], dim=1)
+        best = pool_max(x, batch, batch_size, clouds)
+        return torch.cat([best, pool_mean(x, batch, batch_size)], dim=1)
 
     def pool_dense(self, x: Tensor) -> Tensor:
         """The same for clouds of equal size."""

@@ -11,10 +11,12 @@ from torch import Tensor, nn
 
 from mgic_geo.graphs.adjacency import Adjacency, from_neighbors, neighbor_max, to_adjacency
 from mgic_geo.graphs.derivatives import DerivativeOperators, derivative_operators, edge_gradients
-from mgic_geo.graphs.neighbors import knn_indices
+from mgic_geo.graphs.neighbors import cloud_table, knn_indices
+from mgic_geo.graphs.table import NeighborTable
 from mgic_geo.nn.diff_conv import DiffGCNConv
 from mgic_geo.nn.edge_conv import GroupedEdgeConv
 from mgic_geo.nn.message_passing import ConvNormAct, MGICMessagePassing
+from mgic_geo.ops.host import is_readable
 from mgic_geo.ops.operator import check_values, is_traced
 
 GRAPHS = ("static", "dynamic", "random", "none")
@@ -32,7 +34,8 @@ class PointCloudClassifier(nn.Module):
     MLP is a pointwise linear map, batch norm and ReLU.
 
     Args:
-        make_conv: ``(in_channels, out_channels) -> Module``, called as ``conv(x, graph)``, or
+        make_conv: ``(in_channels, out_channels) -> Module``, called as ``conv(x, graph)`` with
+            an :class:`Adjacency` or, on a GPU, a :class:`NeighborTable`; as
             ``conv(x)`` where ``graph="none"``.
         num_classes: Classes to tell apart.
         graph: ``"static"``: the k nearest neighbors in space, found once. ``"dynamic"``: the k
@@ -118,9 +121,11 @@ class PointCloudClassifier(nn.Module):
             nn.Linear(width, num_classes),
         )
 
-    def pool(self, x: Tensor, batch: Tensor | None, batch_size: int) -> Tensor:
+    def pool(
+        self, x: Tensor, batch: Tensor | None, batch_size: int, clouds: Tensor | None = None
+    ) -> Tensor:
         """Features of every cloud, of those of its points: ``(N, C)`` to ``(batch_size, ...)``."""
-        return pool_max(x, batch, batch_size)
+        return pool_max(x, batch, batch_size, clouds)
 
     def pool_dense(self, x: Tensor) -> Tensor:
         """The same for clouds of equal size, ``(B, N, C)``."""
@@ -145,7 +150,11 @@ class PointCloudClassifier(nn.Module):
         return sum(conv.num_hops if isinstance(conv, MGICMessagePassing) else 1 for conv in convs)
 
     def forward(
-        self, pos: Tensor, batch: Tensor | None = None, batch_size: int | None = None
+        self,
+        pos: Tensor,
+        batch: Tensor | None = None,
+        batch_size: int | None = None,
+        max_points: int | None = None,
     ) -> Tensor:
         """Classify every cloud of the batch.
 
@@ -153,18 +162,30 @@ class PointCloudClassifier(nn.Module):
             pos: Coordinates of all points.
             batch: Cloud of every point; ``None`` where there is one.
             batch_size: Number of clouds, so that it need not be read off ``batch``.
+            max_points: Points of the largest cloud. On a GPU, where only ``batch_size`` is given,
+                all clouds must have as many points.
         """
         check_points(pos, batch)
+        clouds = cloud_table(batch, batch_size, max_points)
         batch_size = check_batch_size(batch, batch_size)
         if self.training and batch_size == 1:
             raise ValueError(
                 "training needs at least 2 clouds in a batch (batch norm after the pooling), got 1"
             )
-        return self.head(self.pool(self.point_features(pos, batch), batch, batch_size))
+        x = self.point_features(pos, batch, clouds)
+        return self.head(self.pool(x, batch, batch_size, clouds))
 
-    def point_features(self, pos: Tensor, batch: Tensor | None = None) -> Tensor:
-        """Features of every point in front of the pooling, ``(N, point_width)``."""
-        return self.map_points(pos, lambda x: self._graph(x, pos, batch))
+    def point_features(
+        self, pos: Tensor, batch: Tensor | None = None, clouds: Tensor | None = None
+    ) -> Tensor:
+        """Features of every point in front of the pooling, ``(N, point_width)``.
+
+        Args:
+            pos: Coordinates of all points.
+            batch: Cloud of every point; ``None`` where there is one.
+            clouds: As :func:`~mgic_geo.knn_indices` takes it.
+        """
+        return self.map_points(pos, lambda x: self._graph(x, pos, batch, clouds))
 
     def map_points(self, pos: Tensor, find_graph: Callable[[Tensor], tuple]) -> Tensor:
         """Run the layers in front of the pooling, ``(N, 3) -> (N, point_width)``.
@@ -188,19 +209,19 @@ class PointCloudClassifier(nn.Module):
         return f"graph={self.graph!r}, k={self.k}, derivatives={self.derivatives}"
 
     def _graph(
-        self, x: Tensor, pos: Tensor, batch: Tensor | None
-    ) -> tuple[()] | tuple[Adjacency | DerivativeOperators]:
+        self, x: Tensor, pos: Tensor, batch: Tensor | None, clouds: Tensor | None
+    ) -> tuple[()] | tuple[Adjacency | NeighborTable | DerivativeOperators]:
         if self.graph == "none":
             return ()
         if self.graph == "random":
             neighbors = random_neighbors(pos.size(0), self.k, batch, pos.device)
         else:
-            neighbors = knn_indices(x.detach(), self.k, batch)
+            neighbors = knn_indices(x.detach(), self.k, batch, clouds=clouds)
         return self.graph_inputs(neighbors, pos, batch)
 
     def graph_inputs(
         self, neighbors: Tensor, pos: Tensor, batch: Tensor | None = None
-    ) -> tuple[Adjacency | DerivativeOperators]:
+    ) -> tuple[Adjacency | NeighborTable | DerivativeOperators]:
         """Return what the convolutions take beside features, for given neighbors.
 
         Args:
@@ -208,6 +229,8 @@ class PointCloudClassifier(nn.Module):
             pos: Coordinates of the points, ``(N, 3)``.
             batch: The cloud of every point, ``(N,)``; ``None`` means a single cloud.
         """
+        if not self.derivatives and not is_readable(neighbors):
+            return (NeighborTable.of(neighbors, neighbors.size(0)),)
         adjacency = from_neighbors(neighbors)
         if not self.derivatives:
             return (adjacency,)
@@ -225,14 +248,20 @@ def mlp(in_channels: int, out_channels: int) -> ConvNormAct:
     return ConvNormAct(linear, nn.BatchNorm1d(out_channels), nn.ReLU())
 
 
-def pool_max(x: Tensor, batch: Tensor | None, batch_size: int) -> Tensor:
+def pool_max(
+    x: Tensor, batch: Tensor | None, batch_size: int, clouds: Tensor | None = None
+) -> Tensor:
     """Channel-wise maximum over every cloud; 0 for a cloud without points.
 
     Shape:
-        - ``x``: ``(N, C)``. ``batch``: ``(N,)``. Returns ``(batch_size, C)``.
+        - ``x``: ``(N, C)``. ``batch``: ``(N,)``. ``clouds``: as :func:`cloud_table` returns it.
+          Returns ``(batch_size, C)``.
     """
     if batch is None:
         return x.amax(0, keepdim=True)
+    if clouds is not None:
+        missing = clouds == x.size(0)
+        return neighbor_max(NeighborTable.of(clouds.masked_fill(missing, -1), x.size(0)), x)
     points = torch.arange(x.size(0), device=x.device)
     clouds = to_adjacency(torch.stack([points, batch]), x.size(0), batch_size)
     return neighbor_max(clouds, x)
@@ -262,8 +291,8 @@ def check_batch_size(batch: Tensor | None, batch_size: int | None) -> int:
     Raises:
         ValueError: If ``batch`` names a cloud that ``batch_size`` does not have.
     """
-    if batch_size is not None and is_traced():
-        return batch_size
+    if batch_size is not None and (is_traced() or not (batch is None or is_readable(batch))):
+        return batch_size  # numbers are looked at where they are used
     last = 0 if batch is None else int(batch.max())
     if batch_size is None:
         return last + 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from mgic_geo.graphs.neighbors import cloud_table
 from mgic_geo.models.point_cloud import (
     PointCloudClassifier,
     check_batch_size,
@@ -69,13 +70,18 @@ class PointCloudSegmenter(nn.Module):
         )
 
     def forward(
-        self, pos: Tensor, batch: Tensor | None = None, batch_size: int | None = None
+        self,
+        pos: Tensor,
+        batch: Tensor | None = None,
+        batch_size: int | None = None,
+        max_points: int | None = None,
     ) -> Tensor:
         """Score the parts for every point; arguments as for :class:`PointCloudClassifier`."""
         check_points(pos, batch)
+        clouds = cloud_table(batch, batch_size, max_points)
         batch_size = check_batch_size(batch, batch_size)
-        x = self.backbone.point_features(pos, batch)
-        whole = pool_max(x, batch, batch_size)
+        x = self.backbone.point_features(pos, batch, clouds)
+        whole = pool_max(x, batch, batch_size, clouds)
         whole = whole.expand_as(x) if batch is None else whole.index_select(0, batch)
         return self.head(torch.cat([x, whole], dim=1))
 

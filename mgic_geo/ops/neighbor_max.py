@@ -12,6 +12,7 @@ from torch.nn import functional
 from mgic_geo.ops.compiled import why_not_compiled
 from mgic_geo.ops.compress import check_nodes
 from mgic_geo.ops.csrc import build
+from mgic_geo.ops.host import why_not_on_host
 from mgic_geo.ops.operator import Kernel, Operation
 from mgic_geo.ops.spmm import check_pointer, targets_of
 
@@ -58,7 +59,7 @@ def _plain_max(x: Tensor, ptr: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
         best, row = _plain_max(x.masked_fill(missing, 0), ptr, index)
         found, its_row = _plain_max(missing.to(x.dtype), ptr, index)
         return best.masked_fill(found > 0, torch.nan), torch.where(found > 0, its_row, row)
-    if x.is_cpu and x.dtype == torch.float32 and x.size(0) < 1 << _SPARE_BITS - 1:
+    if x.dtype == torch.float32 and x.size(0) < 1 << _SPARE_BITS - 1:
         best, row = _packed_max(x, ptr, index)
     else:
         best, _, _, row = torch.embedding_bag(
@@ -109,7 +110,7 @@ neighbor_max = Operation(
     "mgic::neighbor_max",
     _reference,
     Kernel("compiled", _compiled, lambda x, ptr, index: why_not_compiled(x=x)),
-    Kernel("torch", _torch, lambda *_: None),
+    Kernel("torch", _torch, lambda x, *_: why_not_on_host(x)),
     fake=_fake,
     setup=_setup,
     backward=_backward,

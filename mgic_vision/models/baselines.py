@@ -13,9 +13,10 @@ from typing import Any, Unpack, cast
 import torch
 from torch import nn
 
-from mgic_vision.models.backbone import Backbone, Stages
+from mgic_vision.models.backbone import Backbone
 from mgic_vision.models.interface import ImageModel, ModelOptions, make_model
 from mgic_vision.models.lraspp import make_segmenter
+from mgic_vision.models.stages import Stages
 
 CLASSES_OF_WEIGHTS = 1000
 
@@ -26,6 +27,7 @@ def torchvision_resnet(
     *,
     in_chans: int = 3,
     weights: str | None = None,
+    output_stride: int = 32,
     **options: Unpack[ModelOptions],
 ) -> Backbone:
     """A residual network of torchvision, e.g. ``"resnet50"``.
@@ -35,11 +37,13 @@ def torchvision_resnet(
         num_classes: Classes to tell apart; pretrained scores are kept for 1000.
         in_chans: Channels of the images.
         weights: Name of pretrained weights, e.g. ``"IMAGENET1K_V2"``.
+        output_stride: Strides beyond it turn into dilation: 8, 16 or 32.
         **options: As :class:`ModelOptions`.
 
     Raises:
         ImportError: If torchvision is missing.
-        ValueError: If ``weights`` are for another number of input channels.
+        ValueError: If ``weights`` are for another number of input channels, or ``output_stride``
+            is none of the three.
 
     References:
         Table 5.
@@ -48,7 +52,12 @@ def torchvision_resnet(
         >>> sum(p.numel() for p in torchvision_resnet("resnet50").parameters())
         25557032
     """
-    source: Any = _torchvision(name, in_chans, weights=weights)
+    if output_stride not in (8, 16, 32):
+        raise ValueError(f"output_stride must be 8, 16 or 32, got {output_stride}")
+    dilated = [stride > output_stride for stride in (8, 16, 32)]
+    source: Any = _torchvision(
+        name, in_chans, weights=weights, replace_stride_with_dilation=dilated
+    )
     stages = Stages(source.bn1.num_features, 4)
     for layer in (source.layer1, source.layer2, source.layer3, source.layer4):
         _add_blocks(stages, layer, lambda block: block.bn3.num_features)

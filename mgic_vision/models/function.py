@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from mgic_geo.levels import Residual
 from mgic_vision.blocks import ghost_branch, inverted_branch, inverted_residual
 from mgic_vision.layers import HARDSWISH, Permute, conv_norm_act
-from mgic_vision.models.backbone import Backbone, Stages
+from mgic_vision.models.backbone import Backbone
 from mgic_vision.models.interface import ModelOptions, make_model
+from mgic_vision.models.stages import Stages
 from mgic_vision.units import depthwise_change, mgic_unit
 
 # Table 2: 1x1 convolutions to 16 and, after the blocks, 64 channels; two blocks of every width

@@ -9,10 +9,30 @@ from typing import TypedDict
 from torch import Tensor, nn
 
 from mgic_vision.models.backbone import Backbone
+from mgic_vision.models.features import Indices
+
+
+class AvgMaxPool(nn.Module):
+    """The mean of average and maximum of every channel.
+
+    Shape:
+        - ``x``: ``(B, C, H, W)``. Returns ``(B, C, 1, 1)``.
+
+    Example:
+        >>> import torch
+        >>> AvgMaxPool()(torch.tensor([0.0, 2.0, 4.0, 6.0]).view(1, 1, 2, 2)).item()
+        4.5
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Pool."""
+        return (x.mean((2, 3), keepdim=True) + x.amax((2, 3), keepdim=True)) / 2
+
 
 POOLS: dict[str, Callable[[], nn.Module]] = {
     "avg": partial(nn.AdaptiveAvgPool2d, 1),
     "max": partial(nn.AdaptiveMaxPool2d, 1),
+    "avgmax": AvgMaxPool,
     "": nn.Identity,
 }
 
@@ -20,14 +40,18 @@ POOLS: dict[str, Callable[[], nn.Module]] = {
 class ModelOptions(TypedDict, total=False):
     """Options that every image network takes beside its own.
 
-    ``features_only`` leaves out the head and returns the features of every stride by name;
-    ``global_pool`` is ``"avg"``, ``"max"`` or, without classes, ``""`` for the whole feature map;
-    ``drop_rate`` is the share of features dropped in front of the classifier.
+    ``features_only`` leaves out the head and returns a list of the features of every stride, or of
+    those that ``out_indices`` names; ``global_pool`` is ``"avg"``, ``"max"``, ``"avgmax"`` or,
+    without classes, ``""`` for the whole feature map; ``drop_rate`` is the share of features
+    dropped in front of the classifier, ``drop_path_rate`` that of images for which the last block
+    is left out.
     """
 
     features_only: bool
+    out_indices: Indices
     global_pool: str
     drop_rate: float
+    drop_path_rate: float
 
 
 class Head(nn.Module):
@@ -38,7 +62,7 @@ class Head(nn.Module):
         num_classes: Classes to tell apart; 0 for the features in front of the classifier.
         hidden: A map of pooled features ``(B, in_channels)``.
         hidden_channels: Channels that ``hidden`` gives.
-        global_pool: ``"avg"``, ``"max"`` or ``""``.
+        global_pool: ``"avg"``, ``"max"``, ``"avgmax"`` or ``""``.
         drop_rate: Share of features dropped in front of the classifier.
 
     Shape:
@@ -46,7 +70,7 @@ class Head(nn.Module):
           ``(B, num_features)``, or ``x`` itself where ``global_pool`` is ``""``.
 
     Raises:
-        ValueError: If ``num_classes`` is below 0, ``global_pool`` none of the three, or ``""`` in
+        ValueError: If ``num_classes`` is below 0, ``global_pool`` none of the four, or ``""`` in
             front of a classifier.
 
     Example:
@@ -129,6 +153,7 @@ class ImageModel(Backbone):
             input_size=backbone.input_size,
         )
         self.head = head
+        self.pretrained_cfg |= {"num_classes": head.num_classes, "classifier": "head.classifier"}
 
     @property
     def num_classes(self) -> int:
@@ -139,6 +164,11 @@ class ImageModel(Backbone):
     def global_pool(self) -> str:
         """How the last features are pooled."""
         return self.head.global_pool
+
+    @property
+    def drop_rate(self) -> float:
+        """Share of features dropped in front of the classifier."""
+        return self.head.drop.p
 
     @property
     def head_hidden_size(self) -> int:
@@ -162,13 +192,23 @@ class ImageModel(Backbone):
 
         Args:
             num_classes: Classes to tell apart; 0 for none.
-            global_pool: ``"avg"``, ``"max"`` or ``""``; ``None`` for what it was.
+            global_pool: ``"avg"``, ``"max"``, ``"avgmax"`` or ``""``; ``None`` for what it was.
 
         Raises:
             ValueError: As :class:`Head`.
         """
         pool = self.global_pool if global_pool is None else global_pool
         self.head.reset(num_classes, pool, next(self.parameters()))
+
+    def prune_intermediate_layers(
+        self, indices: Indices = 1, prune_norm: bool = False, prune_head: bool = True
+    ) -> list[int]:
+        """As :meth:`Backbone.prune_intermediate_layers`; the head goes where its features do."""
+        before = self.num_features
+        wanted = super().prune_intermediate_layers(indices)
+        if prune_head or self.num_features != before:
+            self.reset_classifier(0, "")
+        return wanted
 
     def forward(self, x: Tensor) -> Tensor:
         """Score the classes."""
@@ -182,21 +222,32 @@ def make_model(
     hidden: nn.Module | None = None,
     hidden_channels: int | None = None,
     features_only: bool = False,
+    out_indices: Indices = None,
     global_pool: str = "avg",
     drop_rate: float = 0.0,
+    drop_path_rate: float = 0.0,
 ) -> Backbone:
     """Put a head on a backbone; return the backbone itself with ``features_only``.
+
+    Raises:
+        ValueError: As :class:`Head`, :meth:`Backbone.set_drop_path_rate` and
+            :meth:`Backbone.prune_intermediate_layers`; or ``out_indices`` without
+            ``features_only``.
 
     Example:
         >>> import torch
         >>> from mgic_vision.layers import conv_norm_act
-        >>> from mgic_vision.models.backbone import Stages
+        >>> from mgic_vision.models.stages import Stages
         >>> stages = Stages(8, 1)
         >>> stages.add(conv_norm_act(8, 16, stride=2), 16, stride=2)
         >>> make_model(Backbone(conv_norm_act(3, 8), stages), 10)(torch.rand(2, 3, 8, 8)).shape
         torch.Size([2, 10])
     """
+    if out_indices is not None and not features_only:
+        raise ValueError(f"out_indices goes with features_only=True, got {out_indices}")
     if features_only:
+        backbone.set_drop_path_rate(drop_path_rate)
+        backbone.prune_intermediate_layers(out_indices)
         return backbone
     head = Head(
         backbone.num_features,
@@ -206,4 +257,6 @@ def make_model(
         global_pool=global_pool,
         drop_rate=drop_rate,
     )
-    return ImageModel(backbone, head)
+    model = ImageModel(backbone, head)
+    model.set_drop_path_rate(drop_path_rate)
+    return model

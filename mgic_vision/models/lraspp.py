@@ -10,6 +10,7 @@ from torch.nn import functional
 
 from mgic_vision.layers import GroupedConv2d, conv_norm_act
 from mgic_vision.models.backbone import Backbone
+from mgic_vision.tracing import leaf_of_fx
 
 
 class WindowPool(nn.Module):
@@ -36,6 +37,7 @@ class WindowPool(nn.Module):
         super().__init__()
         self.window, self.stride = window, stride
 
+    @leaf_of_fx
     def forward(self, x: Tensor) -> Tensor:
         """Average over the windows."""
         height, width = (min(self.window, size) for size in x.shape[-2:])

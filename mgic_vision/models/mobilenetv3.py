@@ -11,8 +11,10 @@ from torch import nn
 
 from mgic_vision.blocks import inverted_residual
 from mgic_vision.layers import HARDSWISH, RELU, conv_norm_act, round_width
-from mgic_vision.models.backbone import Backbone, Stages
+from mgic_vision.models.backbone import Backbone
+from mgic_vision.models.features import Indices
 from mgic_vision.models.interface import make_model
+from mgic_vision.models.stages import Dilation, Stages
 from mgic_vision.units import CycleOptions, find_change, mgic_unit
 
 
@@ -129,8 +131,10 @@ def mgic_mobilenetv3(
     num_classes: int = 1000,
     *,
     features_only: bool = False,
+    out_indices: Indices = None,
     global_pool: str = "avg",
     drop_rate: float = 0.0,
+    drop_path_rate: float = 0.0,
     **network: Unpack[NetworkOptions],
 ) -> Backbone:
     """MGIC-MobileNetV3, a cycle of inverted residuals in every row of Table 6; also its small one.
@@ -142,9 +146,11 @@ def mgic_mobilenetv3(
     Args:
         table: :data:`TABLE_6` or :data:`SMALL`.
         num_classes: Classes to tell apart.
-        features_only: As :class:`ModelOptions`.
-        global_pool: As :class:`ModelOptions`.
-        drop_rate: As :class:`ModelOptions`.
+        features_only: As :class:`ModelOptions`, and so are the next four.
+        out_indices: See there.
+        global_pool: See there.
+        drop_rate: See there.
+        drop_path_rate: See there.
         **network: As :class:`NetworkOptions`.
 
     Cost:
@@ -175,8 +181,10 @@ def mgic_mobilenetv3(
         hidden=nn.Sequential(OrderedDict(linear=linear, act=act())),
         hidden_channels=hidden,
         features_only=features_only,
+        out_indices=out_indices,
         global_pool=global_pool,
         drop_rate=drop_rate,
+        drop_path_rate=drop_path_rate,
     )
 
 
@@ -204,20 +212,17 @@ def mobile_backbone(
     """
     if width <= 0:
         raise ValueError(f"width must be positive, got {width}")
-    if output_stride < 2 or output_stride & (output_stride - 1):
-        raise ValueError(f"output_stride must be a power of 2 from 2 on, got {output_stride}")
+    dilation = Dilation(output_stride, 2)
     swish = HARDSWISH if h_swish else RELU
     stem_width, last = round_width(16 * width), round_width(table.last * width)
-    stages, dilation = Stages(stem_width, 2), 1
+    stages = Stages(stem_width, 2)
     for row in table.rows:
-        stride = row.stride
-        if stages.stride * stride > output_stride:
-            stride, dilation = 1, dilation * stride
+        stride = dilation.reduce(stages.stride, row.stride)
         out, activation = round_width(row.out * width), swish if row.h_swish else RELU
         layer = partial(
             inverted_residual,
             kernel=row.kernel,
-            dilation=dilation,
+            dilation=dilation.taps,
             squeeze=squeeze if row.squeeze else "none",
             activation=activation,
         )

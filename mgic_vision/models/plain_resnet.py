@@ -9,9 +9,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from mgic_vision.layers import RELU, conv_norm_act
-from mgic_vision.models.backbone import Backbone, Stages
+from mgic_vision.models.backbone import Backbone
 from mgic_vision.models.interface import ModelOptions, make_model
 from mgic_vision.models.resnet import small_rows
+from mgic_vision.models.stages import Stages
 
 
 class PlainBlock(nn.Module):

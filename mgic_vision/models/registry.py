@@ -10,7 +10,7 @@ from typing import get_args, get_type_hints
 
 from torch import nn
 
-from mgic_geo import build_with_weights
+from mgic_geo import build_with_weights, read_weights
 from mgic_vision.layers import GhostModule, conv_norm_act
 from mgic_vision.models import (
     baselines,
@@ -20,6 +20,7 @@ from mgic_vision.models import (
     plain_resnet,
     resnet,
 )
+from mgic_vision.models.backbone import Backbone
 
 _MODELS: dict[str, Callable[..., nn.Module]] = {
     "function_ghost": function.function_ghost,
@@ -88,8 +89,9 @@ def create_model(
     """Build a network, with the weights of a file if one is given.
 
     All of them offer timm's interface (``forward_features``, ``forward_head``, ``get_classifier``,
-    ``reset_classifier``, ``set_grad_checkpointing``, ``feature_info``), take ``in_chans`` and
-    ``features_only``, and give features by the name of their stride.
+    ``reset_classifier``, ``set_grad_checkpointing``, ``feature_info``, and classifiers
+    ``forward_intermediates``, ``group_matcher`` and ``pretrained_cfg``), and take ``in_chans`` and
+    ``features_only``.
 
     Args:
         name: One of :func:`list_models`.
@@ -118,9 +120,13 @@ def create_model(
     """
     make = _find(name)
     if checkpoint is not None:
-        return build_with_weights(
+        model = build_with_weights(
             create_model, name, checkpoint, num_classes, options, strict=strict
         )
+        if isinstance(model, Backbone):
+            _, info = read_weights(checkpoint)
+            model.take_images(**info.get("input", {}))
+        return model
     known = list_options(name)
     unknown = sorted(set(options) - set(known))
     if unknown:

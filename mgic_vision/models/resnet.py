@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Unpack
 
 from torch import nn
 
 from mgic_vision.blocks import basic_block, bottleneck
 from mgic_vision.layers import RELU, conv_norm_act
-from mgic_vision.models.backbone import Backbone, Stages
+from mgic_vision.models.backbone import Backbone
 from mgic_vision.models.interface import ModelOptions, make_model
+from mgic_vision.models.stages import Dilation, Stages
 from mgic_vision.norm import BatchNorm2d, Chain
 from mgic_vision.units import CycleOptions, find_change, mgic_unit
 
@@ -44,7 +46,13 @@ TABLE_4 = (
 
 
 class ResNetOptions(CycleOptions, ModelOptions, total=False):
-    """:class:`~mgic_vision.units.CycleOptions` and :class:`ModelOptions`."""
+    """:class:`~mgic_vision.units.CycleOptions` and :class:`ModelOptions`.
+
+    Args:
+        output_stride: Strides beyond it turn into dilation of the rows that follow; 32.
+    """
+
+    output_stride: int
 
 
 def small_rows(depth: int, width: int) -> list[Row]:
@@ -161,14 +169,17 @@ def _mgic_resnet(
     min_levels: int = 1,
     cycle: str = "multiplicative",
     change: str = "depthwise",
+    output_stride: int = 32,
     **options: Unpack[ModelOptions],
 ) -> Backbone:
+    dilation = Dilation(output_stride, stages.stride)
     for row in rows:
         for stride in (row.stride, *[1] * (row.repeat - 1)):
+            stride = dilation.reduce(stages.stride, stride)
             unit = mgic_unit(
                 stages.channels,
                 row.out,
-                make_layer,
+                partial(make_layer, dilation=dilation.taps),
                 inner=row.planes,
                 stride=stride,
                 make_change=find_change(change),

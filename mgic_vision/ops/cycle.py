@@ -13,6 +13,7 @@ from mgic_geo.ops.operator import Kernel, Operation
 from mgic_vision.ops.kernel import in_order, run_kernel
 from mgic_vision.ops.packed import PackedModule
 from mgic_vision.ops.plan import LevelPlan, pack_cycle, read_cycle
+from mgic_vision.tracing import leaf_of_fx
 
 
 def _run_cycle(x: Tensor, plan: Tensor, weights: Tensor) -> Tensor:
@@ -58,6 +59,7 @@ class NativeCycle(PackedModule, MGICBlock):
         """Whether it is made of layers and transfers that the kernel knows."""
         return read_cycle(module) is not None
 
+    @leaf_of_fx
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """Run the cycle."""
         images = x.dim() == 4 and x.size(1) == self.levels[0].outer and not args and not kwargs

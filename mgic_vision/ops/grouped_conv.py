@@ -15,6 +15,7 @@ from mgic_vision.ops.branch import is_nothing
 from mgic_vision.ops.kernel import has_known_kernel, in_order, loaded, run_kernel
 from mgic_vision.ops.packed import PackedModule
 from mgic_vision.ops.packing import pack_bias
+from mgic_vision.tracing import leaf_of_fx
 
 MAX_ZEROS = 4  # weights of a piece for one that is none of the padding
 
@@ -93,6 +94,7 @@ class NativeConv(PackedModule, nn.Sequential):
         """Whether it is a convolution with narrow groups and at most an activation."""
         return read_pair(module) is not None
 
+    @leaf_of_fx
     def forward(self, input: Tensor) -> Tensor:
         """Run convolution and activation."""
         packed = self.packed_for(input)

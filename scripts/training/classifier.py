@@ -145,7 +145,7 @@ class Classifier(LightningModule):
 
     def configure_optimizers(self) -> dict[str, Any]:
         """Set up optimizer and schedule; the schedule advances with every step."""
-        optimizer = self.optimizer_settings.make_optimizer(self.network.parameters())
+        optimizer = self.optimizer_settings.make_optimizer(self.network)
         # not trainer.estimated_stepping_batches: that sets up the loader before the checkpoint
         # is read, and the loader's state would never be restored
         limit, batches = self.trainer.limit_train_batches, self.trainer.datamodule.num_train_batches

@@ -13,8 +13,8 @@ from torchvision import datasets as torchvision_datasets
 from datasets import mnist5k as mnist
 from datasets.cifar10 import MEAN, STD, cifar10
 from datasets.image_dataset import ImageAugment, ImageDataset, ImageFormat
-from datasets.image_files import ImageFileError
-from datasets.image_folder import image_folder, imagenet
+from datasets.image_files import ImageFileError, read_image
+from datasets.image_folder import find_splits, image_folder, imagenet
 from datasets.mnist5k import mnist5k
 from datasets.splits import nested_subset
 
@@ -242,6 +242,56 @@ def test_images_of_every_kind_become_rgb(mode, folder, tmp_path):
     assert pixels.shape == (3, 12, 12)
     if mode != "1":
         assert_close(pixels, torch.full_like(pixels, 128), atol=1, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("pixels", "read"),
+    [
+        (np.full((4, 4), 0.5, np.float32), None),
+        (np.full((4, 4), 128, np.int32), None),
+        (np.full((4, 4), 128 * 257, np.uint16), 128),
+        (np.full((4, 4), 128, np.uint8), 128),
+    ],
+    ids=["float32", "int32", "uint16", "uint8"],
+)
+def test_tiff_of_numbers_without_a_known_range_is_refused(pixels, read, tmp_path):
+    path = tmp_path / "a.tiff"
+    Image.fromarray(pixels).save(path)
+    if read is None:
+        with pytest.raises(ImageFileError, match=r"a\.tiff: has numbers of 32 bits, .*8 or 16"):
+            read_image(path)
+    else:
+        assert read_image(path).getpixel((0, 0)) == (read,) * 3
+
+
+def test_gray_image_of_16_bits_in_the_ppm_format_is_scaled(tmp_path):
+    path = tmp_path / "a.pgm"
+    path.write_bytes(b"P5 1 1 65535 " + bytes((128, 0)))
+    assert read_image(path).getpixel((0, 0)) == (128,) * 3
+
+
+@pytest.mark.parametrize("kind", ["gif", "avif", "jp2", "JPG", "tif", "webp", "tga"])
+def test_folders_take_every_kind_of_file_that_can_be_read(kind, tmp_path):
+    write_images(tmp_path, "train", 1)
+    Image.new("RGB", (12, 12), (128, 128, 128)).save(tmp_path / "train" / "red" / f"01.{kind}")
+    data = image_folder(tmp_path, "train", size=8)
+    assert data.names[-1] == f"train/red/01.{kind}"
+    assert_close(data.images[3], torch.full((3, 12, 12), 128, dtype=torch.uint8), atol=3, rtol=0)
+
+
+def test_hidden_folders_and_files_are_left_out_and_others_are_counted(tmp_path, caplog):
+    write_images(tmp_path, "train", 1)
+    red = tmp_path / "train" / "red"
+    for hidden in (tmp_path / ".git", tmp_path / "train" / ".ipynb_checkpoints", red / ".trash"):
+        hidden.mkdir()
+        (hidden / "00.png").write_bytes((red / "00.png").read_bytes())
+    for name in ("._00.png", ".DS_Store", "notes.txt", "more.txt", "film.mpg"):
+        (red / name).touch()
+    data = image_folder(tmp_path, "train", size=8)
+    assert data.classes == list(CLASSES)
+    assert len(data) == 3
+    assert find_splits(tmp_path) == ["train"]
+    assert "no images by their names: 2 .txt, 1 .mpg" in caplog.text
 
 
 @pytest.mark.fault(39)

@@ -1,0 +1,112 @@
+"""The blocks of a network by stride, and ways to run them in training."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from typing import Any, cast
+
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils.checkpoint import checkpoint
+
+
+class Stages(nn.ModuleDict):
+    """The blocks of a network, by the stride they run at: ``s4``, ``s8`` and so on.
+
+    Args:
+        channels: Channels that the stem gives.
+        stride: Stride of the stem.
+
+    Example:
+        >>> stages = Stages(16, 2)
+        >>> stages.add(nn.MaxPool2d(2), 16, stride=2)
+        >>> list(stages), stages.widths
+        (['s4'], {'s4': 16})
+    """
+
+    def __init__(self, channels: int, stride: int) -> None:
+        super().__init__()
+        self.channels, self.stride = channels, stride
+        self.widths: dict[str, int] = {}
+        self.keeps: dict[str, list[bool]] = {}  # whether a block gives the shape that it gets
+
+    def add(self, block: nn.Module, channels: int, *, stride: int = 1) -> None:
+        """Append a block that gives ``channels`` and divides the resolution by ``stride``."""
+        keeps = stride == 1 and channels == self.channels
+        self.channels, self.stride = channels, self.stride * stride
+        name = f"s{self.stride}"
+        if name not in self:
+            self[name], self.keeps[name] = nn.Sequential(), []
+        cast(nn.Sequential, self[name]).append(block)
+        self.widths[name] = channels
+        self.keeps[name].append(keeps)
+
+
+class Dilation:
+    """Strides beyond a bound turned into dilation of what follows, as rows of a table are read.
+
+    Args:
+        output_stride: The bound.
+
+    Raises:
+        ValueError: If it is not a power of 2, or below ``least``.
+
+    Example:
+        >>> dilation = Dilation(16)
+        >>> [dilation.reduce(stride, 2) for stride in (8, 16)], dilation.taps
+        ([2, 1], 2)
+    """
+
+    def __init__(self, output_stride: int, least: int = 1) -> None:
+        if output_stride < least or output_stride & (output_stride - 1):
+            raise ValueError(
+                f"output_stride must be a power of 2 from {least} on, got {output_stride}"
+            )
+        self.output_stride, self.taps = output_stride, 1
+
+    def reduce(self, reached: int, stride: int) -> int:
+        """The stride of a block where ``reached`` is that in front of it; ``taps`` notes it."""
+        if reached * stride <= self.output_stride:
+            return stride
+        self.taps *= stride
+        return 1
+
+
+def drop_path(x: Tensor, y: Tensor, rate: float) -> Tensor:
+    """What a block made of ``x``, or at random for some images ``x`` itself; the mean is ``y``.
+
+    Shape:
+        - ``x``, ``y``: ``(B, C, H, W)``. Returns the same.
+
+    Example:
+        >>> import torch
+        >>> drop_path(torch.zeros(1, 1, 1, 1), torch.ones(1, 1, 1, 1), 0.0)
+        tensor([[[[1.]]]])
+    """
+    kept = x.new_empty((x.size(0), 1, 1, 1)).bernoulli_(1 - rate)
+    return x + (y - x) * (kept / (1 - rate))
+
+
+def run_again(block: nn.Module, x: Tensor) -> Any:
+    """Run a block, and again in the backward pass."""
+    return checkpoint(
+        block,
+        x,
+        use_reentrant=False,
+        context_fn=lambda: (nullcontext(), _frozen_statistics(block)),
+    )
+
+
+@contextmanager
+def _frozen_statistics(module: nn.Module) -> Iterator[None]:
+    """Batch norms inside normalize by the batch without taking note of it."""
+    norms = [m for m in module.modules() if isinstance(m, _BatchNorm)]
+    before = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
+    for norm in norms:
+        norm.momentum, norm.num_batches_tracked = 0.0, None
+    try:
+        yield
+    finally:
+        for norm, (momentum, tracked) in zip(norms, before, strict=True):
+            norm.momentum, norm.num_batches_tracked = momentum, tracked

@@ -2,42 +2,27 @@
 
 from __future__ import annotations
 
-import operator
 import os
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
-from torch.utils.data import Dataset
-from torch_geometric.data import Data
 
+from datasets.drawn_shapes import AugmentFunction, DrawnShapes
 from datasets.draws import Draws
 from datasets.mesh_cache import open_cache
 from datasets.off import parse_off
 from datasets.progress import progress
 from datasets.source import FolderSource, SourceError, ZipSource
-from datasets.surface import normalize, sample_surface
-
-AugmentFunction = Callable[[Tensor, np.random.Generator], Tensor]
 
 
 class EmptyClassWarning(UserWarning):
     """A class has no shape in a split."""
 
 
-class MeshCloud(Data):
-    """One shape as points: ``pos`` of one or more draws, ``y``, ``name`` and ``index``."""
-
-    def __inc__(self, key: str, value: Any, *args: Any, **kwargs: Any) -> Any:
-        # PyG takes every attribute with "index" in its name for node numbers to be shifted
-        return 0 if key == "index" else super().__inc__(key, value, *args, **kwargs)
-
-
-class MeshDataset(Dataset[MeshCloud]):
+class MeshDataset(DrawnShapes):
     r"""Meshes of a split as point clouds of equal size.
 
     Training points are drawn anew in every epoch from a generator seeded with
@@ -92,12 +77,7 @@ class MeshDataset(Dataset[MeshCloud]):
         lenient: bool = False,
         verify: bool = True,
     ) -> None:
-        if num_points < 1:
-            raise ValueError(f"num_points must be at least 1, got {num_points}")
-        if seed < 0:
-            raise ValueError(f"seed must be 0 or more, got {seed}")
-        self.split, self.num_points, self.seed, self.augment = split, num_points, seed, augment
-        self.draws = Draws(seed=seed) if draws is None and split != "train" else draws
+        super().__init__(split, num_points, seed, augment, draws)
         self.classes = sorted(set(classes))
         self.names = self._find_files(source)
         self.targets = [self.classes.index(name.split("/")[0]) for name in self.names]
@@ -140,39 +120,6 @@ class MeshDataset(Dataset[MeshCloud]):
         if empty:
             message = f"{self!r} has no {', no '.join(empty)}"
             warnings.warn(message, EmptyClassWarning, stacklevel=4)
-
-    def __len__(self) -> int:
-        return len(self.names)
-
-    def __getitem__(self, key: int | tuple[int, int]) -> MeshCloud:
-        epoch, index = key if isinstance(key, (tuple, list)) else (0, key)
-        epoch, index = operator.index(epoch), operator.index(index)
-        if not -len(self) <= index < len(self):
-            raise IndexError(f"index {index} is out of range for {len(self)} shapes")
-        index %= len(self)
-        vertices, faces, areas = self._meshes[index]
-        y = torch.tensor([self.targets[index]])
-        if self.draws is not None:
-            clouds = self.draws.points(vertices, faces, areas, self.num_points)
-            return make_cloud(clouds, y=y, name=self.names[index], index=index)
-        generator = np.random.default_rng([self.seed, epoch, index])
-        drawn = sample_surface(vertices, faces, self.num_points, generator, cumulative=areas)
-        pos = torch.from_numpy(normalize(drawn))
-        if self.augment is not None:
-            pos = self.augment(pos, generator)
-        return MeshCloud(pos=pos, y=y, name=self.names[index], index=index, votes=1)
-
-    def __repr__(self) -> str:
-        return (
-            f"{type(self).__name__}({self.split}, {len(self)} shapes of {len(self.classes)} "
-            f"classes, {self.num_points} points)"
-        )
-
-
-def make_cloud(clouds: np.ndarray, **attributes: Any) -> MeshCloud:
-    """Join the draws of a shape, ``(votes, P, 3)``, into one item."""
-    pos = torch.from_numpy(clouds.reshape(-1, 3))
-    return MeshCloud(pos=pos, votes=len(clouds), **attributes)
 
 
 def select_files(

@@ -10,8 +10,9 @@ from typing import Any
 
 import numpy as np
 
+from datasets.drawn_shapes import AugmentFunction
 from datasets.draws import Draws
-from datasets.mesh_dataset import AugmentFunction, MeshDataset, select_files
+from datasets.mesh_dataset import MeshDataset, select_files
 from datasets.off import shown
 from datasets.shape_files import SUFFIXES, parse_shape
 from datasets.source import SPLITS, FolderSource, SourceError, ZipSource

@@ -11,8 +11,9 @@ from pathlib import Path
 
 from datasets.augment import Augment
 from datasets.download import download as download_file
+from datasets.drawn_shapes import AugmentFunction
 from datasets.draws import Draws
-from datasets.mesh_dataset import AugmentFunction, MeshDataset
+from datasets.mesh_dataset import MeshDataset
 from datasets.off import shown
 from datasets.source import FolderSource, SourceError, ZipSource
 

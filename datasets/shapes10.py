@@ -14,10 +14,11 @@ import numpy as np
 
 from datasets.augment import Augment
 from datasets.damage import damage
+from datasets.drawn_shapes import AugmentFunction
 from datasets.draws import Draws
 from datasets.furniture import MAKERS, Shape, make_shape
 from datasets.generated import write_generated
-from datasets.mesh_dataset import AugmentFunction, MeshDataset
+from datasets.mesh_dataset import MeshDataset
 from datasets.off import format_off
 from datasets.progress import progress
 from datasets.source import FolderSource

@@ -107,8 +107,8 @@ class DGCNNClassifier(PointCloudClassifier):
         self, x: Tensor, batch: Tensor | None, batch_size: int, clouds: Tensor | None = None
     ) -> Tensor:
         """Maximum and mean over every cloud, ``(batch_size, 2 C)``."""
-        largest = pool_max(x, batch, batch_size, clouds)
-        return torch.cat([largest, pool_mean(x, batch, batch_size)], dim=1)
+        best = pool_max(x, batch, batch_size, clouds)
+        return torch.cat([best, pool_mean(x, batch, batch_size)], dim=1)
 
     def pool_dense(self, x: Tensor) -> Tensor:
         """The same for clouds of equal size."""

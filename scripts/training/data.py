@@ -97,7 +97,7 @@ class ClassificationData(LightningDataModule):
         """Open a split; what is wrong with it is told without a traceback."""
         try:
             return self.open(split, training=training)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, ImportError) as error:
             raise TrainingError(f"cannot use the data: {as_options(str(error))}") from error
 
     def divide(self, dataset: Any) -> tuple[Sequence[int], Sequence[int]]:

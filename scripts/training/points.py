@@ -16,10 +16,11 @@ from torch_geometric.data import Batch, Data
 
 from datasets import modelnet10, shapes10
 from datasets.augment import AnyRotation, Augment
+from datasets.drawn_shapes import AugmentFunction, DrawnShapes, make_cloud
 from datasets.draws import Draws
-from datasets.mesh_dataset import AugmentFunction, MeshDataset, make_cloud
 from datasets.mesh_folder import MeshFolder
 from datasets.off import shown
+from datasets.scanobjectnn import ScanObjectNN
 from datasets.shape_files import Y_UP, read_shape
 from datasets.surface import prepare
 from mgic_geo import create_model
@@ -119,9 +120,10 @@ class PointClouds(CloudData):
     Args:
         name: ``shapes10`` is made on the spot; ``modelnet10`` must be there or be downloaded;
             ``folder`` is any folder or zip with ``<class>/{train,test}/*`` of meshes or point
-            clouds, such as ModelNet40.
+            clouds, such as ModelNet40; ``scanobjectnn`` has its own files in HDF5.
         root: Folder of the data set and its cache; by default ``data/<name>``.
-        zip: Archive to read instead of the folder, without unpacking.
+        zip: Archive to read instead of the folder, without unpacking (``modelnet10``, ``folder``).
+        variant: Which files of ``scanobjectnn``, by what their names end in.
         download: Fetch ModelNet10 from its publisher if it is not there.
         check_counts: Whether ``modelnet10`` has to be complete; ``false`` for other meshes in the
             same layout.
@@ -142,16 +144,18 @@ class PointClouds(CloudData):
         "download": "false",
         "check_counts": "true",
         "shapes_per_class": "null",
+        "variant": "null",
     }
 
     def __init__(
         self,
-        name: Literal["shapes10", "modelnet10", "folder"] = "shapes10",
+        name: Literal["shapes10", "modelnet10", "folder", "scanobjectnn"] = "shapes10",
         root: str | None = None,
         zip: str | None = None,
         download: bool = False,
         check_counts: bool = True,
         shapes_per_class: list[int] | None = None,
+        variant: str | None = None,
         rotate: Literal["so3"] | None = None,
         balance: bool = False,
         votes: int = 8,
@@ -163,8 +167,10 @@ class PointClouds(CloudData):
         super().__init__(name, splits, votes=votes, augment=change, **kwargs)
         if name == "folder" and not (root or zip):
             raise ValueError("data.name folder needs data.root, the folder, or data.zip")
-        if name == "shapes10" and zip:
-            raise ValueError("data.zip is for modelnet10 and folder, not for shapes10")
+        if name in ("shapes10", "scanobjectnn") and zip:
+            raise ValueError(f"data.zip is for modelnet10 and folder, not for {name}")
+        if name != "scanobjectnn" and variant is not None:
+            raise ValueError(f"data.variant is for scanobjectnn, not for {name}")
         if name != "modelnet10" and download:
             raise ValueError(f"data.download is for modelnet10, not for {name}")
         if name != "shapes10" and shapes_per_class is not None:
@@ -179,6 +185,9 @@ class PointClouds(CloudData):
             self._open = partial(shapes10.Shapes10, root, **counts)
         elif name == "folder":
             self._open = self._open_folder(zip or root)
+        elif name == "scanobjectnn":
+            which = {} if variant is None else {"variant": variant}
+            self._open = partial(ScanObjectNN, root, up=self.up or "y", **which)
         else:
             options: dict[str, Any] = {"source": zip, "download": download}
             if not check_counts:
@@ -197,7 +206,7 @@ class PointClouds(CloudData):
         self.testing = stage == "test"
         super().setup(stage)
 
-    def open(self, split: str, *, training: bool) -> MeshDataset:
+    def open(self, split: str, *, training: bool) -> DrawnShapes:
         """Open a split."""
         draws = None if training else replace(self.draws, votes=self.votes if self.testing else 1)
         augment = self.augment if training else None

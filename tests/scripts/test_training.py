@@ -5,6 +5,7 @@ import signal
 import time
 from itertools import chain
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from sklearn.metrics import accuracy_score, log_loss
 from torch.utils.data import Dataset
 
 from scripts.training.arguments import with_saved_config
+from scripts.training.data import ClassificationData
 from scripts.training.evaluation import Evaluation
 from scripts.training.loader import OrderedBatches, ResumableLoader, ShuffledBatches
 from scripts.training.optimizer import OptimizerSettings
@@ -482,6 +484,66 @@ def test_stages_on_a_run_read_its_configuration_first(stage, tmp_path):
     assert with_saved_config([stage, *args]) == [stage, "--config", str(config), *args]
     args = [f"--checkpoint={tmp_path}/checkpoints/best.ckpt"]
     assert with_saved_config([stage, *args]) == [stage, "--config", str(config), *args]
+
+
+class Generated(ClassificationData):
+    """Data sets of which one is made and one read."""
+
+    made: ClassVar = {"made": "folder"}
+    source: ClassVar = {"root": "null", "download": "false", "test_splits": "null"}
+
+
+class Pictures(Generated):
+    """The same, where no folder is read."""
+
+    made: ClassVar = {"made": "city"}
+
+
+@pytest.fixture
+def saved(tmp_path) -> Path:
+    """The configuration of a run on data that are made."""
+    path = tmp_path / "config.yaml"
+    path.write_text("data: {name: made, root: a, test_splits: [hard], num_points: 3}")
+    return path
+
+
+@pytest.mark.fault(55)
+@pytest.mark.parametrize("stage", ["test", "validate"])
+def test_a_root_alone_means_a_folder_and_nothing_of_where_the_data_of_the_run_are(stage, saved):
+    args = ["--run_dir", str(saved.parent), "--data.root", "b"]
+    forgotten = ["--data.root", "null", "--data.test_splits", "null"]
+    expected = [stage, "--config", str(saved), "--data.name", "folder", *forgotten, *args]
+    assert with_saved_config([stage, *args], Generated) == expected
+
+
+@pytest.mark.fault(55)
+def test_another_data_set_takes_nothing_of_where_the_data_of_the_run_are(saved):
+    args = ["--run_dir", str(saved.parent), "--data.name=city"]
+    forgotten = ["--data.root", "null", "--data.test_splits", "null"]
+    found = with_saved_config(["test", *args], Generated)
+    assert found == ["test", "--config", str(saved), *forgotten, *args]
+
+
+@pytest.mark.fault(55)
+def test_the_root_of_the_run_itself_and_that_of_data_that_are_read_mean_what_they_did(saved):
+    args = ["--run_dir", str(saved.parent), "--data.root", "a"]
+    assert with_saved_config(["test", *args], Generated)[3:] == args
+    saved.write_text("data: {name: city, root: a}")
+    args[-1] = "b"
+    assert with_saved_config(["test", *args], Generated)[3:] == args
+
+
+@pytest.mark.fault(55)
+def test_a_root_is_refused_where_the_data_are_made_and_no_folder_is_read(saved):
+    args = ["test", "--run_dir", str(saved.parent), "--data.root", "b"]
+    message = "made and not read: nothing in b would be tested. --data.name city reads"
+    with pytest.raises(TrainingError, match=message):
+        with_saved_config(args, Pictures)
+
+
+def test_short_options_stand_for_those_of_the_data():
+    args = ["predict", "--votes=3", "--up", "y", "a.off"]
+    assert with_saved_config(args) == ["predict", "--data.votes=3", "--data.up", "y", "a.off"]
 
 
 def test_fit_reads_the_configuration_of_a_run_only_to_continue_it(tmp_path):

@@ -167,9 +167,9 @@ def test_neighbors_are_searched_in_space_once_or_in_the_features_of_every_gconv(
 ):
     searched = []
 
-    def search(x: Tensor, *args, **kwargs) -> Tensor:
+    def search(x: Tensor, *args: object, **options: object) -> Tensor:
         searched.append(x.size(1))
-        return knn_indices(x, *args, **kwargs)
+        return knn_indices(x, *args, **options)
 
     monkeypatch.setattr(point_cloud, "knn_indices", search)
     make_conv = nn.Linear if graph == "none" else GroupedEdgeConv

@@ -12,7 +12,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Augment:
-    """Random rotation about the vertical, scale, shift and jitter of a point cloud.
+    """Random rotation about the vertical, scale, shift, jitter and thinning of a point cloud.
 
     Args:
         rotate_z: Largest turn about z to either side, in degrees; 180 is every direction.
@@ -20,12 +20,17 @@ class Augment:
         translate: Largest shift along each axis, in units of the cloud (its radius is 1).
         jitter: Standard deviation of the noise on each coordinate, in units of the cloud; it is cut
             at three times that.
+        keep: Lowest and highest share of the points that are kept, drawn anew for each cloud. The
+            first ones stay, which of points drawn independently is as good as any choice. A network
+            that has seen clouds of many sizes changes its mind less from one draw to the next.
 
     Shape:
-        - ``pos``: ``(P, 3)``; returns ``(P, 3)`` of the same dtype and device.
+        - ``pos``: ``(P, 3)``; returns ``(P', 3)`` of the same dtype and device, ``P' = P`` unless
+          ``keep`` says otherwise.
 
     Raises:
-        ValueError: A negative strength, or a scale that is not ``0 < low <= high``.
+        ValueError: A negative strength, a scale that is not ``0 < low <= high``, or shares that are
+            not ``0 < low <= high <= 1``.
 
     Example:
         >>> augment = Augment(rotate_z=180, scale=(0.8, 1.25), jitter=0.01)
@@ -37,17 +42,23 @@ class Augment:
     scale: tuple[float, float] = (1.0, 1.0)
     translate: float = 0.0
     jitter: float = 0.0
+    keep: tuple[float, float] = (1.0, 1.0)
 
     def __post_init__(self) -> None:
         low, high = self.scale
         if not 0 < low <= high < math.inf:
             raise ValueError(f"scale must be 0 < low <= high, got {self.scale}")
+        low, high = self.keep
+        if not 0 < low <= high <= 1:
+            raise ValueError(f"keep must be 0 < low <= high <= 1, got {self.keep}")
         for name in ("rotate_z", "translate", "jitter"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"{name} must be 0 or more, got {getattr(self, name)}")
 
     def __call__(self, pos: Tensor, generator: np.random.Generator) -> Tensor:
         """Return a changed copy of ``pos``; all randomness comes from ``generator``."""
+        if self.keep != (1.0, 1.0):  # else nothing is drawn: clouds are what they were without it
+            pos = pos[: max(1, round(generator.uniform(*self.keep) * len(pos)))]
         angle = math.radians(generator.uniform(-self.rotate_z, self.rotate_z))
         cos, sin = math.cos(angle), math.sin(angle)
         turn = np.array([[cos, sin, 0.0], [-sin, cos, 0.0], [0.0, 0.0, 1.0]])  # p -> p @ turn
@@ -59,3 +70,37 @@ class Augment:
             for value in (turn * factors, shift, noise)
         )
         return pos @ affine + shift + noise
+
+
+@dataclass(frozen=True)
+class AnyRotation:
+    """Random rotation in space, each as likely as any other, for shapes of unknown orientation.
+
+    Args:
+        after: What changes the cloud before it is turned, if anything.
+
+    Shape:
+        - ``pos``: ``(P, 3)``; returns what ``after`` returns, turned.
+
+    Example:
+        >>> turned = AnyRotation()(torch.eye(3), np.random.default_rng(0))
+        >>> torch.linalg.vector_norm(turned, dim=1)
+        tensor([1.0000, 1.0000, 1.0000])
+    """
+
+    after: Augment | None = None
+
+    def __call__(self, pos: Tensor, generator: np.random.Generator) -> Tensor:
+        """Return a changed copy of ``pos``; all randomness comes from ``generator``."""
+        if self.after is not None:
+            pos = self.after(pos, generator)
+        quaternion = generator.standard_normal(4)  # its direction is uniform on the sphere
+        w, x, y, z = quaternion / np.linalg.norm(quaternion)
+        turn = np.array(
+            [
+                [1 - 2 * (y * y + z * z), 2 * (x * y - z * w), 2 * (x * z + y * w)],
+                [2 * (x * y + z * w), 1 - 2 * (x * x + z * z), 2 * (y * z - x * w)],
+                [2 * (x * z - y * w), 2 * (y * z + x * w), 1 - 2 * (x * x + y * y)],
+            ]
+        )
+        return pos @ torch.as_tensor(turn, dtype=pos.dtype, device=pos.device)

@@ -19,7 +19,7 @@ import numpy as np
 
 from datasets.atomic import lock_for, replacing
 from datasets.off import shown
-from datasets.surface import cumulative_areas, unit_scale
+from datasets.surface import prepare
 
 FORMAT = 2
 _ARRAYS = {"vertices": ("<f4", 3), "faces": ("<i4", 3), "areas": ("<f8", 1), "starts": ("<i8", 2)}
@@ -141,14 +141,10 @@ def _write_arrays(folder: Path, meshes: Iterable[tuple[Any, Any]]) -> None:
     with contextlib.ExitStack() as stack:
         files = {n: stack.enter_context(open(folder / f"{n}.bin", "wb")) for n in _ARRAYS}
         for vertices, faces in meshes:
-            if len(faces):  # strays would set the scale, and no point ever lies on them
-                used = np.zeros(len(vertices), dtype=bool)
-                used[faces] = True
-                vertices, faces = vertices[used], (np.cumsum(used) - 1)[faces]
-            scaled = unit_scale(vertices)
-            files["vertices"].write(scaled.astype("<f4").tobytes())
-            files["faces"].write(faces.astype("<i4").tobytes())
-            files["areas"].write(cumulative_areas(scaled, faces).astype("<f8").tobytes())
+            vertices, faces, areas = prepare(vertices, faces)
+            files["vertices"].write(vertices.tobytes())
+            files["faces"].write(faces.tobytes())
+            files["areas"].write(areas.astype("<f8").tobytes())
             starts.append((starts[-1][0] + len(vertices), starts[-1][1] + len(faces)))
         files["starts"].write(np.array(starts, "<i8").tobytes())
 

@@ -2,44 +2,33 @@
 
 from __future__ import annotations
 
-import operator
 import os
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
-from torch.utils.data import Dataset
-from torch_geometric.data import Data
 
+from datasets.drawn_shapes import AugmentFunction, DrawnShapes
+from datasets.draws import Draws
 from datasets.mesh_cache import open_cache
 from datasets.off import parse_off
+from datasets.progress import progress
 from datasets.source import FolderSource, SourceError, ZipSource
-from datasets.surface import normalize, sample_surface
-
-AugmentFunction = Callable[[Tensor, np.random.Generator], Tensor]
 
 
 class EmptyClassWarning(UserWarning):
     """A class has no shape in a split."""
 
 
-class MeshCloud(Data):
-    """One shape as points: ``pos``, ``y``, and the ``name`` and ``index`` of its mesh."""
-
-    def __inc__(self, key: str, value: Any, *args: Any, **kwargs: Any) -> Any:
-        # PyG takes every attribute with "index" in its name for node numbers to be shifted
-        return 0 if key == "index" else super().__inc__(key, value, *args, **kwargs)
-
-
-class MeshDataset(Dataset[MeshCloud]):
+class MeshDataset(DrawnShapes):
     r"""Meshes of a split as point clouds of equal size.
 
     Training points are drawn anew in every epoch from a generator seeded with
     ``(seed, epoch, index)`` and nothing else, so that they are the same for any number of workers
-    and after any interruption. The points of all other splits are those of epoch 0 for ever.
+    and after any interruption. The points of all other splits are those of :class:`Draws`,
+    for ever.
 
     Items are asked for as ``dataset[epoch, index]``, which a sampler may yield, or
     ``dataset[index]``, which is epoch 0.
@@ -51,6 +40,8 @@ class MeshDataset(Dataset[MeshCloud]):
         num_points: Points of a cloud, :math:`P`.
         seed: Seed of all points.
         augment: ``(pos, generator) -> pos``, applied to clouds of ``train`` only.
+        draws: How points are drawn for evaluation, also from ``train``; by default once from every
+            other split.
         cache: Folder of this split's cache.
         lenient: As in :func:`datasets.off.read_off`.
         verify: As in :func:`datasets.mesh_cache.open_cache`.
@@ -62,8 +53,9 @@ class MeshDataset(Dataset[MeshCloud]):
         split: The split.
 
     Shape:
-        - Items are PyG ``Data`` with ``pos``, float32 ``(P, 3)``, mean 0 and largest distance 1
-          before ``augment``, without unit; ``y``, int64 ``(1,)``; ``name``, str; ``index``, int.
+        - Items are PyG ``Data`` with ``pos``, float32 ``(votes * P, 3)``, of each draw mean 0 and
+          largest distance 1 before ``augment``, without unit; ``y``, int64 ``(1,)``; ``name``, str;
+          ``index`` and ``votes``, int.
 
     Raises:
         SourceError: A class folder is missing, the split is empty, a file is in the wrong folder.
@@ -81,27 +73,46 @@ class MeshDataset(Dataset[MeshCloud]):
         num_points: int = 1024,
         seed: int = 0,
         augment: AugmentFunction | None = None,
+        draws: Draws | None = None,
         lenient: bool = False,
         verify: bool = True,
     ) -> None:
-        if num_points < 1:
-            raise ValueError(f"num_points must be at least 1, got {num_points}")
-        if seed < 0:
-            raise ValueError(f"seed must be 0 or more, got {seed}")
-        self.split, self.num_points, self.seed, self.augment = split, num_points, seed, augment
+        super().__init__(split, num_points, seed, augment, draws)
         self.classes = sorted(set(classes))
-        self.names = select_files(source, split, self.classes)
+        self.names = self._find_files(source)
         self.targets = [self.classes.index(name.split("/")[0]) for name in self.names]
         self._check_files()
         key = {"files": {n: source.files[n] for n in self.names}, "lenient": lenient}
         self._meshes = open_cache(
-            cache, key, lambda: _parse_all(source, self.names, lenient), verify=verify
+            cache, key | self._reading(), lambda: self._read_all(source, lenient), verify=verify
         )
 
     @property
     def digest(self) -> str:
         """SHA-256 of all meshes of the split."""
         return self._meshes.digest
+
+    def _find_files(self, source: FolderSource | ZipSource) -> list[str]:
+        """Return the names of the split's files."""
+        return select_files(source, self.split, self.classes)
+
+    def _reading(self) -> dict[str, Any]:
+        """Return what a cache depends on beside the files and leniency."""
+        return {}
+
+    def _parse(
+        self, content: bytes, name: str, path: Path, lenient: bool
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Read a mesh from the bytes of a file."""
+        return parse_off(content, name, lenient=lenient)
+
+    def _read_all(
+        self, source: FolderSource | ZipSource, lenient: bool
+    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        names = progress(self.names, f"reading {source.label}, {self.split}")
+        for name, content in zip(names, source.read(self.names), strict=True):
+            path = source.path / name  # also of an archive, in which nothing else is looked for
+            yield self._parse(content, source.name_of(name), path, lenient)
 
     def _check_files(self) -> None:
         """Look at ``names`` before meshes are read, which can take minutes."""
@@ -110,34 +121,17 @@ class MeshDataset(Dataset[MeshCloud]):
             message = f"{self!r} has no {', no '.join(empty)}"
             warnings.warn(message, EmptyClassWarning, stacklevel=4)
 
-    def __len__(self) -> int:
-        return len(self.names)
 
-    def __getitem__(self, key: int | tuple[int, int]) -> MeshCloud:
-        epoch, index = key if isinstance(key, (tuple, list)) else (0, key)
-        epoch, index = operator.index(epoch), operator.index(index)
-        if not -len(self) <= index < len(self):
-            raise IndexError(f"index {index} is out of range for {len(self)} shapes")
-        index %= len(self)
-        train = self.split == "train"
-        generator = np.random.default_rng([self.seed, epoch if train else 0, index])
-        vertices, faces, areas = self._meshes[index]
-        drawn = sample_surface(vertices, faces, self.num_points, generator, cumulative=areas)
-        pos = torch.from_numpy(normalize(drawn))
-        if train and self.augment is not None:
-            pos = self.augment(pos, generator)
-        y = torch.tensor([self.targets[index]])
-        return MeshCloud(pos=pos, y=y, name=self.names[index], index=index)
-
-    def __repr__(self) -> str:
-        return (
-            f"{type(self).__name__}({self.split}, {len(self)} shapes of {len(self.classes)} "
-            f"classes, {self.num_points} points)"
-        )
-
-
-def select_files(source: FolderSource | ZipSource, split: str, classes: Sequence[str]) -> list[str]:
+def select_files(
+    source: FolderSource | ZipSource, split: str, classes: Sequence[str], *, by_class: bool = True
+) -> list[str]:
     """Return the files of a split, sorted by class and name, after a look for misplaced ones.
+
+    Args:
+        source: Where they are.
+        split: Name of the folder in each class folder.
+        classes: Names of the class folders.
+        by_class: Whether files are called after their class, so that others are misplaced.
 
     Raises:
         SourceError: See :class:`MeshDataset`.
@@ -162,7 +156,7 @@ def select_files(source: FolderSource | ZipSource, split: str, classes: Sequence
             continue
         # night_stand_0001.off is not a misplaced shape of a class called night
         owner = max((c for c in classes if file.startswith(f"{c}_")), key=len, default=kind)
-        if owner != kind:
+        if by_class and owner != kind:
             raise SourceError(f"{source.name_of(name)}: a {owner} among the shapes of {kind}")
         names.append(name)
     if not names:
@@ -171,10 +165,3 @@ def select_files(source: FolderSource | ZipSource, split: str, classes: Sequence
             f"{source.label}: the split {split!r} is empty; found {', '.join(splits)}; {expected}"
         )
     return names
-
-
-def _parse_all(
-    source: FolderSource | ZipSource, names: Sequence[str], lenient: bool
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    for name, content in zip(names, source.read(names), strict=True):
-        yield parse_off(content, source.name_of(name), lenient=lenient)

@@ -11,7 +11,9 @@ from pathlib import Path
 
 from datasets.augment import Augment
 from datasets.download import download as download_file
-from datasets.mesh_dataset import AugmentFunction, MeshDataset
+from datasets.drawn_shapes import AugmentFunction
+from datasets.draws import Draws
+from datasets.mesh_dataset import MeshDataset
 from datasets.off import shown
 from datasets.source import FolderSource, SourceError, ZipSource
 
@@ -55,6 +57,7 @@ class ModelNet10(MeshDataset):
         num_points: Points of a cloud, :math:`P`.
         seed: Seed of all points.
         augment: ``(pos, generator) -> pos``, applied to ``train`` only; see :class:`Augment`.
+        draws: As for :class:`MeshDataset`.
         source: The folder or the zip to read instead of ``root``. A zip is read without unpacking.
         download: Fetch the zip to ``root`` from its publisher, checked by size and SHA-256.
         classes: Classes to use; labels count within these. Folders of other names are an error
@@ -88,6 +91,7 @@ class ModelNet10(MeshDataset):
         num_points: int = 1024,
         seed: int = 0,
         augment: AugmentFunction | None = None,
+        draws: Draws | None = None,
         source: str | os.PathLike[str] | None = None,
         download: bool = False,
         classes: Sequence[str] | None = None,
@@ -122,6 +126,7 @@ class ModelNet10(MeshDataset):
             num_points=num_points,
             seed=seed,
             augment=augment,
+            draws=draws,
             lenient=lenient,
             verify=verify,
         )

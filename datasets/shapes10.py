@@ -14,10 +14,13 @@ import numpy as np
 
 from datasets.augment import Augment
 from datasets.damage import damage
+from datasets.drawn_shapes import AugmentFunction
+from datasets.draws import Draws
 from datasets.furniture import MAKERS, Shape, make_shape
 from datasets.generated import write_generated
-from datasets.mesh_dataset import AugmentFunction, MeshDataset
+from datasets.mesh_dataset import MeshDataset
 from datasets.off import format_off
+from datasets.progress import progress
 from datasets.source import FolderSource
 
 __all__ = ["CLASSES", "SPLITS", "Augment", "Shape", "Shapes10", "make_shape", "write_shapes10"]
@@ -100,6 +103,7 @@ class Shapes10(MeshDataset):
         num_points: Points of a cloud, :math:`P`.
         seed: Seed of the points.
         augment: ``(pos, generator) -> pos``, applied to ``train`` only.
+        draws: As for :class:`MeshDataset`.
         shapes_seed: Seed of the shapes.
         num_train: Shapes of each class in ``train``.
         num_test: Shapes of each class in ``test``.
@@ -130,6 +134,7 @@ class Shapes10(MeshDataset):
         num_points: int = 1024,
         seed: int = 0,
         augment: AugmentFunction | None = None,
+        draws: Draws | None = None,
         shapes_seed: int = 0,
         num_train: int = 60,
         num_test: int = 20,
@@ -151,12 +156,13 @@ class Shapes10(MeshDataset):
             num_points=num_points,
             seed=seed,
             augment=augment,
+            draws=draws,
             verify=verify,
         )
 
 
 def _write_files(folder: Path, seed: int, counts: dict[str, int]) -> None:
-    for name in CLASSES:
+    for name in progress(CLASSES, "making shapes10"):
         for split, count in counts.items():
             place = folder / name / split
             place.mkdir(parents=True)

@@ -9,8 +9,8 @@ import torch
 from torch.utils.data import Dataset
 
 from datasets.augment import Augment
+from datasets.drawn_shapes import AugmentFunction, MeshCloud
 from datasets.furniture import Shape
-from datasets.mesh_dataset import AugmentFunction, MeshCloud
 from datasets.shapes10 import CLASSES, SPLITS, make_split_shape
 from datasets.surface import cumulative_areas, normalize, sample_faces
 

@@ -1,4 +1,4 @@
-"""Where meshes come from: a folder or a zip of ``<class>/<split>/<file>.off``.
+"""Where shapes come from: a folder or a zip of ``<class>/<split>/<file>``.
 
 A zip is read in place. Nothing is extracted, so nothing can be written anywhere by it; entries that
 try are an error all the same, because an archive that holds one is not the archive it claims to be.
@@ -16,6 +16,7 @@ from pathlib import Path, PurePosixPath
 
 from datasets.off import MAX_BYTES, shown
 
+SPLITS = ("train", "test")
 MAX_RATIO = 200  # text of numbers shrinks about 5 times, the tightest deflate stream 1,032 times
 MAX_TOTAL_BYTES = 16 << 30  # ModelNet40 unpacked has 10 GB
 
@@ -25,7 +26,7 @@ class SourceError(ValueError):
 
 
 class FolderSource:
-    """The OFF files of a folder.
+    """The OFF files of a folder, or those of other formats.
 
     Attributes:
         label: Its path, for messages.
@@ -35,15 +36,16 @@ class FolderSource:
 
     Args:
         path: The folder whose children are the classes.
+        suffixes: Of the files that count, in lower case.
     """
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
+    def __init__(self, path: str | os.PathLike[str], suffixes: tuple[str, ...] = (".off",)) -> None:
         self.path = Path(path)
         self.label = shown(path)
         self.folders = {entry.name for entry in _visible(path) if entry.is_dir()}
         self.files: dict[str, tuple[int, int]] = {}
         self.misplaced: list[str] = []
-        for name, entry in _find_meshes(self.path):
+        for name, entry in _find_meshes(self.path, suffixes):
             if name.count("/") == 2:
                 status = entry.stat()
                 self.files[name] = (status.st_size, status.st_mtime_ns)
@@ -76,15 +78,22 @@ class ZipSource:
 
     Args:
         path: The archive.
-        classes: Names of class folders, by which the data set is found inside.
+        classes: Names of class folders, by which the data set is found inside; None where any name
+            is one, and the folders are known by ``train`` and ``test`` in them.
+        suffixes: Of the files that count, in lower case.
 
     Raises:
         SourceError: Not a zip; an entry that is encrypted, a link, named twice, or placed outside
             the archive; sizes that only a decompression bomb has.
     """
 
-    def __init__(self, path: str | os.PathLike[str], classes: Collection[str]) -> None:
-        self.path = Path(path)
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        classes: Collection[str] | None,
+        suffixes: tuple[str, ...] = (".off",),
+    ) -> None:
+        self.path, self.suffixes = Path(path), suffixes
         self.label = shown(path)
         try:
             with zipfile.ZipFile(self.path) as archive:
@@ -97,7 +106,7 @@ class ZipSource:
         top = self._find_top(checked, classes)
         inside = {name[len(top) :]: info for name, info in checked.items() if name.startswith(top)}
         self.folders = {name.split("/")[0] for name in inside if "/" in name}
-        meshes = {name: info for name, info in inside.items() if _is_mesh(name)}
+        meshes = {name: info for name, info in inside.items() if _is_mesh(name, suffixes)}
         self._entries = {name: info for name, info in meshes.items() if name.count("/") == 2}
         self.misplaced = sorted(set(meshes) - set(self._entries))
         self.files = {name: (info.file_size, info.CRC) for name, info in self._entries.items()}
@@ -139,19 +148,19 @@ class ZipSource:
             )
         return checked
 
-    def _find_top(self, names: Collection[str], classes: Collection[str]) -> str:
+    def _find_top(self, names: Collection[str], classes: Collection[str] | None) -> str:
         """Return the prefix below which class folders are."""
         places = set()
         for name in names:
             parts = name.split("/")
-            if len(parts) >= 3 and parts[-3] in classes and _is_mesh(parts[-1]):
+            if len(parts) < 3 or not _is_mesh(parts[-1], self.suffixes):
+                continue
+            if parts[-2] in SPLITS if classes is None else parts[-3] in classes:
                 places.add("".join(f"{part}/" for part in parts[:-3]))
         if len(places) != 1:
             found = f"in {len(places)} places: {sorted(places)[:5]}" if places else "nowhere"
-            raise SourceError(
-                f"{self.label}: <class>/<split>/*.off was found {found}; "
-                f"the classes are {', '.join(sorted(classes))}"
-            )
+            known = "" if classes is None else f"; the classes are {', '.join(sorted(classes))}"
+            raise SourceError(f"{self.label}: <class>/<split>/ was found {found}{known}")
         return places.pop()
 
 
@@ -161,19 +170,21 @@ def _visible(path: str | os.PathLike[str]) -> list[os.DirEntry[str]]:
         return [e for e in entries if not e.name.startswith(".") and e.name != "__MACOSX"]
 
 
-def _find_meshes(path: Path, prefix: str = "") -> Iterator[tuple[str, os.DirEntry[str]]]:
-    """Yield OFF files and their names below ``path``, as deep as one could be misplaced."""
+def _find_meshes(
+    path: Path, suffixes: tuple[str, ...], prefix: str = ""
+) -> Iterator[tuple[str, os.DirEntry[str]]]:
+    """Yield files and their names below ``path``, as deep as one could be misplaced."""
     for entry in _visible(path / prefix):
         name = f"{prefix}{entry.name}"
         if entry.is_dir():
             if name.count("/") < 3:  # links may lead in circles
-                yield from _find_meshes(path, f"{name}/")
-        elif _is_mesh(name):
+                yield from _find_meshes(path, suffixes, f"{name}/")
+        elif _is_mesh(name, suffixes):
             yield name, entry
 
 
-def _is_mesh(name: str) -> bool:
-    return name.lower().endswith(".off") and not PurePosixPath(name).name.startswith(".")
+def _is_mesh(name: str, suffixes: tuple[str, ...]) -> bool:
+    return name.lower().endswith(suffixes) and not PurePosixPath(name).name.startswith(".")
 
 
 def _hostile(name: str, info: zipfile.ZipInfo) -> str | None:

@@ -55,6 +55,32 @@ def cumulative_areas(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
     return np.cumsum(np.linalg.norm(np.cross(b - a, c - a), axis=1) / 2)
 
 
+def prepare(vertices: np.ndarray, faces: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Center and scale a mesh, without the vertices of no face, and add up its areas.
+
+    Vertices that no face names would set the scale, and no point ever lies on them.
+
+    Args:
+        vertices: Coordinates in any unit.
+        faces: Corners of each triangle; none for a point cloud.
+
+    Shape:
+        - Returns float32 ``(V', 3)`` from -1 to 1, int32 ``(F, 3)`` and float64 ``(F,)``.
+
+    Example:
+        >>> corner = np.array([[0, 0, 0], [2, 0, 0], [0, 2, 0], [9, 9, 9]])
+        >>> prepare(corner, np.array([[0, 1, 2]]))[0].tolist()
+        [[-1.0, -1.0, 0.0], [1.0, -1.0, 0.0], [-1.0, 1.0, 0.0]]
+    """
+    if len(faces):
+        used = np.zeros(len(vertices), dtype=bool)
+        used[faces] = True
+        vertices, faces = vertices[used], (np.cumsum(used) - 1)[faces]
+    scaled = unit_scale(vertices)  # in float64, and only then rounded
+    areas = cumulative_areas(scaled, faces)
+    return scaled.astype("<f4"), np.asarray(faces).astype("<i4"), areas
+
+
 def sample_surface(
     vertices: np.ndarray,
     faces: np.ndarray,
@@ -78,7 +104,8 @@ def sample_faces(
     """Draw points uniformly from the surface of a mesh, and tell which triangle each is from.
 
     A triangle is picked in proportion to its area, then a point uniformly inside it. A mesh without
-    area (every triangle degenerate, or none) has its vertices drawn instead.
+    area (every triangle degenerate, or none) and a point cloud have their vertices drawn instead,
+    no vertex twice where there are enough.
 
     Args:
         vertices: Coordinates, finite.
@@ -108,10 +135,9 @@ def sample_faces(
     if cumulative is None:
         cumulative = cumulative_areas(vertices, faces)
     if len(cumulative) == 0 or cumulative[-1] <= 0:
-        points = np.asarray(
-            vertices[generator.integers(len(vertices), size=num_points)], np.float32
-        )
-        return points, np.full(num_points, -1)
+        again = len(vertices) < num_points
+        drawn = generator.choice(len(vertices), num_points, replace=again)
+        return np.asarray(vertices[drawn], np.float32), np.full(num_points, -1)
     picks = np.searchsorted(cumulative, generator.random(num_points) * cumulative[-1], "right")
     picks = np.minimum(picks, len(faces) - 1)
     corners = np.asarray(vertices)[faces[picks]]  # (P, 3 corners, 3)

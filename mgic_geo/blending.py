@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, TypeVar
 
 import torch
@@ -57,6 +58,28 @@ def set_blend(model: nn.Module, share: float) -> None:
         raise ValueError(f"share must be from 0 to 1, got {share}")
     for blend in _blends(model):
         blend.share.fill_(share)
+
+
+def share_at(progress: float, until: float = 0.5) -> float:
+    """The share of the originals at a point of the training: from 1 to 0 by a cosine.
+
+    Args:
+        progress: Share of the training steps that are over.
+        until: Share after which the originals do not count any more, above 0 and at most 1.
+
+    Raises:
+        ValueError: If ``until`` is not above 0 and at most 1.
+
+    References:
+        Wei et al., Building on Efficient Foundations, 2024, section 3.2, a self-guided start.
+
+    Example:
+        >>> [round(share_at(progress), 3) for progress in (0, 0.25, 0.5, 1)]
+        [1.0, 0.5, 0.0, 0.0]
+    """
+    if not 0 < until <= 1:
+        raise ValueError(f"until must be above 0 and at most 1, got {until}")
+    return (1 + math.cos(math.pi * min(1.0, progress / until))) / 2
 
 
 def finish(model: Model) -> Model:

@@ -8,7 +8,7 @@ most runs got wrong first. Point clouds are turned with the mouse.
 import base64
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -51,12 +51,13 @@ def compare(folders: Sequence[Path]) -> str:
         raise TrainingError(f"a page holds at most {MAX_RUNS} runs, got {len(folders)}")
     names = name_runs(folders)
     splits = {name: read_splits(folder) for name, folder in zip(names, folders, strict=True)}
+    columns = name_columns(splits)
     content = {
         "runs": [
-            describe_run(name, folder, splits[name])
+            describe_run(name, folder, splits[name], columns)
             for name, folder in zip(names, folders, strict=True)
         ],
-        "splits": describe_splits(splits),
+        "splits": describe_splits(splits, columns),
         "colors": color_table(splits),
     }
     text = json.dumps(content, separators=(",", ":")).replace("<", "\\u003c")
@@ -88,8 +89,42 @@ def name_runs(folders: Sequence[Path]) -> list[str]:
     return names
 
 
-def describe_run(name: str, folder: Path, splits: Sequence[Split]) -> dict[str, Any]:
+def name_columns(runs: Mapping[str, Sequence[Split]]) -> dict[int, str]:
+    """Name the column of each result, so that none holds two different tests.
+
+    Runs of other seeds may draw other points, and have other weights: that is what is compared.
+    Where results of one name are of other data, or of other numbers of points or draws, the name of
+    the data and some digits of a hash are added.
+
+    Returns:
+        By the ``id`` of a split.
+    """
+    kinds: dict[str, set[str]] = {}
+    for split in (split for splits in runs.values() for split in splits):
+        kinds.setdefault(split.base, set()).add(split.test_id())
+    columns: dict[int, str] = {}
+    for splits in runs.values():
+        taken: set[str] = set()
+        for split in splits:
+            name = split.base
+            if len(kinds[name]) > 1:
+                name = f"{name} ({split.data} {split.test_id()})"
+            name = split.name if name in taken else name  # the same test with another seed
+            taken.add(name)
+            columns[id(split)] = name
+    return columns
+
+
+def describe_run(
+    name: str, folder: Path, splits: Sequence[Split], columns: Mapping[int, str]
+) -> dict[str, Any]:
     """Return curves and key numbers of a run.
+
+    Args:
+        name: Of the run.
+        folder: Of the run.
+        splits: What was tested.
+        columns: What :func:`name_columns` returns.
 
     Raises:
         TrainingError: There is no ``metrics.csv``, or it is broken.
@@ -111,7 +146,7 @@ def describe_run(name: str, folder: Path, splits: Sequence[Split]) -> dict[str, 
             for key, column in metrics.items()
             if key != "step" and np.isfinite(column).any()
         },
-        "results": {split.name: results_of(split) for split in splits},
+        "results": {columns[id(split)]: results_of(split) for split in splits},
     }
 
 
@@ -125,12 +160,14 @@ def results_of(split: Split) -> dict[str, Any]:
     return result
 
 
-def describe_splits(runs: dict[str, list[Split]]) -> dict[str, list[dict[str, Any]]]:
+def describe_splits(
+    runs: dict[str, list[Split]], columns: Mapping[int, str]
+) -> dict[str, list[dict[str, Any]]]:
     """Return the samples of every split that a run has kept, wrong ones first."""
     by_name: dict[str, dict[str, Split]] = {}
     for run, splits in runs.items():
         for split in splits:
-            kept = by_name.setdefault(split.name, {})
+            kept = by_name.setdefault(columns[id(split)], {})
             if split.predictions:
                 kept[run] = split
     return {name: choose_samples(splits) for name, splits in by_name.items()}

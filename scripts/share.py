@@ -77,7 +77,8 @@ def read_run(folder: Path) -> Run:
     Raises:
         TrainingError: It is not one, or was not tested.
     """
-    weights, splits = read_weights(folder), read_splits(folder)
+    weights = read_weights(folder)
+    splits = [split for split in read_splits(folder) if split.name == split.base]
     if not splits:
         raise TrainingError(f"{folder} has not been tested: run `test` first")
     config = read_config(folder / "config.yaml")

@@ -5,12 +5,15 @@
 """
 
 import sys
-from functools import partial
 
-from scripts.training import cli
-from scripts.training.images import ImageClassifier, ImageData
+from scripts.training.start import Script
 
-main = partial(cli.main, ImageClassifier, ImageData, "python -m scripts.train_image")
+main = Script(
+    "scripts.train_image",
+    model=("scripts.training.images", "ImageClassifier"),
+    data=("scripts.training.images", "ImageData"),
+    names=("mnist5k", "mgic_resnet56"),
+)
 
 if __name__ == "__main__":
     sys.exit(main())

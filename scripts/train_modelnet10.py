@@ -5,12 +5,15 @@
 """
 
 import sys
-from functools import partial
 
-from scripts.training import cli
-from scripts.training.points import PointClassifier, PointClouds
+from scripts.training.start import Script
 
-main = partial(cli.main, PointClassifier, PointClouds, "python -m scripts.train_modelnet10")
+main = Script(
+    "scripts.train_modelnet10",
+    model=("scripts.training.points", "PointClassifier"),
+    data=("scripts.training.points", "PointClouds"),
+    names=("shapes10", "mgic_diffgcn"),
+)
 
 if __name__ == "__main__":
     sys.exit(main())

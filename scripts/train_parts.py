@@ -5,12 +5,15 @@
 """
 
 import sys
-from functools import partial
 
-from scripts.training import cli
-from scripts.training.parts import PartClouds, PartSegmenter
+from scripts.training.start import Script
 
-main = partial(cli.main, PartSegmenter, PartClouds, "python -m scripts.train_parts")
+main = Script(
+    "scripts.train_parts",
+    model=("scripts.training.parts", "PartSegmenter"),
+    data=("scripts.training.parts", "PartClouds"),
+    names=("shapes10_parts", "mgic_diffgcn"),
+)
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -6,13 +6,15 @@ the masks of image files.
 """
 
 import sys
-from functools import partial
 
-from scripts.training import cli
-from scripts.training.scenes import SegmentationData
-from scripts.training.segmenter import Segmenter
+from scripts.training.start import Script
 
-main = partial(cli.main, Segmenter, SegmentationData, "python -m scripts.train_segmentation")
+main = Script(
+    "scripts.train_segmentation",
+    model=("scripts.training.segmenter", "Segmenter"),
+    data=("scripts.training.scenes", "SegmentationData"),
+    names=("digit_scenes", "lraspp_mgic_large"),
+)
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -34,8 +34,8 @@ KILLED = -signal.SIGKILL
 NO_TEST = ("--test_after_fit", "false", "--report", "false")
 UNSHARE = ("unshare", "--user", "--map-root-user", "--mount", "sh", "-c")
 _context = multiprocessing.get_context("forkserver")
-_scripts = ("modelnet10", "image", "segmentation", "parts")
-_context.set_forkserver_preload([f"scripts.train_{name}" for name in _scripts])
+_parts = ("cli", "points", "images", "scenes", "segmenter", "parts")
+_context.set_forkserver_preload([f"scripts.training.{name}" for name in _parts])
 
 
 def start(

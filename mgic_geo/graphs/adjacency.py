@@ -14,7 +14,9 @@ from torch import Tensor
 from torch.nn import functional
 from torch_geometric import EdgeIndex
 
+from mgic_geo.graphs.table import NeighborTable
 from mgic_geo.ops.compress import check_nodes, compress
+from mgic_geo.ops.host import check, is_readable
 from mgic_geo.ops.neighbor_max import neighbor_max as maximum
 from mgic_geo.ops.operator import check_values, is_exporting, is_traced
 from mgic_geo.ops.spmm import pointer_of, targets_of
@@ -56,19 +58,28 @@ class Adjacency(NamedTuple):
         """Number of edges of every target, ``(num_targets,)``."""
         return self.ptr.diff()
 
+    def is_reached(self) -> Tensor:
+        """Whether each target has neighbors, ``(num_targets,)``."""
+        return self.degree() > 0
+
+    def maximum(self, x: Tensor) -> Tensor:
+        """As :func:`neighbor_max`."""
+        return maximum(x, self.ptr, self.index)[0]
+
     def sort(self, edge_value: Tensor) -> Tensor:
         """Edge features in the order of ``index``, from the order of the original list."""
         return edge_value if self.order is None else edge_value[self.order]
 
 
 def to_adjacency(
-    edge_index: Tensor | EdgeIndex | Adjacency, num_sources: int, num_targets: int
+    edge_index: Tensor | EdgeIndex | Adjacency | NeighborTable, num_sources: int, num_targets: int
 ) -> Adjacency:
     """Convert any PyG adjacency to compressed (CSR) form.
 
     Args:
         edge_index: ``(2, E)`` integers (row 0 source, row 1 target), an ``EdgeIndex``, or the
-            transposed adjacency matrix as a ``torch.sparse`` tensor (a row a target).
+            transposed adjacency matrix as a ``torch.sparse`` tensor (a row a target). A table of
+            neighbors, too.
         num_sources: Number of source nodes.
         num_targets: Number of target nodes.
 
@@ -80,8 +91,13 @@ def to_adjacency(
         >>> to_adjacency(torch.tensor([[2, 0, 1], [1, 1, 0]]), 3, 3).ptr
         tensor([0, 1, 3, 3])
     """
+    if isinstance(edge_index, NeighborTable):
+        edge_index = from_neighbors(edge_index.neighbors)
     if isinstance(edge_index, Adjacency):
-        return _checked(edge_index, num_sources, num_targets)
+        check_sizes(edge_index, num_sources, num_targets)
+        if edge_index.ptr.dtype == edge_index.index.dtype == torch.int64:
+            return edge_index
+        return edge_index._replace(ptr=edge_index.ptr.long(), index=edge_index.index.long())
     if not isinstance(edge_index, Tensor):
         raise ValueError(
             "edge_index must be a (2, E) tensor, an EdgeIndex or a torch.sparse matrix, "
@@ -92,7 +108,8 @@ def to_adjacency(
     if isinstance(edge_index, EdgeIndex):
         return _from_edge_index(edge_index, num_sources, num_targets)
     source, target = split_edges(edge_index, num_sources, num_targets)
-    if is_traced() or is_exporting():  # which nodes there are is known when the program runs
+    if is_traced() or is_exporting() or not is_readable(source):
+        # which nodes there are is known when the program runs, or to the device alone
         ptr, index, order = compress(source, target, num_sources, num_targets)
         return Adjacency(ptr, index, num_sources, order)
     order = None
@@ -110,7 +127,8 @@ def split_edges(edge_index: Tensor, num_sources: int, num_targets: int) -> tuple
 
     Raises:
         ValueError: If it is no list of edges, or names a node that does not exist. While the
-            computation is traced or compiled, nodes are looked at when it runs.
+            computation is traced or compiled, and on other devices than processors, nodes are
+            looked at where they are used.
     """
     if edge_index.dim() != 2 or edge_index.size(0) != 2 or edge_index.dtype not in _INTEGERS:
         raise ValueError(
@@ -120,22 +138,19 @@ def split_edges(edge_index: Tensor, num_sources: int, num_targets: int) -> tuple
     plain = edge_index.as_tensor() if isinstance(edge_index, EdgeIndex) else edge_index
     check_values(edge_index=plain)
     source, target = plain.long()
-    if not is_traced():
+    if not is_traced() and is_readable(plain):
         check_nodes(source, num_sources, "source")
         check_nodes(target, num_targets, "target")
     return source, target
 
 
-def _checked(adjacency: Adjacency, num_sources: int, num_targets: int) -> Adjacency:
-    """An adjacency of that size; the nodes that it names are looked at where they are read."""
-    if (adjacency.num_sources, adjacency.num_targets) != (num_sources, num_targets):
+def check_sizes(graph: Adjacency | NeighborTable, num_sources: int, num_targets: int) -> None:
+    """Raise where a graph is of another size; nodes are looked at where they are read."""
+    if (graph.num_sources, graph.num_targets) != (num_sources, num_targets):
         raise ValueError(
-            f"the adjacency is one of {adjacency.num_sources} sources and {adjacency.num_targets} "
+            f"the adjacency is one of {graph.num_sources} sources and {graph.num_targets} "
             f"targets, got features of {num_sources} and {num_targets}"
         )
-    if adjacency.ptr.dtype == adjacency.index.dtype == torch.int64:
-        return adjacency
-    return adjacency._replace(ptr=adjacency.ptr.long(), index=adjacency.index.long())
 
 
 def from_neighbors(neighbors: Tensor) -> Adjacency:
@@ -150,7 +165,8 @@ def from_neighbors(neighbors: Tensor) -> Adjacency:
     """
     num_nodes = neighbors.size(0)
     there = neighbors >= 0
-    if not is_traced() and there.all():
+    looks = not is_traced() and is_readable(neighbors)
+    if looks and there.all():
         ptr = torch.arange(num_nodes + 1, device=neighbors.device) * neighbors.size(1)
         return Adjacency(ptr, neighbors.reshape(-1), num_nodes)
     ptr = functional.pad(there.sum(1).cumsum(0), (1, 0))
@@ -158,13 +174,15 @@ def from_neighbors(neighbors: Tensor) -> Adjacency:
     place = (there.cumsum(1) - 1 + ptr[:-1].unsqueeze(1)).where(there, neighbors.numel())
     index = neighbors.new_full((neighbors.numel() + 1,), num_nodes - 1)
     index = index.scatter(0, place.view(-1), neighbors.reshape(-1))[:-1]
-    if not is_traced():
+    if looks:
         index = index[: int(ptr[-1])]
     return Adjacency(ptr, index, num_nodes)
 
 
 def _from_edge_index(edge_index: EdgeIndex, num_sources: int, num_targets: int) -> Adjacency:
     _, target = split_edges(edge_index, num_sources, num_targets)
+    if not is_readable(target):
+        return to_adjacency(edge_index.as_tensor(), num_sources, num_targets)
     if edge_index.is_sorted_by_col and not (target[1:] >= target[:-1]).all():
         raise ValueError("edge_index says that it is sorted by target (col), which it is not")
     if edge_index.is_sorted_by_col and edge_index.get_sparse_size(1) == num_targets:
@@ -197,15 +215,16 @@ def _from_sparse(matrix: Tensor, num_sources: int, num_targets: int) -> Adjacenc
 
 def _check_compressed(ptr: Tensor, nodes: Tensor, count: int, role: str) -> None:
     """PyTorch itself takes such matrices as they are, right or wrong."""
-    if ptr[0] != 0 or ptr[-1] != nodes.numel() or (ptr.diff() < 0).any():
-        raise ValueError(
-            f"a torch.sparse adjacency must have pointers that rise from 0 to {nodes.numel()}, its "
-            f"number of entries, got {ptr.tolist()}"
-        )
+    rises = (ptr[0] == 0) & (ptr[-1] == nodes.numel()) & (ptr.diff() >= 0).all()
+    rule = (
+        f"a torch.sparse adjacency must have pointers that rise from 0 to {nodes.numel()}, its "
+        "number of entries"
+    )
+    check(rises, lambda: f"{rule}, got {ptr.tolist()}", rule)
     check_nodes(nodes, count, role)
 
 
-def neighbor_max(adjacency: Adjacency, x: Tensor) -> Tensor:
+def neighbor_max(adjacency: Adjacency | NeighborTable, x: Tensor) -> Tensor:
     r"""Channel-wise maximum over neighbors, :math:`y_i = \max_e x_{j(e)}`; 0 where there are none.
 
     The gradient goes to one neighbor where several hold the maximum. It is differentiable twice.
@@ -218,4 +237,4 @@ def neighbor_max(adjacency: Adjacency, x: Tensor) -> Tensor:
         >>> neighbor_max(edges, torch.tensor([[1.0], [2.0], [3.0]])).tolist()
         [[3.0], [0.0], [0.0]]
     """
-    return maximum(x, adjacency.ptr, adjacency.index)[0]
+    return adjacency.maximum(x)

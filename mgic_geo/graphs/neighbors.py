@@ -13,6 +13,10 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch_geometric import EdgeIndex
 
+from mgic_geo.levels import check_counts
+from mgic_geo.ops import knn_batched
+from mgic_geo.ops.host import is_readable
+from mgic_geo.ops.inputs import check_tensors
 from mgic_geo.ops.knn import knn
 from mgic_geo.ops.operator import check_values
 
@@ -62,7 +66,14 @@ def knn_graph(
     return edge_index
 
 
-def knn_indices(x: Tensor, k: int, batch: Tensor | None = None, *, backend: str = "auto") -> Tensor:
+def knn_indices(
+    x: Tensor,
+    k: int,
+    batch: Tensor | None = None,
+    *,
+    backend: str = "auto",
+    clouds: Tensor | None = None,
+) -> Tensor:
     r"""Finds the ``k`` nearest neighbors of every point, exactly.
 
     The usual expansion :math:`|x|^2 - 2 x^\top y + |y|^2` is fast and loses neighbors away from the
@@ -86,10 +97,12 @@ def knn_indices(x: Tensor, k: int, batch: Tensor | None = None, *, backend: str 
         backend: ``"auto"`` is the search described here and the same everywhere. ``"exact"``, its
             reference, decides every row by differences. ``"torch_cluster"`` asks that library,
             which orders ties as it likes and measures in the precision of ``x``.
+        clouds: Result of :func:`cloud_table` for ``batch``, with which a GPU need not wait for the
+            host to look at ``batch``.
 
     Shape:
         - ``x``: ``(N, D)``.
-        - ``batch``: ``(N,)``, int64.
+        - ``batch``: ``(N,)``, int64. ``clouds``: ``(clouds, max_points)``, int64.
         - Returns ``(N, k)``, int64: points by row number, nearest first; in a cloud of
           :math:`n \le k` points the last :math:`k - n + 1` places hold -1.
 
@@ -100,7 +113,8 @@ def knn_indices(x: Tensor, k: int, batch: Tensor | None = None, *, backend: str 
 
     Raises:
         ValueError: If ``k``, ``backend`` or the shape, type or values of ``x`` or ``batch`` do not
-            fit the above, with the first row that holds a NaN, an infinity or a negative cloud.
+            fit the above, with the first row that holds a NaN, an infinity or a negative cloud. A
+            GPU looks at values by itself and raises its own error later.
         ImportError: If torch-cluster is asked for and not installed.
 
     References:
@@ -122,8 +136,8 @@ def knn_indices(x: Tensor, k: int, batch: Tensor | None = None, *, backend: str 
                 [ 4, -1],
                 [ 3, -1]])
     """
-    if k < 1:
-        raise ValueError(f"k must be at least 1, got {k}")
+    check_counts(k=k)
+    check_tensors(x=x, batch=batch)
     if backend not in _BACKENDS:
         raise ValueError(f"backend must be one of {', '.join(_BACKENDS)}, got {backend!r}")
     if x.dim() != 2 or x.numel() == 0:
@@ -136,4 +150,41 @@ def knn_indices(x: Tensor, k: int, batch: Tensor | None = None, *, backend: str 
             f"{tuple(batch.shape)}"
         )
     check_values(x=x, batch=batch)
-    return knn(x.detach(), batch, k, backend)
+    return knn(x.detach(), batch, k, backend, clouds)
+
+
+def cloud_table(
+    batch: Tensor | None, batch_size: int | None, max_points: int | None = None
+) -> Tensor | None:
+    """Where the points of every cloud are, found once for many searches; for other devices only.
+
+    A search on a GPU has to know how large clouds are. Where nobody says so it waits for the host
+    to look, which costs more than the search.
+
+    Args:
+        batch: The cloud of every point, in any order; ``None`` means a single cloud.
+        batch_size: Number of clouds; ``None`` leaves that to the search.
+        max_points: Points of the largest cloud; ``None`` says that all clouds have as many.
+
+    Shape:
+        - ``batch``: ``(N,)``, int64. Returns ``(batch_size, max_points)``: row numbers, N in places
+          that are left; ``None`` where a search need not know, as on a processor.
+
+    Raises:
+        ValueError: If a number is below 1, or clouds of one size cannot have N points. Whether
+            ``batch`` fits is looked at on the device, which raises its own error later.
+
+    Example:
+        >>> cloud_table(torch.tensor([0, 0, 1, 1]), 2)  # on a processor
+    """
+    for name, value in (("batch_size", batch_size), ("max_points", max_points)):
+        if value is not None and value < 1:
+            raise ValueError(f"{name} must be at least 1, got {value}")
+    if batch is None or batch_size is None or is_readable(batch):
+        return None
+    if max_points is None and batch.size(0) % batch_size:
+        raise ValueError(
+            f"{batch.size(0)} points in {batch_size} clouds, so clouds of unequal sizes: on "
+            f"{batch.device} batch_size needs max_points, the points of the largest, beside it"
+        )
+    return knn_batched.cloud_table(batch, batch_size, max_points or batch.size(0) // batch_size)

@@ -11,10 +11,14 @@ from torch import Tensor, nn
 
 from mgic_geo.graphs.adjacency import Adjacency, from_neighbors, neighbor_max, to_adjacency
 from mgic_geo.graphs.derivatives import DerivativeOperators, derivative_operators, edge_gradients
-from mgic_geo.graphs.neighbors import knn_indices
+from mgic_geo.graphs.neighbors import cloud_table, knn_indices
+from mgic_geo.graphs.table import DerivativeTable, NeighborTable, derivative_table
+from mgic_geo.levels import check_counts
 from mgic_geo.nn.diff_conv import DiffGCNConv
 from mgic_geo.nn.edge_conv import GroupedEdgeConv
 from mgic_geo.nn.message_passing import ConvNormAct, MGICMessagePassing
+from mgic_geo.ops.host import is_readable
+from mgic_geo.ops.inputs import check_tensors
 from mgic_geo.ops.operator import check_values, is_traced
 
 GRAPHS = ("static", "dynamic", "random", "none")
@@ -22,6 +26,8 @@ GRAPHS = ("static", "dynamic", "random", "none")
 # Table 10: G-convs in front of each MLP
 GCONVS_BEFORE_MLP = (3, 3)
 HEAD_MLPS = 3
+
+Graph = Adjacency | NeighborTable | DerivativeOperators | DerivativeTable
 
 
 class PointCloudClassifier(nn.Module):
@@ -32,7 +38,8 @@ class PointCloudClassifier(nn.Module):
     MLP is a pointwise linear map, batch norm and ReLU.
 
     Args:
-        make_conv: ``(in_channels, out_channels) -> Module``, called as ``conv(x, graph)``, or
+        make_conv: ``(in_channels, out_channels) -> Module``, called as ``conv(x, graph)`` with
+            an :class:`Adjacency` or, on a GPU, a :class:`NeighborTable`; as
             ``conv(x)`` where ``graph="none"``.
         num_classes: Classes to tell apart.
         graph: ``"static"``: the k nearest neighbors in space, found once. ``"dynamic"``: the k
@@ -82,12 +89,17 @@ class PointCloudClassifier(nn.Module):
             raise ValueError(f"graph must be one of {', '.join(GRAPHS)}, got {graph!r}")
         if len(layers) != num_gconvs or min(layers) < 1:
             raise ValueError(f"layers must be one or {num_gconvs} numbers above 0, got {layers}")
-        for name, value in (("num_classes", num_classes), ("k", k), ("width", width)):
-            if value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}")
+        check_counts(num_classes=num_classes, k=k, width=width)
         self.graph, self.derivatives, self.k = graph, derivatives, k
         self.softening = softening
 
+        self.make_layers(make_conv, layers, width)
+        self.head = self.make_head(width, num_classes, dropout)
+
+    def make_layers(
+        self, make_conv: Callable[[int, int], nn.Module], layers: Sequence[int], width: int
+    ) -> None:
+        """Build what is in front of the pooling: ``gconvs`` and ``mlps``."""
         in_channels = 3
         self.gconvs, self.mlps = nn.ModuleList(), nn.ModuleList()
         for index, count in enumerate(layers):
@@ -99,18 +111,31 @@ class PointCloudClassifier(nn.Module):
                 )
             )
             in_channels = width
-            ends = index + 1 in (GCONVS_BEFORE_MLP[0], num_gconvs)
+            ends = index + 1 in (GCONVS_BEFORE_MLP[0], len(layers))
             self.mlps.append(mlp(width, width) if ends else nn.Identity())
-        self.head = nn.Sequential(
+        self.point_width = width
+
+    def make_head(self, width: int, num_classes: int, dropout: float) -> nn.Sequential:
+        """Build what is after the pooling; the last layer is the classifier."""
+        return nn.Sequential(
             *(mlp(width, width) for _ in range(HEAD_MLPS)),
             nn.Dropout(dropout),
             nn.Linear(width, num_classes),
         )
 
+    def pool(
+        self, x: Tensor, batch: Tensor | None, batch_size: int, clouds: Tensor | None = None
+    ) -> Tensor:
+        """Features of every cloud, of those of its points: ``(N, C)`` to ``(batch_size, ...)``."""
+        return pool_max(x, batch, batch_size, clouds)
+
+    def pool_dense(self, x: Tensor) -> Tensor:
+        """The same for clouds of equal size, ``(B, N, C)``."""
+        return x.amax(1)
+
     def reset_classifier(self, num_classes: int) -> None:
         """Put a fresh classifier in place, e.g. for another data set."""
-        if num_classes < 1:
-            raise ValueError(f"num_classes must be at least 1, got {num_classes}")
+        check_counts(num_classes=num_classes)
         old = self.head[-1]
         assert isinstance(old, nn.Linear)
         self.head[-1] = nn.Linear(
@@ -126,7 +151,11 @@ class PointCloudClassifier(nn.Module):
         return sum(conv.num_hops if isinstance(conv, MGICMessagePassing) else 1 for conv in convs)
 
     def forward(
-        self, pos: Tensor, batch: Tensor | None = None, batch_size: int | None = None
+        self,
+        pos: Tensor,
+        batch: Tensor | None = None,
+        batch_size: int | None = None,
+        max_points: int | None = None,
     ) -> Tensor:
         """Classify every cloud of the batch.
 
@@ -134,27 +163,42 @@ class PointCloudClassifier(nn.Module):
             pos: Coordinates of all points.
             batch: Cloud of every point; ``None`` where there is one.
             batch_size: Number of clouds, so that it need not be read off ``batch``.
+            max_points: Points of the largest cloud. On a GPU, where only ``batch_size`` is given,
+                all clouds must have as many points.
         """
         check_points(pos, batch)
+        clouds = cloud_table(batch, batch_size, max_points)
         batch_size = check_batch_size(batch, batch_size)
         if self.training and batch_size == 1:
             raise ValueError(
                 "training needs at least 2 clouds in a batch (batch norm after the pooling), got 1"
             )
-        return self.head(pool_max(self.point_features(pos, batch), batch, batch_size))
+        x = self.point_features(pos, batch, clouds)
+        return self.head(self.pool(x, batch, batch_size, clouds))
 
-    def point_features(self, pos: Tensor, batch: Tensor | None = None) -> Tensor:
-        """Features of every point in front of the pooling, ``(N, width)``."""
-        return self.map_points(pos, lambda x: self._graph(x, pos, batch))
+    def point_features(
+        self, pos: Tensor, batch: Tensor | None = None, clouds: Tensor | None = None
+    ) -> Tensor:
+        """Features of every point in front of the pooling, ``(N, point_width)``.
+
+        Args:
+            pos: Coordinates of all points.
+            batch: Cloud of every point; ``None`` where there is one.
+            clouds: As :func:`~mgic_geo.knn_indices` takes it.
+        """
+        return self.map_points(pos, lambda x: self._graph(x, pos, batch, clouds))
 
     def map_points(self, pos: Tensor, find_graph: Callable[[Tensor], tuple]) -> Tensor:
-        """Run the layers in front of the pooling, ``(N, 3) -> (N, width)``.
+        """Run the layers in front of the pooling, ``(N, 3) -> (N, point_width)``.
 
         Args:
             pos: Coordinates of all points.
             find_graph: ``(features) -> further inputs of the convolutions``; called once, or for
                 every G-conv where the graph is dynamic.
         """
+        own = next(self.parameters()).dtype
+        if pos.dtype != own and not torch.is_autocast_enabled(pos.device.type):
+            raise TypeError(f"pos is {pos.dtype}, the network {own}: pos.to({own}) fits")
         x, inputs = pos, ()
         for index, (gconv, point_mlp) in enumerate(zip(self.gconvs, self.mlps, strict=True)):
             if index == 0 or self.graph == "dynamic":
@@ -169,19 +213,19 @@ class PointCloudClassifier(nn.Module):
         return f"graph={self.graph!r}, k={self.k}, derivatives={self.derivatives}"
 
     def _graph(
-        self, x: Tensor, pos: Tensor, batch: Tensor | None
-    ) -> tuple[()] | tuple[Adjacency | DerivativeOperators]:
+        self, x: Tensor, pos: Tensor, batch: Tensor | None, clouds: Tensor | None
+    ) -> tuple[()] | tuple[Graph]:
         if self.graph == "none":
             return ()
         if self.graph == "random":
             neighbors = random_neighbors(pos.size(0), self.k, batch, pos.device)
         else:
-            neighbors = knn_indices(x.detach(), self.k, batch)
+            neighbors = knn_indices(x.detach(), self.k, batch, clouds=clouds)
         return self.graph_inputs(neighbors, pos, batch)
 
     def graph_inputs(
         self, neighbors: Tensor, pos: Tensor, batch: Tensor | None = None
-    ) -> tuple[Adjacency | DerivativeOperators]:
+    ) -> tuple[Graph]:
         """Return what the convolutions take beside features, for given neighbors.
 
         Args:
@@ -189,6 +233,10 @@ class PointCloudClassifier(nn.Module):
             pos: Coordinates of the points, ``(N, 3)``.
             batch: The cloud of every point, ``(N,)``; ``None`` means a single cloud.
         """
+        if not is_readable(neighbors):  # no shape depends on values
+            if not self.derivatives:
+                return (NeighborTable.of(neighbors, neighbors.size(0)),)
+            return (derivative_table(pos, neighbors, batch, softening=self.softening),)
         adjacency = from_neighbors(neighbors)
         if not self.derivatives:
             return (adjacency,)
@@ -206,14 +254,20 @@ def mlp(in_channels: int, out_channels: int) -> ConvNormAct:
     return ConvNormAct(linear, nn.BatchNorm1d(out_channels), nn.ReLU())
 
 
-def pool_max(x: Tensor, batch: Tensor | None, batch_size: int) -> Tensor:
+def pool_max(
+    x: Tensor, batch: Tensor | None, batch_size: int, clouds: Tensor | None = None
+) -> Tensor:
     """Channel-wise maximum over every cloud; 0 for a cloud without points.
 
     Shape:
-        - ``x``: ``(N, C)``. ``batch``: ``(N,)``. Returns ``(batch_size, C)``.
+        - ``x``: ``(N, C)``. ``batch``: ``(N,)``. ``clouds``: as :func:`cloud_table` returns it.
+          Returns ``(batch_size, C)``.
     """
     if batch is None:
         return x.amax(0, keepdim=True)
+    if clouds is not None:
+        missing = clouds == x.size(0)
+        return neighbor_max(NeighborTable.of(clouds.masked_fill(missing, -1), x.size(0)), x)
     points = torch.arange(x.size(0), device=x.device)
     clouds = to_adjacency(torch.stack([points, batch]), x.size(0), batch_size)
     return neighbor_max(clouds, x)
@@ -226,6 +280,7 @@ def check_points(pos: Tensor, batch: Tensor | None) -> None:
         ValueError: If ``pos`` is not ``(N, 3)`` floating point with N above 0, or ``batch`` not
             ``(N,)`` int64.
     """
+    check_tensors(pos=pos, batch=batch)
     if pos.dim() != 2 or pos.size(1) != 3 or not pos.is_floating_point() or not pos.size(0):
         raise ValueError(
             f"pos must be (N, 3) floating point with N > 0, got {tuple(pos.shape)} of {pos.dtype}"
@@ -243,8 +298,8 @@ def check_batch_size(batch: Tensor | None, batch_size: int | None) -> int:
     Raises:
         ValueError: If ``batch`` names a cloud that ``batch_size`` does not have.
     """
-    if batch_size is not None and is_traced():
-        return batch_size
+    if batch_size is not None and (is_traced() or not (batch is None or is_readable(batch))):
+        return batch_size  # numbers are looked at where they are used
     last = 0 if batch is None else int(batch.max())
     if batch_size is None:
         return last + 1
@@ -285,7 +340,8 @@ def random_neighbors(
     return neighbors
 
 
-def _mgic(conv: Callable[..., nn.Module], **options: Any) -> Callable[[int, int], nn.Module]:
+def make_cycle(conv: Callable[..., nn.Module], **options: Any) -> Callable[[int, int], nn.Module]:
+    """Return what makes an MGIC cycle of a convolution for two widths."""
     return lambda a, b: MGICMessagePassing(a, b, conv, **options)
 
 
@@ -309,7 +365,7 @@ def mgic_dgcnn(
     **options,
 ) -> PointCloudClassifier:
     """:func:`dgcnn` with an MGIC cycle in place of every convolution."""
-    conv = _mgic(GroupedEdgeConv, group_size=group_size, coarse_size=coarse_size, cycle=cycle)
+    conv = make_cycle(GroupedEdgeConv, group_size=group_size, coarse_size=coarse_size, cycle=cycle)
     return PointCloudClassifier(conv, num_classes, graph=graph, **options)
 
 
@@ -323,7 +379,7 @@ def mgic_diffgcn(
     **options,
 ) -> PointCloudClassifier:
     """:func:`diffgcn` with an MGIC cycle in place of every convolution (Table 11, MGIC-diffGCN)."""
-    conv = _mgic(DiffGCNConv, group_size=group_size, coarse_size=coarse_size, cycle=cycle)
+    conv = make_cycle(DiffGCNConv, group_size=group_size, coarse_size=coarse_size, cycle=cycle)
     return PointCloudClassifier(conv, num_classes, graph=graph, derivatives=True, **options)
 
 

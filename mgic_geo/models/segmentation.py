@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from mgic_geo.graphs.neighbors import cloud_table
+from mgic_geo.levels import check_counts
 from mgic_geo.models.point_cloud import (
     PointCloudClassifier,
     check_batch_size,
@@ -56,11 +58,8 @@ class PointCloudSegmenter(nn.Module):
         self, backbone: PointCloudClassifier, num_parts: int, *, dropout: float = 0.0
     ) -> None:
         super().__init__()
-        if num_parts < 1:
-            raise ValueError(f"num_parts must be at least 1, got {num_parts}")
-        classifier = backbone.head[-1]
-        assert isinstance(classifier, nn.Linear)
-        width = classifier.in_features
+        check_counts(num_parts=num_parts)
+        width = backbone.point_width
         backbone.head = nn.Sequential()  # its parameters would never get a gradient
         self.backbone, self.num_parts = backbone, num_parts
         self.head = nn.Sequential(
@@ -71,13 +70,18 @@ class PointCloudSegmenter(nn.Module):
         )
 
     def forward(
-        self, pos: Tensor, batch: Tensor | None = None, batch_size: int | None = None
+        self,
+        pos: Tensor,
+        batch: Tensor | None = None,
+        batch_size: int | None = None,
+        max_points: int | None = None,
     ) -> Tensor:
         """Score the parts for every point; arguments as for :class:`PointCloudClassifier`."""
         check_points(pos, batch)
+        clouds = cloud_table(batch, batch_size, max_points)
         batch_size = check_batch_size(batch, batch_size)
-        x = self.backbone.point_features(pos, batch)
-        whole = pool_max(x, batch, batch_size)
+        x = self.backbone.point_features(pos, batch, clouds)
+        whole = pool_max(x, batch, batch_size, clouds)
         whole = whole.expand_as(x) if batch is None else whole.index_select(0, batch)
         return self.head(torch.cat([x, whole], dim=1))
 

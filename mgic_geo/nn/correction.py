@@ -7,8 +7,7 @@ from torch import Tensor, nn
 from mgic_geo.levels import Correction
 from mgic_geo.nn.grouped_linear import GroupedLinear
 from mgic_geo.nn.norm_act import norm_act, training_batch_norm
-from mgic_geo.ops.add_normalized_linear import add_normalized_linear
-from mgic_geo.ops.batch_norm_act import move_running_statistics
+from mgic_geo.ops.add_normalized_linear import train_correction
 from mgic_geo.ops.grouped_linear import grouped_linear
 from mgic_geo.ops.operator import is_hooked
 
@@ -46,9 +45,4 @@ class GraphCorrection(Correction):
         norm = training_batch_norm(self.norm, x)
         if norm is None or transfer.bias is not None:
             return x + norm_act(self.norm, None, transfer(change))
-        y, statistics = add_normalized_linear(
-            x, change, transfer.weight, norm.weight, norm.bias, norm.eps
-        )
-        mean, variance = statistics.detach()[:2]
-        move_running_statistics(norm, mean, variance, len(x))
-        return y
+        return train_correction(x, change, transfer.weight, norm)

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 from torch_geometric import EdgeIndex
 
-from mgic_geo.graphs.adjacency import Adjacency, neighbor_max, to_adjacency
+from mgic_geo.graphs.adjacency import Adjacency, check_sizes, neighbor_max, to_adjacency
+from mgic_geo.graphs.table import NeighborTable
 from mgic_geo.nn.grouped_linear import GroupedLinear, check_groups, grouped_linear
 from mgic_geo.nn.prepared import PreparedConv
 from mgic_geo.ops.operator import is_hooked
@@ -66,26 +67,34 @@ class GroupedEdgeConv(PreparedConv):
         self.lin.reset_parameters()
 
     def prepare(
-        self, x: Tensor | tuple[Tensor, Tensor], edge_index: Tensor | EdgeIndex | Adjacency
-    ) -> Adjacency:
+        self,
+        x: Tensor | tuple[Tensor, Tensor],
+        edge_index: Tensor | EdgeIndex | Adjacency | NeighborTable,
+    ) -> Adjacency | NeighborTable:
         """Take the adjacency apart; the result may be passed as ``edge_index``, many times."""
         source, target = x if isinstance(x, tuple) else (x, x)
+        if isinstance(edge_index, NeighborTable):
+            check_sizes(edge_index, source.size(0), target.size(0))
+            return edge_index
         return to_adjacency(edge_index, source.size(0), target.size(0))
 
     def forward(
-        self, x: Tensor | tuple[Tensor, Tensor], edge_index: Tensor | EdgeIndex | Adjacency
+        self,
+        x: Tensor | tuple[Tensor, Tensor],
+        edge_index: Tensor | EdgeIndex | Adjacency | NeighborTable,
     ) -> Tensor:
         """Convolve ``x`` over the graph."""
-        adjacency = self.prepare(x, edge_index)
+        graph = self.prepare(x, edge_index)
         source, target = x if isinstance(x, tuple) else (x, x)
         if is_hooked(self.lin, self.aggr_module):  # wants to see every edge
+            adjacency = to_adjacency(graph, len(source), len(target))
             edges = torch.stack([adjacency.index, adjacency.targets()])[:, : adjacency.ptr[-1]]
             return self.propagate(edges, x=(source, target), size=(len(source), len(target)))
         center, edge = self.lin.weight.chunk(2, dim=-1)
         own = grouped_linear(target, center - edge, self.lin.bias)
-        best = neighbor_max(adjacency, grouped_linear(source, edge))
+        best = neighbor_max(graph, grouped_linear(source, edge))
         # best is 0 where there are no neighbors, and so is the sum
-        return torch.addcmul(best, own, (adjacency.degree() > 0).unsqueeze(1).to(own.dtype))
+        return torch.addcmul(best, own, graph.is_reached().unsqueeze(1).to(own.dtype))
 
     # propagate_type: (x: Tensor)
     def message(self, x_i: Tensor, x_j: Tensor) -> Tensor:

@@ -8,10 +8,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from mgic_geo.ops.batch_norm_act import ACTIVATIONS, STATISTICS, batch_norm_act
+from mgic_geo.ops.batch_norm_act import (
+    ACTIVATIONS,
+    STATISTICS,
+    batch_norm_act,
+    move_running_statistics,
+    train_batch_norm,
+)
 from mgic_geo.ops.compiled import why_not_compiled
 from mgic_geo.ops.csrc import build
 from mgic_geo.ops.grouped_linear import grouped_linear, num_shares, packing, why_not_multiply
+from mgic_geo.ops.host import is_readable
 from mgic_geo.ops.operator import Kernel, Operation, gradients_of
 
 MIN_ROWS = 256  # below which the parts one after another are faster
@@ -155,3 +162,16 @@ add_normalized_linear_backward = Operation(
     fake=_backward_fake,
     flops=lambda grad, x, weight, *_, **__: 4 * 2 * x[0] * weight.numel(),
 )
+
+
+def train_correction(addend: Tensor, x: Tensor, weight: Tensor, norm: nn.BatchNorm1d) -> Tensor:
+    """:data:`add_normalized_linear` with a norm that takes the statistics of the map's results.
+
+    The running statistics move as in a call of ``norm``.
+    """
+    if not is_readable(x):  # torch's own norm does more at once than the reference
+        return addend + train_batch_norm(norm, None, grouped_linear(x, weight, None))
+    y, statistics = add_normalized_linear(addend, x, weight, norm.weight, norm.bias, norm.eps)
+    mean, variance = statistics.detach()[:2]
+    move_running_statistics(norm, mean, variance, len(addend))
+    return y

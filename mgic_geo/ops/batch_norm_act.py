@@ -13,6 +13,7 @@ from mgic_geo.ops.compiled import why_not_compiled, why_not_in_autocast
 from mgic_geo.ops.csrc import build
 from mgic_geo.ops.csrc.call import read_constant
 from mgic_geo.ops.grouped_linear import num_shares
+from mgic_geo.ops.host import is_readable
 from mgic_geo.ops.operator import Kernel, Operation, gradients_of
 
 STATISTICS = read_constant("norm.h", "STATISTICS")
@@ -196,6 +197,12 @@ def train_batch_norm(
     The running statistics move as in a call of ``norm``.
     """
     activation = ACTIVATIONS[nn.Identity if act is None else type(act)]
+    if not is_readable(x) and norm.momentum is not None:  # no kernel: torch's own moves them, too
+        if norm.training and norm.num_batches_tracked is not None:
+            norm.num_batches_tracked.add_(1)
+        moved = (norm.running_mean, norm.running_var) if norm.training else (None, None)
+        y = functional.batch_norm(x, *moved, norm.weight, norm.bias, True, norm.momentum, norm.eps)
+        return _FUNCTIONS[activation](y)
     y, statistics = batch_norm_act(x, norm.weight, norm.bias, norm.eps, activation)
     mean, variance = statistics.detach()[:2]
     move_running_statistics(norm, mean, variance, x.numel() // x.size(1))
@@ -208,12 +215,12 @@ def move_running_statistics(
     """Move them as a call of ``norm`` does, towards those of a batch; ``variance`` is biased."""
     if not norm.training or norm.running_mean is None or norm.running_var is None:
         return
-    share = norm.momentum
+    share: float | Tensor | None = norm.momentum
     if norm.num_batches_tracked is not None:
         norm.num_batches_tracked.add_(1)
     if share is None:  # the mean of all batches
         assert norm.num_batches_tracked is not None
-        share = 1.0 / float(norm.num_batches_tracked)
+        share = norm.num_batches_tracked.to(norm.running_mean.dtype).reciprocal()
     norm.running_mean.lerp_(mean.to(norm.running_mean.dtype), share)
     norm.running_var.lerp_(
         (variance * (num_rows / (num_rows - 1))).to(norm.running_var.dtype), share

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from mgic_geo.ops.csrc import build
+from mgic_geo.ops.host import is_readable
 
 MAX_ROWS = 1 << 31  # rows are int32 in the kernels
 
@@ -27,7 +28,7 @@ def why_not_readable(**tensors: Tensor | None) -> str | None:
             continue
         if x.dtype is not torch.float32:
             return f"{name} is {x.dtype}, not float32"
-        if not x.is_cpu:
+        if not is_readable(x):
             return f"{name} is on {x.device}, not on a processor"
         if x.layout is not torch.strided:
             return f"{name} is {x.layout}, not torch.strided"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from mgic_geo.ops.host import check, is_readable, why_not_on_host
 from mgic_geo.ops.operator import Kernel, Operation
 from mgic_geo.ops.spmm import pointer_of
 
@@ -13,9 +14,14 @@ def check_nodes(nodes: Tensor, count: int, role: str) -> None:
     """Raise where a node does not exist.
 
     Raises:
-        ValueError: Naming the first such number that is too low, or too high.
+        ValueError: Naming the first such number that is too low, or too high, on a processor; see
+            :func:`~mgic_geo.ops.host.check` for other devices.
     """
     if not nodes.numel():
+        return
+    if not is_readable(nodes):
+        every = ((nodes >= 0) & (nodes < count)).all()
+        check(every, str, f"edge_index names a {role} node that does not exist")
         return
     low, high = (int(value) for value in nodes.aminmax())
     if low < 0 or high >= count:
@@ -57,5 +63,8 @@ def _fake(
 
 #: ``(source, target, num_sources, num_targets)``: pointer, sources, and the places that edges had.
 compress = Operation(
-    "mgic::compress", _reference, Kernel("checked", _checked, lambda *_: None), fake=_fake
+    "mgic::compress",
+    _reference,
+    Kernel("checked", _checked, lambda source, *_: why_not_on_host(source)),
+    fake=_fake,
 )

@@ -9,25 +9,68 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mgic_geo.ops import knn_batched
 from mgic_geo.ops.compiled import why_not_compiled
 from mgic_geo.ops.csrc import build
 from mgic_geo.ops.csrc.call import read_constant
+from mgic_geo.ops.gpu.choice import why_not_triton
+from mgic_geo.ops.host import why_not_on_host
+from mgic_geo.ops.knn_batched import cloud_table
 from mgic_geo.ops.knn_reference import search
 from mgic_geo.ops.operator import Kernel, Operation
 
+MAX_IN_TRITON = 64  # neighbors that a running list holds in registers
 PANEL = 32  # of knn.c at most
 MAX_DIM = read_constant("knn.c", "MAX_DIM")
 
 Search = Callable[[Tensor, Tensor], Tensor]
 
 
-def _reference(x: Tensor, batch: Tensor | None, k: int, backend: str) -> Tensor:
+def _reference(
+    x: Tensor,
+    batch: Tensor | None,
+    k: int,
+    backend: str,
+    table: Tensor | None = None,
+) -> Tensor:
     if backend == "torch_cluster":
         return _by_cloud(x, batch, lambda x, counts: _search_torch_cluster(x, counts, k))
-    return _by_cloud(x, batch, lambda x, counts: search(x, counts, k, exact=backend == "exact"))
+    if backend == "exact":
+        return _by_cloud(x, batch, lambda x, counts: search(x, counts, k, exact=True))
+    if table is not None:
+        return knn_batched.search(x, table, k)
+    if batch is None:
+        return knn_batched.search(x, torch.arange(x.size(0), device=x.device)[None], k)
+    numbers, batch, counts = batch.unique(return_inverse=True, return_counts=True)
+    return knn_batched.search(x, cloud_table(batch, numbers.numel(), int(counts.max())), k)
 
 
-def _compiled(x: Tensor, batch: Tensor | None, k: int, backend: str) -> Tensor:
+def _triton(x: Tensor, batch: Tensor | None, k: int, *_: object) -> Tensor:
+    from mgic_geo.ops.gpu import knn as kernels
+
+    return kernels.search(x, batch, k)
+
+
+def _why_not_in_triton(
+    x: Tensor, batch: Tensor | None, k: int, backend: str, *_: object
+) -> str | None:
+    reason = why_not_triton(x)
+    if reason is None and k > MAX_IN_TRITON:
+        return f"k is {k}, more than {MAX_IN_TRITON}"
+    return f"backend is {backend!r}" if reason is None and backend != "auto" else reason
+
+
+def _blocks(x: Tensor, batch: Tensor | None, k: int, *_: object) -> Tensor:
+    return _by_cloud(x, batch, lambda x, counts: search(x, counts, k, exact=False))
+
+
+def _why_not_blocks(
+    x: Tensor, batch: Tensor | None, k: int, backend: str, *_: object
+) -> str | None:
+    return why_not_on_host(x) if backend == "auto" else f"backend is {backend!r}"
+
+
+def _compiled(x: Tensor, batch: Tensor | None, k: int, *_: object) -> Tensor:
     def search(x: Tensor, counts: Tensor) -> Tensor:
         x, starts = _single(x).contiguous(), F.pad(counts.cumsum(0), (1, 0))
         panels = x.new_empty((x.size(0) + counts.numel() * PANEL) * x.size(1))
@@ -38,13 +81,13 @@ def _compiled(x: Tensor, batch: Tensor | None, k: int, backend: str) -> Tensor:
     return _by_cloud(x, batch, search)
 
 
-def _why_not(x: Tensor, batch: Tensor | None, k: int, backend: str) -> str | None:
+def _why_not(x: Tensor, batch: Tensor | None, k: int, backend: str, *_: object) -> str | None:
     if backend != "auto":
         return f"backend is {backend!r}"
     if x.size(1) > MAX_DIM:
         return f"x has {x.size(1)} columns, more than {MAX_DIM}"
     if x.dtype in (torch.bfloat16, torch.float16):
-        return why_not_compiled() if x.is_cpu else f"x is on {x.device}, not on a processor"
+        return why_not_on_host(x) or why_not_compiled()
     return why_not_compiled(x=x)
 
 
@@ -108,13 +151,15 @@ def _search_torch_cluster(x: Tensor, counts: Tensor, k: int) -> Tensor:
     return places.gather(1, itself.byte().sort(dim=1, stable=True).indices)[:, :k]
 
 
-#: ``(x, batch, k, backend)``: the ``k`` nearest neighbors of every row of ``x``, ``(N, D)``, in its
-#: cloud, ``(N, k)``, -1 where a cloud is too small. How many rows need a second look, and how large
-#: the clouds are, is only known at run time.
+#: ``(x, batch, k, backend, table=None)``: the ``k`` nearest neighbors of every row of ``x``,
+#: ``(N, D)``, in its cloud, ``(N, k)``, -1 where a cloud is too small. How many rows need a second
+#: look, and how large the clouds are where no table of them is given, is only known at run time.
 knn = Operation(
     "mgic::knn",
     _reference,
+    Kernel("triton", _triton, _why_not_in_triton),
     Kernel("compiled", _compiled, _why_not),
-    fake=lambda x, batch, k, backend: x.new_empty((x.size(0), k), dtype=torch.int64),
+    Kernel("blocks", _blocks, _why_not_blocks),
+    fake=lambda x, batch, k, *_: x.new_empty((x.size(0), k), dtype=torch.int64),
     opaque=True,
 )

@@ -16,8 +16,9 @@ from mgic_geo.ops.grouped_linear import (
     sum_rows,
     why_not_multiply,
 )
+from mgic_geo.ops.host import is_readable
 from mgic_geo.ops.operator import Kernel, Operation, gradients_of
-from mgic_geo.ops.spmm import spmm
+from mgic_geo.ops.spmm import spmm, targets_of
 
 PARTS = 7  # the features, three first and three second derivatives
 
@@ -31,6 +32,8 @@ def features_and_derivatives(x: Tensor, groups: int, *operators: Tensor) -> Tens
         *operators: Fields of :class:`~mgic_geo.graphs.derivatives.DerivativeOperators`.
     """
     ptr, index, value, ptr_t, index_t, value_t, _ = operators
+    if not is_readable(x):
+        return _all_axes(x, groups, ptr, index, value)
 
     def along(axis: int, x: Tensor) -> Tensor:
         forth, back = value[:, axis].contiguous(), value_t[:, axis].contiguous()
@@ -40,6 +43,24 @@ def features_and_derivatives(x: Tensor, groups: int, *operators: Tensor) -> Tens
     second = [along(axis, slope) for axis, slope in enumerate(first)]
     parts = [part.unflatten(1, (groups, -1)) for part in (x, *first, *second)]
     return torch.cat(parts, dim=2).flatten(1)
+
+
+def _all_axes(x: Tensor, groups: int, ptr: Tensor, index: Tensor, value: Tensor) -> Tensor:
+    """:func:`features_and_derivatives` in few operations, along all three axes at once."""
+    dtype = torch.promote_types(x.dtype, torch.float32)  # sums of half precision in float32
+    value = value.to(dtype).unsqueeze(2)
+    target = targets_of(ptr, index.numel()).clamp_max(x.size(0) - 1)  # padding has no weight
+
+    def sum_edges(x: Tensor) -> Tensor:
+        """``(N, 1 or 3, C)`` to ``(N, 3, C)``."""
+        products = x.to(dtype).index_select(0, index) * value
+        sums = products.new_zeros(x.size(0), *products.shape[1:])
+        return sums.index_add(0, target, products).to(x.dtype)
+
+    own = x.unsqueeze(1)
+    first = sum_edges(own)
+    parts = torch.cat([own, first, sum_edges(first)], dim=1)  # (N, 7, C)
+    return parts.unflatten(2, (groups, -1)).transpose(1, 2).flatten(1)
 
 
 def _reference(
@@ -69,7 +90,7 @@ def _compiled(
     subtrahend: Tensor | None,
     relu: bool,
     *operators: Tensor,
-    products: tuple[Tensor | int | None, ...] = (None, 0, None, 0, None),
+    products: tuple[Tensor | int | None, ...] = (None, 0, None, 0, None, None),
 ) -> Tensor:
     """The kernel; ``products`` says what it adds up beside the result: see there."""
     ptr, index, value, *_, crossings = (tensor.contiguous() for tensor in operators)
@@ -114,13 +135,14 @@ def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         y = mix_derivatives(x, weight, bias, None, False, *operators)
         grad = grad.masked_fill(y <= 0, 0)
     if ctx.needs_input_grad[0]:
-        grad_x, grad_weight = mix_derivatives_backward(grad, x, weight, *operators)
+        grad_x, grad_weight, grad_bias = mix_derivatives_backward(grad, x, weight, *operators)
     else:  # the derivatives of x, which should be narrow
         groups, _, columns = weight.shape
         every = torch.eye(columns, dtype=x.dtype, device=x.device).expand(groups, -1, -1)
         parts = mix_derivatives(x, every, None, None, False, *operators)
         grad_x, grad_weight = None, grouped_linear_weight(parts, grad, groups)
-    grad_bias = sum_rows(grad) if ctx.needs_input_grad[2] else None
+        grad_bias = sum_rows(grad)
+    grad_bias = grad_bias if ctx.needs_input_grad[2] else None
     return grad_x, grad_weight, grad_bias, grad_subtrahend, *[None] * 8
 
 
@@ -153,17 +175,17 @@ def _backward_reference(
     index_t: Tensor,
     value_t: Tensor,
     crossings: Tensor,
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor]:
     operators = ptr, index, value, ptr_t, index_t, value_t, crossings
     found = gradients_of(
         lambda x, weight: _reference(x, weight, None, None, False, *operators), (x, weight), grad
     )
-    return found[0], found[1]
+    return found[0], found[1], grad.sum(0)
 
 
 def _backward_compiled(
     grad: Tensor, x: Tensor, weight: Tensor, *operators: Tensor
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor]:
     """Deriving and mixing commute: one acts on nodes, the other on channels.
 
     So this is the same operation with the graph and the weight transposed, and the gradient of the
@@ -177,16 +199,17 @@ def _backward_compiled(
         )
     plan = packing(groups, rows, columns // PARTS, PARTS, lanes=build.lanes())
     sums = grad.new_zeros(num_shares(x.size(0)), *plan.index.shape)
-    products = x.contiguous(), x.size(1), plan.begins, plan.inputs, sums
+    totals = grad.new_zeros(sums.size(0), grad.size(1))
+    products = x.contiguous(), x.size(1), plan.begins, plan.inputs, sums, totals
     swapped = weight.reshape(groups, rows, PARTS, -1).transpose(1, 3).flatten(2)
     *forth, crossings = operators
     transposed = *forth[3:], *forth[:3], crossings
     grad_x = _compiled(grad, swapped, None, None, False, *transposed, products=products)
-    return grad_x, plan.unpack(sums, weight.shape)
+    return grad_x, plan.unpack(sums, weight.shape), sum_rows(totals)
 
 
-#: ``(grad, x, weight, *operators)``: gradients of ``x`` and ``weight`` of :data:`mix_derivatives`
-#: without subtrahend and ReLU.
+#: ``(grad, x, weight, *operators)``: gradients of ``x``, ``weight`` and ``bias`` of
+#: :data:`mix_derivatives` without subtrahend and ReLU.
 mix_derivatives_backward = Operation(
     "mgic::mix_derivatives_backward",
     _backward_reference,
@@ -197,7 +220,10 @@ mix_derivatives_backward = Operation(
             weight, grad=grad, x=x, value=operators[2], value_t=operators[5]
         ),
     ),
-    fake=lambda grad, x, weight, *_: (torch.empty_like(x), torch.empty_like(weight)),
+    fake=lambda grad, x, weight, *_: (
+        *(torch.empty_like(x), torch.empty_like(weight)),
+        grad.new_empty(grad.size(1)),
+    ),
     flops=lambda grad, x, weight, ptr, index, *_, **__: (
         2 * (6 * index[0] * grad[1] + 2 * x[0] * weight.numel())
     ),

@@ -12,6 +12,8 @@ from torch.nn import functional
 from mgic_geo.ops.compiled import why_not_compiled
 from mgic_geo.ops.compress import check_nodes
 from mgic_geo.ops.csrc import build
+from mgic_geo.ops.gpu.choice import why_not_triton
+from mgic_geo.ops.host import why_not_on_host
 from mgic_geo.ops.operator import Kernel, Operation
 from mgic_geo.ops.spmm import check_pointer, targets_of
 
@@ -58,7 +60,7 @@ def _plain_max(x: Tensor, ptr: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
         best, row = _plain_max(x.masked_fill(missing, 0), ptr, index)
         found, its_row = _plain_max(missing.to(x.dtype), ptr, index)
         return best.masked_fill(found > 0, torch.nan), torch.where(found > 0, its_row, row)
-    if x.is_cpu and x.dtype == torch.float32 and x.size(0) < 1 << _SPARE_BITS - 1:
+    if x.dtype == torch.float32 and x.size(0) < 1 << _SPARE_BITS - 1:
         best, row = _packed_max(x, ptr, index)
     else:
         best, _, _, row = torch.embedding_bag(
@@ -109,7 +111,7 @@ neighbor_max = Operation(
     "mgic::neighbor_max",
     _reference,
     Kernel("compiled", _compiled, lambda x, ptr, index: why_not_compiled(x=x)),
-    Kernel("torch", _torch, lambda *_: None),
+    Kernel("torch", _torch, lambda x, *_: why_not_on_host(x)),
     fake=_fake,
     setup=_setup,
     backward=_backward,
@@ -128,6 +130,12 @@ def _rows_compiled(grad: Tensor, row: Tensor, num_rows: int) -> Tensor:
     return sums
 
 
+def _rows_triton(grad: Tensor, row: Tensor, num_rows: int) -> Tensor:
+    from mgic_geo.ops.gpu import table_max as kernels
+
+    return kernels.sum_at_rows(grad, row, num_rows)
+
+
 def _rows_backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
     (row,) = ctx.saved_tensors
     return functional.pad(grad, (0, 0, 0, 1)).gather(0, row), None, None
@@ -138,6 +146,7 @@ def _rows_backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
 add_at_rows = Operation(
     "mgic::add_at_rows",
     _rows_reference,
+    Kernel("triton", _rows_triton, lambda grad, row, num_rows: why_not_triton(grad)),
     Kernel("compiled", _rows_compiled, lambda grad, row, num_rows: why_not_compiled(grad=grad)),
     fake=lambda grad, row, num_rows: grad.new_empty(num_rows, grad.size(1)),
     setup=lambda ctx, inputs, output: ctx.save_for_backward(inputs[1]),

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from mgic_geo.ops.host import why_not_on_host
 from mgic_geo.ops.operator import Kernel, Operation
 
 
@@ -124,7 +125,7 @@ def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
 spmm = Operation(
     "mgic::spmm",
     _reference,
-    Kernel("embedding_bag", _embedding_bag, lambda *_: None),
+    Kernel("embedding_bag", _embedding_bag, lambda x, *_: why_not_on_host(x)),
     fake=lambda x, ptr, *_: x.new_empty(ptr.size(0) - 1, x.size(1)),
     setup=lambda ctx, inputs, output: ctx.save_for_backward(*inputs),
     backward=_backward,

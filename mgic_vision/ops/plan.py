@@ -9,13 +9,13 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from mgic_geo.levels import Level, MGICBlock
-from mgic_geo.ops.csrc.call import read_constant
+from mgic_geo.ops.csrc.call import check_fields, read_constant
 from mgic_vision.layers import SqueezeExcite
 from mgic_vision.ops.branch import Branch, is_nothing, read_branch
 from mgic_vision.ops.kernel import FOLDER, is_pointwise
 from mgic_vision.ops.packing import Store, pack_bias, pack_filter, pack_map, pad_channels
 
-ABSENT = -1
+ABSENT = read_constant("plan.h", "ABSENT", FOLDER)
 MAX_LEVELS = read_constant("plan.h", "MAX_LEVELS", FOLDER)
 
 
@@ -62,6 +62,9 @@ class LevelPlan(NamedTuple):
         )
         squeeze = 2 * self.squeezed * self.inner
         return places * (outer + self.inner * seen * self.kernel**2 + transfers) + squeeze
+
+
+check_fields(LevelPlan, "plan.h", "level", FOLDER)
 
 
 def read_cycle(cycle: MGICBlock) -> list[Branch] | None:

@@ -2,9 +2,9 @@
 
 import argparse
 import os
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,12 +32,14 @@ class Contender:
         note: What it is there for; begins with ``control`` or ``MGIC`` where it is one.
         model: Name in the registry, by default that of the row.
         options: Of the model.
+        settings: Of the training, where they are its own.
     """
 
     name: str
     note: str
     model: str = ""
     options: Mapping[str, Any] = field(default_factory=dict)
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -58,9 +60,12 @@ class Comparison:
         keys: Results in the table.
         splits: What is tested.
         make_batch: From the configuration to a batch for timing, if training steps are timed.
+        fuse: Prepares a network for inference, if that is timed too.
         timed: Column of the time of training, and from the configuration how many batches it is of.
         measure: As :class:`TrainingRun` has it.
         settings: What contenders are trained with one after the other, by number of images.
+        rates: Learning rates; every contender, and every setting of it, gets the one whose run of
+            the first seed is best on the training data that are held out.
     """
 
     name: str
@@ -76,9 +81,11 @@ class Comparison:
     keys: Sequence[str]
     splits: Sequence[str] = ("test",)
     make_batch: Callable[[dict[str, Any]], Batch] | None = None
+    fuse: Callable[[nn.Module], nn.Module] | None = None
     timed: tuple[str, Callable[[dict[str, Any]], float]] | None = None
     measure: Callable[[str, dict[str, Any]], dict[str, float]] = TrainingRun.measure
     settings: Mapping[int, Mapping[str, Any]] = field(default_factory=dict)
+    rates: Sequence[float] = ()
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         """Add the options."""
@@ -103,26 +110,37 @@ class Comparison:
             for setting in (options.images if self.settings else [None])
             for contender in self.contenders
         ]
+        start = time.monotonic()
+        rates = self.choose_rates(places, options, changes)
+        options.minutes -= (time.monotonic() - start) / 60
         pieces = {
-            (contender.name, setting, seed): self.make_run(
-                *(contender, setting, seed, options.runs, changes)
+            (contender.name, setting, rates[contender.name, setting], seed): self.make_run(
+                *(contender, setting, seed, options.runs, changes),
+                rates[contender.name, setting],
             )
             for seed in range(options.seeds)  # those of the first one are a table already
             for contender, setting in places
+            if (contender.name, setting) in rates
         }
         found = runs.finish(pieces, options)
         rows = []
         seconds = step_seconds(self, changes) if self.timed else {}
+        inference = inference_seconds(self, changes) if self.fuse else {}
         for contender, setting in places:
             config = read_config(self.config, {**self._settings(setting), **changes})
-            results = runs.over_seeds(found, contender.name, setting)
+            rate = rates.get((contender.name, setting))
+            results = runs.over_seeds(found, contender.name, setting, rate)
             row: Row = {"model": contender.name, "note": contender.note}
+            row |= {"rate": rate} if self.rates else {}
             row |= {} if setting is None else {"num_train": setting}
             row |= self.costs(self.make_network(contender, config), config)
             row |= {"epochs": config["trainer"]["max_epochs"], "runs": len(results)}
             if self.timed:
                 column, batches = self.timed
                 row |= {column: batches(config) * seconds[contender.name]}
+            if self.fuse:
+                row |= {"step_ms": 1000 * seconds[contender.name]}
+                row |= {"inference_ms": 1000 * inference[contender.name]}
             rows.append(row | summarize(results.values(), self.keys))
         text = fill(
             f"{self.name}.md",
@@ -133,11 +151,42 @@ class Comparison:
             seeds=options.seeds,
             jobs=options.jobs,
             cores=os.cpu_count(),
-            missing=len(pieces) - len(found),
+            missing=options.seeds * len(places) - len(found),
         )
         first = [piece for key, piece in pieces.items() if key in found and key[-1] == 0]
-        pictures = {"": as_png(self.draw(rows, first))} if first else {}
+        with_folder = [piece for piece in first if piece.path.exists()]
+        pictures = {"": as_png(self.draw(rows, with_folder))} if first else {}
         return write_page(options.docs, self.name, text, rows, pictures)
+
+    def choose_rates(
+        self,
+        places: Sequence[tuple[Contender, int | None]],
+        options: argparse.Namespace,
+        changes: Mapping[str, Any],
+    ) -> dict[tuple[str, int | None], float | None]:
+        """Run the first seed with every rate; return the best rates, where all have been run."""
+        if not self.rates:
+            return {(contender.name, setting): None for contender, setting in places}
+        found = runs.finish(
+            {
+                (contender.name, setting, rate, 0): self.make_run(
+                    contender, setting, 0, options.runs, changes, rate
+                )
+                for contender, setting in places
+                for rate in self.rates
+            },
+            options,
+        )
+        chosen: dict[tuple[str, int | None], float | None] = {}
+        for contender, setting in places:
+            held_out = {
+                rate: found[key]["val"]
+                for rate in self.rates
+                if (key := (contender.name, setting, rate, 0)) in found
+            }
+            if len(held_out) == len(self.rates):
+                chosen[contender.name, setting] = max(held_out, key=held_out.__getitem__)
+        return chosen
 
     def make_run(
         self,
@@ -146,11 +195,15 @@ class Comparison:
         seed: int,
         folder: Path,
         changes: Mapping[str, Any],
+        rate: float | None = None,
     ) -> TrainingRun:
-        """Return the run of one contender with one seed."""
-        name = "-".join(str(part) for part in (contender.name, setting, seed) if part is not None)
+        """Return the run of one contender with one seed, and with a rate where those are chosen."""
+        parts = (contender.name, setting, rate, seed)
+        name = "-".join(str(part) for part in parts if part is not None)
         settings = {"model.name": contender.model or contender.name}
         settings |= {f"model.options.{key}": value for key, value in contender.options.items()}
+        settings |= contender.settings
+        settings |= {} if rate is None else {"model.optimizer.lr": rate}
         settings |= self._settings(setting) | changes
         return TrainingRun(
             folder / name, self.script, self.config, settings, seed, self.splits, self.measure
@@ -185,13 +238,29 @@ def step_seconds(comparison: Comparison, changes: Mapping[str, Any]) -> dict[str
     Returns:
         The median, by the name of the contender.
     """
+    return _race(comparison, changes, lambda net, batch: timing.training_step(net, [batch]))
+
+
+def inference_seconds(comparison: Comparison, changes: Mapping[str, Any]) -> dict[str, float]:
+    """Time every network, fused, on one batch and one thread, side by side, as training steps."""
+    fuse = comparison.fuse
+    assert fuse is not None
+    return _race(
+        comparison, changes, lambda net, batch: timing.inference(fuse(net.eval()), batch[0])
+    )
+
+
+def _race(
+    comparison: Comparison,
+    changes: Mapping[str, Any],
+    make_racer: Callable[[nn.Module, Batch], timing.Run],
+) -> dict[str, float]:
     config = read_config(comparison.config, changes)
     with machine.threads(1):
         assert comparison.make_batch is not None
         batch = comparison.make_batch(config)
-        make = partial(comparison.make_network, config=config)
         racers = {
-            contender.name: timing.training_step(make(contender), [batch])
+            contender.name: make_racer(comparison.make_network(contender, config), batch)
             for contender in comparison.contenders
         }
         samples = timing.race(racers, repeats=REPEATS)

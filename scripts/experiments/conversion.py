@@ -5,7 +5,7 @@ import itertools
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -16,7 +16,8 @@ from timm.models.resnet import BasicBlock, ResNet
 from torch import nn
 from torch.nn import functional
 
-from mgic_vision import convert, num_weights, summary
+from mgic_geo import share_at
+from mgic_vision import convert, finish, num_weights, set_blend, summary
 from scripts.experiments import runs
 from scripts.experiments.data import digit_batches, digits
 from scripts.experiments.known_networks import NETWORKS, OF_IMAGES, make
@@ -123,12 +124,14 @@ class Arm:
         note: What it is there for.
         make: From the trained original to the network that is trained on.
         from_scratch: Whether it does without the original's training and has all epochs instead.
+        gradual: Whether the original's blocks are blended out during the first half.
     """
 
     name: str
     note: str
     make: Callable[[nn.Module], nn.Module]
     from_scratch: bool = False
+    gradual: bool = False
 
 
 def resnet(widths: Sequence[int] = WIDTHS) -> ResNet:
@@ -141,9 +144,14 @@ def resnet(widths: Sequence[int] = WIDTHS) -> ResNet:
     return ResNet(BasicBlock, (2, 2, 2, 2), num_classes=10, channels=tuple(widths))
 
 
-def converted(model: nn.Module, *, project: bool = False) -> nn.Module:
+def converted(model: nn.Module, **options: Any) -> nn.Module:
     """The network with cycles in place of the blocks that keep their width."""
-    return convert(model, **SMALL_SIZES, project=project, input_size=IMAGE)[0]
+    return convert(model, **SMALL_SIZES, **options, input_size=IMAGE)[0]
+
+
+def blend_out(network: nn.Module, progress: float) -> None:
+    """Set how much of the original's blocks is left at a point of the training."""
+    set_blend(network, share_at(progress))
 
 
 class FineTuned:
@@ -157,12 +165,19 @@ class FineTuned:
             "converted, starts from the block diagonals",
             lambda model: converted(model, project=True),
         ),
+        Arm(
+            "gradual",
+            "the same, beside the original's blocks for half of it",
+            lambda model: converted(model, project=True, gradual=True),
+            gradual=True,
+        ),
         Arm("anew", "converted, its cycles start anew", converted),
         Arm("from-scratch", "converted before all training", converted, from_scratch=True),
         Arm("narrow", "dense, as many weights", lambda _: resnet(NARROW), from_scratch=True),
     )
     questions = (
         ("projected", "anew", "does projection help?"),
+        ("gradual", "projected", "does a gradual conversion?"),
         ("projected", "original", "what does conversion cost?"),
         ("projected", "narrow", "is it better than a narrower network?"),
         ("from-scratch", "original", "and without the original's training?"),
@@ -189,7 +204,11 @@ class FineTuned:
         for arm in self.arms:
             own = runs.over_seeds(found, arm.name).values()
             done = [{"start": math.nan} | result for result in own]
-            costs = summary(arm.make(resnet()), IMAGE).total
+            network = arm.make(resnet())
+            if arm.gradual:
+                set_blend(network, 0.0)
+                network = finish(network)
+            costs = summary(network, IMAGE).total
             row: Row = {"model": arm.name, "note": arm.note, "weights": costs.weights}
             row |= {"multiply_adds": costs.multiply_adds, "runs": len(done)}
             row |= {"epochs": options.more + options.first * arm.from_scratch}
@@ -218,9 +237,10 @@ def make_trial(arm: Arm, budget: Budget, seed: int, folder: Path) -> Trial:
         return arm.make(model)
 
     epochs = budget.more + (budget.first if arm.from_scratch else 0)
+    course = make_course(budget, epochs)
     return Trial(
         folder / f"{arm.name}-{seed}.json",
-        make_course(budget, epochs),
+        replace(course, before_step=blend_out) if arm.gradual else course,
         make_network,
         make_batches(budget, epochs, seed),
         asdict(budget),

@@ -1,7 +1,6 @@
 """Comparisons of the packages' networks: point clouds, their parts, images, segmentation."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -151,29 +150,6 @@ POINTS = Comparison(
     ),
     keys=("test", "test-class", "test-hard", "test-hard-class"),
     splits=HARD,
-)
-EDGE_CYCLES = replace(
-    POINTS,
-    name="edge_cycles",
-    title="Edge convolutions: additive and multiplicative cycles",
-    contenders=(
-        Contender("dgcnn", "dense"),
-        Contender("dgcnn-narrow", "control: dense, about MGIC's weights", "dgcnn", {"width": 52}),
-        Contender("mgic_dgcnn", "MGIC, the paper's cycle"),
-        Contender(
-            "mgic_dgcnn-additive",
-            "MGIC, additive",
-            "mgic_dgcnn",
-            {"cycle": "additive", "coarse_size": 16},
-        ),
-    ),
-    questions=(
-        ("mgic_dgcnn-additive", "mgic_dgcnn", "additive against the paper's cycle"),
-        ("mgic_dgcnn-additive", "dgcnn", "additive against the dense twin"),
-        ("mgic_dgcnn-additive", "dgcnn-narrow", "additive against narrow"),
-        ("mgic_dgcnn", "dgcnn", "the paper's cycle against the dense twin"),
-        ("mgic_dgcnn", "dgcnn-narrow", "the paper's cycle against narrow"),
-    ),
 )
 PARTS_OF_POINTS = Comparison(
     "parts",

@@ -1,6 +1,7 @@
 """Runs of a comparison as resumable pieces: what is missing is run, and nothing twice."""
 
 import argparse
+import csv
 import json
 import math
 import os
@@ -17,7 +18,7 @@ from typing import Any, Protocol, TypeVar
 import yaml
 
 from scripts.training.reliability.errors import RunFolderError, TrainingError
-from scripts.training.reliability.files import read_json
+from scripts.training.reliability.files import read_json, write_json
 from scripts.training.reliability.run_folder import compare_configs, flatten, read_config
 
 STOPPED = (75, -signal.SIGTERM)  # exit codes of a run that was told to stop, late and early
@@ -27,6 +28,10 @@ Key = TypeVar("Key", bound=tuple)
 
 class Piece(Protocol):
     """One training of a comparison."""
+
+    def describe(self) -> dict[str, Any]:
+        """Return what the results depend on, in plain values."""
+        ...
 
     def read(self) -> dict[str, Any] | None:
         """Return the results, None if it is not finished; refuse those of other settings."""
@@ -52,6 +57,9 @@ def add_arguments(
 def finish(pieces: Mapping[Key, Piece], options: argparse.Namespace) -> dict[Key, dict[str, Any]]:
     """Run the missing pieces until the time is over; return the results of the finished ones.
 
+    Results are also kept as ``NAME-runs.json`` beside the page: who has that file and no folder of
+    runs goes on from there, and trains only what it does not have with the same settings.
+
     Raises:
         ValueError: No seeds are asked for.
         RunFolderError: A piece has results of other settings.
@@ -61,6 +69,15 @@ def finish(pieces: Mapping[Key, Piece], options: argparse.Namespace) -> dict[Key
         raise ValueError(f"seeds must be at least 1, got {options.seeds}")
     deadline, jobs = time.monotonic() + 60 * options.minutes, getattr(options, "jobs", 1)
     errors: list[TrainingError] = []
+    record = options.docs / f"{options.name}-runs.json"
+    kept = read_json(record) if record.exists() else {}
+    own = {key: piece.describe() for key, piece in pieces.items()}
+    label = {key: " ".join(str(part) for part in key if part is not None) for key in pieces}
+    known = {
+        key: kept[label[key]]["result"]
+        for key in pieces
+        if kept.get(label[key], {}).get("run") == own[key]
+    }
 
     def attempt(piece: Piece) -> None:
         try:
@@ -69,16 +86,19 @@ def finish(pieces: Mapping[Key, Piece], options: argparse.Namespace) -> dict[Key
         except TrainingError as error:
             errors.append(error)
 
+    missing = [piece for key, piece in pieces.items() if key not in known]
     if not options.page_only and jobs > 1:
         with ThreadPoolExecutor(jobs) as pool:
-            list(pool.map(attempt, pieces.values()))
+            list(pool.map(attempt, missing))
     elif not options.page_only:
-        for piece in pieces.values():  # in this thread, which has the number of threads of torch
+        for piece in missing:  # in this thread, which has the number of threads of torch
             attempt(piece)
+    found = {key: result for key, piece in pieces.items() if (result := piece.read()) is not None}
+    if new := {label[key]: {"run": own[key], "result": found[key]} for key in found}:
+        write_json(record, kept | new)
     if errors:
         raise errors[0] if len(errors) == 1 else TrainingError("\n".join(map(str, errors)))
-    found = {key: piece.read() for key, piece in pieces.items()}
-    return {key: result for key, result in found.items() if result is not None}
+    return {key: (known | found)[key] for key in pieces if key in known or key in found}
 
 
 def over_seeds(found: Mapping[tuple, dict[str, Any]], *place: Any) -> dict[int, dict[str, Any]]:
@@ -128,25 +148,33 @@ class TrainingRun:
         f"{split}-class": 100 * result["class_accuracy"],
     }
 
+    def describe(self) -> dict[str, Any]:
+        """Return the settings of the file and of this run."""
+        settings = dict(flatten(yaml.safe_load(self.config.read_text()))) | dict(self.settings)
+        settings = dict(flatten(settings | {"seed": self.seed, "run_dir": None}))
+        return json.loads(json.dumps(settings))
+
     def read(self) -> dict[str, Any] | None:
-        """Return values, number of epochs and configuration of a finished run."""
+        """Return the values of a finished run; ``val``: its best accuracy on what was held out."""
         files = {split: self.path / f"{split}.json" for split in self.splits}
         if not all(file.exists() for file in files.values()):
             return None
         config = read_config(self.path / "config.yaml")
-        wanted = dict(flatten(yaml.safe_load(self.config.read_text()))) | dict(self.settings)
-        wanted = dict(flatten(wanted | {"seed": self.seed, "run_dir": None}))
+        wanted = self.describe()
         found = {
             key: value
             for key, value in flatten(config)
             if key in wanted or key.startswith("model.options.")
         }
         refuse_changes(self.path, found, wanted)
-        run: dict[str, Any] = {"config": config}
+        run: dict[str, Any] = {}
         for split, file in files.items():
             run |= self.measure(split, read_json(file))
-        lines = (self.path / "metrics.csv").read_text(encoding="utf-8").splitlines()
-        return run | {"epochs": len(lines) - 1}
+        epochs = list(csv.DictReader((self.path / "metrics.csv").read_text().splitlines()))
+        held_out = [
+            100 * float(epoch["val_accuracy"]) for epoch in epochs if "val_accuracy" in epoch
+        ]
+        return run | {"epochs": len(epochs)} | ({"val": max(held_out)} if held_out else {})
 
     def run(self, deadline: float) -> None:
         """Train; at the deadline the run writes a checkpoint and stops."""

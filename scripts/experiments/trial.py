@@ -35,6 +35,7 @@ class Course:
         loss: What is minimized.
         test: ``() -> batches`` of the test, the same for all.
         score: What is compared.
+        before_step: Called with the network and the share of the training that is over.
     """
 
     steps: int
@@ -43,6 +44,7 @@ class Course:
     loss: Measure
     test: Callable[[], Sequence[Batch]]
     score: Measure
+    before_step: Callable[[nn.Module, float], None] = lambda network, progress: None
 
 
 @dataclass(frozen=True)
@@ -99,7 +101,7 @@ class Trial:
             CheckpointError: The checkpoint is damaged.
         """
         course, network = self.course, self.make_network()
-        optimizer = course.optimizer.make_optimizer(network.parameters())
+        optimizer = course.optimizer.make_optimizer(network)
         result = {"epochs": 0, "seconds": 0.0}
         if self._checkpoint.exists():
             state = read_checkpoint(self._checkpoint)
@@ -171,8 +173,10 @@ def train_epoch(
     factor, total = course.optimizer.make_factor(course.steps, course.epochs), 0.0
     network.train()
     for step, (*inputs, target) in enumerate(batches):
+        done = epoch * course.steps + step
+        course.before_step(network, done / (course.epochs * course.steps))
         for group in optimizer.param_groups:
-            group["lr"] = course.optimizer.lr * factor(epoch * course.steps + step)
+            group["lr"] = group["initial_lr"] * factor(done)
         loss = course.loss(network(*inputs), target)
         if not math.isfinite(value := loss.item()):
             raise NonFiniteError(f"the loss of epoch {epoch}, step {step} is {value}")

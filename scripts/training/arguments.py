@@ -5,9 +5,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from lightning.pytorch import Callback, callbacks
 from lightning.pytorch.cli import LightningArgumentParser
 
+from scripts.training.data import ClassificationData
+from scripts.training.predictions import FORMATS
+from scripts.training.reliability.errors import TrainingError
 from scripts.training.reliability.run_folder import CONFIG
+from scripts.training.start import read_settings
 from scripts.training.weights import run_folder_of
 
 CONTROL = ("config", "run_dir", "resume", "overwrite", "force_config", "checkpoint", "files")
@@ -28,12 +33,28 @@ ON_NONFINITE = {
     "rollback": "go back to the last checkpoint and leave the batch out",
 }
 
+SHORT = {"--votes": "--data.votes", "--up": "--data.up"}
+
 ONLY = {
     "max_steps": (-1,),
     "max_time": (None,),
     "val_check_interval": (None, 1.0),
     "overfit_batches": (0.0,),
     "reload_dataloaders_every_n_epochs": (0,),
+    "enable_checkpointing": (None, True),
+    "default_root_dir": (None,),
+    "barebones": (False,),
+}
+
+# what changes a setting after the optimizer, its schedule and config.yaml were made from it
+REFUSED = {
+    callbacks.LearningRateFinder: "--model.optimizer.lr sets the rate",
+    callbacks.BatchSizeFinder: "--data.batch_size sets the size, --auto_batch true halves it",
+    callbacks.GradientAccumulationScheduler: "--trainer.accumulate_grad_batches sets one number",
+    callbacks.StochasticWeightAveraging: "--model.ema_decay averages weights, where there is one",
+    callbacks.BaseFinetuning: "the optimizer has all weights from the start",
+    callbacks.ModelPruning: "the network is what --model.options say",
+    callbacks.Timer: "--trainer.max_epochs sets the length; SIGTERM stops a run that can go on",
 }
 
 
@@ -58,26 +79,68 @@ def add_options(parser: LightningArgumentParser, stage: str) -> None:
         help = "run folder, .ckpt or .safetensors; by default the best epoch in --run_dir"
         parser.add_argument("--checkpoint", type=str, help=help)
     if stage == "predict":
+        parser.add_argument("--format", choices=FORMATS, default="table", help="of what is printed")
         parser.add_argument("files", nargs="+", type=str, help="what to classify")
 
 
-def with_saved_config(args: Sequence[str]) -> list[str]:
+def with_saved_config(
+    args: Sequence[str], data_class: type[ClassificationData] = ClassificationData
+) -> list[str]:
     """Put the configuration of the run before the arguments, where the stage works on a run.
 
     That is so in validation, test and prediction, and when a run is continued without ``--config``.
+    Where other data than those of the run are named, nothing of where its own are is taken.
+
+    Raises:
+        TrainingError: Only a root is named, and the data set of the run is none that is read.
     """
-    look = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    for name in ("--run_dir", "--checkpoint", "--config"):
-        look.add_argument(name)
-    look.add_argument("--resume", action="store_true")
-    stage, rest = args[:1], args[1:]
-    found, _ = look.parse_known_args(rest)
-    continued = found.resume and not found.config if stage == ["fit"] else True
-    for place in filter(None, (found.run_dir, found.checkpoint)):
-        config = run_folder_of(Path(place)) / CONFIG
+    stage, rest = args[:1], [_spelled_out(word) for word in args[1:]]
+    found = read_settings(rest)
+    own_config = any(word.partition("=")[0] == "--config" for word in rest)
+    continued = "resume" in found and not own_config if stage == ["fit"] else True
+    for key in ("run_dir", "checkpoint"):
+        if key not in found:
+            continue
+        config = run_folder_of(Path(str(found[key]))) / CONFIG
         if continued and config.exists():
-            return [*stage, "--config", str(config), *rest]
-    return list(args)
+            other = [] if stage == ["fit"] else _other_data(found, config, data_class)
+            return [*stage, "--config", str(config), *other, *rest]
+    return [*stage, *rest]
+
+
+def _other_data(
+    found: Mapping[str, Any], config: Path, data_class: type[ClassificationData]
+) -> list[str]:
+    """Return what forgets where the data of the run are, if others are named."""
+    saved = read_settings(["--config", str(config)])
+    name = found.get("data.name", saved.get("data.name"))
+    named = {key for key in ("data.name", "data.root", "data.zip") if key in found}
+    if not named:
+        return []
+    same = found.get("data.root") == saved.get("data.root") and "data.zip" not in found
+    if "data.name" not in found and (same or name not in data_class.made):
+        return []  # the same data set, if in another place
+    forgotten = [
+        word
+        for option, default in data_class.source.items()
+        if saved.get(f"data.{option}") is not None
+        for word in (f"--data.{option}", default)
+    ]
+    if "data.name" in found:
+        return forgotten
+    reader = data_class.made[name]
+    if reader != "folder":
+        raise TrainingError(
+            f"{name}, the data set of the run, is made and not read: nothing in "
+            f"{found.get('data.root')} would be tested. --data.name {reader} reads what is there"
+        )
+    return ["--data.name", reader, *forgotten]
+
+
+def _spelled_out(word: str) -> str:
+    """Return the whole name of an option that has a short one."""
+    name, equals, value = word.partition("=")
+    return f"{SHORT.get(name, name)}{equals}{value}"
 
 
 def refuse_inexact(trainer: Mapping[str, Any]) -> None:
@@ -90,10 +153,25 @@ def refuse_inexact(trainer: Mapping[str, Any]) -> None:
         if trainer[name] not in usual:
             raise ValueError(
                 f"trainer.{name} must stay {usual[0]}, got {trainer[name]}: runs are counted, "
-                "validated and continued by epochs"
+                "validated, saved and continued by epochs, each in its own folder"
             )
     if trainer["max_epochs"] is None or trainer["max_epochs"] < 1:
         raise ValueError(f"trainer.max_epochs must be at least 1, got {trainer['max_epochs']}")
+
+
+def refuse_callbacks(asked: Sequence[Callback]) -> None:
+    """Refuse callbacks of Lightning that change settings which are fixed when a run starts.
+
+    Raises:
+        ValueError: There is one; the message says what to use in its place.
+    """
+    for callback in asked:
+        for kind, instead in REFUSED.items():
+            if isinstance(callback, kind):
+                raise ValueError(
+                    f"trainer.callbacks cannot hold {type(callback).__name__}, which changes "
+                    f"settings that are fixed when a run starts; {instead}"
+                )
 
 
 def _add(parser: LightningArgumentParser, name: str, **options: Any) -> None:

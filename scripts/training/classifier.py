@@ -3,7 +3,7 @@
 import warnings
 from abc import abstractmethod
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from scripts.training.evaluation import NOTHING, Evaluation
 from scripts.training.optimizer import DEFAULT_OPTIMIZER, OptimizerSettings
+from scripts.training.predictions import Prediction
 from scripts.training.reliability.checks import check_labels, check_losses, check_weights
 from scripts.training.reliability.distributed import gather, sync_buffers
 from scripts.training.reliability.errors import NonFiniteError, TrainingError, TrainingWarning
@@ -20,6 +21,19 @@ from scripts.training.reliability.recovery import count_in_pieces
 from scripts.training.reliability.seeds import derive_seed
 from scripts.training.results import choose_rows, collect_predictions, show_rows
 from scripts.training.weights import Weights
+
+
+class Scores(NamedTuple):
+    """What a network says of a batch.
+
+    Args:
+        logits: ``(B, num_classes, ...)``.
+        draws: Probabilities of every draw of each sample, ``(B, votes, num_classes)``, whose mean
+            the logits are of; None for samples that are not drawn.
+    """
+
+    logits: Tensor
+    draws: Tensor | None = None
 
 
 class Classifier(LightningModule):
@@ -67,6 +81,7 @@ class Classifier(LightningModule):
         self.network: nn.Module | None = None
         self.weights: dict[str, Tensor] | None = None  # loaded over those of a fresh network
         self.classes: list[str] = []
+        self.class_weights: Tensor | None = None  # of the loss, where classes do not count alike
         self.train_sums = [0.0, 0.0, 0.0]  # loss, right ones, labels of this rank and epoch
         self.lr = self.optimizer_settings.lr
         self.val_metrics: dict[str, float] = {}
@@ -80,6 +95,10 @@ class Classifier(LightningModule):
     @abstractmethod
     def forward(self, batch: Any) -> Tensor:
         """Score the classes, ``(B, num_classes, ...)``."""
+
+    def score(self, batch: Any) -> Scores:
+        """Score the classes for evaluation, in float32."""
+        return Scores(self(batch).float())
 
     def sample_info(self, batch: Any) -> tuple[Tensor, list[int], list[str]]:
         """Return the classes ``(B, ...)``, indices in the data set, and names of the samples."""
@@ -126,7 +145,7 @@ class Classifier(LightningModule):
 
     def configure_optimizers(self) -> dict[str, Any]:
         """Set up optimizer and schedule; the schedule advances with every step."""
-        optimizer = self.optimizer_settings.make_optimizer(self.network.parameters())
+        optimizer = self.optimizer_settings.make_optimizer(self.network)
         # not trainer.estimated_stepping_batches: that sets up the loader before the checkpoint
         # is read, and the loader's state would never be restored
         limit, batches = self.trainer.limit_train_batches, self.trainer.datamodule.num_train_batches
@@ -163,7 +182,8 @@ class Classifier(LightningModule):
             reduction="sum",  # the mean over no labels would be nan
             ignore_index=self.ignored,
             label_smoothing=self.label_smoothing,
-        ) / count.clamp(min=1)
+            weight=self.class_weights,
+        ) / self._total_weight(targets, count)
         if targets.is_floating_point():
             targets = targets.argmax(dim=1)  # of a mixture, what it has most of
         right = (logits.argmax(dim=1) == targets).sum()
@@ -176,6 +196,12 @@ class Classifier(LightningModule):
         self.log("train_loss", value, prog_bar=True, batch_size=len(names))
         self.log("lr", self.lr, batch_size=len(names))
         return loss
+
+    def _total_weight(self, targets: Tensor, count: Tensor) -> Tensor:
+        """Return what the loss is divided by, so that it is a mean."""
+        if self.class_weights is None:
+            return count.clamp(min=1)
+        return self.class_weights[targets[targets != self.ignored]].sum().clamp(min=1e-12)
 
     def train_metrics(self) -> dict[str, float]:
         """Average loss and accuracy over the epoch so far and over all processes."""
@@ -211,9 +237,12 @@ class Classifier(LightningModule):
         """Keep the metrics for whoever runs the test."""
         self.test_metrics = self.evaluation.compute()
 
-    def keep(self, logits: Tensor, targets: Tensor) -> dict[str, Tensor]:
+    def keep(self, scores: Scores, targets: Tensor) -> dict[str, Tensor]:
         """Return what the results have of each sample of a batch."""
-        return {"probabilities": logits.softmax(dim=1).cpu(), "labels": targets.cpu()}
+        kept = {"probabilities": scores.logits.softmax(dim=1).cpu(), "labels": targets.cpu()}
+        if scores.draws is not None:
+            kept["draws"] = scores.draws.argmax(dim=2).cpu()  # the class of every single draw
+        return kept
 
     def test_arrays(self) -> dict[str, np.ndarray]:
         """Return what the report needs of the test that has just run."""
@@ -221,10 +250,15 @@ class Classifier(LightningModule):
         rows = choose_rows(arrays["probabilities"], arrays["labels"])
         return arrays | show_rows(self.trainer.datamodule, arrays["indices"], rows)
 
-    def predict_step(self, batch: Any, batch_idx: int) -> Tensor:
-        """Return class probabilities, ``(B, num_classes)``."""
+    def predict_step(self, batch: Any, batch_idx: int) -> Prediction:
+        """Return class probabilities, ``(B, num_classes)``, and their spread among draws."""
         self._check_input(batch)
-        return self(batch).float().softmax(dim=1)
+        self._seed("evaluation", batch_idx)
+        scores = self.score(batch)
+        spread = None
+        if scores.draws is not None and scores.draws.size(1) > 1:
+            spread = scores.draws.std(dim=1)
+        return Prediction(scores.logits.softmax(dim=1), spread)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add what a continued run, or a reader of the weights, must know."""
@@ -291,6 +325,6 @@ class Classifier(LightningModule):
         self._seed("evaluation", batch_idx * self.trainer.world_size + self.global_rank)
         targets, indices, names = self.sample_info(batch)
         check_labels(targets, names, len(self.classes), self.ignored)
-        logits = self(batch).float()
-        self.evaluation.update(logits, targets)
-        return {"indices": indices, "names": names, **self.keep(logits, targets)}
+        scores = self.score(batch)
+        self.evaluation.update(scores.logits, targets)
+        return {"indices": indices, "names": names, **self.keep(scores, targets)}

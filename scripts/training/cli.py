@@ -6,6 +6,7 @@ import os
 import shlex
 import signal
 import sys
+import tempfile
 import warnings
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -22,12 +23,20 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
-from scripts.training.arguments import CONTROL, add_options, refuse_inexact, with_saved_config
+from scripts.training.arguments import (
+    CONTROL,
+    add_options,
+    refuse_callbacks,
+    refuse_inexact,
+    with_saved_config,
+)
 from scripts.training.averaging import average_weights
 from scripts.training.classifier import Classifier
-from scripts.training.data import ClassificationData
+from scripts.training.data import ClassificationData, as_options
+from scripts.training.parser import Parser
 from scripts.training.reliability.checkpoint import SealedCheckpointIO, newest_checkpoint
-from scripts.training.reliability.distributed import SameEverywhere, launch_rank, rejoin
+from scripts.training.reliability.claim import claim, launch_rank, restarted
+from scripts.training.reliability.distributed import SameEverywhere, rejoin
 from scripts.training.reliability.errors import (
     Interrupted,
     RunFolderError,
@@ -78,9 +87,10 @@ class TrainingCLI(Stages, LightningCLI):
             save_config_callback=None,  # it raises at the second start
             trainer_defaults=TRAINER_DEFAULTS,
             parser_kwargs={"prog": command, "description": model_class.__doc__.split("\n")[0]},
+            parser_class=Parser,
             auto_configure_optimizers=False,
             load_from_checkpoint_support=False,
-            args=with_saved_config(args),
+            args=with_saved_config(args, data_class),
         )
 
     @staticmethod
@@ -128,6 +138,24 @@ class TrainingCLI(Stages, LightningCLI):
         else:
             names = (self.option(group)["name"] for group in ("data", "model"))
             self.run_dir = Path("runs", "-".join(names))
+        self._claim()
+
+    def _claim(self) -> None:
+        """Take the run folder, where the stage writes to it; a try leaves nothing anywhere."""
+        if self.subcommand not in ("fit", "test"):
+            return
+        if self.option("trainer")["fast_dev_run"]:
+            self.is_try = True
+            self._folder = tempfile.TemporaryDirectory(prefix="fast_dev_run-")  # gone with us
+            self.run_dir = Path(self._folder.name)
+        elif launch_rank() == 0:
+            try:
+                claim(self.run_dir)
+            except OSError as error:
+                if self.subcommand == "fit":  # a test prints its numbers all the same
+                    raise RunFolderError(
+                        f"cannot use run folder {self.run_dir}: {error}"
+                    ) from error
 
     def instantiate_classes(self) -> None:
         """Build data, classifier and Trainer; what cannot be built is told without a traceback."""
@@ -147,9 +175,7 @@ class TrainingCLI(Stages, LightningCLI):
         return spelled
 
     def _open_run(self) -> None:
-        # torchrun starts a script again after a rank has died
-        restarted = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
-        mode = "resume" if self.option("resume") or restarted else "new"
+        mode = "resume" if self.option("resume") or restarted() else "new"
         if mode == "new" and self.option("overwrite"):
             mode = "overwrite"
         if launch_rank() == 0:
@@ -181,6 +207,7 @@ class TrainingCLI(Stages, LightningCLI):
         rejoin("nccl" if gpu else "gloo")
         if self.subcommand == "fit":
             refuse_inexact(asked)
+            refuse_callbacks(_as_list(asked["callbacks"]))
             self.settings = self._resolved_config()
             self._open_run()
             kwargs |= self._recover(asked)
@@ -275,7 +302,7 @@ def _terminated(number: int, frame: FrameType | None) -> None:
 
 def _format_warning(message: Warning, category: type[Warning], *place: Any) -> str:
     where = "" if issubclass(category, TrainingWarning) else f" ({place[0]}:{place[1]})"
-    return f"warning: {message}{where}\n"
+    return f"warning: {as_options(str(message))}{where}\n"
 
 
 def _as_list(value: Any) -> list[Any]:

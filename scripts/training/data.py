@@ -1,9 +1,9 @@
 """The Lightning data module for classification, whatever the samples are."""
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -15,6 +15,15 @@ from scripts.training.loader import OrderedBatches, ResumableLoader, ShuffledBat
 from scripts.training.reliability.distributed import world
 from scripts.training.reliability.errors import TrainingError
 from scripts.training.reliability.recovery import Recovery
+from scripts.training.weights import Weights
+
+# arguments of data sets, as their messages spell them -> options of the command line
+OPTIONS = {
+    "download=True": "--data.download true",
+    "expected_counts=None": "--data.check_counts false",
+    "name those to use as classes=": "read any classes with --data.name folder",
+    "source=": "--data.zip ",
+}
 
 
 class ClassificationData(LightningDataModule):
@@ -35,6 +44,12 @@ class ClassificationData(LightningDataModule):
     """
 
     allow_zero_length_dataloader_with_multiple_devices = True  # a rank may have nothing to evaluate
+    # options that say where the data are from, as they are where nothing is said; a stage that is
+    # given other data than the run's does not take those of the run
+    source: ClassVar[Mapping[str, str]] = {"root": "null", "test_splits": "null"}
+    # data sets that are made, so that nothing in their root would be read; and which one reads
+    made: ClassVar[Mapping[str, str]] = {}
+    votes = 1  # draws of each sample that is tested
 
     def __init__(
         self,
@@ -57,6 +72,16 @@ class ClassificationData(LightningDataModule):
         self.replaced: list[tuple[int, int]] = []  # (epoch, batch) that are not trained on
         self.split = "test"  # the one that is being tested
         self.classes: list[str] = []
+        self.known: list[str] = []  # classes of the network that is used, if there is one
+        self.about: dict[str, Any] = {}  # what is tested, to tell one test from another
+
+    def adopt(self, weights: Weights) -> None:
+        """Become data for the network that these weights belong to."""
+        self.known = list(weights.info["classes"])
+
+    def about_test(self) -> dict[str, Any]:
+        """Return what was tested, in plain values."""
+        return dict(self.about)
 
     def recover(self, recovery: Recovery) -> None:
         """Deal out smaller batches, and leave out those that have to be."""
@@ -72,8 +97,8 @@ class ClassificationData(LightningDataModule):
         """Open a split; what is wrong with it is told without a traceback."""
         try:
             return self.open(split, training=training)
-        except (OSError, ValueError) as error:
-            raise TrainingError(f"cannot use the data: {error}") from error
+        except (OSError, ValueError, ImportError) as error:
+            raise TrainingError(f"cannot use the data: {as_options(str(error))}") from error
 
     def divide(self, dataset: Any) -> tuple[Sequence[int], Sequence[int]]:
         """Return the samples for training and those held out: the same share of each class."""
@@ -131,11 +156,12 @@ class ClassificationData(LightningDataModule):
 
     def test_dataloader(self) -> ResumableLoader:
         """Return the loader of the split that is being tested."""
-        return self._loader(self.test_set, self._ordered(range(len(self.test_set))))
+        return self._loader(self.test_set, self._ordered(range(len(self.test_set)), self.votes))
 
     def loader_of(self, samples: Sequence[Any]) -> ResumableLoader:
         """Return a loader of samples that are at hand, all of them in each process."""
-        batches = OrderedBatches(range(len(samples)), self.eval_batch_size)
+        size = max(1, self.eval_batch_size // self.votes)
+        batches = OrderedBatches(range(len(samples)), size)
         return ResumableLoader(samples, batches, self.collate)
 
     def _train_batches(self) -> ShuffledBatches:
@@ -148,13 +174,19 @@ class ClassificationData(LightningDataModule):
                 rank=rank,
                 world_size=size,
                 replaced=self.replaced,
+                labels=self.labels_to_balance(),
             )
         except ValueError as error:
             raise TrainingError(str(error)) from error
 
-    def _ordered(self, indices: Sequence[int]) -> OrderedBatches:
+    def labels_to_balance(self) -> Sequence[int] | None:
+        """Return the classes of the training samples where all are to be drawn equally often."""
+        return None
+
+    def _ordered(self, indices: Sequence[int], votes: int = 1) -> OrderedBatches:
         rank, size = world()
-        return OrderedBatches(indices, self.eval_batch_size, rank=rank, world_size=size)
+        batch_size = max(1, self.eval_batch_size // votes)
+        return OrderedBatches(indices, batch_size, rank=rank, world_size=size)
 
     def _loader(
         self, dataset: Dataset, batches: ShuffledBatches | OrderedBatches
@@ -166,6 +198,18 @@ class ClassificationData(LightningDataModule):
             num_workers=self.num_workers,
             pin_memory=torch.cuda.is_available(),
         )
+
+
+def as_options(message: str) -> str:
+    """Name the options of the command line where a data set names its arguments.
+
+    Example:
+        >>> as_options("neither a folder nor a zip; download=True fetches ModelNet10")
+        'neither a folder nor a zip; --data.download true fetches ModelNet10'
+    """
+    for argument, option in OPTIONS.items():
+        message = message.replace(argument, option)
+    return message
 
 
 def three_counts(option: str, counts: Sequence[int] | None, names: Sequence[str]) -> dict[str, int]:

@@ -5,7 +5,7 @@ import hashlib
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -52,6 +52,8 @@ class ImageData(ClassificationData):
         kwargs: As for :class:`ClassificationData`.
     """
 
+    source: ClassVar = {**ClassificationData.source, "download": "false"}
+
     def __init__(
         self,
         name: Literal["mnist5k", "fashion_mnist", "cifar10", "imagenet", "folder"] = "mnist5k",
@@ -86,6 +88,7 @@ class ImageData(ClassificationData):
             "folder": partial(image_folder.image_folder, self.root),
         }
         self._open = partial(openers[name], **({} if size is None else {"size": size}))
+        self.about = {"data": name, "root": root, "size": size}
 
     def setup(self, stage: str) -> None:
         """Open what the stage needs; look at the test splits before hours of training."""

@@ -35,6 +35,8 @@ class ShuffledBatches:
         rank: This process.
         world_size: Number of processes.
         replaced: Pairs of epoch and batch that are left out: the next batch stands in for each.
+        labels: The class of each index, to draw all classes equally often: the epoch stays as long,
+            samples of rare classes are in it several times, of common ones not all.
 
     Raises:
         ValueError: Not even one batch of two samples for each rank.
@@ -54,6 +56,7 @@ class ShuffledBatches:
         rank: int = 0,
         world_size: int = 1,
         replaced: Collection[tuple[int, int]] = (),
+        labels: Sequence[int] | None = None,
     ):
         if batch_size < SMALLEST:
             raise ValueError(
@@ -67,6 +70,7 @@ class ShuffledBatches:
                 f"processes; got {len(indices)}"
             )
         self.indices = np.asarray(indices)
+        self.labels = None if labels is None else np.asarray(labels)
         self.seed, self.rank, self.world_size = seed, rank, world_size
         self.replaced = frozenset(replaced)
         self.epoch = 0
@@ -85,12 +89,22 @@ class ShuffledBatches:
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         """Yield the batches of this epoch from number ``start`` on."""
         generator = np.random.default_rng(derive_seed(self.seed, "order", self.epoch))
-        order = generator.permutation(self.indices)
+        order = generator.permutation(self._drawn(generator))
         bounds = list(pairwise([*self.cuts, len(order)]))
         for number in range(self.start, len(bounds)):
             begin, end = bounds[self._stand_in(number)]
             share = order[begin:end][self.rank :: self.world_size]
             yield [(self.epoch, int(index)) for index in share]
+
+    def _drawn(self, generator: np.random.Generator) -> np.ndarray:
+        """Return the samples of an epoch, each once, or all classes equally often."""
+        if self.labels is None:
+            return self.indices
+        classes = np.unique(self.labels)
+        share = -(-len(self.indices) // len(classes))
+        members = (self.indices[self.labels == label] for label in classes)
+        drawn = [np.resize(generator.permutation(each), share) for each in members]
+        return np.stack(drawn, axis=1).ravel()[: len(self.indices)]
 
     def _stand_in(self, number: int) -> int:
         """Return the batch itself, or else the next one of the epoch that is not left out."""

@@ -7,8 +7,9 @@ import torch
 from torch import Tensor
 
 from datasets.cityscapes import IGNORED
-from scripts.training.classifier import Classifier
+from scripts.training.classifier import Classifier, Scores
 from scripts.training.evaluation import Evaluation
+from scripts.training.predictions import Prediction
 from scripts.training.reliability.distributed import gather
 from scripts.training.results import collect_predictions, show_rows, spread
 
@@ -88,9 +89,9 @@ class MaskClassifier(Classifier):
         """Return what is kept of the classes predicted, ``(B, ...)``."""
         return predicted
 
-    def keep(self, logits: Tensor, targets: Tensor) -> dict[str, Tensor]:
+    def keep(self, scores: Scores, targets: Tensor) -> dict[str, Tensor]:
         """Return of each sample the share of right places, nan where none counts, and a mask."""
-        predicted, counted = logits.argmax(dim=1), (targets != self.ignored).flatten(1)
+        predicted, counted = scores.logits.argmax(dim=1), (targets != self.ignored).flatten(1)
         right = (predicted == targets).flatten(1) & counted
         return {
             "accuracies": (right.sum(dim=1) / counted.sum(dim=1)).cpu(),
@@ -107,12 +108,13 @@ class MaskClassifier(Classifier):
         arrays["confusion"] = self.evaluation.counts().numpy().astype(np.int64)
         return arrays | show_rows(data, arrays["indices"], rows)
 
-    def predict_step(self, batch: Any, batch_idx: int) -> Tensor:
+    def predict_step(self, batch: Any, batch_idx: int) -> Prediction:
         """Return the share of the places that each class has, ``(B, num_classes)``."""
         self._check_input(batch)
         predicted = self(batch).argmax(dim=1).flatten(1)
         classes = torch.arange(len(self.classes), device=predicted.device)
-        return torch.stack([(predicted == label).float().mean(dim=1) for label in classes], dim=1)
+        shares = [(predicted == label).float().mean(dim=1) for label in classes]
+        return Prediction(torch.stack(shares, dim=1))
 
 
 def iou_by_class(counts: np.ndarray) -> np.ndarray:

@@ -1,12 +1,14 @@
 """The optimizer and the course of its learning rate."""
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from torch.nn import Parameter
+from torch import nn
+
+from mgic_geo import param_groups
 
 
 @dataclass(frozen=True)
@@ -24,6 +26,7 @@ class OptimizerSettings:
         warmup_epochs: The rate rises linearly over these; fractions are fine.
         step_epochs: Epochs between two steps.
         step_factor: What a step multiplies the rate by.
+        rates: ``equal`` for all weights, or by ``structure``, see :func:`mgic_geo.param_groups`.
         poly_power: Above 1 the rate falls faster at first, below 1 at the end.
 
     Raises:
@@ -39,6 +42,7 @@ class OptimizerSettings:
     step_epochs: int = 30
     step_factor: float = 0.1
     poly_power: float = 0.9
+    rates: Literal["equal", "structure"] = "equal"
 
     def __post_init__(self) -> None:
         if not 0 < self.lr < math.inf:
@@ -49,8 +53,11 @@ class OptimizerSettings:
         if self.step_epochs < 1:
             raise ValueError(f"step_epochs must be at least 1, got {self.step_epochs}")
 
-    def make_optimizer(self, weights: Iterable[Parameter]) -> torch.optim.Optimizer:
-        """Build the optimizer."""
+    def make_optimizer(self, network: nn.Module) -> torch.optim.Optimizer:
+        """Build the optimizer; its groups keep their highest rate as ``initial_lr``."""
+        weights = param_groups(network, self.lr, rule=self.rates)
+        for group in weights:
+            group["initial_lr"] = group["lr"]
         if self.kind == "sgd":
             return torch.optim.SGD(
                 weights, lr=self.lr, momentum=self.momentum, weight_decay=self.weight_decay

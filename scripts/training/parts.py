@@ -7,6 +7,7 @@ import numpy as np
 from torch import Tensor
 from torch_geometric.data import Batch
 
+from datasets.augment import Augment
 from datasets.shapes10 import SPLITS
 from datasets.shapes10_parts import IGNORED, Shapes10Parts
 from mgic_geo import create_segmenter
@@ -21,6 +22,7 @@ class PartClouds(CloudData):
     Args:
         shapes_per_class: How many shapes there are of each class of furniture in ``train``,
             ``test`` and ``test-hard``.
+        augment: Random changes of training clouds.
         kwargs: As for :class:`CloudData`; the splits are ``test`` and ``test-hard``.
 
     Raises:
@@ -31,11 +33,15 @@ class PartClouds(CloudData):
         self,
         name: str = "shapes10_parts",
         shapes_per_class: tuple[int, int, int] = (60, 20, 20),
+        augment: Augment | None = None,
         **kwargs: Any,
     ):
         if name != "shapes10_parts":
             raise ValueError(f"data.name must be 'shapes10_parts', got {name!r}")
-        super().__init__(name, SPLITS, **kwargs)
+        super().__init__(name, SPLITS, augment=augment, **kwargs)
+        if augment is not None and augment.keep != (1.0, 1.0):
+            raise ValueError("data.augment.keep is not for parts, which every point has")
+        self.about = {"data": name}
         self.counts = three_counts("shapes_per_class", shapes_per_class, SPLITS)
 
     def open(self, split: str, *, training: bool) -> Shapes10Parts:
@@ -51,6 +57,10 @@ class PartClouds(CloudData):
     def describe(self) -> dict[str, Any]:
         """Return what a reader of the weights must know about their input, and the task."""
         return {"task": "parts", **super().describe()}
+
+    def about_test(self) -> dict[str, Any]:
+        """Return what was tested; every point of a shape is, in one draw."""
+        return self.about | {"num_points": self.num_points, "seed": self.seed}
 
     def fingerprint(self) -> str:
         """Return the names of the training shapes, and points and parts of the first."""

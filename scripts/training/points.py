@@ -1,26 +1,39 @@
 """Point clouds for the training stack: data sets, batches, and meshes from files."""
 
 import hashlib
-from collections.abc import Sequence
+import math
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
-import trimesh
 from torch import Tensor
 from torch_geometric.data import Batch, Data
 
 from datasets import modelnet10, shapes10
-from datasets.mesh_dataset import MeshDataset
-from datasets.modelnet10 import Augment
-from datasets.off import read_off
-from datasets.surface import normalize, sample_surface
+from datasets.augment import AnyRotation, Augment
+from datasets.drawn_shapes import AugmentFunction, DrawnShapes, make_cloud
+from datasets.draws import Draws
+from datasets.mesh_folder import MeshFolder
+from datasets.off import shown
+from datasets.scanobjectnn import ScanObjectNN
+from datasets.shape_files import Y_UP, read_shape
+from datasets.surface import prepare
 from mgic_geo import create_model
-from scripts.training.classifier import Classifier
+from scripts.training.classifier import Classifier, Scores
 from scripts.training.data import ClassificationData, three_counts
-from scripts.training.reliability.errors import TrainingError
+from scripts.training.evaluation import Evaluation
+from scripts.training.parser import nearest
+from scripts.training.reliability.distributed import gather
+from scripts.training.reliability.errors import TrainingError, TrainingWarning
+from scripts.training.weights import Weights
+
+Axis = Literal["x", "y", "z", "-x", "-y", "-z"]
+Sampling = Literal["random", "farthest"]
 
 
 class CloudData(ClassificationData):
@@ -29,8 +42,15 @@ class CloudData(ClassificationData):
     Args:
         name: Of the data set.
         splits: That it has.
-        num_points: Points of a cloud.
+        num_points: Points of a cloud; by default those that the network was trained on, or 1,024.
         augment: Random changes of training clouds.
+        votes: Draws of each shape that is tested or predicted; the mean of their probabilities
+            counts.
+        sampling: How points are drawn for evaluation: ``random``, or ``farthest`` for points that
+            cover a shape evenly.
+        up: The axis that is up in files that do not say; shapes are turned so that it becomes z.
+        lenient: Warn of what is wrong with the numbers of a file, and leave it out, instead of
+            stopping: vertices that are not finite, faces without area.
         kwargs: As for :class:`ClassificationData`.
 
     Raises:
@@ -42,18 +62,30 @@ class CloudData(ClassificationData):
         name: str,
         splits: Sequence[str],
         *,
-        num_points: int = 1024,
-        augment: Augment | None = None,
+        num_points: int | None = None,
+        augment: AugmentFunction | None = None,
+        votes: int = 1,
+        sampling: Sampling = "random",
+        up: Axis | None = None,
+        lenient: bool = False,
         **kwargs: Any,
     ):
         super().__init__(**kwargs)
-        if num_points < 1:
+        if num_points is not None and num_points < 1:
             raise ValueError(f"num_points must be at least 1, got {num_points}")
         if unknown := sorted(set(self.test_splits) - set(splits)):
             raise ValueError(
                 f"no split {', '.join(unknown)} in {name}; there are {', '.join(splits)}"
+                f"{nearest(unknown[0], splits)}"
             )
-        self.num_points, self.augment = num_points, augment
+        self.asked_points, self.num_points = num_points, num_points or 1024
+        self.augment, self.up, self.lenient = augment, up, lenient
+        self.votes, self.draws = votes, Draws(votes, sampling, self.seed)
+
+    def adopt(self, weights: Weights) -> None:
+        """Draw as many points as the network was trained on, unless others were asked for."""
+        super().adopt(weights)
+        self.num_points = self.asked_points or weights.info.get("num_points", self.num_points)
 
     @staticmethod
     def collate(samples: list[Data]) -> Batch:
@@ -64,13 +96,21 @@ class CloudData(ClassificationData):
         """Return what a reader of the weights must know about their input."""
         return {"num_points": self.num_points}
 
+    def about_test(self) -> dict[str, Any]:
+        """Return what was tested, and with which points."""
+        points = {"num_points": self.num_points, "votes": self.votes, "up": self.up}
+        return self.about | points | {"sampling": self.draws.sampling, "seed": self.seed}
+
     def read_file(self, path: Path, info: dict[str, Any]) -> Data:
-        """Draw points from a mesh file."""
-        return read_cloud(path, info["num_points"], self.seed)
+        """Draw points from a file, as a test does."""
+        if self.up is None and path.suffix.lower() not in (".off", *Y_UP):
+            message = f"{shown(path)}: the file does not say which axis is up; taken for z, --up "
+            warnings.warn(message + "names another", TrainingWarning, stacklevel=2)
+        return read_cloud(path, self.num_points, self.draws, up=self.up, lenient=self.lenient)
 
     def pictures(self, indices: Sequence[int]) -> tuple[str, np.ndarray]:
-        """Return the points of some test clouds, ``(M, num_points, 3)``."""
-        clouds = [self.test_set[int(index)].pos.numpy() for index in indices]
+        """Return the points of some test clouds, the first draw of each, ``(M, num_points, 3)``."""
+        clouds = [self.test_set[int(index)].pos[: self.num_points].numpy() for index in indices]
         return "cloud", np.array(clouds, np.float32).reshape(len(clouds), -1, 3)
 
 
@@ -78,58 +118,131 @@ class PointClouds(CloudData):
     """Shapes as point clouds.
 
     Args:
-        name: ``shapes10`` is made on the spot, ``modelnet10`` must be there or be downloaded.
+        name: ``shapes10`` is made on the spot; ``modelnet10`` must be there or be downloaded;
+            ``folder`` is any folder or zip with ``<class>/{train,test}/*`` of meshes or point
+            clouds, such as ModelNet40; ``scanobjectnn`` has its own files in HDF5.
         root: Folder of the data set and its cache; by default ``data/<name>``.
-        zip: Archive to read instead of the folder, without unpacking (``modelnet10``).
+        zip: Archive to read instead of the folder, without unpacking (``modelnet10``, ``folder``).
+        variant: Which files of ``scanobjectnn``, by what their names end in.
         download: Fetch ModelNet10 from its publisher if it is not there.
         check_counts: Whether ``modelnet10`` has to be complete; ``false`` for other meshes in the
             same layout.
-        lenient: Whether ``modelnet10`` warns of what is wrong with the numbers of a mesh, and
-            leaves it out, instead of stopping: vertices that are not finite, faces without area.
         shapes_per_class: How many shapes ``shapes10`` has of each class in ``train``, ``test`` and
             ``test-hard``.
+        rotate: ``so3`` turns training clouds in every direction of space, for shapes whose upward
+            axis is unknown.
+        balance: Draw all classes equally often in training.
+        votes: As for :class:`CloudData`.
+        augment: As for :class:`CloudData`.
         kwargs: As for :class:`CloudData`; ``shapes10`` has the splits ``test`` and ``test-hard``.
     """
 
+    made: ClassVar = {"shapes10": "folder"}
+    source: ClassVar = {
+        **ClassificationData.source,
+        "zip": "null",
+        "download": "false",
+        "check_counts": "true",
+        "shapes_per_class": "null",
+        "variant": "null",
+    }
+
     def __init__(
         self,
-        name: Literal["shapes10", "modelnet10"] = "shapes10",
+        name: Literal["shapes10", "modelnet10", "folder", "scanobjectnn"] = "shapes10",
         root: str | None = None,
         zip: str | None = None,
         download: bool = False,
         check_counts: bool = True,
-        lenient: bool = False,
         shapes_per_class: list[int] | None = None,
+        variant: str | None = None,
+        rotate: Literal["so3"] | None = None,
+        balance: bool = False,
+        votes: int = 8,
+        augment: Augment | None = None,
         **kwargs: Any,
     ):
         splits = shapes10.SPLITS if name == "shapes10" else modelnet10.SPLITS
-        super().__init__(name, splits, **kwargs)
+        change = augment if rotate is None else AnyRotation(augment)
+        super().__init__(name, splits, votes=votes, augment=change, **kwargs)
+        if name == "folder" and not (root or zip):
+            raise ValueError("data.name folder needs data.root, the folder, or data.zip")
+        if name in ("shapes10", "scanobjectnn") and zip:
+            raise ValueError(f"data.zip is for modelnet10 and folder, not for {name}")
+        if name != "scanobjectnn" and variant is not None:
+            raise ValueError(f"data.variant is for scanobjectnn, not for {name}")
+        if name != "modelnet10" and download:
+            raise ValueError(f"data.download is for modelnet10, not for {name}")
+        if name != "shapes10" and shapes_per_class is not None:
+            raise ValueError(f"data.shapes_per_class is for shapes10, not for {name}")
+        self.about = {"data": name, "root": zip or root}
+        self.balance, self.testing = balance, False
         root = root or f"data/{name}"
         if name == "shapes10":
-            if zip or download:
-                raise ValueError("data.zip and data.download are for modelnet10, not for shapes10")
-            if lenient:
-                raise ValueError("data.lenient is for modelnet10, not for shapes10")
+            refuse_meshes(Path(root))
             names = ("num_train", "num_test", "num_hard")
             counts = three_counts("shapes_per_class", shapes_per_class, names)
             self._open = partial(shapes10.Shapes10, root, **counts)
+        elif name == "folder":
+            self._open = self._open_folder(zip or root)
+        elif name == "scanobjectnn":
+            which = {} if variant is None else {"variant": variant}
+            self._open = partial(ScanObjectNN, root, up=self.up or "y", **which)
         else:
-            if shapes_per_class is not None:
-                raise ValueError("data.shapes_per_class is for shapes10, not for modelnet10")
-            options: dict[str, Any] = {"source": zip, "download": download, "lenient": lenient}
+            options: dict[str, Any] = {"source": zip, "download": download}
             if not check_counts:
                 options["expected_counts"] = None
-            self._open = partial(modelnet10.ModelNet10, root, **options)
+            self._open = partial(modelnet10.ModelNet10, root, lenient=self.lenient, **options)
 
-    def open(self, split: str, *, training: bool) -> MeshDataset:
+    def _open_folder(self, root: str) -> Callable[..., MeshFolder]:
+        def open_split(split: str, **kwargs: Any) -> MeshFolder:
+            up, known = self.up or "z", self.known or None
+            return MeshFolder(root, split, classes=known, up=up, lenient=self.lenient, **kwargs)
+
+        return open_split
+
+    def setup(self, stage: str) -> None:
+        """Open what the stage needs; only a test draws several times."""
+        self.testing = stage == "test"
+        super().setup(stage)
+
+    def open(self, split: str, *, training: bool) -> DrawnShapes:
         """Open a split."""
+        draws = None if training else replace(self.draws, votes=self.votes if self.testing else 1)
         augment = self.augment if training else None
-        return self._open(split, num_points=self.num_points, seed=self.seed, augment=augment)
+        options = {"num_points": self.num_points, "seed": self.seed, "augment": augment}
+        return self._open(split, draws=draws, **options)
+
+    def labels_to_balance(self) -> Sequence[int] | None:
+        """Return the classes of the training samples where all are to be drawn equally often."""
+        return self.train_labels() if self.balance else None
+
+    def train_labels(self) -> list[int]:
+        """Return the class of each training sample."""
+        return [self.val_set.targets[index] for index in self.train_indices]
+
+    def about_test(self) -> dict[str, Any]:
+        """Add a hash of the shapes."""
+        return super().about_test() | {"shapes": self.test_set.digest}
 
     def fingerprint(self) -> str:
         """Return a hash of the names of the training shapes and of all their meshes."""
         names = "\n".join([*self.val_set.names, self.val_set.digest])
         return hashlib.sha256(names.encode()).hexdigest()
+
+
+def refuse_meshes(root: Path) -> None:
+    """Refuse to make shapes in a folder of meshes, which would not be used.
+
+    Raises:
+        ValueError: It has folders of classes.
+    """
+    classes = sorted(path.parent.name for path in root.glob("*/train"))
+    if classes:
+        raise ValueError(
+            f"data.root {shown(root)} holds the classes {', '.join(classes[:5])}, but data.name "
+            "shapes10 makes its own shapes: --data.name folder reads those"
+        )
 
 
 def bad_clouds(batch: Batch) -> list[str]:
@@ -138,49 +251,83 @@ def bad_clouds(batch: Batch) -> list[str]:
     return [batch.name[i] for i in batch.batch[bad].unique().tolist()]
 
 
+class PointEvaluation(Evaluation):
+    """Counts predictions, and how many labels hold from draw to draw."""
+
+    def describe(self, metrics: dict[str, Any]) -> str:
+        """Say the metrics of a split in a line."""
+        line = super().describe(metrics)
+        if metrics.get("votes", 1) == 1:
+            return line
+        changing, votes = metrics["changing"], metrics["votes"]
+        return f"{line}; {changing:.1%} of labels change among {votes} single draws"
+
+
 class PointClassifier(Classifier):
     """Classifies point clouds.
 
     Args:
         name: Network of ``mgic_geo``, see ``mgic_geo.list_models()``.
+        weigh_classes: Let every class count the same in the loss, however many samples it has.
         kwargs: As for :class:`Classifier`.
     """
 
     create, bad_samples = staticmethod(create_model), staticmethod(bad_clouds)
+    evaluation_type = PointEvaluation
 
-    def __init__(self, name: str = "mgic_diffgcn", **kwargs: Any):
+    def __init__(self, name: str = "mgic_diffgcn", weigh_classes: bool = False, **kwargs: Any):
         super().__init__(name, **kwargs)
+        self.weigh_classes = weigh_classes
+
+    def on_fit_start(self) -> None:
+        """Weigh the classes, if that was asked for."""
+        if self.weigh_classes:
+            labels = self.trainer.datamodule.train_labels()
+            counts = torch.bincount(torch.tensor(labels), minlength=len(self.classes))
+            weights = len(labels) / (len(self.classes) * counts.clamp(min=1))
+            self.class_weights = weights.float().to(self.device)
 
     def forward(self, batch: Batch) -> Tensor:
         """Score the classes, ``(B, num_classes)``."""
         return self.network(batch.pos, batch.batch)
+
+    def score(self, batch: Batch) -> Scores:
+        """Score every draw of the clouds; the logits are of the mean of their probabilities."""
+        votes = int(batch.votes[0])
+        if votes == 1:
+            return super().score(batch)
+        clouds = batch.num_graphs * votes
+        of_point = torch.arange(clouds, device=batch.pos.device)
+        of_point = of_point.repeat_interleave(len(batch.pos) // clouds)
+        logits = self.network(batch.pos, of_point).float().view(batch.num_graphs, votes, -1)
+        logs = logits.log_softmax(dim=2)
+        return Scores(logs.logsumexp(dim=1) - math.log(votes), logs.exp())
+
+    def on_test_epoch_end(self) -> None:
+        """Add the share of samples whose draws, each alone, do not all give the same class."""
+        super().on_test_epoch_end()
+        kept = [o["draws"] for part in gather(self.test_outputs) for o in part if "draws" in o]
+        if kept:
+            draws = torch.cat(kept)
+            changing = (draws != draws[:, :1]).any(dim=1).float().mean().item()
+            self.test_metrics |= {"votes": draws.size(1), "changing": changing}
 
     def sample_info(self, batch: Batch) -> tuple[Tensor, list[int], list[str]]:
         """Return classes, indices and names of the clouds."""
         return batch.y, batch.index.tolist(), batch.name
 
 
-def read_cloud(path: Path, num_points: int, seed: int = 0) -> Data:
-    """Draw points from a mesh file, as the data sets draw them.
-
-    OFF files are read strictly, all others by trimesh. The networks were trained on shapes with z
-    up.
+def read_cloud(
+    path: Path, num_points: int, draws: Draws, *, up: str | None = None, lenient: bool = False
+) -> Data:
+    """Draw points from a mesh or point cloud, as the data sets draw them for a test.
 
     Raises:
         TrainingError: The file cannot be read; the message names it.
     """
     try:
-        if path.suffix.lower() == ".off":
-            vertices, faces = read_off(path)
-        else:
-            mesh = trimesh.load(path, force="mesh")
-            vertices, faces = np.asarray(mesh.vertices), np.asarray(mesh.faces)
-        if not len(faces):
-            raise ValueError("it holds no faces")
-        if not np.isfinite(vertices).all():
-            raise ValueError("a vertex is not finite")
-        generator = np.random.default_rng([seed, 0])
-        points = normalize(sample_surface(vertices, faces, num_points, generator))
-    except Exception as error:  # trimesh raises whatever its many readers do
-        raise TrainingError(f"cannot read {path} as a mesh: {error}") from error
-    return Data(pos=torch.from_numpy(points), name=str(path))
+        vertices, faces = read_shape(path, up=up or "z", lenient=lenient)
+    except (OSError, ValueError) as error:
+        message = str(error) if shown(path) in str(error) else f"{shown(path)}: {error}"
+        raise TrainingError(f"cannot read {message}") from error
+    return make_cloud(draws.points(*prepare(vertices, faces), num_points), name=str(path))

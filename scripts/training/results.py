@@ -1,6 +1,8 @@
 """What a test leaves in the run folder: metrics, predictions and some samples to look at."""
 
+import hashlib
 import io
+import json
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -11,9 +13,11 @@ import torch
 from scripts.training.data import ClassificationData
 from scripts.training.reliability.distributed import gather
 from scripts.training.reliability.errors import TrainingError
-from scripts.training.reliability.files import write_json, write_whole
+from scripts.training.reliability.files import read_json, write_json, write_whole
+from scripts.training.weights import Weights
 
 MAX_PICTURES = 24
+PLACES = {"root", "data"}  # of a test; what was there is told by the hashes
 
 
 def collect_predictions(outputs: list[dict[str, Any]]) -> dict[str, np.ndarray]:
@@ -46,17 +50,59 @@ def show_rows(
 
 
 def write_results(folder: Path, summary: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
-    """Write ``<split>.json`` and ``predictions.npz``, with the split in its name if not ``test``.
+    """Write ``<name>.json`` and ``predictions.npz``, with the name in its own if not ``test``.
 
     Raises:
         OSError: The folder cannot be written.
     """
     archive = io.BytesIO()
     np.savez_compressed(archive, **arrays)
-    split = summary["split"]
-    suffix = "" if split == "test" else f"-{split}"
+    name = summary["name"]
+    suffix = "" if name == "test" else f"-{name}"
     write_whole(folder / f"predictions{suffix}.npz", archive.getvalue())
-    write_json(folder / f"{split}.json", summary)
+    write_json(folder / f"{name}.json", summary)
+
+
+def describe_test(
+    split: str, data: ClassificationData, weights: Weights, names: np.ndarray
+) -> dict[str, Any]:
+    """Return what tells a test from another one: data, points, files and weights."""
+    return {
+        "split": split,
+        **data.about_test(),
+        "files": hashlib.sha256("\n".join(names.tolist()).encode(errors="replace")).hexdigest(),
+        "weights": weights.digest,
+    }
+
+
+def free_name(folder: Path, summary: dict[str, Any]) -> str:
+    """Name the result of a test beside others: of the split alone, unless that is another test's.
+
+    Raises:
+        TrainingError: A result in the folder cannot be read.
+    """
+    split, tested = summary["split"], summary["tested"]
+    path = folder / f"{split}.json"
+    try:
+        if not path.exists() or same_test(read_json(path).get("tested"), tested):
+            return split
+    except (OSError, ValueError, AttributeError) as error:
+        raise TrainingError(f"cannot read {path}: {error}") from error
+    places = {key: value for key, value in tested.items() if key not in PLACES}
+    digest = hashlib.sha256(json.dumps(places, sort_keys=True).encode()).hexdigest()
+    return f"{split}-{tested.get('data', 'other')}-{digest[:8]}"
+
+
+def same_test(one: dict[str, Any] | None, other: dict[str, Any] | None) -> bool:
+    """Whether two results are of the same test, wherever its files were.
+
+    Example:
+        >>> same_test({"root": "a", "seed": 0}, {"root": "b", "seed": 0})
+        True
+    """
+    if one is None or other is None:
+        return one is other
+    return all(one.get(key) == other.get(key) for key in {*one, *other} - PLACES)
 
 
 def choose_rows(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:

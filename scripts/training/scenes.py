@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -125,6 +125,9 @@ class SegmentationData(ClassificationData):
         ValueError: Splits, sizes or counts that make no sense.
     """
 
+    made: ClassVar = {"digit_scenes": "cityscapes"}
+    source: ClassVar = {**ClassificationData.source, "scenes": "null", "check_counts": "true"}
+
     def __init__(
         self,
         name: Literal["digit_scenes", "cityscapes"] = "digit_scenes",
@@ -153,6 +156,7 @@ class SegmentationData(ClassificationData):
         else:
             counts = three_counts("scenes", scenes, ("num_train", "num_val", "num_test"))
             self._open = partial(DigitScenes, root or "data", size=scene_size, **counts)
+        self.about = {"data": name, "root": root}
 
     def setup(self, stage: str) -> None:
         """Open what the stage needs."""

@@ -1,5 +1,6 @@
 """What the stages do with a Trainer, a classifier and its data."""
 
+import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -8,6 +9,8 @@ from typing import Any
 from mgic_geo import num_weights
 from scripts.training.classifier import Classifier
 from scripts.training.data import ClassificationData
+from scripts.training.predictions import format_predictions
+from scripts.training.reliability.advice import explained
 from scripts.training.reliability.checkpoint import BEST
 from scripts.training.reliability.errors import (
     CheckpointError,
@@ -16,11 +19,12 @@ from scripts.training.reliability.errors import (
     MemoryShortage,
     NonFiniteError,
     StartAgain,
+    TrainingError,
     TrainingWarning,
-    explained,
 )
 from scripts.training.reports.report import write_report
-from scripts.training.results import write_results
+from scripts.training.reports.tensorboard_log import ForgivingTensorBoard
+from scripts.training.results import describe_test, free_name, write_results
 from scripts.training.weights import Weights, export_weights, read_weights
 
 
@@ -28,6 +32,7 @@ class Stages:
     """The stages of a run; the command line brings Trainer, folder and callbacks."""
 
     exit_code = 0
+    is_try = False  # of a few batches, in a folder that is gone afterwards
 
     def fit(self, model: Classifier, datamodule: ClassificationData) -> None:
         """Train, keep the best epoch, test it, draw the report."""
@@ -45,8 +50,8 @@ class Stages:
             self._cut_batches(error, datamodule.batch_size)
         if self.stop.received:
             self.stop.stop(self.trainer)
-        writers = (self.checkpoint_io, self.metrics_log, *self.trainer.loggers)
-        if any(getattr(writer, "failures", 0) for writer in writers):
+        boards = [log for log in self.trainer.loggers if isinstance(log, ForgivingTensorBoard)]
+        if any(writer.failures for writer in (self.checkpoint_io, self.metrics_log, *boards)):
             self.exit_code = 3
         try:
             weights = read_weights(self.run_dir / "checkpoints" / BEST)
@@ -56,16 +61,18 @@ class Stages:
         lines = [self._training_line(model, weights)]
         self._write(export_weights, weights, self.run_dir)
         if self.option("test_after_fit"):
-            lines += self._test(model, datamodule, weights)
+            lines += self._test(model, datamodule, weights, own=True)
         self._finish(lines)
 
     def test(self, model: Classifier, datamodule: ClassificationData) -> None:
         """Evaluate the test splits and draw the report."""
-        self._finish(self._test(model, datamodule, self._weights()))
+        self._finish(self._test(model, datamodule, self._weights(), own=False))
 
     def validate(self, model: Classifier, datamodule: ClassificationData) -> None:
         """Evaluate the held-out part of the training split."""
-        model.adopt(self._weights())
+        weights = self._weights()
+        model.adopt(weights)
+        datamodule.adopt(weights)
         with explained(datamodule.batch_size):
             self.trainer.validate(model, datamodule=datamodule, verbose=False)
         metrics = {key.removeprefix("val_"): value for key, value in model.val_metrics.items()}
@@ -77,12 +84,21 @@ class Stages:
         """Print the most probable classes of files."""
         weights = self._weights()
         model.adopt(weights)
-        files = self.option("files")
-        samples = [datamodule.read_file(Path(file), weights.info) for file in files]
+        datamodule.adopt(weights)
+        files, samples = [], []
+        for file in self.option("files"):
+            try:
+                samples.append(datamodule.read_file(Path(file), weights.info))
+                files.append(file)
+            except TrainingError as error:  # the others are none the worse for it
+                self.exit_code = error.exit_code
+                print(f"error: {error}", file=sys.stderr, flush=True)
+        if not samples:
+            return
         with explained(datamodule.batch_size):
             outputs = self.trainer.predict(model, dataloaders=datamodule.loader_of(samples))
         if self.trainer.is_global_zero:
-            print("\n".join(prediction_table(files, outputs, model.classes)))
+            print(format_predictions(self.option("format"), files, outputs, model.classes))
 
     def _roll_back(self, error: NonFiniteError) -> None:
         if self.option("on_nonfinite") != "rollback":
@@ -107,17 +123,23 @@ class Stages:
         return read_weights(Path(self.option("checkpoint") or self.run_dir))
 
     def _test(
-        self, model: Classifier, datamodule: ClassificationData, weights: Weights
+        self, model: Classifier, datamodule: ClassificationData, weights: Weights, *, own: bool
     ) -> list[str]:
+        """Test all splits; ``own`` results of a run replace those that it had."""
         model.adopt(weights)
+        datamodule.adopt(weights)
         lines = []
         for split in datamodule.test_splits:
             datamodule.split = split
             with explained(datamodule.batch_size):
                 self.trainer.test(model, datamodule=datamodule, verbose=False)
+            arrays = model.test_arrays()
             summary = summarize(split, model, weights)
-            self._write(write_results, self.run_dir, summary, model.test_arrays())
-            lines.append(f"{split}: {model.evaluation.describe(model.test_metrics)}")
+            summary["tested"] = describe_test(split, datamodule, weights, arrays["names"])
+            summary["name"] = split if own else free_name(self.run_dir, summary)
+            self._write(write_results, self.run_dir, summary, arrays)
+            line = f"{split}: {model.evaluation.describe(model.test_metrics)}"
+            lines.append(line + ("" if summary["name"] == split else f" ({summary['name']}.json)"))
         return lines
 
     def _write(self, write: Callable[..., None], *args: Any) -> None:
@@ -141,6 +163,9 @@ class Stages:
         if not self.trainer.is_global_zero:
             return
         print("\n".join(lines))
+        if self.is_try:
+            print("fast_dev_run: a few batches of each stage ran, and nothing was kept")
+            return
         wanted = self.option("report") and (self.run_dir / "metrics.csv").exists()
         if wanted and (report := draw_report(self.run_dir)):
             print(f"report: {report}")
@@ -168,18 +193,3 @@ def draw_report(run_dir: Path) -> Path | None:
     except (OSError, ValueError) as error:
         warnings.warn(f"the report was not drawn: {error}", TrainingWarning, stacklevel=2)
         return None
-
-
-def prediction_table(files: list[str], outputs: list[Any], classes: list[str]) -> list[str]:
-    """Align the three most probable classes of each file."""
-    width, longest = max(map(len, files)), max(map(len, classes))
-    rows = [row for output in outputs for row in output]
-    lines = []
-    for file, row in zip(files, rows, strict=True):
-        values, places = row.topk(min(3, len(classes)))
-        cells = [
-            f"{classes[place]:<{longest}} {value:6.1%}"
-            for value, place in zip(values.tolist(), places.tolist(), strict=True)
-        ]
-        lines.append("  ".join([f"{file:<{width}}", *cells]))
-    return lines

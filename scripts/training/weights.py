@@ -1,9 +1,11 @@
 """Weights of a network: found in a run, read with a look at their hash, exported."""
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from mgic_geo.models.weights import SUFFIX, WeightsError, pack_weights
@@ -29,6 +31,15 @@ class Weights:
     path: Path
     tensors: dict[str, Tensor]
     info: dict[str, Any]
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the tensors and their names, however they are stored."""
+        digest = hashlib.sha256()
+        for name, tensor in sorted(self.tensors.items()):
+            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+            digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+        return digest.hexdigest()
 
 
 def find_weights(path: Path) -> Path:

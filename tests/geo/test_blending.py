@@ -1,4 +1,5 @@
 import copy
+import warnings
 
 import pytest
 import torch
@@ -97,3 +98,47 @@ def test_a_layer_at_two_places_is_finished_at_both():
     set_blend(model, 0.0)
     finish(model)
     assert model[0] is model[2] is blend.replacement
+
+
+def test_lightning_trains_from_the_original_to_the_converted_network():
+    pytest.importorskip("lightning")
+    from lightning.pytorch import LightningModule, Trainer
+    from torch.utils.data import DataLoader, TensorDataset
+
+    from mgic_geo.lightning import BlendSchedule
+
+    class Regression(LightningModule):
+        def __init__(self) -> None:
+            super().__init__()
+            self.network = Blend(nn.Linear(3, 1), nn.Linear(3, 1))
+            self.shares = []
+
+        def training_step(self, batch):
+            self.shares.append(round(float(self.network.share), 3))
+            return (self.network(batch[0]) - 1).square().mean()
+
+        def configure_optimizers(self):
+            return torch.optim.SGD(self.parameters(), lr=0.01)
+
+    module, data = Regression(), DataLoader(TensorDataset(torch.rand(4, 3)), num_workers=0)
+    options = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+    trainer = Trainer(
+        max_epochs=2,
+        callbacks=BlendSchedule(),
+        accelerator="cpu",
+        enable_model_summary=False,
+        **options,
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Lightning's advice on workers
+        trainer.fit(module, data)
+    assert module.shares == [1.0, 0.854, 0.5, 0.146, 0.0, 0.0, 0.0, 0.0]
+    assert isinstance(finish(module.network), nn.Linear)
+
+
+def test_a_schedule_that_never_ends_is_refused():
+    pytest.importorskip("lightning")
+    from mgic_geo.lightning import BlendSchedule
+
+    with pytest.raises(ValueError, match="until must be above 0 and at most 1, got 0"):
+        BlendSchedule(until=0)

@@ -99,8 +99,9 @@ def test_fused_point_cloud_network_equals_the_trained_one(name):
     model = trained(create_model(name, 4, width=32, k=5), *POINTS)
     fused = assert_fuses(model, *POINTS)
     # what stays: a norm behind every edge convolution
-    kept = {"mgic_dgcnn": 6 * (1 + 2) + 1, "dgcnn": 6, "random_graph": 6}.get(name, 0)
-    assert len(norms(fused)) == kept
+    kept = {"mgic_dgcnn": 6 * (1 + 2) + 1, "dgcnn": 6, "random_graph": 6}
+    kept |= {"dgcnn_cls": 4, "mgic_dgcnn_cls": 2 * (1 + 2) + (1 + 3) + (1 + 4) + 1}  # to 128
+    assert len(norms(fused)) == kept.get(name, 0)
 
 
 def test_points_without_neighbors_are_fused_right():

@@ -1,7 +1,10 @@
 """The runner of comparisons, on results that are made up and on trainings that are tiny."""
 
+import argparse
 import csv
+import itertools
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -28,12 +31,16 @@ SMALL = {
 
 
 def fake(name: str, folder: Path, value=lambda contender, seed: 0.5, **arrays) -> None:
-    """Make two finished runs of every contender, with accuracies and IoUs as ``value`` says."""
+    """Make two finished runs of every contender, with accuracies and IoUs as ``value`` says.
+
+    The middle one of several learning rates is the best on what is held out.
+    """
     compared = COMPARISONS[name]
+    rates = compared.rates or (None,)
     for contender in compared.contenders:
-        for setting in compared.settings or [None]:
+        for setting, rate in itertools.product(compared.settings or [None], rates):
             for seed in range(2):
-                run = compared.make_run(contender, setting, seed, folder, {})
+                run = compared.make_run(contender, setting, seed, folder, {}, rate)
                 run.path.mkdir()
                 config = read_config(run.config, {**run.settings, "seed": seed})
                 (run.path / "config.yaml").write_text(yaml.safe_dump(config))
@@ -42,8 +49,15 @@ def fake(name: str, folder: Path, value=lambda contender, seed: 0.5, **arrays) -
                 for split in run.splits:
                     text = json.dumps(result | {"iou": [share, None, share]})
                     (run.path / f"{split}.json").write_text(text)
-                (run.path / "metrics.csv").write_text("epoch,seconds\n1,9\n2,9\n")
+                held_out = 0.5 + 0.1 * (rate == rates[len(rates) // 2])
+                text = f"epoch,val_accuracy,seconds\n1,0.4,9\n2,{held_out},9\n"
+                (run.path / "metrics.csv").write_text(text)
                 np.savez(run.path / "predictions.npz", **arrays)
+
+
+def make_options(docs: Path, **changes) -> argparse.Namespace:
+    options = {"name": "made_up", "docs": docs, "seeds": 1, "minutes": 1.0, "jobs": 1}
+    return argparse.Namespace(**options | {"page_only": False} | changes)
 
 
 def write_page(name: str, folder: Path, *more: str) -> str:
@@ -63,6 +77,9 @@ def untimed(monkeypatch):
     """Every training step takes two seconds."""
     monkeypatch.setattr(
         comparison, "step_seconds", lambda of, _: {c.name: 2.0 for c in of.contenders}
+    )
+    monkeypatch.setattr(
+        comparison, "inference_seconds", lambda of, _: {c.name: 0.5 for c in of.contenders}
     )
 
 
@@ -96,6 +113,19 @@ def test_page_of_images_tells_for_how_many_images_who_is_better(tmp_path):
     rows = read_csv(tmp_path, "images")
     assert [row["model"] for row in rows] == [c.name for c in networks.IMAGES.contenders]
     assert {row["seconds_per_1000"] for row in rows} == {"100.0"}
+
+
+@pytest.mark.usefixtures("untimed")
+def test_every_network_gets_the_rate_that_is_best_on_what_is_held_out(tmp_path):
+    fake("edge_cycles", tmp_path, lambda name, seed: 0.9)
+    page = write_page("edge_cycles", tmp_path)
+    assert "| `dgcnn` | dense | 0.005 | 64,586 |" in page
+    assert "| 90.0 ± 0.0 (90.0 to 90.0) | 2000 | 500 |" in page
+    shutil.rmtree(tmp_path / "dgcnn-0.01-0")
+    (tmp_path / "edge_cycles-runs.json").unlink()
+    page = write_page("edge_cycles", tmp_path)
+    assert "| `dgcnn` | dense | - | 64,586 |" in page  # not all rates have been tried
+    assert "**2 runs are not done yet**" in page
 
 
 @pytest.mark.usefixtures("untimed")
@@ -188,7 +218,7 @@ def test_a_run_is_stopped_at_the_deadline_continued_and_not_done_again(tmp_path,
         "data.root": str(tmp_path),
     }
     piece = TrainingRun(tmp_path / "run-0", "train_modelnet10", config, settings, 0)
-    options = compare.argparse.Namespace(seeds=1, minutes=0.0, jobs=1, page_only=False)
+    options = make_options(tmp_path, minutes=0.0)
     assert finish({("run", 0): piece}, options) == {}
     assert not piece.path.exists()
     piece.run(0.0)
@@ -196,10 +226,36 @@ def test_a_run_is_stopped_at_the_deadline_continued_and_not_done_again(tmp_path,
     options.minutes = 10
     (found,) = finish({("run", 0): piece}, options).values()
     assert found["epochs"] == 1
-    assert found["config"]["data"]["num_points"] == 8
+    assert found["val"] >= 0
     capsys.readouterr()
     assert finish({("run", 0): piece}, options) == {("run", 0): found}
+    shutil.rmtree(piece.path)
+    assert finish({("run", 0): piece}, options) == {("run", 0): found}  # as kept beside the page
     assert not capsys.readouterr().out
+
+
+def test_kept_results_of_other_settings_are_not_taken(tmp_path):
+    class Instant(TrainingRun):
+        def read(self):
+            return {"test": 1.0} if self.path.exists() else None
+
+        def run(self, deadline):
+            self.path.mkdir()
+
+    def piece(place, rate):
+        settings = {"model.optimizer.lr": rate}
+        return {
+            ("a", 0): Instant(
+                tmp_path / place, "none", Path("scripts/configs/points.yaml"), settings, 0
+            )
+        }
+
+    options = make_options(tmp_path)
+    assert finish(piece("first", 0.1), options) == {("a", 0): {"test": 1.0}}
+    finish(piece("same", 0.1), options)
+    assert not (tmp_path / "same").exists()
+    finish(piece("other", 0.2), options)
+    assert (tmp_path / "other").exists()
 
 
 def test_a_run_that_fails_does_not_stop_the_others(tmp_path):
@@ -209,7 +265,7 @@ def test_a_run_that_fails_does_not_stop_the_others(tmp_path):
 
     config = Path("scripts/configs/points.yaml")
     pieces = {(name, 0): Noted(tmp_path / name, "none", config, {}, 0) for name in "ab"}
-    options = compare.argparse.Namespace(seeds=1, minutes=1.0, jobs=2, page_only=False)
+    options = make_options(tmp_path, jobs=2)
     with pytest.raises(TrainingError, match=r"a\nb|b\na"):
         finish(pieces, options)
 
@@ -244,7 +300,7 @@ def test_dense_control_has_the_weights_of_the_converted_network():
 
 
 def test_every_arm_is_trained_once_and_the_page_has_it(folder):
-    arms, paths = FineTuned.arms, sorted(folder.glob("*.json"))
+    arms, paths = FineTuned.arms, sorted(folder.glob("*-0.json"))
     assert [path.name for path in paths] == sorted(f"{arm.name}-0.json" for arm in arms)
     text = (folder / "convert-finetune.md").read_text()
     assert all(f"| `{arm.name}` |" in text for arm in arms)
@@ -261,7 +317,8 @@ def test_results_of_another_budget_are_not_taken(folder, capsys):
 
 def test_the_page_counts_the_trials_that_are_missing(folder):
     assert compare.main([*fine_tuning(folder, 3), "--page-only"]) == 0
-    assert "**10 runs are not done yet**" in (folder / "convert-finetune.md").read_text()
+    missing = 2 * len(FineTuned.arms)
+    assert f"**{missing} runs are not done yet**" in (folder / "convert-finetune.md").read_text()
 
 
 def test_original_is_trained_once_for_all_that_follow_it(folder):

@@ -18,6 +18,7 @@ from scripts import paper
 from scripts.benchmarks.tensor_memory import MemoryCounter
 from scripts.experiments.pages import read_rows
 from scripts.experiments.paper import counts, figure4, table8, verdicts
+from scripts.experiments.paper.advice import advise, find_cases
 from scripts.experiments.paper.channel_coding import (
     ChannelCoder,
     coding_error,
@@ -521,3 +522,25 @@ def test_the_verdict_on_table_8_follows_the_ratio(ratio, verdict):
     keys = ("ours CPU / GhostNet 1.0x", "ours ratio, lower quartile", "ours ratio, upper quartile")
     rows = [{"model": "MGIC-MobileNetV3 1.0x", **dict.fromkeys(keys, ratio)}]
     assert verdicts.as_fast_as_ghostnet(rows)[0] == verdict
+
+
+def make_tables(folder, mgic, narrow):
+    rows = [("dense", 1000, 90, 89, 91), ("MGIC", 400, *mgic), ("control: narrow", 400, *narrow)]
+    lines = ["model,note,weights,step_ms,test_mean,test_min,test_max,test-hard_mean"]
+    lines += [
+        f"{note},{note},{weights},{weights},{m},{low},{high},"
+        for note, weights, m, low, high in rows
+    ]
+    (folder / "edge_cycles.csv").write_text("\n".join(lines))
+
+
+def test_mgic_is_advised_only_where_it_beats_both_the_dense_and_the_narrow_network(tmp_path):
+    assert advise(find_cases(tmp_path))[0].startswith("Nothing can be said yet")
+    make_tables(tmp_path, mgic=(91, 90.5, 92), narrow=(85, 84, 86))
+    (case,) = find_cases(tmp_path)
+    assert (case.share, case.difference, case.step) == (0.4, 1.0, 0.4)
+    assert case.pays
+    assert "MGIC, test ([edge_cycles](edge_cycles.md))." in advise([case])[0]
+    for mgic, narrow in [((89, 88, 90), (85, 84, 86)), ((91, 90, 92), (90, 89, 91))]:
+        make_tables(tmp_path, mgic=mgic, narrow=narrow)
+        assert "In none of 1 comparisons was MGIC" in advise(find_cases(tmp_path))[0]

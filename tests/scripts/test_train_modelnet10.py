@@ -382,7 +382,8 @@ def test_prediction_prints_a_table_and_names_a_file_it_cannot_read(whole, tiny, 
     mesh = next(root.rglob("test/chair*.off"))
     stl = tmp_path / "chair.stl"
     trimesh.load(mesh).export(stl)
-    lines = run(tmp_path / "log", "predict", "--run_dir", whole, mesh, stl).splitlines()
+    predict = partial(run, tmp_path / "log", "predict", "--run_dir", whole)
+    lines = predict("--up", "z", mesh, stl).splitlines()
     assert [line.split()[0] for line in lines] == [str(mesh), str(stl)]
     assert all(line.count("%") == 3 for line in lines)
     assert lines[0].index("%") == lines[1].index("%")
@@ -570,8 +571,8 @@ def test_broken_mesh_ends_the_run_with_its_name_unless_it_may_be_lenient(root, t
         (["--data.batch_size", "1"], "batch_size must be at least 2 in training"),
         (["--model.options.hops", "3"], "mgic_diffgcn does not take hops"),
         (["--model.name", "mgicnet"], "no model 'mgicnet'"),
-        (["--data.zip", "a.zip"], "data.zip and data.download are for modelnet10"),
-        (["--data.lenient", "true"], "data.lenient is for modelnet10"),
+        (["--data.zip", "a.zip"], "data.zip is for modelnet10 and folder, not for shapes10"),
+        (["--data.download", "true"], "data.download is for modelnet10, not for shapes10"),
         (["--trainer.max_steps", "3"], "trainer.max_steps must stay -1"),
         (["--model.optimizer.lr", "-1"], "lr must be above 0"),
         (["--model.optimizer.speed", "1"], "speed"),

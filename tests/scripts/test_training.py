@@ -5,6 +5,7 @@ import signal
 import time
 from itertools import chain
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -14,9 +15,11 @@ from sklearn.metrics import accuracy_score, log_loss
 from torch.utils.data import Dataset
 
 from scripts.training.arguments import with_saved_config
+from scripts.training.data import ClassificationData
 from scripts.training.evaluation import Evaluation
 from scripts.training.loader import OrderedBatches, ResumableLoader, ShuffledBatches
 from scripts.training.optimizer import OptimizerSettings
+from scripts.training.reliability.advice import explained
 from scripts.training.reliability.checkpoint import (
     SealedCheckpointIO,
     newest_checkpoint,
@@ -30,7 +33,6 @@ from scripts.training.reliability.errors import (
     RunFolderError,
     TrainingError,
     TrainingWarning,
-    explained,
 )
 from scripts.training.reliability.files import write_whole
 from scripts.training.reliability.run_folder import compare_configs, open_run
@@ -96,6 +98,15 @@ def test_every_sample_is_trained_on_once_and_no_rank_gets_less_than_two(count, w
     assert len({len(batches) for batches in ranks}) == 1
     assert all(len(batch) >= 2 for batch in chain(*ranks))
     assert sorted(index for batch in chain(*ranks) for _, index in batch) == list(range(count))
+
+
+def test_balanced_batches_draw_all_classes_equally_often_and_depend_on_the_epoch_only():
+    labels = [0] * 20 + [1] * 8 + [2] * 2
+    one, two, other = (ShuffledBatches(range(30), 5, seed=0, labels=labels) for _ in range(3))
+    other.set_epoch(1)
+    drawn = [index for _, index in chain(*one)]
+    assert np.bincount([labels[index] for index in drawn]).tolist() == [10, 10, 10]
+    assert drawn == [index for _, index in chain(*two)] != [index for _, index in chain(*other)]
 
 
 @pytest.mark.fault(7)
@@ -473,6 +484,66 @@ def test_stages_on_a_run_read_its_configuration_first(stage, tmp_path):
     assert with_saved_config([stage, *args]) == [stage, "--config", str(config), *args]
     args = [f"--checkpoint={tmp_path}/checkpoints/best.ckpt"]
     assert with_saved_config([stage, *args]) == [stage, "--config", str(config), *args]
+
+
+class Generated(ClassificationData):
+    """Data sets of which one is made and one read."""
+
+    made: ClassVar = {"made": "folder"}
+    source: ClassVar = {"root": "null", "download": "false", "test_splits": "null"}
+
+
+class Pictures(Generated):
+    """The same, where no folder is read."""
+
+    made: ClassVar = {"made": "city"}
+
+
+@pytest.fixture
+def saved(tmp_path) -> Path:
+    """The configuration of a run on data that are made."""
+    path = tmp_path / "config.yaml"
+    path.write_text("data: {name: made, root: a, test_splits: [hard], num_points: 3}")
+    return path
+
+
+@pytest.mark.fault(55)
+@pytest.mark.parametrize("stage", ["test", "validate"])
+def test_a_root_alone_means_a_folder_and_nothing_of_where_the_data_of_the_run_are(stage, saved):
+    args = ["--run_dir", str(saved.parent), "--data.root", "b"]
+    forgotten = ["--data.root", "null", "--data.test_splits", "null"]
+    expected = [stage, "--config", str(saved), "--data.name", "folder", *forgotten, *args]
+    assert with_saved_config([stage, *args], Generated) == expected
+
+
+@pytest.mark.fault(55)
+def test_another_data_set_takes_nothing_of_where_the_data_of_the_run_are(saved):
+    args = ["--run_dir", str(saved.parent), "--data.name=city"]
+    forgotten = ["--data.root", "null", "--data.test_splits", "null"]
+    found = with_saved_config(["test", *args], Generated)
+    assert found == ["test", "--config", str(saved), *forgotten, *args]
+
+
+@pytest.mark.fault(55)
+def test_the_root_of_the_run_itself_and_that_of_data_that_are_read_mean_what_they_did(saved):
+    args = ["--run_dir", str(saved.parent), "--data.root", "a"]
+    assert with_saved_config(["test", *args], Generated)[3:] == args
+    saved.write_text("data: {name: city, root: a}")
+    args[-1] = "b"
+    assert with_saved_config(["test", *args], Generated)[3:] == args
+
+
+@pytest.mark.fault(55)
+def test_a_root_is_refused_where_the_data_are_made_and_no_folder_is_read(saved):
+    args = ["test", "--run_dir", str(saved.parent), "--data.root", "b"]
+    message = "made and not read: nothing in b would be tested. --data.name city reads"
+    with pytest.raises(TrainingError, match=message):
+        with_saved_config(args, Pictures)
+
+
+def test_short_options_stand_for_those_of_the_data():
+    args = ["predict", "--votes=3", "--up", "y", "a.off"]
+    assert with_saved_config(args) == ["predict", "--data.votes=3", "--data.up", "y", "a.off"]
 
 
 def test_fit_reads_the_configuration_of_a_run_only_to_continue_it(tmp_path):

@@ -49,7 +49,10 @@ def make_trial(folder, seed=0, task=DIGITS):
 
 
 def run_all(pieces, minutes=10.0):
-    options = argparse.Namespace(seeds=1, minutes=minutes, page_only=False)
+    docs = pieces[0].path.parent / "docs"
+    options = argparse.Namespace(
+        name="trials", docs=docs, seeds=1, minutes=minutes, page_only=False
+    )
     return finish({("", number): piece for number, piece in enumerate(pieces)}, options)
 
 

@@ -11,6 +11,7 @@ import ctypes
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -92,10 +93,25 @@ def read_constant(header: str, name: str, folder: Path = Path(__file__).parent) 
         5
     """
     text = (folder / header).read_text(encoding="utf-8")
-    found = re.search(rf"^#define {name} (\d+)", text, re.MULTILINE)
+    found = re.search(rf"^#define {name} (-?\d+)", text, re.MULTILINE)
     if found is None:
         raise ValueError(f"{header} must define {name}")
     return int(found[1])
+
+
+def check_fields(layout: type, header: str, name: str, folder: Path) -> None:
+    """Compare the fields of a named tuple with those of a C struct of ``int64_t``.
+
+    Raises:
+        ValueError: They differ; the message names the first one that does.
+    """
+    text = (folder / header).read_text(encoding="utf-8")
+    (body,) = re.findall(rf"typedef struct \{{([^}}]*)\}} {name};", text)
+    body = re.sub(r"/\*.*?\*/", "", body, flags=re.DOTALL)
+    known = re.findall(r"\w+", body.replace("int64_t", ""))
+    for own, other in zip_longest(layout._fields, known):  # type: ignore[attr-defined]
+        if own != other:
+            raise ValueError(f"{layout.__name__} has {own} where {name} of {header} has {other}")
 
 
 class Entry:

@@ -109,7 +109,7 @@ typedef struct {
     const float *other;
     int64_t other_channels;
     packing products;
-    float *sums;
+    float *sums, *totals;
 } task;
 
 /* Room of a share in `sums`. */
@@ -166,6 +166,14 @@ INLINE void mix_width(const task *task, int64_t start, int64_t rows, int64_t ori
         for (int p = 0; p < PARTS - 1; p += 3)
             outer_piece(wide, task->other_channels, inputs, slopes[p] + at, width, 3, 3 * width,
                         rows, lanes, of + (1 + p) * size);
+    }
+    float *totals = task->totals + share * task->channels + channel;
+    for (int64_t c = 0; c < width; c += LANES) {
+        const int64_t lanes = width - c < LANES ? width - c : LANES;
+        vec total = {};
+        for (int64_t r = 0; r < rows; r++)
+            total += load_lanes(near + r * near_stride + c, lanes);
+        store_lanes(totals + c, load_lanes(totals + c, lanes) + total, lanes);
     }
 }
 
@@ -333,13 +341,14 @@ static int is_narrow(const packing *plan)
  *
  * Where `other` is given, (nodes, other_channels), its products with all parts are added up as
  * well, share by share, in the packed form of a weight from `other` to x's channels: the gradient
- * of the weight if x is the output's and the graph is transposed. */
+ * of the weight if x is the output's and the graph is transposed. So are the rows of x, into totals,
+ * (shares, channels): the gradient of the bias. */
 ENTRY mgic_mix_derivatives(FLOATS(x), int64_t nodes, int64_t channels, INTS(ptr), INTS(index),
                            FLOATS(value), INTS(crossings), INTS(begins), int64_t inputs,
                            int64_t out, FLOATS(weight), FLOATS(bias), int64_t relu,
                            FLOATS(subtrahend), OUT_FLOATS(y), FLOATS(other),
                            int64_t other_channels, INTS(other_begins), int64_t other_inputs,
-                           OUT_FLOATS(sums), int64_t shares, int threads)
+                           OUT_FLOATS(sums), OUT_FLOATS(totals), int64_t shares, int threads)
 {
     const int64_t pieces = begins_length, other_pieces = other_begins_length;
     WITHIN(nodes, 0, MAX_SIZE);
@@ -360,6 +369,7 @@ ENTRY mgic_mix_derivatives(FLOATS(x), int64_t nodes, int64_t channels, INTS(ptr)
         TRY(check_plan("other_begins", other_begins, other_pieces, other_inputs, channels,
                        other_channels));
         HOLDS(sums, times(shares, times(other_pieces, PARTS * other_inputs * LANES)));
+        HOLDS(totals, times(shares, channels));
     }
     task task = {
         .edges = {ptr, index, crossings, value, nodes},
@@ -373,6 +383,7 @@ ENTRY mgic_mix_derivatives(FLOATS(x), int64_t nodes, int64_t channels, INTS(ptr)
         .other_channels = other_channels,
         .products = all_pieces(other_begins, other_pieces, other_inputs, channels),
         .sums = sums,
+        .totals = totals,
     };
     task.plan.relu = relu;
     task.plan.addend = subtrahend;

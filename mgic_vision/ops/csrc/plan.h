@@ -9,7 +9,7 @@
 #define MAX_LEVELS 16 /* plan.py reads it here */
 #define ABSENT -1
 
-/* A level (plan.py, LevelPlan): sizes, then where weights begin. */
+/* A level (LevelPlan of plan.py, which reads this): sizes, then where weights begin. */
 typedef struct {
     int64_t channels, inner, groups;
     int64_t kernel, dilation, depthwise, activation;

@@ -7,6 +7,7 @@ import yaml
 
 from scripts.experiments.pages import fill, read_rows, to_markdown
 from scripts.experiments.paper import verdicts
+from scripts.experiments.paper.advice import advise, find_cases
 from scripts.experiments.paper.registry import ITEMS
 from scripts.experiments.paper.verdicts import NOT_RUN, NOT_TESTABLE, VERDICTS
 from scripts.experiments.registry import COMPARISONS
@@ -38,7 +39,8 @@ def write_index(docs: Path) -> Path:
             pages.append({"page": title, "made by": NOT_RUN})
     means = [{"verdict": verdict, "means": meaning} for verdict, meaning in VERDICTS.items()]
     tables = [to_markdown(table) for table in (rows, means, pages)]
-    write_whole(docs / "README.md", (fill("index.md", tables=tables) + "\n").encode())
+    text = fill("index.md", tables=tables, advice=advise(find_cases(docs)))
+    write_whole(docs / "README.md", (text + "\n").encode())
     return docs / "README.md"
 
 

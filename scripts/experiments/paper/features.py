@@ -125,7 +125,7 @@ def digits(seed: int, steps: int = 60) -> Features:
     course = Course(steps, 1, settings, loss, test=list, score=percent_right)
     rows = (torch.randint(len(images), (100,)) for _ in range(steps))
     batches = ((images[some], labels[some]) for some in rows)
-    train_epoch(network, settings.make_optimizer(network.parameters()), course, batches)
+    train_epoch(network, settings.make_optimizer(network), course, batches)
     return _collect(
         f"5,000 digits of mnist5k, filters of a network after {steps} steps on them",
         images.split(500),

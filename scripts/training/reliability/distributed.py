@@ -21,14 +21,6 @@ def world() -> tuple[int, int]:
     return 0, 1
 
 
-def launch_rank() -> int:
-    """Return the rank that a launcher has given this process, before the processes have met."""
-    for name in ("RANK", "SLURM_PROCID", "LOCAL_RANK"):
-        if name in os.environ:
-            return int(os.environ[name])
-    return 0
-
-
 def rejoin(backend: str) -> None:
     """Let the processes that torchrun has started again find each other.
 

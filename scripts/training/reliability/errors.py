@@ -1,13 +1,7 @@
-"""Errors and warnings for users, and what torch and Lightning raise turned into advice.
+"""Errors and warnings for users, which the command line shows without code around them.
 
-The command line shows them without code around them.
+This file imports nothing, so that they can be raised before torch is there.
 """
-
-from collections.abc import Iterator
-from contextlib import contextmanager
-
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
-from torch.distributed import DistError
 
 
 class TrainingWarning(UserWarning):
@@ -61,44 +55,3 @@ class Interrupted(TrainingError):
     def __init__(self, message: str, exit_code: int):
         super().__init__(message)
         self.exit_code = exit_code
-
-
-@contextmanager
-def explained(batch_size: int) -> Iterator[None]:
-    """Turn errors of the stage that runs inside into advice, where there is some.
-
-    Args:
-        batch_size: Samples of a batch, for the advice.
-
-    Raises:
-        TrainingError: Memory was short, also in /dev/shm, another process died, or the settings
-            contradict each other.
-    """
-    try:
-        yield
-    except MisconfigurationException as error:
-        raise TrainingError(str(error)) from error
-    except (MemoryError, RuntimeError) as error:
-        if advice := _advice(error, batch_size):
-            raise advice from error
-        raise
-
-
-def _advice(error: BaseException, batch_size: int) -> TrainingError | None:
-    text = str(error)
-    if isinstance(error, MemoryError) or "out of memory" in text or "can't allocate" in text:
-        return MemoryShortage(
-            f"out of memory with batches of {batch_size}: try a smaller --data.batch_size, with "
-            "--trainer.accumulate_grad_batches to make up for it, or --auto_batch true"
-        )
-    if "shared memory" in text:  # of a data-loading process, in which this was raised
-        return LoaderError(
-            f"a data-loading process has no room in /dev/shm: {text.strip().splitlines()[-1]}. "
-            "The checkpoints are kept: continue with --resume and fewer --data.num_workers, or 0"
-        )
-    if isinstance(error, DistError) or "gloo" in text:
-        return TrainingError(
-            "lost contact with another process, which has died or hangs: continue from the last "
-            f"checkpoint with --resume ({text.splitlines()[0]})"
-        )
-    return None

@@ -9,15 +9,24 @@ import yaml
 
 from datasets.off import shown
 from scripts.training.reliability.checkpoint import newest_checkpoint
+from scripts.training.reliability.claim import refuse_run
 from scripts.training.reliability.errors import RunFolderError
 from scripts.training.reliability.files import remove_parts, write_whole
 from scripts.training.reliability.recovery import RECOVERY
 
 CONFIG = "config.yaml"
-RESULTS = ("checkpoints/*.ckpt", "model.safetensors", "predictions*.npz")  # worth keeping
 OWN_FILES = (
     *("config.yaml", "config-*.yaml", "metrics.csv", "model.json", "model.safetensors", RECOVERY),
-    *("test.json", "test-*.json", "val.json", "predictions*.npz", "report.html", "per_class.csv"),
+    *(
+        "test.json",
+        "test-*.json",
+        "val.json",
+        "val-*.json",
+        "train*.json",
+        "predictions*.npz",
+        "report.html",
+        "per_class.csv",
+    ),
     *("curves.png", "confusion*.png", "clouds*.png", "images*.png", "scenes*.png"),
 )
 OWN_FOLDERS = ("checkpoints", "tensorboard")
@@ -66,11 +75,8 @@ def open_run(folder: Path, config: Mapping[str, Any], mode: str, *, force: bool)
     checkpoints = folder / "checkpoints"
     if mode == "overwrite":
         _clear(folder)
-    elif mode == "new" and any(next(folder.glob(pattern), None) for pattern in RESULTS):
-        raise RunFolderError(
-            f"{folder} already holds a run: continue it with --resume, replace it with "
-            "--overwrite, or choose another --run_dir"
-        )
+    elif mode == "new":
+        refuse_run(folder)
     if mode == "new":
         (folder / RECOVERY).unlink(missing_ok=True)  # of a run that never came to a checkpoint
     remove_parts(folder)

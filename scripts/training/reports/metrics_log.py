@@ -91,10 +91,12 @@ def _text(value: float | int | None) -> str:
 
 
 def _line(values: dict[str, Any], num_epochs: int | None, best: str) -> str:
+    """Say an epoch in less than 80 columns."""
     line = (
         f"epoch {values['epoch']}/{num_epochs}  loss {values['train_loss']:.3f}  "
-        f"accuracy {values['train_accuracy']:.3f}"
+        f"acc {values['train_accuracy']:.3f}"
     )
     if f"val_{best}" in values:
-        line += f"  validation loss {values['val_loss']:.3f}  {best} {values[f'val_{best}']:.3f}"
+        name = {"accuracy": "acc"}.get(best, best)
+        line += f"  val loss {values['val_loss']:.3f}  {name} {values[f'val_{best}']:.3f}"
     return f"{line}  {values['seconds']:.1f} s"

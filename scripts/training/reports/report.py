@@ -78,7 +78,9 @@ def read_split(path: Path) -> Split | None:
         summary = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ReportError(f"cannot read {path}: {error}; expected JSON") from error
-    if not isinstance(summary, dict) or summary.get("split") != path.stem:
+    if not isinstance(summary, dict) or "split" not in summary:
+        return None
+    if summary.get("name", summary["split"]) != path.stem:
         return None
     return split_kind(summary).read(path, summary)
 
@@ -124,6 +126,10 @@ def _facts(metrics: dict[str, NDArray], splits: list[Split]) -> list[tuple[str, 
         facts += [("model", f"{summary.get('model', 'unnamed')}{options and f' ({options})'}")]
         if "parameters" in summary:
             facts += [("weights", f"{summary['parameters']:,}")]
+    for split in splits:
+        if "changing" in split.summary:
+            name = f"labels of {split.name} that change among {split.summary['votes']} draws"
+            facts += [(name, percent(split.summary["changing"]))]
     epochs = metrics["epoch"]  # the first is number 1
     facts += [("epochs finished", f"{len(epochs)}")]
     best, reason = best_epoch(metrics)

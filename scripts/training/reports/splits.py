@@ -1,5 +1,7 @@
 """What a run folder holds of an evaluated split, and how the report shows it."""
 
+import hashlib
+import json
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +20,7 @@ SUMMARY_TYPES = {
     "num_samples": (int,),
     "classes": (list,),
 }
+OWN_OF_A_RUN = {"data", "root", "seed", "weights"}  # may differ within a column of a comparison
 KEPT_SAMPLES = {"clouds": "cloud_rows", "images": "image_rows"}  # samples, and which they are
 
 
@@ -47,6 +50,22 @@ class Split:
     def suffix(self) -> str:
         """What file names of this split end in: nothing for ``test``."""
         return "" if self.name == "test" else f"-{self.name}"
+
+    @property
+    def base(self) -> str:
+        """The split that was tested; the name may say more, to tell one test from another."""
+        return str(self.summary["split"])
+
+    @property
+    def data(self) -> str:
+        """Name of the data set, where the result has it."""
+        return str((self.summary.get("tested") or {}).get("data", "unknown data"))
+
+    def test_id(self) -> str:
+        """Return some digits that differ from those of other tests, whatever network and seed."""
+        tested = dict(self.summary.get("tested") or {})
+        facts = {key: value for key, value in tested.items() if key not in OWN_OF_A_RUN}
+        return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:6]
 
     @property
     def classes(self) -> list[str]:

@@ -1,8 +1,10 @@
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
-from mgic_geo import PointCloudClassifier, create_model, list_models
+import mgic_geo
+from mgic_geo import PointCloudClassifier, create_model, knn_indices, list_models
 
 
 def num_weights(name: str, **options) -> int:
@@ -73,6 +75,8 @@ def test_repr_shows_graph_and_convolutions(name):
     graph = {
         "dgcnn": "dynamic",
         "mgic_dgcnn": "dynamic",
+        "dgcnn_cls": "dynamic",
+        "mgic_dgcnn_cls": "dynamic",
         "pointnet": "none",
         "random_graph": "random",
     }
@@ -80,6 +84,30 @@ def test_repr_shows_graph_and_convolutions(name):
     conv = "PointwiseConv" if name == "pointnet" else "DiffGCN" if "diff" in name else "EdgeConv"
     assert conv in text
     assert ("MGICMessagePassing" in text) == name.startswith("mgic")
+
+
+def test_published_dgcnn_has_the_weights_that_are_published_and_its_cycle_fewer_in_stages():
+    plain, cycle = (create_model(name, 40) for name in ("dgcnn_cls", "mgic_dgcnn_cls"))
+    assert mgic_geo.num_weights(plain) == 1_809_576  # 1.8 million
+    stages, grouped = (mgic_geo.num_weights(model.gconvs) for model in (plain, cycle))
+    assert (stages, grouped) == (91_520, 31_424)
+    assert mgic_geo.num_weights(cycle) - grouped == 1_809_576 - stages
+
+
+def test_published_dgcnn_is_what_its_definition_says():
+    torch.manual_seed(0)
+    model = create_model("dgcnn_cls", 3, k=4, width=8).eval()
+    pos, batch = torch.rand(30, 3), torch.arange(30) // 12
+    x, stages = pos, []
+    for (stage,) in model.gconvs:
+        table = knn_indices(x, 4, batch)
+        pairs = torch.cat([x[:, None].expand(-1, 4, -1), x[table] - x[:, None]], dim=2)
+        x = F.leaky_relu(stage.norm((pairs @ stage.conv.lin.weight[0].T).amax(dim=1)), 0.2)
+        stages.append(x)
+    points = model.mlps[0](torch.cat(stages, dim=1))
+    clouds = [points[batch == cloud] for cloud in range(3)]
+    pooled = torch.stack([torch.cat([c.amax(dim=0), c.mean(dim=0)]) for c in clouds])
+    torch.testing.assert_close(model(pos, batch), model.head(pooled), rtol=1e-4, atol=1e-5)
 
 
 def test_dropout_stands_in_front_of_the_classifier():
@@ -120,6 +148,7 @@ def test_softening_reaches_the_derivatives():
         ("diffgcn", "depth"),
         ("mgic_dgcnn", "derivatives"),
         ("dgcnn", "softening"),
+        ("dgcnn_cls", "layers"),
         ("pointnet", "graph"),
         ("random_graph", "graph"),
     ],
@@ -132,7 +161,7 @@ def test_option_that_a_model_does_not_take_is_refused_with_those_it_takes(name, 
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("pointnext", {}, "no model 'pointnext'; there are dgcnn, diffgcn, "),
+        ("pointnext", {}, "no model 'pointnext'; there are dgcnn, dgcnn_cls, diffgcn, "),
         ("dgcnn", {"graph": "none"}, "dgcnn needs neighbors, got graph='none'"),
         ("mgic_diffgcn", {"graph": "none"}, "mgic_diffgcn needs neighbors, got graph='none'"),
         ("dgcnn", {"graph": "full"}, "one of static, dynamic, random, none, got 'full'"),

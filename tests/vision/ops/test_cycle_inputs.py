@@ -1,13 +1,17 @@
 """The kernels of images take every batch of images, and refuse by name what does not fit them."""
 
+from typing import NamedTuple
+
 import pytest
 import torch
 from image_kernels import HALF, LAYERS, make_change, make_native, needs_compiler
 from torch.testing import assert_close
 
+from mgic_geo.ops.csrc.call import check_fields
 from mgic_vision import create_model, fuse
 from mgic_vision.ops.cycle import NativeCycle
 from mgic_vision.ops.grouped_conv import ConvPlan
+from mgic_vision.ops.kernel import FOLDER
 from mgic_vision.ops.plan import ABSENT, LevelPlan
 
 pytestmark = needs_compiler
@@ -148,3 +152,13 @@ def test_sizes_that_do_not_fit_a_convolution_are_refused():
         run(x, begins, weight, bias.double(), sizes)
     with pytest.raises(ValueError, match="sizes must be"):
         run(x, begins, weight, bias, sizes[1:])
+
+
+def test_a_layout_that_differs_from_the_header_is_refused_by_its_first_field():
+    class Swapped(NamedTuple):
+        channels: int
+        groups: int
+        inner: int
+
+    with pytest.raises(ValueError, match=r"Swapped has groups where level of plan\.h has inner"):
+        check_fields(Swapped, "plan.h", "level", FOLDER)

@@ -1,0 +1,102 @@
+"""Shapes as point clouds of equal size, drawn anew in training and by one rule elsewhere."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+from torch_geometric.data import Data
+
+from datasets.draws import Draws
+from datasets.mesh_cache import MeshCache
+from datasets.surface import normalize, sample_surface
+
+AugmentFunction = Callable[[Tensor, np.random.Generator], Tensor]
+Prepared = tuple[np.ndarray, np.ndarray, np.ndarray]  # what datasets.surface.prepare returns
+
+
+class MeshCloud(Data):
+    """One shape as points: ``pos`` of one or more draws, ``y``, ``name`` and ``index``."""
+
+    def __inc__(self, key: str, value: Any, *args: Any, **kwargs: Any) -> Any:
+        # PyG takes every attribute with "index" in its name for node numbers to be shifted
+        return 0 if key == "index" else super().__inc__(key, value, *args, **kwargs)
+
+
+def make_cloud(clouds: np.ndarray, **attributes: Any) -> MeshCloud:
+    """Join the draws of a shape, ``(votes, P, 3)``, into one item."""
+    pos = torch.from_numpy(clouds.reshape(-1, 3))
+    return MeshCloud(pos=pos, votes=len(clouds), **attributes)
+
+
+class DrawnShapes(Dataset[MeshCloud]):
+    """Shapes of a split; subclasses know them and their classes.
+
+    Args:
+        split: ``train`` or another one.
+        num_points: Points of a cloud.
+        seed: Seed of all points.
+        augment: ``(pos, generator) -> pos``, applied to clouds of ``train`` only.
+        draws: How points are drawn for evaluation, also from ``train``; by default once from every
+            other split.
+
+    Attributes:
+        classes: Class names.
+        targets: The label of each shape.
+        names: Of the shapes.
+
+    Raises:
+        ValueError: ``num_points`` below 1, or a negative seed.
+    """
+
+    classes: list[str]
+    targets: list[int]
+    names: list[str]
+    _meshes: MeshCache | Sequence[Prepared]
+
+    def __init__(
+        self,
+        split: str,
+        num_points: int,
+        seed: int,
+        augment: AugmentFunction | None,
+        draws: Draws | None,
+    ) -> None:
+        if num_points < 1:
+            raise ValueError(f"num_points must be at least 1, got {num_points}")
+        if seed < 0:
+            raise ValueError(f"seed must be 0 or more, got {seed}")
+        self.split, self.num_points, self.seed, self.augment = split, num_points, seed, augment
+        self.draws = Draws(seed=seed) if draws is None and split != "train" else draws
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __getitem__(self, key: int | tuple[int, int]) -> MeshCloud:
+        epoch, index = key if isinstance(key, (tuple, list)) else (0, key)
+        epoch, index = operator.index(epoch), operator.index(index)
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"index {index} is out of range for {len(self)} shapes")
+        index %= len(self)
+        vertices, faces, areas = self._meshes[index]
+        y = torch.tensor([self.targets[index]])
+        if self.draws is not None:
+            clouds = self.draws.points(vertices, faces, areas, self.num_points)
+            return make_cloud(clouds, y=y, name=self.names[index], index=index)
+        generator = np.random.default_rng([self.seed, epoch, index])
+        drawn = sample_surface(vertices, faces, self.num_points, generator, cumulative=areas)
+        pos = torch.from_numpy(normalize(drawn))
+        if self.augment is not None:
+            pos = self.augment(pos, generator)
+        return MeshCloud(pos=pos, y=y, name=self.names[index], index=index, votes=1)
+
+    def __repr__(self) -> str:
+        return (
+            f"{type(self).__name__}({self.split}, {len(self)} shapes of {len(self.classes)} "
+            f"classes, {self.num_points} points)"
+        )

@@ -1,0 +1,130 @@
+"""Any folder of meshes or point clouds, ``<class>/{train,test}/*``, with its own classes."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from datasets.drawn_shapes import AugmentFunction
+from datasets.draws import Draws
+from datasets.mesh_dataset import MeshDataset, select_files
+from datasets.off import shown
+from datasets.shape_files import SUFFIXES, parse_shape
+from datasets.source import SPLITS, FolderSource, SourceError, ZipSource
+
+__all__ = ["MeshFolder", "open_folder"]
+
+
+class MeshFolder(MeshDataset):
+    r"""Shapes from files of any format that is read; see :class:`MeshDataset` for items.
+
+    Args:
+        root: Folder with ``<class>/{train,test}/*``, or with one folder that has; or a zip of
+            it, which is read without unpacking.
+        split: ``train`` or ``test``, or another folder within those of the classes.
+        classes: Names of the classes, of which some may be missing; all that are there by default.
+        up: The axis that is up in files that do not say, see :func:`datasets.shape_files.turn`.
+        num_points: Points of a cloud, :math:`P`.
+        seed: Seed of all points.
+        augment: ``(pos, generator) -> pos``, applied to ``train`` only.
+        draws: As for :class:`MeshDataset`.
+        cache_dir: Folder for the caches; by default ``.mesh-cache`` in the root, or where nothing
+            can be written there, a folder of the user's cache.
+        lenient: As in :func:`datasets.shape_files.parse_shape`.
+        verify: As in :func:`datasets.mesh_cache.open_cache`.
+
+    Raises:
+        SourceError: No such folder, or none of the classes in it, or others.
+        OFFError: A shape cannot be read.
+        ValueError: Counts, seeds or an axis that make no sense.
+    """
+
+    def __init__(
+        self,
+        root: str | os.PathLike[str],
+        split: str = "train",
+        *,
+        classes: Sequence[str] | None = None,
+        up: str = "z",
+        num_points: int = 1024,
+        seed: int = 0,
+        augment: AugmentFunction | None = None,
+        draws: Draws | None = None,
+        cache_dir: str | os.PathLike[str] | None = None,
+        lenient: bool = False,
+        verify: bool = True,
+    ) -> None:
+        self.up = up
+        source = open_folder(root)
+        found = {name.split("/")[0] for name in source.files}
+        if classes is not None and (strangers := sorted(found - set(classes))):
+            raise SourceError(
+                f"{source.label}: folders that are no class: {', '.join(strangers)}; the classes "
+                f"are {', '.join(classes)}"
+            )
+        if not found:
+            raise SourceError(
+                f"{source.label}: no <class>/train and <class>/test with files of "
+                f"{' '.join(SUFFIXES)} in it"
+            )
+        cache_dir = _cache_of(Path(root)) if cache_dir is None else Path(cache_dir)
+        super().__init__(
+            source,
+            split,
+            classes=sorted(found) if classes is None else classes,
+            cache=cache_dir / f"folder-{split}",
+            num_points=num_points,
+            seed=seed,
+            augment=augment,
+            draws=draws,
+            lenient=lenient,
+            verify=verify,
+        )
+
+    def _find_files(self, source: FolderSource | ZipSource) -> list[str]:
+        present = sorted({name.split("/")[0] for name in source.files})
+        return select_files(source, self.split, present, by_class=False)
+
+    def _reading(self) -> dict[str, Any]:
+        return {"up": self.up}
+
+    def _parse(
+        self, content: bytes, name: str, path: Path, lenient: bool
+    ) -> tuple[np.ndarray, np.ndarray]:
+        return parse_shape(content, name, path=path, up=self.up, lenient=lenient)
+
+
+def open_folder(root: str | os.PathLike[str]) -> FolderSource | ZipSource:
+    """Find the class folders: in a zip, in the root, or in the only folder of it that has some.
+
+    Raises:
+        SourceError: There is no such path.
+    """
+    root = Path(root)
+    if root.is_file():
+        return ZipSource(root, None, SUFFIXES)
+    if not root.is_dir():
+        raise SourceError(f"{shown(root)}: neither a folder nor a zip")
+    if not _has_classes(root):
+        inner = [path for path in root.iterdir() if path.is_dir() and _has_classes(path)]
+        root = inner[0] if len(inner) == 1 else root
+    return FolderSource(root, SUFFIXES)
+
+
+def _has_classes(folder: Path) -> bool:
+    """Whether the folder is one of class folders."""
+    return any(next(folder.glob(f"[!.]*/{split}"), None) for split in SPLITS)
+
+
+def _cache_of(root: Path) -> Path:
+    """Return a folder for the caches of a data set that may be read-only."""
+    root = root.parent if root.is_file() else root
+    if os.access(root, os.W_OK):
+        return root / ".mesh-cache"
+    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return home / "mgic" / "meshes" / hashlib.sha256(os.fsencode(root.resolve())).hexdigest()[:16]

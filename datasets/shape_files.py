@@ -1,0 +1,189 @@
+"""Meshes and point clouds from files of many formats, turned so that z is up.
+
+OFF files are read strictly by :mod:`datasets.off`, the other meshes by trimesh.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import io
+import os
+import re
+import warnings
+from pathlib import Path
+
+import numpy as np
+import trimesh
+
+from datasets.off import MAX_BYTES, OFFError, OFFWarning, parse_off, shown
+from datasets.pcd import parse_pcd
+from datasets.surface import cumulative_areas, unit_scale
+
+CLOUDS = (".xyz", ".pts", ".pcd", ".npy", ".las", ".laz")  # of points, never of faces
+SUFFIXES = (".off", ".ply", ".obj", ".stl", ".glb", ".gltf", ".3mf", ".dae", *CLOUDS)
+Y_UP = (".glb", ".gltf")  # formats whose specification says so
+
+# suffix -> packages that its reader imports
+PACKAGES = {
+    ".3mf": ("networkx", "lxml"),
+    ".dae": ("collada",),
+    ".las": ("laspy",),
+    ".laz": ("laspy", "lazrs"),
+}
+ON_PYPI = {"collada": "pycollada"}  # where a package is called otherwise
+
+# axis that is up -> rows are where the new x, y and z come from
+_TURNS = {
+    "z": [[1, 0, 0], [0, 1, 0], [0, 0, 1]],
+    "-z": [[1, 0, 0], [0, -1, 0], [0, 0, -1]],
+    "y": [[1, 0, 0], [0, 0, -1], [0, 1, 0]],
+    "-y": [[1, 0, 0], [0, 0, 1], [0, -1, 0]],
+    "x": [[0, 1, 0], [0, 0, 1], [1, 0, 0]],
+    "-x": [[0, 1, 0], [0, 0, -1], [-1, 0, 0]],
+}
+AXES = tuple(_TURNS)
+
+
+def read_shape(
+    path: str | os.PathLike[str], *, up: str = "z", lenient: bool = False
+) -> tuple[np.ndarray, np.ndarray]:
+    """Read a mesh or a point cloud, which then has no faces; see :func:`parse_shape`."""
+    path = Path(path)
+    if (size := path.stat().st_size) > MAX_BYTES:
+        raise OFFError(f"{shown(path)}: {size} bytes are more than the {MAX_BYTES} that are read")
+    return parse_shape(path.read_bytes(), shown(path), path=path, up=up, lenient=lenient)
+
+
+def parse_shape(
+    data: bytes, name: str, *, path: Path | None = None, up: str = "z", lenient: bool = False
+) -> tuple[np.ndarray, np.ndarray]:
+    r"""Read a mesh or a point cloud from the bytes of a file.
+
+    Args:
+        data: The bytes.
+        name: What to call them in messages; its suffix says what they are.
+        path: Where they are from, for formats that name further files.
+        up: The axis that is up, one of :data:`AXES`, in formats that do not say. The shape is
+            turned so that it becomes z.
+        lenient: Warn and go on where a strict reader stops but a shape remains: drop vertices that
+            are NaN or infinite, with their faces; accept a mesh without faces or without area.
+
+    Shape:
+        - Returns vertices, float64 ``(V, 3)`` in the file's unit, and faces, int64 ``(F, 3)``, with
+          ``F = 0`` for a point cloud.
+
+    Raises:
+        OFFError: The file cannot be read, or holds nothing to draw points from.
+        ValueError: An unknown axis.
+
+    Example:
+        >>> parse_shape(b"0 0 1\n0 2 0\n", "two.xyz", up="y")[0].tolist()
+        [[0.0, -1.0, 0.0], [0.0, 0.0, 2.0]]
+    """
+    suffix = Path(name).suffix.lower()
+    if suffix == ".off":
+        vertices, faces = parse_off(data, name, lenient=lenient)
+    else:
+        vertices, faces = _parse(data, name, suffix, path)
+        vertices, faces = _checked(vertices, faces, name, suffix, lenient)
+    return turn(vertices, "y" if suffix in Y_UP else up), faces
+
+
+def turn(vertices: np.ndarray, up: str) -> np.ndarray:
+    """Turn coordinates so that the axis that is up becomes z.
+
+    Raises:
+        ValueError: An unknown axis.
+
+    Example:
+        >>> turn(np.array([[1.0, 2.0, 3.0]]), "y").tolist()
+        [[1.0, -3.0, 2.0]]
+    """
+    if up not in _TURNS:
+        raise ValueError(f"up must be one of {', '.join(AXES)}, got {up!r}")
+    return vertices if up == "z" else vertices @ np.array(_TURNS[up], float).T
+
+
+def _parse(data: bytes, name: str, suffix: str, path: Path | None) -> tuple[np.ndarray, np.ndarray]:
+    """Read what the format holds; errors of readers become ours."""
+    if suffix not in SUFFIXES:
+        raise OFFError(f"{name}: no format that is read; those are {' '.join(SUFFIXES)}")
+    missing = [p for p in PACKAGES.get(suffix, ()) if importlib.util.find_spec(p) is None]
+    if missing:
+        names = " ".join(ON_PYPI.get(package, package) for package in missing)
+        raise OFFError(f"{name}: reading {suffix} needs another package: pip install {names}")
+    try:
+        if suffix in CLOUDS:
+            return _parse_cloud(data, suffix), np.empty((0, 3), np.int64)
+        return _parse_mesh(data, suffix, path)
+    except Exception as error:  # readers raise whatever they do
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise OFFError(f"{name}: cannot be read as {suffix[1:].upper()}: {reason}") from error
+
+
+def _parse_cloud(data: bytes, suffix: str) -> np.ndarray:
+    if suffix == ".pcd":
+        return parse_pcd(data)
+    if suffix == ".npy":
+        points = np.load(io.BytesIO(data), allow_pickle=False)
+        if points.ndim != 2 or points.shape[1] < 3 or points.dtype.kind not in "fiu":
+            raise ValueError(f"expected numbers of the shape (N, 3 or more), got {points.shape}")
+        return points[:, :3].astype(np.float64)
+    if suffix in (".las", ".laz"):
+        import laspy  # an extra package, see PACKAGES
+
+        return np.array(laspy.read(io.BytesIO(data)).xyz, np.float64)
+    return _parse_table(data)
+
+
+def _parse_table(data: bytes) -> np.ndarray:
+    """Read a text of numbers, three or more a line; a line with names or a count may come first."""
+    text = re.sub(rb"[,;]", b" ", data.removeprefix(b"\xef\xbb\xbf"))
+    rows = [words for line in text.splitlines() if (words := line.split(b"#")[0].split())]
+    if rows and (len(rows[0]) < 3 or rows[0][0][:1].isalpha()):
+        rows = rows[1:]
+    if any(len(words) < 3 for words in rows):
+        raise ValueError("a line has fewer than three numbers")
+    return np.array([[float(word) for word in words[:3]] for words in rows]).reshape(-1, 3)
+
+
+def _parse_mesh(data: bytes, suffix: str, path: Path | None) -> tuple[np.ndarray, np.ndarray]:
+    """Read with trimesh and join all that a scene holds, faces before loose points."""
+    resolver = None if path is None else trimesh.resolvers.FilePathResolver(str(path))
+    loaded = trimesh.load(io.BytesIO(data), file_type=suffix[1:], resolver=resolver, process=False)
+    parts = loaded.dump() if isinstance(loaded, trimesh.Scene) else [loaded]
+    meshes = [part for part in parts if isinstance(part, trimesh.Trimesh) and len(part.faces)]
+    if meshes:
+        joined = trimesh.util.concatenate(meshes)
+        return np.asarray(joined.vertices, np.float64), np.asarray(joined.faces, np.int64)
+    kinds = (trimesh.Trimesh, trimesh.PointCloud)
+    points = [np.asarray(p.vertices, np.float64) for p in parts if isinstance(p, kinds)]
+    return np.concatenate([np.empty((0, 3)), *points]), np.empty((0, 3), np.int64)
+
+
+def _checked(
+    vertices: np.ndarray, faces: np.ndarray, name: str, suffix: str, lenient: bool
+) -> tuple[np.ndarray, np.ndarray]:
+    """Refuse, or leave out, what no points can be drawn from."""
+    finite = np.isfinite(vertices).all(axis=1)
+    if not finite.any():
+        what = "not one vertex is finite" if len(finite) else "it holds no vertices"
+        raise OFFError(f"{name}: {what}")
+    if len(faces) and not (faces.min() >= 0 and faces.max() < len(vertices)):
+        raise OFFError(f"{name}: a face names a vertex that is not there, of {len(vertices)}")
+    if not finite.all():
+        _complain(lenient, f"{name}: {(~finite).sum()} vertices are not finite")
+        kept = finite[faces].all(axis=1)
+        vertices, faces = vertices[finite], (np.cumsum(finite) - 1)[faces[kept]]
+    if len(faces) and not cumulative_areas(unit_scale(vertices), faces)[-1] > 0:
+        _complain(lenient, f"{name}: the mesh has no area, all its faces are degenerate")
+    if not len(faces) and suffix not in (".ply", *CLOUDS):
+        _complain(lenient, f"{name}: it holds no faces")
+    return vertices, faces
+
+
+def _complain(lenient: bool, message: str) -> None:
+    """Stop, or warn and go on."""
+    if not lenient:
+        raise OFFError(message)
+    warnings.warn(message, OFFWarning, stacklevel=4)

@@ -1,0 +1,153 @@
+"""Comparisons of both cycles with every control, each network at a learning rate of its own.
+
+The controls have MGIC's weights: a narrow dense network, one that is narrow and deep, with as many
+convolutions in a row as the paper's cycle has, and on images one of ghost modules.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from matplotlib.figure import Figure
+
+import mgic_geo
+import mgic_vision
+from scripts.experiments.comparison import Contender
+from scripts.experiments.figures import dot_rows
+from scripts.experiments.networks import CONFIGS, HARD, IMAGES, POINTS
+from scripts.experiments.ranges import Row
+from scripts.experiments.runs import TrainingRun
+
+
+def _draw_splits(rows: list[Row], found: Sequence[TrainingRun]) -> Figure:
+    return dot_rows(rows, {split: split for split in HARD}, "accuracy, %")
+
+
+EDGE_CYCLES = replace(
+    POINTS,
+    name="edge_cycles",
+    title="Edge convolutions: both cycles and their controls",
+    contenders=(
+        Contender("dgcnn", "dense"),
+        Contender("dgcnn-narrow", "control: narrow", "dgcnn", {"width": 52}),
+        Contender(
+            "dgcnn-deep",
+            "control: narrow and deep",
+            "dgcnn",
+            {"width": 28, "layers": [5, 4, 4, 4, 4, 4]},
+        ),
+        Contender("mgic_dgcnn", "MGIC, the paper's cycle"),
+        Contender("mgic_dgcnn-additive", "MGIC, additive", "mgic_dgcnn", {"cycle": "additive"}),
+    ),
+    questions=(
+        ("mgic_dgcnn-additive", "mgic_dgcnn", "additive against the paper's cycle"),
+        ("mgic_dgcnn-additive", "dgcnn", "additive against the dense twin"),
+        ("mgic_dgcnn-additive", "dgcnn-narrow", "additive against narrow"),
+        ("mgic_dgcnn-additive", "dgcnn-deep", "additive against narrow and deep"),
+        ("mgic_dgcnn", "dgcnn", "the paper's cycle against the dense twin"),
+        ("mgic_dgcnn", "dgcnn-narrow", "the paper's cycle against narrow"),
+        ("mgic_dgcnn", "dgcnn-deep", "the paper's cycle against narrow and deep"),
+    ),
+    draw=_draw_splits,
+    fuse=mgic_geo.fuse,
+    rates=(0.002, 0.005, 0.01),
+)
+DIFFERENTIAL_CYCLES = replace(
+    EDGE_CYCLES,
+    name="differential_cycles",
+    title="Differential convolutions: both cycles and their controls",
+    contenders=(
+        Contender("diffgcn", "dense"),
+        Contender("diffgcn-narrow", "control: narrow", "diffgcn", {"width": 42}),
+        Contender(
+            "diffgcn-deep",
+            "control: narrow and deep",
+            "diffgcn",
+            {"width": 20, "layers": [5, 4, 4, 4, 4, 4]},
+        ),
+        Contender("mgic_diffgcn", "MGIC, the paper's cycle"),
+        Contender("mgic_diffgcn-additive", "MGIC, additive", "mgic_diffgcn", {"cycle": "additive"}),
+    ),
+    questions=tuple(
+        (first.replace("dgcnn", "diffgcn"), second.replace("dgcnn", "diffgcn"), question)
+        for first, second, question in EDGE_CYCLES.questions
+    ),
+)
+PROTOCOL = replace(
+    POINTS,
+    name="protocol",
+    title="How much of a difference is protocol: one dgcnn, trained and tested in other ways",
+    contenders=(
+        Contender("base", "as on the page of points", "dgcnn"),
+        Contender(
+            "no-smoothing",
+            "without label smoothing",
+            "dgcnn",
+            settings={"model.label_smoothing": 0.0},
+        ),
+        Contender(
+            "last-epoch",
+            "nothing held out, the last epoch",
+            "dgcnn",
+            settings={"data.val_fraction": 0.0},
+        ),
+        Contender("ten-votes", "ten draws of each shape", "dgcnn", settings={"data.votes": 10}),
+    ),
+    questions=(
+        ("no-smoothing", "base", "label smoothing"),
+        ("last-epoch", "base", "choice of the epoch"),
+        ("ten-votes", "base", "draws of the test"),
+    ),
+    timed=None,
+    draw=_draw_splits,
+)
+_SIZES = {"depth": 20, "group_size": 8, "coarse_size": 16}
+FASHION = replace(
+    IMAGES,
+    name="fashion",
+    title="Fashion-MNIST: both cycles and their controls",
+    config=CONFIGS / "fashion.yaml",
+    contenders=(
+        Contender("resnet20", "dense", "resnet56", {"depth": 20}),
+        Contender("resnet20-narrow", "control: narrow", "resnet56", {"depth": 20, "width": 10}),
+        Contender("resnet-deep", "control: narrow and deep", "resnet56", {"depth": 38, "width": 7}),
+        Contender(
+            *("ghost-narrow", "control: ghost modules", "ghost_resnet56"),
+            {"depth": 20, "width": 14},
+        ),
+        Contender("mgic_resnet20", "MGIC, the paper's cycle", "mgic_resnet56", _SIZES),
+        Contender(
+            *("mgic_resnet20-additive", "MGIC, additive", "mgic_resnet56"),
+            _SIZES | {"cycle": "additive"},
+        ),
+    ),
+    questions=tuple(
+        (mgic, other, f"{cycle} against {control}")
+        for mgic, cycle in (
+            ("mgic_resnet20", "the paper's cycle"),
+            ("mgic_resnet20-additive", "additive"),
+        )
+        for other, control in (
+            ("resnet20", "the dense network"),
+            ("resnet20-narrow", "narrow"),
+            ("resnet-deep", "narrow and deep"),
+            ("ghost-narrow", "ghost modules"),
+        )
+    ),
+    fuse=mgic_vision.fuse,
+    # images that are trained with; a fifth or a tenth more is held out
+    settings={
+        1_000: {
+            "data.num_train": 1_250,
+            "data.val_fraction": 0.2,
+            "data.batch_size": 32,
+            "trainer.max_epochs": 30,
+        },
+        10_000: {
+            "data.num_train": 11_112,
+            "data.val_fraction": 0.1,
+            "data.batch_size": 64,
+            "trainer.max_epochs": 8,
+        },
+    },
+    rates=(0.001, 0.003, 0.01),
+)

@@ -1,0 +1,113 @@
+"""When to use MGIC: what the comparisons with dense networks and with narrow ones say together."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from scripts.experiments.pages import read_rows
+from scripts.experiments.paper.verdicts import Row, ranges_differ
+
+#: Pages that have MGIC networks, their dense twin and a narrow one of their weights, and what is
+#: compared there.
+PAGES = {
+    "edge_cycles": ("test", "test-hard"),
+    "differential_cycles": ("test", "test-hard"),
+    "fashion": ("test",),
+    "images": ("test",),
+}
+NARROW = ("control: narrow", "control: dense")  # how the notes of narrow networks begin
+FEW_WEIGHTS = 0.6
+SECONDS = ("step_ms", "epoch_seconds", "seconds_per_1000")
+
+
+@dataclass(frozen=True)
+class Case:
+    """One MGIC network beside its dense twin and its narrow controls.
+
+    Args:
+        page: Where it is compared.
+        name: Of the network, and of what it is tested on.
+        share: Its weights, as a share of the dense network's.
+        difference: Of its mean accuracy and the dense network's, in points.
+        step: Time of a training step, in those of the dense network.
+        better: Whether all its seeds are above all seeds of every narrow network.
+        worse: Whether all its seeds are below all seeds of a narrow network.
+    """
+
+    page: str
+    name: str
+    share: float
+    difference: float
+    step: float
+    better: bool
+    worse: bool
+
+    @property
+    def pays(self) -> bool:
+        """Whether it is a reason to use MGIC: few weights, no loss, no narrow network as good."""
+        return self.share <= FEW_WEIGHTS and self.difference >= 0 and self.better
+
+
+def find_cases(docs: Path) -> list[Case]:
+    """Read what the tables in this folder have; rows that are not complete are left out."""
+    return [
+        case
+        for page, keys in PAGES.items()
+        for key in keys
+        for case in _cases_of(page, key, read_rows(docs / f"{page}.csv"))
+    ]
+
+
+def _cases_of(page: str, key: str, rows: Sequence[Row]) -> Iterator[Case]:
+    for setting in dict.fromkeys(row.get("num_train") for row in rows):
+        own = [r for r in rows if r.get("num_train") == setting and r.get(f"{key}_mean")]
+        dense = next((row for row in own if row["note"] == "dense"), None)
+        narrow = [row for row in own if row["note"].startswith(NARROW)]
+        if dense is None or not narrow:
+            continue
+        seconds = next(name for name in SECONDS if name in dense)
+        for row in (row for row in own if row["note"].startswith("MGIC")):
+            yield Case(
+                page,
+                f"{row['model']}, {key}" + (f", {int(setting):,} images" if setting else ""),
+                float(row["weights"]) / float(dense["weights"]),
+                float(row[f"{key}_mean"]) - float(dense[f"{key}_mean"]),
+                float(row[seconds]) / float(dense[seconds]),
+                all(ranges_differ(other, row, key) for other in narrow),
+                any(ranges_differ(row, other, key) for other in narrow),
+            )
+
+
+def advise(cases: Sequence[Case]) -> list[str]:
+    """Say when to use MGIC, what it costs and saves, and when not to, each with its figures."""
+    if not cases:
+        return ["Nothing can be said yet: no comparison with a narrow network has been made."]
+    shares, differences, steps = (
+        [getattr(case, name) for case in cases] for name in ("share", "difference", "step")
+    )
+    better, worse = ([c for c in cases if getattr(c, name)] for name in ("better", "worse"))
+    pays = [case for case in cases if case.pays]
+    if pays:
+        where = "; ".join(f"{case.name} ([{case.page}]({case.page}.md))" for case in pays)
+        when = (
+            f"**Use it** where, with at most {FEW_WEIGHTS:.0%} of the weights, it was at least as "
+            f"accurate as the dense network and better than a narrow one: {where}."
+        )
+    else:
+        when = (
+            f"**When to use it.** In none of {len(cases)} comparisons was MGIC, with at most "
+            f"{FEW_WEIGHTS:.0%} of the weights, at least as accurate as the dense network and, with"
+            " every seed, better than a narrow one of its weights. Try the narrow one first."
+        )
+    return [
+        when,
+        f"**What you save.** These networks have {min(shares):.0%} to {max(shares):.0%} of the "
+        "weights of their dense twins.",
+        f"**What it costs.** Accuracy changes by {min(differences):+.1f} to "
+        f"{max(differences):+.1f} points.",
+        "**Against a narrow dense network of the same weights** MGIC is better with every seed in "
+        f"{len(better)} of {len(cases)} comparisons, worse with every seed in {len(worse)}, and "
+        f"not told apart in {len(cases) - len(better) - len(worse)}.",
+        f"**Do not use it** to save time in training: a step takes {min(steps):.1f} to "
+        f"{max(steps):.1f} times as long as the dense twin's.",
+    ]

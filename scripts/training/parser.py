@@ -1,0 +1,74 @@
+"""The parser of training scripts: what is wrong is said in three lines, with the nearest name."""
+
+import argparse
+import difflib
+import re
+import sys
+from collections.abc import Collection
+from typing import Any, NoReturn
+
+from lightning.pytorch.cli import LightningArgumentParser
+
+
+class Parser(LightningArgumentParser):
+    """Lightning's parser, whose errors leave out the list of all options."""
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, allow_abbrev=False, **kwargs)
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Say what is wrong and end the program with exit code 2."""
+        if not self.exit_on_error:  # a part of another parser, which will tell
+            super().error(message, ex)
+        print(f"error: {explain(message, self.option_names())}", file=sys.stderr)
+        print(f"{self.prog.replace(' [options]', '')} --help lists the options", file=sys.stderr)
+        sys.exit(2)
+
+    def option_names(self) -> list[str]:
+        """Return the dotted names of all options, those of nested classes among them."""
+        options = (action.dest for action in self._actions if action.option_strings)
+        names = [name for name in options if not name.endswith(".help")]
+        for action in self._actions:
+            if isinstance(action, argparse._SubParsersAction):
+                names += action.choices["fit"].option_names()
+        return names
+
+
+def explain(message: str, names: Collection[str]) -> str:
+    r"""Say in a line or two what jsonargparse says in many.
+
+    Example:
+        >>> explain("unrecognized arguments: --data.nmae x", ["data.name", "seed"])
+        'no option --data.nmae; did you mean --data.name?'
+        >>> explain("Subcommand 'fit' does not accept option 'data.nam'", ["data.name", "seed"])
+        'no option data.nam; did you mean data.name?'
+        >>> explain("Parser key \"seed\":  Expected a <class 'int'>. Got value: x", ["seed"])
+        'seed: expected int, got x'
+    """
+    if found := re.match(r"unrecognized arguments: (--?[^\s=]+)", message):
+        name = found[1].lstrip("-").replace("-", "_")
+        return f"no option {found[1]}{nearest(name, names, '--')}"
+    if found := re.search(r"does not accept option '([^']+)'", message):
+        return f"no option {found[1]}{nearest(found[1], names)}"
+    key = re.match(r'Parser key "([^"]+)":\s*', message)
+    if key and (inner := re.search(r"Option '([^']+)' is not accepted", message)):
+        return f"no option {key[1]}.{inner[1]}{nearest(f'{key[1]}.{inner[1]}', names)}"
+    if key and (literal := re.search(r"typing\.Literal\[(.+?)\]. Got value: (\S+)", message)):
+        choices = [choice.strip("' ") for choice in literal[1].split(",")]
+        wanted = " or ".join(literal[1].rsplit(", ", 1))
+        return f"{key[1]}: expected {wanted}, got {literal[2]}{nearest(literal[2], choices)}"
+    rest = message[key.end() :] if key else message
+    short = " ".join(line.strip() for line in rest.splitlines()[:2])
+    short = re.sub(r"Expected a <class '([^']+)'>\. Got value: (.*)", r"expected \1, got \2", short)
+    return f"{key[1]}: {short}" if key else short
+
+
+def nearest(name: str, names: Collection[str], prefix: str = "") -> str:
+    """Suggest the name that is most like one that does not exist, if one is.
+
+    Example:
+        >>> nearest("pointnt", ["pointnet", "dgcnn"])
+        '; did you mean pointnet?'
+    """
+    found = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
+    return f"; did you mean {prefix}{found[0]}?" if found else ""

@@ -1,0 +1,120 @@
+"""How training scripts start: what can be refused is refused before torch is imported."""
+
+import importlib
+import signal
+import sys
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from scripts.training.reliability.claim import (
+    claim,
+    launch_rank,
+    refuse_run,
+    release,
+    restarted,
+)
+from scripts.training.reliability.errors import TrainingError
+
+PATHS = ("run_dir", "checkpoint", "data.root", "data.zip")  # which may look like anything
+
+
+@dataclass(frozen=True)
+class Script:
+    """A training script, which imports its classes when it is called and may run.
+
+    Args:
+        name: Its module.
+        model: Module and name of its classifier.
+        data: Module and name of its data.
+        names: Of the data set and of the network that are taken by default.
+    """
+
+    name: str
+    model: tuple[str, str]
+    data: tuple[str, str]
+    names: tuple[str, str]
+
+    def __call__(self, args: Sequence[str] | None = None) -> int:
+        """Run a stage and return its exit code, as :func:`scripts.training.cli.main` has them."""
+        args = sys.argv[1:] if args is None else args
+        try:
+            if not {"-h", "--help"} & set(args):
+                self._claim(args[:1], read_settings(args[1:]))
+            if sys.stderr.isatty():
+                print("starting: torch and Lightning are loaded", file=sys.stderr, flush=True)
+            cli = importlib.import_module("scripts.training.cli")
+            return cli.main(*self.load(), f"python -m {self.name}", args)
+        except TrainingError as error:
+            print(f"error: {error}", file=sys.stderr)
+            return error.exit_code
+        except KeyboardInterrupt:
+            return 128 + signal.SIGINT
+        finally:
+            release()
+
+    def load(self) -> tuple[type, type]:
+        """Import the classifier and the data."""
+        model, data = (
+            getattr(importlib.import_module(module), name)
+            for module, name in (self.model, self.data)
+        )
+        return model, data
+
+    def _claim(self, stage: Sequence[str], given: Mapping[str, Any]) -> None:
+        """Claim the run folder if it can be told already; if not, that is done later."""
+        folder = given.get("run_dir")
+        if folder is None and stage == ["fit"]:
+            keys = ("data.name", "model.name")
+            names = (given.get(key, name) for key, name in zip(keys, self.names, strict=True))
+            folder = "runs/" + "-".join(map(str, names))
+        tries = given.get("trainer.fast_dev_run") not in (None, False, 0)
+        if folder is None or tries or launch_rank() != 0 or stage not in (["fit"], ["test"]):
+            return
+        with suppress(OSError):  # told by who writes there
+            claim(Path(str(folder)))
+        if stage == ["fit"] and not (restarted() or given.get("resume") or given.get("overwrite")):
+            refuse_run(Path(str(folder)))
+
+
+def read_settings(args: Sequence[str]) -> dict[str, Any]:
+    """Return by dotted name what arguments, and configuration files among them, set.
+
+    The last one counts, as for the parser. What is not understood is left to it.
+
+    Example:
+        >>> read_settings(["--run_dir", "runs/a", "--data.root=b", "--resume", "--seed", "3"])
+        {'run_dir': 'runs/a', 'data.root': 'b', 'resume': True, 'seed': 3}
+    """
+    found: dict[str, Any] = {}
+    for place, word in enumerate(args):
+        if not word.startswith("--"):
+            continue
+        name, equals, value = word[2:].partition("=")
+        if not equals:
+            following = args[place + 1 : place + 2]
+            value = following[0] if following and not following[0].startswith("--") else "true"
+        if name == "config":
+            with suppress(OSError, ValueError, yaml.YAMLError):
+                found |= dict(_flatten(yaml.safe_load(Path(value).read_text(encoding="utf-8"))))
+            continue
+        found[name.replace("-", "_")] = value if name in PATHS else _value_of(value)
+    return found
+
+
+def _value_of(text: str) -> Any:
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError:
+        return text
+
+
+def _flatten(tree: Any, prefix: str = "") -> list[tuple[str, Any]]:
+    """List the settings of a nested configuration by their dotted names."""
+    if not isinstance(tree, Mapping):
+        return [(prefix.removesuffix("."), tree)]
+    return [pair for key, value in tree.items() for pair in _flatten(value, f"{prefix}{key}.")]

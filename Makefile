@@ -17,7 +17,7 @@ INSTALL := $(BIN)/python -m pip install --quiet --no-compile --constraint constr
 # the paper's tables and figures that need no training of their own
 PAPER := section34 table1 figure3 table3 table5 table7 table8 figure5 table9 table11 table12 table13 figure6
 
-.PHONY: demo test lint bench paper docs faults slow-faults cluster wheel fuzz sanitize \
+.PHONY: demo test lint bench gpu paper docs faults slow-faults cluster wheel fuzz sanitize \
 	sanitize-address sanitize-thread clean
 
 demo: .venv/.train ## train an MGIC classifier on meshes and write its report
@@ -33,6 +33,12 @@ lint: .venv/.test
 
 bench: .venv/.train ## training steps beside what PyG users write (needs `make cluster`)
 	$(BIN)/python -m scripts.bench points
+
+gpu: .venv/.test ## on a machine with a GPU: its tests and benchmarks, into docs/performance-gpu.md
+	$(BIN)/python -m pytest -m cuda tests
+	$(BIN)/python -m scripts.bench points --device cuda --json runs/gpu/points.json
+	$(BIN)/python -m scripts.bench images --device cuda --images 32 --json runs/gpu/images.json
+	$(BIN)/python -m scripts.gpu_page runs/gpu/points.json runs/gpu/images.json
 
 paper: .venv/.train ## the paper's tables and figures beside ours, into docs/results; minutes
 	@for name in $(PAPER); do $(BIN)/python -m scripts.paper $$name || exit 1; done

@@ -10,6 +10,8 @@ Start here:
 - :class:`MGICBlock` is the cycle itself, for layers of your own.
 """
 
+__version__ = "0.1.0"
+
 from mgic_geo import conversion
 from mgic_geo.blending import finish, set_blend, share_at
 from mgic_geo.conversion import Report
@@ -18,7 +20,7 @@ from mgic_geo.cost import multiply_adds, num_weights
 from mgic_geo.drawing import draw
 from mgic_geo.fuse import fuse
 from mgic_geo.graphs.derivatives import EdgeGradients, edge_gradients
-from mgic_geo.graphs.neighbors import knn_graph, knn_indices
+from mgic_geo.graphs.neighbors import cloud_table, knn_graph, knn_indices
 from mgic_geo.levels import (
     Correction,
     Level,
@@ -75,6 +77,7 @@ __all__ = [  # noqa: RUF022
     "edge_gradients",
     "knn_graph",
     "knn_indices",
+    "cloud_table",
     # networks
     "DensePointCloud",
     "MGICGNN",

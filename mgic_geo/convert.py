@@ -22,10 +22,11 @@ from mgic_geo.conversion import (
     rewrite,
     shared_hooks,
 )
-from mgic_geo.levels import Correction, check_cycle, level_plan
+from mgic_geo.levels import Correction, check_counts, check_cycle, level_plan
 from mgic_geo.nn.grouped_conv import check_caches
 from mgic_geo.nn.message_passing import ConvNormAct, MGICMessagePassing
 from mgic_geo.nn.structured_linear import linear_maps
+from mgic_geo.ops.inputs import check_module
 
 Factory = Callable[[int, int], nn.Module]
 PLAIN = (bool, int, float, str, tuple, type(None))
@@ -102,8 +103,8 @@ def convert(
         >>> new(torch.rand(3, 16), torch.tensor([[0, 1], [1, 2]])).shape
         torch.Size([3, 4])
     """
-    if min_width < 1:
-        raise ValueError(f"min_width must be at least 1, got {min_width}")
+    check_module(model)
+    check_counts(min_width=min_width)
     level_plan(1, group_size=group_size, coarse_size=coarse_size)  # checks the sizes
     check_cycle(cycle)
     if any(is_lazy(parameter) for parameter in model.parameters()):

@@ -17,7 +17,9 @@ from mgic_geo.nn.linear import MGICLinear
 from mgic_geo.nn.message_passing import ConvNormAct, MGICMessagePassing
 from mgic_geo.nn.norm_act import unwrap_norm
 from mgic_geo.nn.structured_linear import MULTIPLIED_OUT, StructuredLinear
+from mgic_geo.nn.width_change import WidthChange
 from mgic_geo.ops.grouped_linear import keep_packed_
+from mgic_geo.ops.inputs import check_module
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -52,6 +54,7 @@ def fuse(model: Model) -> Model:
         >>> pos = torch.rand(20, 3)
         >>> torch.testing.assert_close(fuse(model)(pos), model(pos), rtol=1e-4, atol=1e-4)
     """
+    check_module(model)
     with torch.inference_mode(False):  # tensors made in it do not count their changes
         fused = copy.deepcopy(model).eval().requires_grad_(False)
         _multiply_out(fused)
@@ -93,11 +96,13 @@ def _matrix_of(module: nn.Module) -> tuple[Tensor, Tensor | None] | None:
     """The dense weight and the bias of a cycle, if it is linear and dense is as fast."""
     if isinstance(module, StructuredLinear) and module.width <= MULTIPLIED_OUT:
         return module.weight[0], module.bias
-    if not isinstance(module, MGICLinear) or module.channels > MULTIPLIED_OUT:
+    if not isinstance(module, MGICLinear) or (
+        max(module.channels, module.out_channels) > MULTIPLIED_OUT
+    ):
         return None
     leaves = [child for child in module.modules() if not any(True for _ in child.children())]
     if not all(
-        isinstance(leaf, GroupedLinear | nn.Identity)
+        isinstance(leaf, GroupedLinear | WidthChange | nn.Identity)
         or (isinstance(leaf, nn.BatchNorm1d) and leaf.running_mean is not None)
         for leaf in leaves
     ):

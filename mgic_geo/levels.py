@@ -7,6 +7,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -97,16 +98,8 @@ def level_plan(
     """
     inner = channels if inner is None else inner
     coarse_size = group_size if coarse_size is None else coarse_size
-    for name, value in (
-        ("channels", channels),
-        ("inner", inner),
-        ("group_size", group_size),
-        ("coarse_size", coarse_size),
-    ):
-        if value < 1:
-            raise ValueError(f"{name} must be at least 1, got {value}")
-    if min_levels < 0:
-        raise ValueError(f"min_levels must be at least 0, got {min_levels}")
+    check_counts(channels=channels, inner=inner, group_size=group_size, coarse_size=coarse_size)
+    check_counts(0, min_levels=min_levels)
 
     widths = [(channels, inner)]
     while min(widths[-1]) > 1 and (len(widths) <= min_levels or min(widths[-1]) > coarse_size):
@@ -124,6 +117,29 @@ def level_plan(
     return tuple(levels)
 
 
+def check_counts(least: int = 1, /, **counts: int) -> None:
+    """Refuse what is no whole number of at least ``least``.
+
+    Args:
+        least: The smallest number allowed.
+        **counts: Numbers, by the name of the argument.
+
+    Raises:
+        ValueError: With the name of the argument.
+
+    Example:
+        >>> check_counts(k=3.5)
+        Traceback (most recent call last):
+        ...
+        ValueError: k must be a whole number, got 3.5
+    """
+    for name, value in counts.items():
+        if not isinstance(value, Integral):
+            raise ValueError(f"{name} must be a whole number, got {value!r}")
+        if value < least:
+            raise ValueError(f"{name} must be at least {least}, got {value}")
+
+
 def group_count(*widths: int, group_size: int, below: int | None = None) -> int:
     """Smallest number of groups of at most ``group_size`` channels that divides all ``widths``.
 
@@ -139,8 +155,7 @@ def group_count(*widths: int, group_size: int, below: int | None = None) -> int:
         >>> group_count(120, 40, group_size=64), group_count(184, 80, group_size=8)
         (1, 8)
     """
-    if group_size < 1:
-        raise ValueError(f"group_size must be at least 1, got {group_size}")
+    check_counts(group_size=group_size)
     common = math.gcd(*widths)
     divisors = [d for d in range(1, common + 1) if common % d == 0]
     wanted = next((d for d in divisors if d * group_size >= min(widths)), common)

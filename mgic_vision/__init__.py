@@ -22,6 +22,7 @@ from mgic_geo import (
     read_weights,
     set_blend,
 )
+from mgic_geo import __version__ as __version__
 from mgic_vision.blocks import (
     basic_block,
     bottleneck,

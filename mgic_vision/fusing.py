@@ -8,6 +8,7 @@ from typing import TypeVar
 import torch
 from torch import nn
 
+from mgic_geo.ops.inputs import check_module
 from mgic_vision.folding import fold_norms_
 from mgic_vision.ops.cycle import NativeCycle
 from mgic_vision.ops.grouped_conv import NativeConv
@@ -52,6 +53,7 @@ def fuse(model: Model, *, native: str = "auto") -> Model:
         >>> x = torch.rand(2, 3, 32, 32)
         >>> torch.testing.assert_close(fuse(model)(x), model(x), rtol=1e-4, atol=1e-4)
     """
+    check_module(model)
     if native not in NATIVE:
         raise ValueError(f"native must be one of {', '.join(NATIVE)}, got {native!r}")
     with torch.inference_mode(False):  # tensors made in it do not count their changes

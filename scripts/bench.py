@@ -2,7 +2,8 @@
 
 ``python -m scripts.bench points|images|exported|scaling|memory|kernels|all`` prints medians,
 interquartile ranges and ratios; ``--json`` keeps every sample. Contenders run interleaved in one
-process, see :mod:`scripts.benchmarks.timing`.
+process, see :mod:`scripts.benchmarks.timing`. ``points|images --device cuda`` times what
+:mod:`scripts.benchmarks.gpu` lists instead.
 """
 
 import argparse
@@ -12,7 +13,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from scripts.benchmarks import exported, images, kernels, machine, memory, points, scaling
+import torch
+
+from scripts.benchmarks import exported, gpu, images, kernels, machine, memory, points, scaling
 from scripts.benchmarks.timing import (
     WARM_UP,
     Bytes,
@@ -38,6 +41,7 @@ BENCHMARKS = {
 }
 ALL = "all"
 FEW_REPEATS = 20
+ON_GPU = ("points", "images")
 
 
 def main(args: Sequence[str] | None = None) -> int:
@@ -46,11 +50,15 @@ def main(args: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(args)
     if arguments.repeats < 1 or arguments.threads < 1:
         parser.error("--repeats and --threads must be at least 1")
+    if arguments.device == "cuda" and arguments.benchmark not in ON_GPU:
+        parser.error(f"--device cuda has {' and '.join(ON_GPU)}, not {arguments.benchmark}")
+    if arguments.device == "cuda" and not torch.cuda.is_available():
+        parser.error("--device cuda needs a GPU, and PyTorch sees none")
     if arguments.settle < 0:
         parser.error(f"--settle must be at least 0, got {arguments.settle}")
     try:
         with machine.threads(arguments.threads):
-            report = run(arguments)
+            report = run_on_gpu(arguments) if arguments.device == "cuda" else run(arguments)
     except (ValueError, TrainingError) as error:
         parser.error(str(error))
     if arguments.json is not None:
@@ -67,6 +75,7 @@ def make_parser() -> argparse.ArgumentParser:
     for name, summary in {**summaries, ALL: "every benchmark, one after another"}.items():
         command = commands.add_parser(name, help=summary, description=summary)
         command.add_argument("--json", type=Path, metavar="FILE", help="write every sample here")
+        command.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
         command.add_argument("--threads", type=int, default=machine.num_cores())
         command.add_argument("--repeats", type=int, default=FEW_REPEATS)
         command.add_argument(
@@ -104,6 +113,22 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
         "machine": facts,
         "results": results,
     }
+
+
+def run_on_gpu(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Print the tables of a GPU and return what is behind them."""
+    facts = gpu.describe()
+    print(f"card: {facts['card']}, CUDA {facts['cuda']}, torch {facts['versions']['torch']}")
+    results = []
+    for suite in gpu.make_suites(arguments):
+        print(f"\n{suite.title}\n")
+        result = gpu.run_suite(suite, arguments.repeats)
+        print_times(result["seconds"], dict.fromkeys(result["seconds"], 0), 1.0)
+        print_spreads("how many times as long", result["ratios"])
+        for name, peak in result["peak_bytes"].items():
+            print(f"{name}: {peak / 1e6:.0f} MB at most")
+        results.append(result)
+    return {"benchmark": arguments.benchmark, "machine": facts, "results": results}
 
 
 def run_suite(suite: Suite, arguments: argparse.Namespace) -> dict[str, Any]:

@@ -13,8 +13,10 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch_geometric import EdgeIndex
 
+from mgic_geo.levels import check_counts
 from mgic_geo.ops import knn_batched
 from mgic_geo.ops.host import is_readable
+from mgic_geo.ops.inputs import check_tensors
 from mgic_geo.ops.knn import knn
 from mgic_geo.ops.operator import check_values
 
@@ -134,8 +136,8 @@ def knn_indices(
                 [ 4, -1],
                 [ 3, -1]])
     """
-    if k < 1:
-        raise ValueError(f"k must be at least 1, got {k}")
+    check_counts(k=k)
+    check_tensors(x=x, batch=batch)
     if backend not in _BACKENDS:
         raise ValueError(f"backend must be one of {', '.join(_BACKENDS)}, got {backend!r}")
     if x.dim() != 2 or x.numel() == 0:

@@ -1,11 +1,13 @@
-"""Neighborhoods of one size, as a table: the form that devices other than processors work on."""
+"""Neighborhoods of one size, as tables: the form that devices other than processors work on."""
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
+from mgic_geo.ops.edge_gradients import edge_weights
 from mgic_geo.ops.table_max import table_max
 
 
@@ -24,7 +26,6 @@ class NeighborTable(NamedTuple):
         - ``neighbors``, ``filled``: ``(num_targets, k)``.
 
     Example:
-        >>> import torch
         >>> NeighborTable.of(torch.tensor([[1, 2], [0, -1], [-1, -1]]), 3).filled
         tensor([[1, 2],
                 [0, 0],
@@ -53,3 +54,76 @@ class NeighborTable(NamedTuple):
     def maximum(self, x: Tensor) -> Tensor:
         """As :func:`~mgic_geo.graphs.adjacency.neighbor_max`."""
         return table_max(x, self.filled)[0]
+
+
+class DerivativeTable(NamedTuple):
+    """Derivatives along three axes on neighborhoods of one size.
+
+    :class:`~mgic_geo.graphs.derivatives.DerivativeOperators` are the same for any graph.
+
+    Args:
+        nodes: Neighbors of every node, and the node itself.
+        weight: Weight of each of them in the derivative along each axis.
+
+    Shape:
+        - ``nodes``: ``(N, k + 1)``. ``weight``: ``(N, k + 1, 3)``.
+    """
+
+    nodes: Tensor
+    weight: Tensor
+
+    @classmethod
+    def of(cls, neighbors: Tensor, weight: Tensor) -> DerivativeTable:
+        """Add every node itself, with minus the sum of the other weights.
+
+        Shape:
+            - ``neighbors``: ``(N, k)``. ``weight``: ``(N, k, 3)``.
+        """
+        itself = torch.arange(neighbors.size(0), device=neighbors.device).unsqueeze(1)
+        own = -weight.sum(1, keepdim=True)
+        return cls(torch.cat([neighbors, itself], dim=1), torch.cat([weight, own], dim=1))
+
+    @property
+    def num_nodes(self) -> int:
+        """Number of nodes."""
+        return self.nodes.size(0)
+
+    def derive(self, x: Tensor, groups: int) -> Tensor:
+        """As that of :class:`~mgic_geo.graphs.derivatives.DerivativeOperators`.
+
+        Shape:
+            - ``x``: ``(N, C)``. Returns ``(N, 7 * C)``.
+        """
+        precise = x.to(torch.promote_types(x.dtype, self.weight.dtype))
+        first = self.weight.mT @ gather(precise, self.nodes)  # (N, 3, C)
+        second = (self.weight.unsqueeze(3) * gather(first, self.nodes)).sum(1)
+        parts = torch.cat([precise.unsqueeze(1), first, second], dim=1).to(x.dtype)  # (N, 7, C)
+        # a group's input is its channels under the first operator, under the second, ...
+        return parts.unflatten(2, (groups, -1)).transpose(1, 2).flatten(1)
+
+
+def derivative_table(
+    pos: Tensor, neighbors: Tensor, batch: Tensor | None = None, *, softening: float = 0.0
+) -> DerivativeTable:
+    """Weights of :func:`~mgic_geo.edge_gradients` for a table of neighbors.
+
+    Shape:
+        - ``pos``: ``(N, 3)``. ``neighbors``: ``(N, k)``, -1 where there is none. ``batch``:
+          ``(N,)``.
+
+    Example:
+        >>> pos = torch.tensor([[0.0, 0, 0], [2.0, 0, 0]])
+        >>> table = derivative_table(pos, torch.tensor([[1, -1], [0, -1]]))
+        >>> table.derive(torch.tensor([[0.0], [5.0]]), groups=1)[:, 1].tolist()
+        [5.0, 5.0]
+    """
+    itself = torch.arange(pos.size(0), device=pos.device).unsqueeze(1)
+    filled = neighbors.where(neighbors >= 0, itself)  # edges of length 0 have no weight
+    edges = filled.flatten(), itself.expand_as(filled).flatten()
+    weight = edge_weights(pos, *edges, batch, softening)
+    return DerivativeTable.of(filled, weight.unflatten(0, filled.shape))
+
+
+def gather(x: Tensor, nodes: Tensor) -> Tensor:
+    """Rows of the neighbors, ``(N, ...)`` and ``(N, k)`` to ``(N, k, ...)``."""
+    return x.index_select(0, nodes.flatten()).unflatten(0, nodes.shape)

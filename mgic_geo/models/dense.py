@@ -3,33 +3,18 @@
 from __future__ import annotations
 
 import copy
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch_geometric.nn import MessagePassing
 
+from mgic_geo.graphs.table import DerivativeTable, gather
 from mgic_geo.models.point_cloud import PointCloudClassifier
 from mgic_geo.nn.diff_conv import DiffGCNConv
 from mgic_geo.nn.edge_conv import GroupedEdgeConv
 from mgic_geo.nn.grouped_linear import grouped_linear
 from mgic_geo.nn.message_passing import MGICMessagePassing
 from mgic_geo.ops.edge_gradients import weigh_edges
-
-
-class DenseDerivatives(NamedTuple):
-    """The graph of a dense batch with the derivatives along three axes.
-
-    Args:
-        neighbors: Neighbors of every point, by row number in the batch.
-        weight: Weight of every edge in the derivative along each axis.
-
-    Shape:
-        - ``neighbors``: ``(B * N, k)``. ``weight``: ``(B * N, k, 3)``.
-    """
-
-    neighbors: Tensor
-    weight: Tensor
 
 
 class DensePointCloud(nn.Module):
@@ -93,7 +78,7 @@ class DensePointCloud(nn.Module):
         tables: list[Tensor] = []
         clouds, size, _ = pos.shape
 
-        def find_graph(x: Tensor) -> tuple[()] | tuple[Tensor | DenseDerivatives]:
+        def find_graph(x: Tensor) -> tuple[()] | tuple[Tensor | DerivativeTable]:
             if self.model.graph == "none":
                 return ()
             places = dense_knn(x.unflatten(0, (clouds, size)), self.model.k)
@@ -103,7 +88,7 @@ class DensePointCloud(nn.Module):
             if not self.model.derivatives:
                 return (neighbors,)
             weight = dense_gradients(pos, neighbors, softening=self.model.softening)
-            return (DenseDerivatives(neighbors, weight),)
+            return (DerivativeTable.of(neighbors, weight),)
 
         points = self.model.map_points(pos.flatten(0, 1), find_graph)
         return self.model.head(self.model.pool_dense(points.unflatten(0, (clouds, size)))), tables
@@ -138,16 +123,9 @@ class DenseDiffConv(nn.Module):
         super().__init__()
         self.lin, self.groups, self.relu = conv.lin, conv.groups, conv.relu
 
-    def forward(self, x: Tensor, graph: DenseDerivatives) -> Tensor:
+    def forward(self, x: Tensor, graph: DerivativeTable) -> Tensor:
         """Convolve ``x``."""
-        neighbors, weight = graph
-        own = weight.sum(1).unsqueeze(2)  # (N, 3, 1)
-        first = weight.transpose(1, 2) @ gather(x, neighbors) - own * x.unsqueeze(1)  # (N, 3, C)
-        second = (weight.unsqueeze(3) * gather(first, neighbors)).sum(1) - own * first
-        parts = torch.cat([x.unsqueeze(1), first, second], dim=1)  # (N, 7, C)
-        # a group's input is its channels under the first operator, under the second, ...
-        parts = parts.unflatten(2, (self.groups, -1)).transpose(1, 2)
-        y = grouped_linear(parts.flatten(1), self.lin.weight, self.lin.bias)
+        y = grouped_linear(graph.derive(x, self.groups), self.lin.weight, self.lin.bias)
         return y.relu() if self.relu else y
 
 
@@ -189,11 +167,6 @@ def dense_gradients(pos: Tensor, neighbors: Tensor, *, softening: float) -> Tens
     edges = neighbors.flatten(), target.flatten()
     weight = weigh_edges(pos.flatten(0, 1), *edges, cloud.flatten(), softening)
     return weight.unflatten(0, neighbors.shape)
-
-
-def gather(x: Tensor, neighbors: Tensor) -> Tensor:
-    """Rows of the neighbors, ``(N, ...)`` and ``(N, k)`` to ``(N, k, ...)``."""
-    return x.index_select(0, neighbors.flatten()).unflatten(0, neighbors.shape)
 
 
 _DENSE = {GroupedEdgeConv: DenseEdgeConv, DiffGCNConv: DenseDiffConv}

@@ -12,11 +12,13 @@ from torch import Tensor, nn
 from mgic_geo.graphs.adjacency import Adjacency, from_neighbors, neighbor_max, to_adjacency
 from mgic_geo.graphs.derivatives import DerivativeOperators, derivative_operators, edge_gradients
 from mgic_geo.graphs.neighbors import cloud_table, knn_indices
-from mgic_geo.graphs.table import NeighborTable
+from mgic_geo.graphs.table import DerivativeTable, NeighborTable, derivative_table
+from mgic_geo.levels import check_counts
 from mgic_geo.nn.diff_conv import DiffGCNConv
 from mgic_geo.nn.edge_conv import GroupedEdgeConv
 from mgic_geo.nn.message_passing import ConvNormAct, MGICMessagePassing
 from mgic_geo.ops.host import is_readable
+from mgic_geo.ops.inputs import check_tensors
 from mgic_geo.ops.operator import check_values, is_traced
 
 GRAPHS = ("static", "dynamic", "random", "none")
@@ -24,6 +26,8 @@ GRAPHS = ("static", "dynamic", "random", "none")
 # Table 10: G-convs in front of each MLP
 GCONVS_BEFORE_MLP = (3, 3)
 HEAD_MLPS = 3
+
+Graph = Adjacency | NeighborTable | DerivativeOperators | DerivativeTable
 
 
 class PointCloudClassifier(nn.Module):
@@ -85,9 +89,7 @@ class PointCloudClassifier(nn.Module):
             raise ValueError(f"graph must be one of {', '.join(GRAPHS)}, got {graph!r}")
         if len(layers) != num_gconvs or min(layers) < 1:
             raise ValueError(f"layers must be one or {num_gconvs} numbers above 0, got {layers}")
-        for name, value in (("num_classes", num_classes), ("k", k), ("width", width)):
-            if value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}")
+        check_counts(num_classes=num_classes, k=k, width=width)
         self.graph, self.derivatives, self.k = graph, derivatives, k
         self.softening = softening
 
@@ -133,8 +135,7 @@ class PointCloudClassifier(nn.Module):
 
     def reset_classifier(self, num_classes: int) -> None:
         """Put a fresh classifier in place, e.g. for another data set."""
-        if num_classes < 1:
-            raise ValueError(f"num_classes must be at least 1, got {num_classes}")
+        check_counts(num_classes=num_classes)
         old = self.head[-1]
         assert isinstance(old, nn.Linear)
         self.head[-1] = nn.Linear(
@@ -195,6 +196,9 @@ class PointCloudClassifier(nn.Module):
             find_graph: ``(features) -> further inputs of the convolutions``; called once, or for
                 every G-conv where the graph is dynamic.
         """
+        own = next(self.parameters()).dtype
+        if pos.dtype != own and not torch.is_autocast_enabled(pos.device.type):
+            raise TypeError(f"pos is {pos.dtype}, the network {own}: pos.to({own}) fits")
         x, inputs = pos, ()
         for index, (gconv, point_mlp) in enumerate(zip(self.gconvs, self.mlps, strict=True)):
             if index == 0 or self.graph == "dynamic":
@@ -210,7 +214,7 @@ class PointCloudClassifier(nn.Module):
 
     def _graph(
         self, x: Tensor, pos: Tensor, batch: Tensor | None, clouds: Tensor | None
-    ) -> tuple[()] | tuple[Adjacency | NeighborTable | DerivativeOperators]:
+    ) -> tuple[()] | tuple[Graph]:
         if self.graph == "none":
             return ()
         if self.graph == "random":
@@ -221,7 +225,7 @@ class PointCloudClassifier(nn.Module):
 
     def graph_inputs(
         self, neighbors: Tensor, pos: Tensor, batch: Tensor | None = None
-    ) -> tuple[Adjacency | NeighborTable | DerivativeOperators]:
+    ) -> tuple[Graph]:
         """Return what the convolutions take beside features, for given neighbors.
 
         Args:
@@ -229,8 +233,10 @@ class PointCloudClassifier(nn.Module):
             pos: Coordinates of the points, ``(N, 3)``.
             batch: The cloud of every point, ``(N,)``; ``None`` means a single cloud.
         """
-        if not self.derivatives and not is_readable(neighbors):
-            return (NeighborTable.of(neighbors, neighbors.size(0)),)
+        if not is_readable(neighbors):  # no shape depends on values
+            if not self.derivatives:
+                return (NeighborTable.of(neighbors, neighbors.size(0)),)
+            return (derivative_table(pos, neighbors, batch, softening=self.softening),)
         adjacency = from_neighbors(neighbors)
         if not self.derivatives:
             return (adjacency,)
@@ -274,6 +280,7 @@ def check_points(pos: Tensor, batch: Tensor | None) -> None:
         ValueError: If ``pos`` is not ``(N, 3)`` floating point with N above 0, or ``batch`` not
             ``(N,)`` int64.
     """
+    check_tensors(pos=pos, batch=batch)
     if pos.dim() != 2 or pos.size(1) != 3 or not pos.is_floating_point() or not pos.size(0):
         raise ValueError(
             f"pos must be (N, 3) floating point with N > 0, got {tuple(pos.shape)} of {pos.dtype}"

@@ -8,6 +8,7 @@ import os
 from mgic_geo.models import dgcnn, point_cloud
 from mgic_geo.models.point_cloud import PointCloudClassifier
 from mgic_geo.models.weights import build_with_weights
+from mgic_geo.ops.inputs import did_you_mean
 
 DEFAULT_CLASSES = 10  # of ModelNet10
 
@@ -74,7 +75,8 @@ def create_model(
         105778
     """
     if name not in _MODELS:
-        raise ValueError(f"no model {name!r}; there are {', '.join(list_models())}")
+        near = did_you_mean(name, _MODELS)
+        raise ValueError(f"no model {name!r}; there are {', '.join(list_models())}{near}")
     if checkpoint is not None:
         return build_with_weights(
             create_model, name, checkpoint, num_classes, options, strict=strict

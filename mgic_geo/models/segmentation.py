@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from mgic_geo.graphs.neighbors import cloud_table
+from mgic_geo.levels import check_counts
 from mgic_geo.models.point_cloud import (
     PointCloudClassifier,
     check_batch_size,
@@ -57,8 +58,7 @@ class PointCloudSegmenter(nn.Module):
         self, backbone: PointCloudClassifier, num_parts: int, *, dropout: float = 0.0
     ) -> None:
         super().__init__()
-        if num_parts < 1:
-            raise ValueError(f"num_parts must be at least 1, got {num_parts}")
+        check_counts(num_parts=num_parts)
         width = backbone.point_width
         backbone.head = nn.Sequential()  # its parameters would never get a gradient
         self.backbone, self.num_parts = backbone, num_parts

@@ -34,7 +34,8 @@ def read_weights(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[
     """Read weights and what they belong to; nothing in the files is executed.
 
     Args:
-        path: ``NAME.safetensors``, with ``NAME.json`` in the same folder.
+        path: ``NAME.safetensors``, with ``NAME.json`` in the same folder; of a folder, its
+            ``model.safetensors``.
 
     Returns:
         The state of the network, and what the JSON file says without the hash.
@@ -50,6 +51,7 @@ def read_weights(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[
     """
     safetensors = _import_safetensors()
     path = Path(path)
+    path = path / f"model{SUFFIX}" if path.is_dir() else path
     try:
         if path.suffix != SUFFIX:
             raise ValueError(f"expected a {SUFFIX} file")

@@ -7,6 +7,7 @@ from torch_geometric import EdgeIndex
 
 from mgic_geo.graphs.adjacency import Adjacency, to_adjacency
 from mgic_geo.graphs.derivatives import DerivativeOperators, derivative_operators
+from mgic_geo.graphs.table import DerivativeTable
 from mgic_geo.nn.grouped_linear import GroupedLinear, check_groups
 from mgic_geo.nn.prepared import PreparedConv
 from mgic_geo.ops import mix_derivatives as ops
@@ -72,13 +73,13 @@ class DiffGCNConv(PreparedConv):
     def prepare(
         self,
         x: Tensor,
-        edge_index: Tensor | EdgeIndex | Adjacency | DerivativeOperators,
+        edge_index: Tensor | EdgeIndex | Adjacency | DerivativeOperators | DerivativeTable,
         edge_attr: Tensor | None = None,
-    ) -> DerivativeOperators:
+    ) -> DerivativeOperators | DerivativeTable:
         """Build the operators; the result may be passed as ``edge_index``, many times."""
         if isinstance(x, tuple):
             raise ValueError("DiffGCNConv needs one set of nodes, got a bipartite pair")
-        if isinstance(edge_index, DerivativeOperators):
+        if isinstance(edge_index, DerivativeOperators | DerivativeTable):
             return edge_index
         if edge_attr is None:
             raise ValueError("DiffGCNConv needs edge_attr=edge_gradients(pos, edge_index)")
@@ -95,7 +96,7 @@ class DiffGCNConv(PreparedConv):
     def forward(
         self,
         x: Tensor,
-        edge_index: Tensor | EdgeIndex | Adjacency | DerivativeOperators,
+        edge_index: Tensor | EdgeIndex | Adjacency | DerivativeOperators | DerivativeTable,
         edge_attr: Tensor | None = None,
     ) -> Tensor:
         """Convolve ``x``."""
@@ -105,7 +106,7 @@ class DiffGCNConv(PreparedConv):
         self,
         subtrahend: Tensor | None,
         x: Tensor,
-        edge_index: Tensor | EdgeIndex | Adjacency | DerivativeOperators,
+        edge_index: Tensor | EdgeIndex | Adjacency | DerivativeOperators | DerivativeTable,
         edge_attr: Tensor | None = None,
     ) -> Tensor:
         """Convolve ``x`` and subtract, if there is something to subtract."""
@@ -117,8 +118,10 @@ class DiffGCNConv(PreparedConv):
                 f"the derivatives are those of {operators.num_nodes} nodes, "
                 f"got features of {x.size(0)}"
             )
-        operators.check()
-        if is_hooked(self.lin):  # wants to see the features that are mixed
+        if isinstance(operators, DerivativeOperators):
+            operators.check()
+        # a hook wants to see the features that are mixed
+        if isinstance(operators, DerivativeTable) or is_hooked(self.lin):
             y = self.lin(operators.derive(x, self.groups))
             y = y.relu() if self.relu else y
             return y if subtrahend is None else y - subtrahend

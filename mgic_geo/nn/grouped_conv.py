@@ -11,6 +11,7 @@ import torch_geometric.nn as pyg
 from torch import nn
 from torch.nn.parameter import is_lazy
 
+from mgic_geo.levels import check_counts
 from mgic_geo.nn.conv_copies import GroupedConv, LoopConv, VmapConv
 from mgic_geo.nn.grouped_linear import check_groups
 from mgic_geo.nn.held_values import description, loose_tensor
@@ -81,8 +82,7 @@ def make_grouped_conv(
         )
     """
     check_strategy(strategy)
-    if min(in_channels, out_channels) < 1:
-        raise ValueError(f"widths must be at least 1, got {in_channels} and {out_channels}")
+    check_counts(in_channels=in_channels, out_channels=out_channels)
     check_groups(in_channels, out_channels, groups)
 
     def make(*widths: int, **named: int) -> nn.Module:

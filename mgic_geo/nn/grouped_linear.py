@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from mgic_geo.levels import init_transfer_
+from mgic_geo.levels import check_counts, init_transfer_
 from mgic_geo.ops import grouped_linear as ops
 
 
@@ -140,10 +140,7 @@ def check_groups(in_channels: int, out_channels: int, groups: int) -> None:
     Raises:
         ValueError: If a width is below 1, or ``groups`` is or does not divide both.
     """
-    if min(in_channels, out_channels) < 1:
-        raise ValueError(
-            f"in_channels and out_channels must be at least 1, got {in_channels} and {out_channels}"
-        )
+    check_counts(in_channels=in_channels, out_channels=out_channels)
     if groups < 1 or in_channels % groups or out_channels % groups:
         raise ValueError(
             f"groups must divide in_channels {in_channels} and out_channels {out_channels}, "

@@ -7,14 +7,14 @@ from collections.abc import Callable
 
 from torch import Tensor, nn
 
-from mgic_geo.levels import Level, MGICBlock, reset_parameters
+from mgic_geo.levels import Level, MGICBlock, check_counts, reset_parameters
 from mgic_geo.nn.correction import GraphCorrection
 from mgic_geo.nn.grouped_linear import GroupedLinear, transfer
 from mgic_geo.nn.width_change import WidthChange
 
 
 class MGICLinear(nn.Module):
-    r"""Replaces ``nn.Linear(channels, channels)`` with weights that are linear in the width.
+    r"""Replaces ``nn.Linear(channels, out_channels)`` with weights that are linear in the width.
 
     Every level has a linear map, grouped on all but the coarsest one, so that every channel sees
     every other. As it stands, the layer is a linear map like the one it replaces, one whose matrix
@@ -23,7 +23,9 @@ class MGICLinear(nn.Module):
     user's own norm and activation follow as before.
 
     Args:
-        channels: Channels in and out, :math:`C`.
+        channels: Channels in, :math:`C`.
+        out_channels: Channels out, ``None`` for as many. Where they differ, a grouped map, as in
+            front of a convolution (section 3.3), leads to this width, on which the cycle works.
         group_size: Channels per group on every level but the last, :math:`s_g`.
         coarse_size: Levels are halved until they are this narrow, :math:`s_c`; ``None`` means
             ``group_size``.
@@ -35,11 +37,12 @@ class MGICLinear(nn.Module):
         cycle: ``"multiplicative"`` or ``"additive"``, as :class:`MGICBlock`.
 
     Shape:
-        - ``x``: ``(..., channels)``. Returns the same shape.
+        - ``x``: ``(..., channels)``. Returns ``(..., out_channels)``.
 
     Cost:
         As :class:`MGICBlock` with :math:`K = C^2`, and :math:`C_j` a level for the bias; as many
-        multiply-adds a row without the biases. Without norms :math:`2 C_j` fewer a level.
+        multiply-adds a row without the biases. Without norms :math:`2 C_j` fewer a level. Where the
+        widths differ :math:`C` is the width out, and :class:`WidthChange` comes on top.
 
     Raises:
         ValueError: If ``channels`` or a size is below 1, ``min_levels`` below 0, or ``cycle``
@@ -62,6 +65,7 @@ class MGICLinear(nn.Module):
     def __init__(
         self,
         channels: int,
+        out_channels: int | None = None,
         *,
         group_size: int = 16,
         coarse_size: int | None = None,
@@ -82,9 +86,12 @@ class MGICLinear(nn.Module):
                 parts["act"] = make_act()
             return linear if level.finest or len(parts) == 1 else nn.Sequential(parts)
 
+        check_counts(channels=channels)
         self.channels = channels
+        self.out_channels = channels if out_channels is None else out_channels
+        self.width_change = WidthChange(channels, self.out_channels, group_size=group_size)
         self.block = MGICBlock(
-            channels,
+            self.out_channels,
             make_layer,
             transfer,
             group_size=group_size,
@@ -97,6 +104,7 @@ class MGICLinear(nn.Module):
 
     def reset_parameters(self) -> None:
         """Draw all weights again; the transfers keep their rule."""
+        self.width_change.reset_parameters()
         self.block.reset_parameters()
 
     def forward(self, x: Tensor) -> Tensor:
@@ -105,11 +113,11 @@ class MGICLinear(nn.Module):
             raise ValueError(
                 f"x must have {self.channels} channels last, got shape {tuple(x.shape)}"
             )
-        return self.block(x)
+        return self.block(self.width_change(x))
 
     def extra_repr(self) -> str:
-        """Show the width above the levels."""
-        return f"{self.channels}"
+        """Show the widths above the levels."""
+        return f"{self.channels}, {self.out_channels}"
 
 
 class MGICMLP(nn.Module):
@@ -161,8 +169,7 @@ class MGICMLP(nn.Module):
         cycle: str = "multiplicative",
     ) -> None:
         super().__init__()
-        if num_layers < 1:
-            raise ValueError(f"num_layers must be at least 1, got {num_layers}")
+        check_counts(num_layers=num_layers)
         self.width_change = WidthChange(in_channels, hidden_channels, group_size=group_size)
         self.layers = nn.Sequential()
         for _ in range(num_layers):

@@ -5,13 +5,22 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch_geometric import EdgeIndex
 from torch_geometric.nn import MessagePassing
 from torch_geometric.nn.resolver import activation_resolver, normalization_resolver
 
 from mgic_geo.graphs.adjacency import Adjacency
-from mgic_geo.levels import Differing, Level, MGICBlock, check_cycle, reset_parameters
+from mgic_geo.levels import (
+    Differing,
+    Level,
+    MGICBlock,
+    check_counts,
+    check_cycle,
+    reset_parameters,
+)
+from mgic_geo.nn.conv_names import find_conv
 from mgic_geo.nn.correction import GraphCorrection
 from mgic_geo.nn.diff_conv import DiffGCNConv
 from mgic_geo.nn.grouped_conv import check_strategy, make_grouped_conv
@@ -20,6 +29,7 @@ from mgic_geo.nn.norm_act import norm_act
 from mgic_geo.nn.prepared import PreparedConv
 from mgic_geo.nn.structured_linear import make_additive_conv
 from mgic_geo.nn.width_change import WidthChange
+from mgic_geo.ops.inputs import check_tensors
 from mgic_geo.ops.operator import is_hooked
 
 
@@ -92,7 +102,7 @@ class MGICMessagePassing(MessagePassing):
         self,
         in_channels: int | tuple[int, int],
         out_channels: int,
-        conv: Callable[..., nn.Module],
+        conv: str | Callable[..., nn.Module],
         *,
         group_size: int = 8,
         coarse_size: int | None = None,
@@ -105,6 +115,7 @@ class MGICMessagePassing(MessagePassing):
         **kwargs: Any,
     ) -> None:
         super().__init__()
+        conv = find_conv(conv)
         check_strategy(strategy)
         check_cycle(cycle)
         _check_widths(in_channels, out_channels)
@@ -188,6 +199,8 @@ class MGICMessagePassing(MessagePassing):
         **kwargs: Any,
     ) -> Tensor:
         """Convolve ``x``; further inputs go to the convolution of every level."""
+        if isinstance(self.plain_conv, MessagePassing):  # others may take graphs of other forms
+            _check_inputs(x, edge_index)
         if not isinstance(self.block, MGICBlock):
             return self.block(x, edge_index, *args, **kwargs)
         if isinstance(x, tuple) and x[1] is None:
@@ -250,11 +263,32 @@ class ConvNormAct(Differing):
         return self(x, *args, **kwargs) - subtrahend
 
 
+def _check_inputs(x: Any, edge_index: Any) -> None:
+    """Say in this layer's words what the convolutions inside would stumble over."""
+    source, target = x if isinstance(x, tuple) and len(x) == 2 else (x, None)
+    check_tensors(x=source, x_target=target)
+    if type(edge_index).__module__ == "numpy":
+        check_tensors(edge_index=edge_index)
+    if not isinstance(edge_index, Tensor) or edge_index.layout is not torch.strided:
+        return
+    if edge_index.dim() != 2 or edge_index.size(0) != 2 or edge_index.is_floating_point():
+        given = f"{tuple(edge_index.shape)} of {edge_index.dtype}"
+        advice = ""
+        if edge_index.dim() == 2 and edge_index.size(0) == edge_index.size(1) == len(source):
+            advice = "; torch_geometric.utils.dense_to_sparse reads a dense adjacency"
+        elif edge_index.dim() == 2 and edge_index.size(1) == 2:
+            advice = "; edge_index.t() turns a list of pairs"
+        raise ValueError(
+            "edge_index must be (2, E) integers, sources above targets, an EdgeIndex, or sparse, "
+            f"got {given}{advice}"
+        )
+
+
 def _check_widths(in_channels: int | tuple[int, int], out_channels: int) -> None:
     widths = in_channels if isinstance(in_channels, tuple) else (in_channels,)
-    if len(widths) not in (1, 2) or any(width < 1 and width != -1 for width in widths):
+    valid = all(isinstance(width, int) and (width > 0 or width == -1) for width in widths)
+    if len(widths) not in (1, 2) or not valid:
         raise ValueError(
             f"in_channels must be at least 1, -1 (lazy) or a pair of those, got {in_channels}"
         )
-    if out_channels < 1:
-        raise ValueError(f"out_channels must be at least 1, got {out_channels}")
+    check_counts(out_channels=out_channels)

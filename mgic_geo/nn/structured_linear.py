@@ -12,7 +12,7 @@ import torch_geometric.nn as pyg
 from torch import Tensor, nn
 from torch.nn import functional
 
-from mgic_geo.levels import Level, MGICBlock
+from mgic_geo.levels import Level, MGICBlock, check_counts
 from mgic_geo.nn.correction import GraphCorrection
 from mgic_geo.nn.grouped_linear import GroupedLinear, transfer
 
@@ -75,8 +75,7 @@ class StructuredLinear(nn.Module):
         transfer_init: str = "normal",
     ) -> None:
         super().__init__()
-        if min(in_channels, out_channels) < 1:
-            raise ValueError(f"widths must be at least 1, got {in_channels} and {out_channels}")
+        check_counts(in_channels=in_channels, out_channels=out_channels)
         self.in_channels, self.out_channels = in_channels, out_channels
         self.width = math.gcd(in_channels, out_channels)
         parts = in_channels // self.width, out_channels // self.width
@@ -106,10 +105,16 @@ class StructuredLinear(nn.Module):
 
     @property
     def weight(self) -> Tensor:
-        """The matrix, multiplied out: what the cycle makes of the unit vectors."""
+        """The matrix, multiplied out: what the cycle makes of the unit vectors.
+
+        It has the type of the parameters, in autocast as well, which the product with it is for.
+        """
         some = next(self.block.parameters())
         units = torch.eye(self.in_channels, dtype=some.dtype, device=some.device)
-        return self._apply_block(units).t().unsqueeze(0)
+        if not torch.is_autocast_enabled(some.device.type):
+            return self._apply_block(units).t().unsqueeze(0)
+        with torch.autocast(some.device.type, enabled=False):
+            return self._apply_block(units).t().unsqueeze(0)
 
     def _apply_block(self, x: Tensor) -> Tensor:
         return self.block(x.unflatten(-1, (-1, self.width))).flatten(-2)

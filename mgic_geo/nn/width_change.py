@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
 
-from mgic_geo.levels import group_count
+from mgic_geo.levels import check_counts, group_count
 from mgic_geo.nn.grouped_linear import GroupedLinear, grouped_linear
 
 
@@ -39,13 +39,8 @@ class WidthChange(nn.Module):
 
     def __init__(self, in_channels: int, out_channels: int, *, group_size: int) -> None:
         super().__init__()
-        for name, value in (
-            ("in_channels", 1 if in_channels == -1 else in_channels),
-            ("out_channels", out_channels),
-            ("group_size", group_size),
-        ):
-            if value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}")
+        check_counts(in_channels=1 if in_channels == -1 else in_channels)
+        check_counts(out_channels=out_channels, group_size=group_size)
         self.in_channels, self.out_channels = in_channels, out_channels
         self.group_size, self.groups = group_size, 1
         self.weight: nn.Parameter | UninitializedParameter | None = UninitializedParameter()

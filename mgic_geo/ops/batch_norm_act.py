@@ -201,9 +201,7 @@ def train_batch_norm(
         if norm.training and norm.num_batches_tracked is not None:
             norm.num_batches_tracked.add_(1)
         moved = (norm.running_mean, norm.running_var) if norm.training else (None, None)
-        y = functional.batch_norm(
-            x, *moved, norm.weight, norm.bias, True, norm.momentum, norm.eps
-        )
+        y = functional.batch_norm(x, *moved, norm.weight, norm.bias, True, norm.momentum, norm.eps)
         return _FUNCTIONS[activation](y)
     y, statistics = batch_norm_act(x, norm.weight, norm.bias, norm.eps, activation)
     mean, variance = statistics.detach()[:2]

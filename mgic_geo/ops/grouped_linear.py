@@ -13,7 +13,8 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from mgic_geo.ops.compiled import why_not_compiled, why_not_in_autocast
 from mgic_geo.ops.csrc import build
-from mgic_geo.ops.operator import Kernel, Operation
+from mgic_geo.ops.host import is_readable
+from mgic_geo.ops.operator import ELSEWHERE, Kernel, Operation
 
 ROWS_PER_SHARE = 1024
 MAX_SHARES = 64
@@ -168,6 +169,37 @@ def _compiled(
     return y
 
 
+def _in_place(
+    x: Tensor, weight: Tensor, bias: Tensor | None, addend: Tensor | None = None
+) -> Tensor:
+    """One product that writes every group to its place among the columns: no copy after it."""
+    groups, rows, columns = weight.shape
+    if groups == 1:
+        y = functional.linear(x, weight[0], bias)
+    else:
+        x = x.reshape(-1, groups, columns).transpose(0, 1)
+        y = x.new_empty(x.size(1), groups * rows)
+        out = y.view(-1, groups, rows).transpose(0, 1)
+        if bias is None:
+            torch.bmm(x, weight.mT, out=out)
+        else:
+            torch.baddbmm(bias.view(groups, 1, rows), x, weight.mT, out=out)
+    return y if addend is None else addend + y
+
+
+def _why_not_in_place(
+    x: Tensor, weight: Tensor, bias: Tensor | None, addend: Tensor | None = None
+) -> str | None:
+    if is_readable(x):
+        return ELSEWHERE
+    if torch.compiler.is_compiling():
+        return "a compiler joins what follows with the reference"
+    if torch.is_autocast_enabled(x.device.type):
+        return "autocast is on"
+    types = {each.dtype for each in (x, weight, bias) if each is not None}
+    return f"types differ: {sorted(map(str, types))}" if len(types) > 1 else None
+
+
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     ctx.save_for_backward(*inputs[:2])
 
@@ -192,6 +224,7 @@ grouped_linear = Operation(
         _compiled,
         lambda x, w, bias, addend=None: why_not_multiply(w, x=x, bias=bias, addend=addend),
     ),
+    Kernel("in_place", _in_place, _why_not_in_place),
     fake=lambda x, weight, *_: x.new_empty(x.size(0), weight.size(0) * weight.size(1)),
     setup=_setup,
     backward=_backward,
@@ -243,4 +276,6 @@ def sum_rows(x: Tensor) -> Tensor:
 
     Torch's order of sums, and so its rounding, is one of the threads.
     """
+    if not is_readable(x):
+        return x.sum(0)
     return grouped_linear_weight(x.new_ones(x.size(0), 1), x, 1).view(-1)

@@ -9,15 +9,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mgic_geo.ops import knn_batched
 from mgic_geo.ops.compiled import why_not_compiled
 from mgic_geo.ops.csrc import build
 from mgic_geo.ops.csrc.call import read_constant
-from mgic_geo.ops import knn_batched
-from mgic_geo.ops.host import is_readable, why_not_on_host
+from mgic_geo.ops.gpu.choice import why_not_triton
+from mgic_geo.ops.host import why_not_on_host
 from mgic_geo.ops.knn_batched import cloud_table
 from mgic_geo.ops.knn_reference import search
 from mgic_geo.ops.operator import Kernel, Operation
 
+MAX_IN_TRITON = 64  # neighbors that a running list holds in registers
 PANEL = 32  # of knn.c at most
 MAX_DIM = read_constant("knn.c", "MAX_DIM")
 
@@ -43,11 +45,28 @@ def _reference(
     return knn_batched.search(x, cloud_table(batch, numbers.numel(), int(counts.max())), k)
 
 
+def _triton(x: Tensor, batch: Tensor | None, k: int, *_: object) -> Tensor:
+    from mgic_geo.ops.gpu import knn as kernels
+
+    return kernels.search(x, batch, k)
+
+
+def _why_not_in_triton(
+    x: Tensor, batch: Tensor | None, k: int, backend: str, *_: object
+) -> str | None:
+    reason = why_not_triton(x)
+    if reason is None and k > MAX_IN_TRITON:
+        return f"k is {k}, more than {MAX_IN_TRITON}"
+    return f"backend is {backend!r}" if reason is None and backend != "auto" else reason
+
+
 def _blocks(x: Tensor, batch: Tensor | None, k: int, *_: object) -> Tensor:
     return _by_cloud(x, batch, lambda x, counts: search(x, counts, k, exact=False))
 
 
-def _why_not_blocks(x: Tensor, batch: Tensor | None, k: int, backend: str, *_: object) -> str | None:
+def _why_not_blocks(
+    x: Tensor, batch: Tensor | None, k: int, backend: str, *_: object
+) -> str | None:
     return why_not_on_host(x) if backend == "auto" else f"backend is {backend!r}"
 
 
@@ -138,6 +157,7 @@ def _search_torch_cluster(x: Tensor, counts: Tensor, k: int) -> Tensor:
 knn = Operation(
     "mgic::knn",
     _reference,
+    Kernel("triton", _triton, _why_not_in_triton),
     Kernel("compiled", _compiled, _why_not),
     Kernel("blocks", _blocks, _why_not_blocks),
     fake=lambda x, batch, k, *_: x.new_empty((x.size(0), k), dtype=torch.int64),

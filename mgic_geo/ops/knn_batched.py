@@ -74,53 +74,46 @@ def search(x: Tensor, table: Tensor, k: int) -> Tensor:
         - ``x``: ``(N, D)``. ``table``: ``(B, W)``. Returns ``(N, k)``, int64: row numbers, nearest
           first, -1 where there is none.
     """
-    points = functional.pad(x, (0, 0, 0, 1))[table]  # (B, W, D)
+    points = functional.pad(x, (0, 0, 0, 1))[table]  # (B, W, D), 0 in places that are left
     largest = torch.linalg.vector_norm(points, torch.inf, (1, 2), keepdim=True)
-    check(largest.isfinite().all(), str, "x must be finite")
+    check((largest < torch.inf).all(), str, "x must be finite")
     # multiplying by powers of two is exact, and afterwards no square over- or underflows
     largest = largest.double().clamp_(min=2.0**-1000)
     points = points * (torch.frexp(largest).mantissa / largest)
+    missing = table == x.size(0)
     dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
     with torch.autocast(x.device.type, enabled=False):
-        places = _search_table(points, table == x.size(0), dtype, k)
-    rows = functional.pad(table.flatten(), (0, 1), value=-1)[places]
-    found = rows.new_empty(x.size(0) + 1, k)  # what is not there goes to the last row
-    return found.index_copy_(0, table.flatten(), rows)[:-1]
+        found = _search_places(points, table, missing, dtype, k)
+    neighbors = found.new_empty(x.size(0) + 1, k)  # what is not there goes to the last row
+    return neighbors.index_copy_(0, table.flatten(), found)[:-1]
 
 
-def _search_table(points: Tensor, missing: Tensor, dtype: torch.dtype, k: int) -> Tensor:
-    """Neighbors by their places in the flat table, ``(B * W, k)``; ``B * W`` where there are none.
-
-    Shape:
-        - ``points``: ``(B, W, D)``, 0 in places that are ``missing``, ``(B, W)``.
-    """
+def _search_places(
+    points: Tensor, table: Tensor, missing: Tensor, dtype: torch.dtype, k: int
+) -> Tensor:
+    """Neighbors of the point at every place of a table, by row number, ``(B * W, k)``."""
     num_clouds, width, dim = points.shape
-    kind = _Differences if dim <= MAX_DIFFERENCES else _Product
-    propose = kind(points, missing, dtype)
+    propose = (_Differences if dim <= MAX_DIFFERENCES else _Product)(points, missing, dtype)
     places = torch.arange(num_clouds * width, device=points.device).view(num_clouds, width)
     # itself is the nearest or among as near ones, and one candidate more makes up for it
-    count, step = min(k + 1 + SPARE, width), -(-width // CHUNKS)
-    chunks = [
-        _first(propose.distances(slice(start, start + step)), places[:, None], count)
-        for start in range(0, width, step)
-    ]
-    candidates, last = (torch.cat(parts, dim=1) for parts in zip(*chunks, strict=True))
+    count = min(k + 1 + SPARE, width)
+    candidates, last = _first(propose, places.unsqueeze(1), count)
     coords = points.masked_fill(missing.unsqueeze(2), torch.inf)
     coords = coords.flatten(0, 1).T.contiguous()  # (D, B * W)
     candidates = candidates.sort().values.flatten(0, 1)  # equal distances go by place
-    found, distances = _decide(coords, places.view(-1), candidates, k)
+    found, distances = _decide(coords, table, places.view(-1), candidates, k)
     if count < width:
         doubt = last.view(-1) < propose.reach(distances)
         room = min(doubt.numel(), max(ROOM, doubt.numel() // SHARE))
         rows = doubt.view(torch.uint8).topk(room, sorted=False).indices
-        decided, _ = _decide(coords, rows, places[rows // width], k)
+        decided, _ = _decide(coords, table, rows, places[rows // width], k)
         found.index_copy_(0, rows, decided)
     return found
 
 
 class _Differences:
     def __init__(self, points: Tensor, missing: Tensor, dtype: torch.dtype) -> None:
-        self.points, self.missing = points.to(dtype), missing.unsqueeze(1)
+        self.points, self.missing, self.dtype = points.to(dtype), missing.unsqueeze(1), dtype
         self.error = 2 * (points.size(-1) + 4) * torch.finfo(dtype).eps
 
     def distances(self, rows: slice) -> Tensor:
@@ -144,7 +137,7 @@ class _Product:
     def __init__(self, points: Tensor, missing: Tensor, dtype: torch.dtype) -> None:
         points = (points - points.mean(1, keepdim=True)).to(dtype)
         norms = points.square().sum(-1)
-        self.norms = norms.unsqueeze(2)
+        self.norms, self.dtype = norms.unsqueeze(2), dtype
         self.to_norms = norms.masked_fill(missing, torch.inf).unsqueeze(1)
         # as in knn_reference, where |x|^2 + d bounds the terms of the sum
         self.error = 5 * (points.size(-1) + 8) * torch.finfo(dtype).eps
@@ -166,44 +159,57 @@ class _Product:
         return torch.add(slack, distances, alpha=1 + self.error)
 
 
-def _first(distances: Tensor, places: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """The first ``count`` places of every row by (distance, place), and the last one's distance.
+def _first(propose: _Differences | _Product, places: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """The first ``count`` places for every point by (distance, place), and the last one's distance.
 
     Shape:
-        - ``distances``: ``(B, R, W)``. ``places``: ``(B, 1, W)``. Returns ``(B, R, count)`` and
-          ``(B, R)``.
+        - ``places``: ``(B, 1, W)``. Returns ``(B, W, count)`` and ``(B, W)``.
     """
-    if distances.dtype == torch.float64:
-        values, order = distances.sort(stable=True)
-        return places.expand_as(distances).gather(-1, order[..., :count]), values[..., count - 1]
+    width = places.size(2)
+    step = -(-width // CHUNKS)
+    chunks = [slice(start, start + step) for start in range(0, width, step)]
+    if propose.dtype == torch.float64:
+        sorts = [propose.distances(rows).sort(stable=True) for rows in chunks]
+        values, order = (
+            torch.cat([each[..., :count] for each in s], 1) for s in zip(*sorts, strict=True)
+        )
+        return places.expand(-1, width, -1).gather(-1, order), values[..., -1]
     # numbers that are not negative are ordered as their bits are
-    keys = torch.add(places, distances.view(torch.int32), alpha=_SHIFT)
-    keys = keys.topk(count, largest=False).values
-    last = (keys[..., -1] >> 32).to(torch.int32).view(torch.float32)
-    return keys & (_SHIFT - 1), last
+    keys = [
+        torch.add(places, propose.distances(rows).view(torch.int32), alpha=_SHIFT)
+        .topk(count, largest=False)
+        .values
+        for rows in chunks
+    ]
+    first = torch.cat(keys, dim=1)
+    last = (first[..., -1] >> 32).to(torch.int32).view(torch.float32)
+    return first & (_SHIFT - 1), last
 
 
-def _decide(coords: Tensor, itself: Tensor, candidates: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """The first ``k`` candidates by the rule, and the distance of the k-th one.
+def _decide(
+    coords: Tensor, table: Tensor, itself: Tensor, candidates: Tensor, k: int
+) -> tuple[Tensor, Tensor]:
+    """The first ``k`` candidates by the rule, by row number, and the distance of the k-th one.
 
     Args:
         coords: Of all places, infinite where there is no point.
+        table: Row number at every place.
         itself: Places to decide.
         candidates: Places in rising order.
         k: How many to choose.
 
     Shape:
-        - ``coords``: ``(D, P)``. ``itself``: ``(R,)``. ``candidates``: ``(R, count)``. Returns
-          ``(R, k)``, P where there are fewer, and ``(R,)``.
+        - ``coords``: ``(D, P)``. ``table``: ``(B, W)``. ``itself``: ``(R,)``. ``candidates``:
+          ``(R, count)``. Returns ``(R, k)``, -1 where there are fewer, and ``(R,)``.
     """
     gaps = coords[:, candidates].sub_(coords[:, itself, None])
     # along an outer axis sums are added up one after another, on a GPU as well
     distances = gaps.square_().cumsum_(0)[-1]
     distances.masked_fill_(candidates == itself[:, None], torch.inf)
     distances, order = distances.sort(stable=True)
-    nowhere = coords.size(1)
-    found = candidates.gather(1, order).masked_fill_(distances == torch.inf, nowhere)
-    missing = k - found.size(1)
-    if missing > 0:
-        return functional.pad(found, (0, missing), value=nowhere), distances[:, -1]
-    return found[:, :k].contiguous(), distances[:, k - 1]
+    distances, order = distances[:, :k], order[:, :k]
+    found = table.view(-1)[candidates.gather(1, order)]
+    found.masked_fill_(distances == torch.inf, -1)
+    if found.size(1) < k:
+        found = functional.pad(found, (0, k - found.size(1)), value=-1)
+    return found, distances[:, -1]

@@ -48,13 +48,14 @@ def features_and_derivatives(x: Tensor, groups: int, *operators: Tensor) -> Tens
 def _all_axes(x: Tensor, groups: int, ptr: Tensor, index: Tensor, value: Tensor) -> Tensor:
     """:func:`features_and_derivatives` in few operations, along all three axes at once."""
     dtype = torch.promote_types(x.dtype, torch.float32)  # sums of half precision in float32
-    target, value = targets_of(ptr, index.numel()), value.to(dtype).unsqueeze(2)
+    value = value.to(dtype).unsqueeze(2)
+    target = targets_of(ptr, index.numel()).clamp_max(x.size(0) - 1)  # padding has no weight
 
     def sum_edges(x: Tensor) -> Tensor:
         """``(N, 1 or 3, C)`` to ``(N, 3, C)``."""
         products = x.to(dtype).index_select(0, index) * value
-        sums = products.new_zeros(ptr.numel(), *products.shape[1:])  # the last one for padding
-        return sums.index_add(0, target, products)[:-1].to(x.dtype)
+        sums = products.new_zeros(x.size(0), *products.shape[1:])
+        return sums.index_add(0, target, products).to(x.dtype)
 
     own = x.unsqueeze(1)
     first = sum_edges(own)

@@ -12,6 +12,7 @@ from torch.nn import functional
 from mgic_geo.ops.compiled import why_not_compiled
 from mgic_geo.ops.compress import check_nodes
 from mgic_geo.ops.csrc import build
+from mgic_geo.ops.gpu.choice import why_not_triton
 from mgic_geo.ops.host import why_not_on_host
 from mgic_geo.ops.operator import Kernel, Operation
 from mgic_geo.ops.spmm import check_pointer, targets_of
@@ -129,6 +130,12 @@ def _rows_compiled(grad: Tensor, row: Tensor, num_rows: int) -> Tensor:
     return sums
 
 
+def _rows_triton(grad: Tensor, row: Tensor, num_rows: int) -> Tensor:
+    from mgic_geo.ops.gpu import table_max as kernels
+
+    return kernels.sum_at_rows(grad, row, num_rows)
+
+
 def _rows_backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
     (row,) = ctx.saved_tensors
     return functional.pad(grad, (0, 0, 0, 1)).gather(0, row), None, None
@@ -139,6 +146,7 @@ def _rows_backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
 add_at_rows = Operation(
     "mgic::add_at_rows",
     _rows_reference,
+    Kernel("triton", _rows_triton, lambda grad, row, num_rows: why_not_triton(grad)),
     Kernel("compiled", _rows_compiled, lambda grad, row, num_rows: why_not_compiled(grad=grad)),
     fake=lambda grad, row, num_rows: grad.new_empty(num_rows, grad.size(1)),
     setup=lambda ctx, inputs, output: ctx.save_for_backward(inputs[1]),

@@ -27,6 +27,7 @@ from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 from torch.utils.flop_counter import register_flop_formula
 
 REFERENCE = "reference"
+ELSEWHERE = ""
 _RECORDED = "gradients are recorded, and it computes none"
 
 
@@ -38,6 +39,7 @@ class Kernel:
         name: As :func:`explain` prints it.
         run: Takes the inputs of the operation, returns new tensors and records no gradients.
         why_not: Takes the same; says in words why ``run`` does not apply, ``None`` where it does.
+            :data:`ELSEWHERE` where it is for other devices, which is no news.
     """
 
     name: str
@@ -105,9 +107,7 @@ class Operation:
         self.name, self.reference, self.kernels, self.opaque = name, reference, kernels, opaque
         self.names = tuple(inspect.signature(reference).parameters)
         signature = torch.library.infer_schema(reference, mutates_args=())
-        self.registered = torch.library.custom_op(
-            name, self._run, mutates_args=(), schema=signature
-        )
+        self.registered = torch.library.custom_op(name, self.run, mutates_args=(), schema=signature)
         self.registered.register_fake(self._on_one_device(fake))
         self.registered.register_vmap(self._run_batch)
         self.has_backward = backward is not None
@@ -153,7 +153,8 @@ class Operation:
                 reason = _RECORDED
             if reason is None:
                 return kernel, "; ".join(reasons) or None
-            reasons.append(f"{kernel.name}: {reason}")
+            if reason != ELSEWHERE:
+                reasons.append(f"{kernel.name}: {reason}")
         return None, "; ".join(reasons)
 
     def _fall_back(self, inputs: Sequence[Any], reason: str | None) -> Any:
@@ -165,7 +166,7 @@ class Operation:
         note(self.name, REFERENCE, reason)
         return self.reference(*inputs)
 
-    def _run(self, *inputs: Any) -> Any:
+    def run(self, *inputs: Any) -> Any:
         """What the registered operator computes, without gradients."""
         kernel, reason = self._choose(inputs, False)
         note(self.name, REFERENCE if kernel is None else kernel.name, reason)

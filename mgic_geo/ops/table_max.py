@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from mgic_geo.ops.gpu.choice import why_not_triton
 from mgic_geo.ops.neighbor_max import add_at_rows
-from mgic_geo.ops.operator import Operation
+from mgic_geo.ops.operator import Kernel, Operation
 
 
 def _reference(x: Tensor, table: Tensor) -> tuple[Tensor, Tensor]:
@@ -17,6 +18,12 @@ def _reference(x: Tensor, table: Tensor) -> tuple[Tensor, Tensor]:
     place = padded.detach()[table].max(1).indices  # (T, k, C) -> (T, C)
     row = table.gather(1, place)
     return padded.gather(0, row), row
+
+
+def _triton(x: Tensor, table: Tensor) -> tuple[Tensor, Tensor]:
+    from mgic_geo.ops.gpu import table_max as kernels
+
+    return kernels.maximum(x, table)
 
 
 def _fake(x: Tensor, table: Tensor) -> tuple[Tensor, Tensor]:
@@ -41,6 +48,7 @@ def _backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor, None]:
 table_max = Operation(
     "mgic::table_max",
     _reference,
+    Kernel("triton", _triton, lambda x, table: why_not_triton(x)),
     fake=_fake,
     setup=_setup,
     backward=_backward,

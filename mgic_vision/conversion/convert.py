@@ -13,7 +13,8 @@ from torch.nn import functional
 
 from mgic_geo import multiply_adds, transfer
 from mgic_geo.conversion import Replacement, Report, drop_hooks, outermost, require, rewrite
-from mgic_geo.levels import Level, MGICBlock, Residual, check_cycle, level_plan
+from mgic_geo.levels import Level, MGICBlock, Residual, check_counts, check_cycle, level_plan
+from mgic_geo.ops.inputs import check_module
 from mgic_vision.conversion import blocks  # noqa: F401, register
 from mgic_vision.conversion.narrow import branch_widths, leaves, narrow
 from mgic_vision.conversion.parts import CycleBranch, CycleResidual, Parts, find_adapter
@@ -88,8 +89,8 @@ def convert(
         >>> report.weights_before, report.weights_after
         (11689512, 6722088)
     """
-    if min_width < 1:
-        raise ValueError(f"min_width must be at least 1, got {min_width}")
+    check_module(model)
+    check_counts(min_width=min_width)
     sizes: dict[str, Any] = {"group_size": group_size, "coarse_size": coarse_size}
     level_plan(1, **sizes)  # checks them
     check_cycle(cycle)

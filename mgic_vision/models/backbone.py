@@ -8,6 +8,8 @@ from typing import Any, cast
 import torch
 from torch import Tensor, fx, nn
 
+from mgic_geo.levels import check_counts
+from mgic_geo.ops.inputs import check_tensors
 from mgic_vision.models.features import FeatureInfo, Indices, take_indices
 from mgic_vision.models.stages import Stages, drop_path, run_again
 
@@ -28,6 +30,7 @@ def check_images(x: Tensor, in_chans: int, dims: int) -> Tensor:
     Raises:
         ValueError: It has another number of axes or channels or is not floating point.
     """
+    check_tensors(input=x)
     if x.dim() != dims + 1 or x.size(1) != in_chans:
         expected = ", ".join(["B", str(in_chans), *"HW"[: dims - 1]])
         raise ValueError(f"input must be ({expected}), got {tuple(x.shape)}")
@@ -89,6 +92,7 @@ class Backbone(nn.Module):
         self.final = nn.Identity() if final is None else final
         self.num_features = stages.channels if num_features is None else num_features
         self.input_size, self.in_chans = input_size, input_size[0]
+        check_counts(in_chans=self.in_chans)
         self.grad_checkpointing, self.drop_path_rate = False, 0.0
         rows: list[dict[str, Any]] = [
             {"name": name, "num_chs": width, "reduction": int(name[1:]), "module": f"stages.{name}"}

@@ -8,6 +8,7 @@ from typing import TypedDict
 
 from torch import Tensor, nn
 
+from mgic_geo.levels import check_counts
 from mgic_vision.models.backbone import Backbone
 from mgic_vision.models.features import Indices
 
@@ -100,8 +101,7 @@ class Head(nn.Module):
         """Put a fresh classifier, of the device and type of ``like``, and a pooling in place."""
         if global_pool not in POOLS:
             raise ValueError(f"global_pool must be one of {list(POOLS)}, got {global_pool!r}")
-        if num_classes < 0:
-            raise ValueError(f"num_classes must be at least 0, got {num_classes}")
+        check_counts(0, num_classes=num_classes)
         if num_classes and not global_pool:
             raise ValueError(f"global_pool='' goes with num_classes=0, got {num_classes}")
         self.num_classes, self.global_pool = num_classes, global_pool

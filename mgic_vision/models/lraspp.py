@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn import functional
 
+from mgic_geo.levels import check_counts
 from mgic_vision.layers import GroupedConv2d, conv_norm_act
 from mgic_vision.models.backbone import Backbone
 from mgic_vision.tracing import leaf_of_fx
@@ -98,8 +99,7 @@ class LRASPP(nn.Module):
         widths = {info["name"]: info["num_chs"] for info in backbone.feature_info}
         if not {"s8", "s16"} <= widths.keys():
             raise ValueError(f"backbone must offer s8 and s16, got {', '.join(widths)}")
-        if filters < 1:
-            raise ValueError(f"filters must be at least 1, got {filters}")
+        check_counts(filters=filters)
         self.backbone = backbone
         self.low_channels, self.num_features = widths["s8"], widths["s16"]
         self.head_hidden_size = filters
@@ -146,8 +146,7 @@ class LRASPP(nn.Module):
         Raises:
             ValueError: If either is out of range.
         """
-        if num_classes < 0:
-            raise ValueError(f"num_classes must be at least 0, got {num_classes}")
+        check_counts(0, num_classes=num_classes)
         if global_pool:
             raise ValueError(f"masks are not pooled: global_pool must be '', got {global_pool!r}")
         self.num_classes, self.global_pool = num_classes, ""

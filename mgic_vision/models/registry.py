@@ -11,6 +11,7 @@ from typing import get_args, get_type_hints
 from torch import nn
 
 from mgic_geo import build_with_weights, read_weights
+from mgic_geo.ops.inputs import did_you_mean
 from mgic_vision.layers import GhostModule, conv_norm_act
 from mgic_vision.models import (
     baselines,
@@ -136,5 +137,6 @@ def create_model(
 
 def _find(name: str) -> Callable[..., nn.Module]:
     if name not in _MODELS:
-        raise ValueError(f"no model {name!r}; there are {', '.join(list_models())}")
+        near = did_you_mean(name, _MODELS)
+        raise ValueError(f"no model {name!r}; there are {', '.join(list_models())}{near}")
     return _MODELS[name]

@@ -45,14 +45,23 @@ class PyGPointCloudClassifier(nn.Module):
         make_conv: ``(in_channels, out_channels) -> Module``, called as
             ``conv(x, edge_index, pos, batch)``.
         dynamic: Whether neighbors are found again for every G-conv, among its features.
+        find_graph: ``(x, k, batch, clouds) -> edges``; ``None`` takes torch-cluster's search, or
+            :func:`plain_knn_graph`.
 
     Shape:
         - ``pos``: ``(N, 3)``. ``batch``: ``(N,)``, sorted. Returns ``(B, 10)`` logits.
     """
 
-    def __init__(self, make_conv: Callable[[int, int], nn.Module], *, dynamic: bool) -> None:
+    def __init__(
+        self,
+        make_conv: Callable[[int, int], nn.Module],
+        *,
+        dynamic: bool,
+        find_graph: Callable[[Tensor, int, Tensor, int | None], Tensor] | None = None,
+    ) -> None:
         super().__init__()
         self.dynamic = dynamic
+        self.find_graph = find_graph or (lambda x, k, batch, _: knn_graph(x, k, batch))
         widths = [3, *[WIDTH] * sum(GCONVS_BEFORE_MLP)]
         self.convs = nn.ModuleList(make_conv(a, b) for a, b in itertools.pairwise(widths))
         self.norms = nn.ModuleList(nn.BatchNorm1d(b) for b in widths[1:])
@@ -69,7 +78,7 @@ class PyGPointCloudClassifier(nn.Module):
         x, edge_index = pos, None
         for conv, norm, point_mlp in zip(self.convs, self.norms, self.mlps, strict=True):
             if self.dynamic or edge_index is None:
-                edge_index = knn_graph(x, NEIGHBORS, batch)
+                edge_index = self.find_graph(x, NEIGHBORS, batch, batch_size)
             x = point_mlp(norm(conv(x, edge_index, pos, batch)).relu())
         return self.head(global_max_pool(x, batch, batch_size))
 

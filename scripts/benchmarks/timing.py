@@ -27,6 +27,7 @@ WARM_UP = 2  # rounds that do not count
 
 
 Run = Callable[[], object]
+Clock = Callable[[Run], float]  # seconds of one run
 Name = TypeVar("Name", bound=Hashable)
 
 
@@ -107,6 +108,7 @@ def race(
     repeats: int,
     settle: int = 0,
     on_round: Callable[[int], None] = lambda number: None,
+    clock: Clock | None = None,
 ) -> dict[Name, list[float]]:
     """Time every contender ``repeats`` times, interleaved.
 
@@ -116,6 +118,7 @@ def race(
         settle: Runs of a contender in every round before the one that is timed. A loop runs the
             same again and again; without this, each run meets caches full of another's data.
         on_round: Called after every round with its number, 1 being the first that counts.
+        clock: Times one run; ``None`` for :func:`wall_seconds`.
 
     Returns:
         Seconds of every run by name; the same place in two lists is the same round.
@@ -125,7 +128,7 @@ def race(
     """
     if repeats < 1:
         raise ValueError(f"repeats must be at least 1, got {repeats}")
-    order = random.Random(0)
+    order, clock = random.Random(0), clock or wall_seconds
     samples: dict[Name, list[float]] = {name: [] for name in contenders}
     gc.collect()
     gc.freeze()  # what is there already need not be looked at in every round
@@ -136,15 +139,21 @@ def race(
                 gc.collect()  # so that nobody pays for another's garbage
                 for _ in range(settle):
                     run()
-                start = time.perf_counter()
-                run()
+                seconds = clock(run)
                 if number > 0:
-                    samples[name].append(time.perf_counter() - start)
+                    samples[name].append(seconds)
             on_round(number)
     finally:
         gc.enable()
         gc.unfreeze()
     return samples
+
+
+def wall_seconds(run: Run) -> float:
+    """Seconds that pass during one run."""
+    start = time.perf_counter()
+    run()
+    return time.perf_counter() - start
 
 
 def ratios(samples: Mapping[str, Sequence[float]], pair: Pair) -> list[float]:

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from matplotlib.figure import Figure
 from torch import Tensor, nn
 from torch.nn import functional
 from torch_geometric.data import Batch as Clouds
@@ -28,6 +27,7 @@ from mgic_geo import (
 from mgic_geo.nn.correction import GraphCorrection
 from mgic_geo.nn.message_passing import ConvNormAct
 from scripts.experiments import runs
+from scripts.experiments.figures import dot_rows
 from scripts.experiments.pages import as_png, fill, write_page
 from scripts.experiments.ranges import Row, judge, summarize
 from scripts.experiments.trial import Batch, Course, Trial, percent_right
@@ -135,7 +135,8 @@ class Additive:
         for name in VARIANTS:
             results = list(runs.over_seeds(found, name).values())
             scores = [{"accuracy": run["score"], "loss": run["loss"]} for run in results]
-            row: Row = {"model": name, "weights": num_weights(make_network(name))}
+            row: Row = {"model": name, "note": "control" if "dense" in name else "MGIC"}
+            row |= {"weights": num_weights(make_network(name))}
             rows.append(row | {"runs": len(results)} | summarize(scores, ["accuracy", "loss"]))
         for row in rows:
             known = row["runs"] and rows[0]["runs"]
@@ -151,7 +152,13 @@ class Additive:
             missing=len(trials) - len(found),
             minutes=sum(run["seconds"] for run in found.values()) / 60,
         )
-        return write_page(options.docs, self.name, text, rows, {"": as_png(draw(rows))})
+        return write_page(
+            options.docs,
+            self.name,
+            text,
+            rows,
+            {"": as_png(dot_rows(rows, {"test and test-hard": "accuracy"}, "accuracy, %"))},
+        )
 
 
 def make_network(name: str) -> nn.Module:
@@ -197,21 +204,3 @@ def _tests() -> list[Batch]:
 def _join(samples: list[Any]) -> tuple[Tensor, ...]:
     clouds: Any = Clouds.from_data_list(samples)
     return clouds.pos, clouds.batch, clouds.y
-
-
-def draw(rows: list[Row]) -> Figure:
-    """Draw mean and range of every network, the first one's as a band."""
-    figure = Figure(figsize=(8, 0.35 * len(rows) + 1.2), layout="constrained")
-    axes = figure.subplots()
-    known = [row for row in rows if row["runs"]]
-    for place, row in enumerate(known):
-        mean, low, high = (row[f"accuracy_{key}"] for key in ("mean", "min", "max"))
-        color = "#8d96a0" if "dense" in row["model"] else "#0072b2" if place == 0 else "#d55e00"
-        axes.errorbar(mean, place, xerr=[[mean - low], [high - mean]], fmt="o", color=color)
-        if place == 0:
-            axes.axvspan(low, high, color=color, alpha=0.1, linewidth=0)
-    axes.set_yticks(range(len(known)), [row["model"] for row in known])
-    axes.invert_yaxis()
-    axes.set(xlabel="accuracy on test and test-hard together, %")
-    axes.grid(alpha=0.3, axis="x")
-    return figure

@@ -32,12 +32,14 @@ class Contender:
         note: What it is there for; begins with ``control`` or ``MGIC`` where it is one.
         model: Name in the registry, by default that of the row.
         options: Of the model.
+        settings: Of the training, where they are its own.
     """
 
     name: str
     note: str
     model: str = ""
     options: Mapping[str, Any] = field(default_factory=dict)
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -200,6 +202,7 @@ class Comparison:
         name = "-".join(str(part) for part in parts if part is not None)
         settings = {"model.name": contender.model or contender.name}
         settings |= {f"model.options.{key}": value for key, value in contender.options.items()}
+        settings |= contender.settings
         settings |= {} if rate is None else {"model.optimizer.lr": rate}
         settings |= self._settings(setting) | changes
         return TrainingRun(

@@ -4,12 +4,23 @@ The controls have MGIC's weights: a narrow dense network, one that is narrow and
 convolutions in a row as the paper's cycle has, and on images one of ghost modules.
 """
 
+from collections.abc import Sequence
 from dataclasses import replace
+
+from matplotlib.figure import Figure
 
 import mgic_geo
 import mgic_vision
 from scripts.experiments.comparison import Contender
-from scripts.experiments.networks import CONFIGS, IMAGES, POINTS
+from scripts.experiments.figures import dot_rows
+from scripts.experiments.networks import CONFIGS, HARD, IMAGES, POINTS
+from scripts.experiments.ranges import Row
+from scripts.experiments.runs import TrainingRun
+
+
+def _draw_splits(rows: list[Row], found: Sequence[TrainingRun]) -> Figure:
+    return dot_rows(rows, {split: split for split in HARD}, "accuracy, %")
+
 
 EDGE_CYCLES = replace(
     POINTS,
@@ -36,6 +47,7 @@ EDGE_CYCLES = replace(
         ("mgic_dgcnn", "dgcnn-narrow", "the paper's cycle against narrow"),
         ("mgic_dgcnn", "dgcnn-deep", "the paper's cycle against narrow and deep"),
     ),
+    draw=_draw_splits,
     fuse=mgic_geo.fuse,
     rates=(0.002, 0.005, 0.01),
 )
@@ -59,6 +71,34 @@ DIFFERENTIAL_CYCLES = replace(
         (first.replace("dgcnn", "diffgcn"), second.replace("dgcnn", "diffgcn"), question)
         for first, second, question in EDGE_CYCLES.questions
     ),
+)
+PROTOCOL = replace(
+    POINTS,
+    name="protocol",
+    title="How much of a difference is protocol: one dgcnn, trained and tested in other ways",
+    contenders=(
+        Contender("base", "as on the page of points", "dgcnn"),
+        Contender(
+            "no-smoothing",
+            "without label smoothing",
+            "dgcnn",
+            settings={"model.label_smoothing": 0.0},
+        ),
+        Contender(
+            "last-epoch",
+            "nothing held out, the last epoch",
+            "dgcnn",
+            settings={"data.val_fraction": 0.0},
+        ),
+        Contender("ten-votes", "ten draws of each shape", "dgcnn", settings={"data.votes": 10}),
+    ),
+    questions=(
+        ("no-smoothing", "base", "label smoothing"),
+        ("last-epoch", "base", "choice of the epoch"),
+        ("ten-votes", "base", "draws of the test"),
+    ),
+    timed=None,
+    draw=_draw_splits,
 )
 _SIZES = {"depth": 20, "group_size": 8, "coarse_size": 16}
 FASHION = replace(

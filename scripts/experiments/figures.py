@@ -71,6 +71,32 @@ def plot_against_weights(
     axes.margins(**margins)
 
 
+def dot_rows(rows: Sequence[Mapping[str, Any]], parts: Mapping[str, str], label: str) -> Figure:
+    """Draw mean and range of every row that has any, one below the other; that of the first behind.
+
+    Args:
+        rows: Of the table.
+        parts: By title of a panel, the key of the result.
+        label: Of the results.
+    """
+    rows = [row for row in rows if all(row[f"{key}_mean"] is not None for key in parts.values())]
+    size = (2.5 + 3 * len(parts), 0.35 * len(rows) + 1.2)
+    figure = Figure(figsize=size, layout="constrained")
+    grid = figure.subplots(1, len(parts), squeeze=False, sharey=True)[0]
+    for axes, (title, key) in zip(grid, parts.items(), strict=True):
+        for place, row in enumerate(rows):
+            mean, low, high = (row[f"{key}_{end}"] for end in ("mean", "min", "max"))
+            ends = [[mean - low], [high - mean]]
+            axes.errorbar(mean, place, xerr=ends, fmt="o", capsize=3, color=color_of(row))
+            if place == 0:
+                axes.axvspan(low, high, color=color_of(row), alpha=0.15, linewidth=0)
+        axes.set(xlabel=label, title=title)
+        axes.grid(alpha=0.3, axis="x")
+    grid[0].set_yticks(range(len(rows)), [row["model"] for row in rows])
+    grid[0].set_ylim(len(rows) - 0.5, -0.5)
+    return figure
+
+
 def panels(
     rows: Sequence[Mapping[str, Any]], parts: Mapping[str, tuple[str, Callable]], label: str
 ) -> Figure:

@@ -3,7 +3,7 @@
 from typing import Any
 
 from scripts.experiments.additive import Additive
-from scripts.experiments.controls import DIFFERENTIAL_CYCLES, EDGE_CYCLES, FASHION
+from scripts.experiments.controls import DIFFERENTIAL_CYCLES, EDGE_CYCLES, FASHION, PROTOCOL
 from scripts.experiments.conversion import Counted, FineTuned
 from scripts.experiments.networks import IMAGES, PARTS_OF_POINTS, POINTS, SEGMENTATION
 from scripts.experiments.rivals.comparison import Rivals
@@ -11,7 +11,7 @@ from scripts.experiments.rivals.comparison import Rivals
 COMPARISONS: dict[str, Any] = {
     comparison.name: comparison
     for comparison in (
-        *(POINTS, EDGE_CYCLES, DIFFERENTIAL_CYCLES, PARTS_OF_POINTS),
+        *(POINTS, EDGE_CYCLES, DIFFERENTIAL_CYCLES, PROTOCOL, PARTS_OF_POINTS),
         *(IMAGES, FASHION, SEGMENTATION),
         *(Additive(), Rivals(), Counted(), FineTuned()),
     )

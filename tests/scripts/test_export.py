@@ -10,7 +10,8 @@ from torch import nn
 from torch.testing import assert_close
 
 from mgic_geo import DiffGCNConv, create_model, edge_gradients, knn_graph
-from mgic_geo.models.dense import DenseDerivatives, DenseDiffConv, dense_gradients, dense_knn
+from mgic_geo.graphs.table import DerivativeTable
+from mgic_geo.models.dense import DenseDiffConv, dense_gradients, dense_knn
 from scripts import export
 from scripts.exporting.formats import FORMATS
 from scripts.exporting.subject import make_subject
@@ -82,7 +83,7 @@ def test_the_neighbor_search_and_a_convolution_become_onnx(tmp_path):
             first = torch.arange(pos.size(0)) * pos.size(1)
             neighbors = (dense_knn(pos, 4) + first[:, None, None]).flatten(0, 1)
             weight = dense_gradients(pos, neighbors, softening=1.0)
-            return self.conv(pos.flatten(0, 1), DenseDerivatives(neighbors, weight))
+            return self.conv(pos.flatten(0, 1), DerivativeTable.of(neighbors, weight))
 
     sizes = ({0: torch.export.Dim("batch", min=1), 1: torch.export.Dim("points", min=5)},)
     traced = torch.export.export(Layer(), (torch.rand(2, 9, 3),), dynamic_shapes=sizes)

@@ -20,7 +20,7 @@ from mgic_geo.ops.csrc.call import Entry, read_prototypes
 from mgic_geo.ops.csrc.compiler import MORE_FLAGS, Kernels, compile_library, settings
 
 SWITCH = "MGIC_KERNELS"
-CHOICES = ("auto", "native", "prebuilt", "reference", "require")
+CHOICES = ("auto", "native", "prebuilt", "reference", "require", "triton")
 
 # no compiler, folder or library; one that refuses; a command that is none, a prototype that is not
 # known, no mgic_lanes; no such function
@@ -61,6 +61,7 @@ def library(kernels: Kernels = GRAPHS) -> Library | None:
     - ``prebuilt``: those that the wheel has.
     - ``reference``: none. Everything runs in plain PyTorch, slower, as it does with a warning where
       the others cannot be had.
+    - ``triton``: as ``auto``, and kernels in Triton on GPUs, which nothing else chooses.
     - ``require``: as ``auto``, with an error in place of that warning, and wherever an operation
       has no kernel for its inputs.
 

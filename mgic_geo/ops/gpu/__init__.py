@@ -1,0 +1,1 @@
+"""Kernels in Triton, one a file; each is imported when it runs first."""

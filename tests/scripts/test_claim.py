@@ -1,5 +1,6 @@
 """Run folders have one writer, and what cannot start says so before torch is imported."""
 
+import errno
 import importlib
 import inspect
 import subprocess
@@ -12,7 +13,7 @@ import pytest
 from training_runs import NO_TEST, ROOT, run, start
 
 from scripts.training.reliability.claim import LOCK, claim, release
-from scripts.training.reliability.errors import RunFolderError
+from scripts.training.reliability.errors import RunFolderError, TrainingWarning
 from scripts.training.start import Script, read_settings
 
 SCRIPTS = ("train_modelnet10", "train_parts", "train_image", "train_segmentation")
@@ -60,6 +61,15 @@ def test_death_of_the_process_releases_its_folder_although_its_children_live_on(
     with holder(tmp_path, fork) as other:
         other.kill()
         other.wait()
+        claim(tmp_path)
+
+
+def test_a_disk_without_locks_is_told_and_used(tmp_path, monkeypatch):
+    def refuse(*args):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("fcntl.lockf", refuse)
+    with pytest.warns(TrainingWarning, match="on a disk without locks"):
         claim(tmp_path)
 
 

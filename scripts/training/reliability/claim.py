@@ -4,18 +4,21 @@ Only the standard library is used: whoever comes second learns it before torch i
 """
 
 import contextlib
+import errno
 import fcntl
 import os
 import platform
 import shlex
 import sys
 import time
+import warnings
 from pathlib import Path
 from typing import TextIO
 
-from scripts.training.reliability.errors import RunFolderError
+from scripts.training.reliability.errors import RunFolderError, TrainingWarning
 
 LOCK = ".lock"
+NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 RESULTS = ("checkpoints/*.ckpt", "model.safetensors", "predictions*.npz")  # worth keeping
 _held: dict[Path, TextIO] = {}
 
@@ -43,7 +46,7 @@ def claim(folder: Path) -> None:
         return
     folder.mkdir(parents=True, exist_ok=True)
     while True:
-        file = path.open("a+", encoding="utf-8")
+        file = path.open("a+", encoding="utf-8", errors="backslashreplace")  # as paths may be
         try:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except (BlockingIOError, PermissionError):
@@ -52,6 +55,11 @@ def claim(folder: Path) -> None:
             raise RunFolderError(
                 f"{folder} is in use by {holder}: wait until it ends, or choose another --run_dir"
             ) from None
+        except OSError as error:
+            if error.errno not in NO_LOCKS:
+                raise
+            message = f"{folder} is on a disk without locks: do not start a second run in it"
+            warnings.warn(message, TrainingWarning, stacklevel=2)
         if path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat()):
             break  # and it was not removed by the one before, in between
         file.close()

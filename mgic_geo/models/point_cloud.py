@@ -269,8 +269,8 @@ def pool_max(
         missing = clouds == x.size(0)
         return neighbor_max(NeighborTable.of(clouds.masked_fill(missing, -1), x.size(0)), x)
     points = torch.arange(x.size(0), device=x.device)
-    clouds = to_adjacency(torch.stack([points, batch]), x.size(0), batch_size)
-    return neighbor_max(clouds, x)
+    graph = to_adjacency(torch.stack([points, batch]), x.size(0), batch_size)
+    return neighbor_max(graph, x)
 
 
 def check_points(pos: Tensor, batch: Tensor | None) -> None:

@@ -187,7 +187,7 @@ def _why_not_in_triton(*tensors: Tensor | None) -> str | None:
 
 
 def _is_in_autocast(x: Tensor) -> bool:
-    return torch.is_autocast_enabled(x.device.type)
+    return not x.is_meta and torch.is_autocast_enabled(x.device.type)  # it does not know meta
 
 
 def _in_place(

@@ -68,6 +68,7 @@ def count_converted(library: str, name: str) -> Row:
     except ValueError as error:  # it has no block
         weights = num_weights(model)
         row |= {"weights_before": weights, "weights_after": weights, "unknown_weights": weights}
+        row |= {"multiply_adds_before": None, "multiply_adds_after": None}
         return row | {"why_left": str(error)}
     reasons = Counter(shorten(row.reason) for row in report.left)
     return row | {

@@ -120,7 +120,7 @@ class PointClouds(CloudData):
     Args:
         name: ``shapes10`` is made on the spot; ``modelnet10`` must be there or be downloaded;
             ``folder`` is any folder or zip with ``<class>/{train,test}/*`` of meshes or point
-            clouds, such as ModelNet40; ``scanobjectnn`` has its own files in HDF5.
+            clouds, such as ModelNet40, or a CSV file with the columns file, class and split; ``scanobjectnn`` has its own files in HDF5.
         root: Folder of the data set and its cache; by default ``data/<name>``.
         zip: Archive to read instead of the folder, without unpacking (``modelnet10``, ``folder``).
         variant: Which files of ``scanobjectnn``, by what their names end in.

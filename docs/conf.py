@@ -18,7 +18,7 @@ extensions = [
     "sphinx.ext.napoleon",
     "sphinx.ext.viewcode",
 ]
-exclude_patterns = ["results/**", "performance.md"]
+exclude_patterns = ["results/**", "performance.md", "performance-gpu.md"]
 suppress_warnings = ["config.cache"]
 html_theme = "furo"
 html_title = f"MGIC {release}"

@@ -10,7 +10,11 @@ Start here:
 - :class:`MGICBlock` is the cycle itself, for layers of your own.
 """
 
-__version__ = "0.1.0"
+import warnings
+
+with warnings.catch_warnings():  # of PyG's own import, of which users can do nothing
+    warnings.filterwarnings("ignore", message="`torch.jit", category=FutureWarning)
+    import torch_geometric.nn  # noqa: F401
 
 from mgic_geo import conversion
 from mgic_geo.blending import finish, set_blend, share_at
@@ -45,6 +49,8 @@ from mgic_geo.nn.structured_linear import StructuredLinear, make_additive_conv
 from mgic_geo.nn.width_change import WidthChange
 from mgic_geo.ops.operator import explain
 from mgic_geo.rates import param_groups
+
+__version__ = "0.1.0"
 
 # what to start with comes first, as `help` shows it
 __all__ = [  # noqa: RUF022

@@ -31,6 +31,7 @@ from mgic_vision.blocks import (
     inverted_residual,
 )
 from mgic_vision.conversion.convert import convert
+from mgic_vision.conversion.parts import Parts
 from mgic_vision.cost import Summary, summary
 from mgic_vision.fusing import fuse
 from mgic_vision.layers import GhostModule, GroupedConv2d, SqueezeExcite
@@ -74,6 +75,7 @@ __all__ = [  # noqa: RUF022
     "ImageModel",
     "LRASPP",
     "Stages",
+    "Parts",
     "WeightsError",
     "read_weights",
     # what networks are made of and cost

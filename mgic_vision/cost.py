@@ -233,15 +233,21 @@ def _multiply_adds(model: nn.Module, input_size: tuple[int, ...]) -> Counter[str
 
 def without_values(model: nn.Module, input_size: tuple[int, ...]) -> tuple[nn.Module, Tensor]:
     """A copy of ``model`` and an input of its precision, on the meta device: nothing is copied."""
+    shadow = without_hooks(model)
+    floating = (x.dtype for x in shadow.parameters() if x.is_floating_point())
+    return shadow, torch.empty(1, *input_size, device="meta", dtype=next(floating, None))
+
+
+def without_hooks(model: nn.Module) -> nn.Module:
+    """A copy of ``model`` on the meta device without the user's hooks, which expect values."""
     memo: dict[int, Any] = {}
     for parameter in model.parameters():
         memo[id(parameter)] = nn.Parameter(torch.empty_like(parameter, device="meta"))
     for buffer in model.buffers():
         memo[id(buffer)] = torch.empty_like(buffer, device="meta")
     shadow = copy.deepcopy(model, memo)
-    drop_hooks(shadow)  # which expect values
-    floating = (x.dtype for x in shadow.parameters() if x.is_floating_point())
-    return shadow, torch.empty(1, *input_size, device="meta", dtype=next(floating, None))
+    drop_hooks(shadow)
+    return shadow
 
 
 def _pair(outer: int, inner: int) -> str:

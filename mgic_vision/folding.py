@@ -7,12 +7,13 @@ from itertools import pairwise
 from typing import Any, cast
 
 import torch
-from torch import fx, nn
+from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils import fuse_conv_bn_eval, fuse_linear_bn_eval
 
 from mgic_geo.levels import MGICBlock, Residual
 from mgic_vision.norm import Chain
+from mgic_vision.tracing import Shallow
 
 
 def fold_norms_(module: nn.Module) -> nn.Module:
@@ -100,7 +101,7 @@ def _fold_sequence(sequence: nn.Sequential) -> None:
 
 def _fold_traced(module: nn.Module) -> None:
     """Norms that are attributes of a module, as torchvision's and timm's: its forward tells."""
-    nodes = [node for node in _Shallow().trace(module).nodes if node.op == "call_module"]
+    nodes = [node for node in Shallow().trace(module).nodes if node.op == "call_module"]
     calls = [node.target for node in nodes]
     for node in nodes:
         before: Any = node.args[0]
@@ -110,10 +111,3 @@ def _fold_traced(module: nn.Module) -> None:
         if calls.count(before.target) == calls.count(node.target) == 1 and can_fold(linear, norm):
             module.set_submodule(str(before.target), folded(linear, norm))
             module.set_submodule(str(node.target), rest_of(norm))
-
-
-class _Shallow(fx.Tracer):
-    """Traces the forward of one module and none of its children's."""
-
-    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return True

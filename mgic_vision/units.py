@@ -24,6 +24,8 @@ class CycleOptions(TypedDict, total=False):
         cycle: ``"multiplicative"``, the paper's and the default, or ``"additive"``.
         change: What precedes a cycle where width or resolution change: ``"depthwise"`` or
             ``"pointwise"``.
+        downsample: ``"stride"``, the default: what precedes a cycle divides the resolution; or
+            ``"maxpool"``: a maximum pool after it does.
     """
 
     group_size: int
@@ -31,6 +33,10 @@ class CycleOptions(TypedDict, total=False):
     min_levels: int
     cycle: str
     change: str
+    downsample: str
+
+
+DOWNSAMPLES = ("stride", "maxpool")
 
 
 def mgic_unit(
@@ -45,6 +51,7 @@ def mgic_unit(
     coarse_size: int | None = None,
     min_levels: int = 1,
     cycle: str = "multiplicative",
+    downsample: str = "stride",
 ) -> nn.Sequential:
     """A multigrid cycle, with a light convolution before it where width or resolution change.
 
@@ -60,12 +67,17 @@ def mgic_unit(
         coarse_size: Width of the coarsest level, :math:`s_c`; ``None`` means ``group_size``.
         min_levels: Coarser levels to build even where the width is already small.
         cycle: ``"multiplicative"`` or ``"additive"``, as :class:`mgic_geo.MGICBlock`.
+        downsample: What divides the resolution: ``"stride"``, that of the convolution before the
+            cycle (section 3.3), or ``"maxpool"``, a maximum after it (Tables 4 and 6).
 
     Shape:
         - ``x``: ``(B, in_channels, H, W)``. Returns ``(B, out_channels, H / stride, W / stride)``.
 
     Cost:
         That of :class:`mgic_geo.MGICBlock` and of ``make_change``.
+
+    Raises:
+        ValueError: As :func:`mgic_geo.level_plan`, or ``downsample`` is neither of the two.
 
     References:
         Section 3.3.
@@ -77,7 +89,11 @@ def mgic_unit(
         >>> unit(torch.rand(2, 16, 8, 8)).shape
         torch.Size([2, 24, 4, 4])
     """
-    unit = nn.Sequential()
+    if downsample not in DOWNSAMPLES:
+        raise ValueError(f"downsample must be one of {', '.join(DOWNSAMPLES)}, got {downsample!r}")
+    unit, pool = nn.Sequential(), 1
+    if downsample == "maxpool":
+        stride, pool = 1, stride
     if in_channels != out_channels or stride != 1:
         unit.change = (make_change or depthwise_change)(in_channels, out_channels, stride=stride)
     unit.cycle = MGICBlock(
@@ -92,6 +108,8 @@ def mgic_unit(
         make_correction=make_correction,
         cycle=cycle,
     )
+    if pool > 1:
+        unit.pool = nn.MaxPool2d(pool, ceil_mode=True)  # rounds sizes as a stride does
     return unit
 
 

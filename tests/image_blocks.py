@@ -2,6 +2,7 @@
 
 import torch
 import torchvision
+from timm.layers import BatchNormAct2d
 from torch import nn
 
 SIZES = {"group_size": 8, "coarse_size": 16, "min_width": 16}
@@ -36,13 +37,30 @@ def tiny_blocks():
     yield ConvNeXtBlock(32, conv_mlp=True, use_grn=True, ls_init_value=None)
     yield torchvision.models.vision_transformer.MLPBlock(32, 128, 0.0)
     yield Mlp(32, 128)
+    yield from blocks_of_timm()
+
+
+def blocks_of_timm():
+    """Blocks of whose classes nothing is known but what they compute."""
+    from timm.layers import ConvMlp, GluMlp, SwiGLU
+    from timm.models import regnet, resnetv2
+    from timm.models._efficientnet_blocks import UniversalInvertedResidual
+
+    yield regnet.Bottleneck(64, 64, bottle_ratio=1, group_size=8, se_ratio=0.25)
+    yield resnetv2.PreActBottleneck(128, 128, bottle_ratio=0.25, norm_layer=BatchNormAct2d)
+    yield resnetv2.PreActBasic(32, 32, bottle_ratio=1.0, norm_layer=BatchNormAct2d)
+    yield UniversalInvertedResidual(32, 32, 5, 3, 0, exp_ratio=4.0, layer_scale_init_value=0.5)
+    yield ConvMlp(32, 128)
+    yield GluMlp(32, 256)
+    yield SwiGLU(32, 96)
 
 
 BLOCKS = {f"{i}-{type(b).__module__}.{type(b).__name__}": b for i, b in enumerate(tiny_blocks())}
 
 
 def features(block):
-    return torch.randn(2, 5, 32) if "lp" in type(block).__name__.lower() else image_of(block)
+    is_image = any(isinstance(module, nn.Conv2d) for module in block.modules())
+    return image_of(block) if is_image else torch.randn(2, 5, 32)
 
 
 def image_of(block):

@@ -42,7 +42,8 @@ def on_gpu(value):
 def make_points(name: str) -> tuple[nn.Module, tuple]:
     torch.manual_seed(0)
     name, _, cycle = name.partition(", ")
-    model = mgic_geo.create_model(name, **({"cycle": cycle} if cycle else {}))
+    options = {"cycle": cycle} if cycle else {}
+    model = mgic_geo.create_model(name, dropout=0.0, **options)
     batch = torch.arange(len(SIZES)).repeat_interleave(torch.tensor(SIZES))
     return model, (normal(sum(SIZES), 3), batch, len(SIZES))
 

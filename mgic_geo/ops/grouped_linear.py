@@ -13,6 +13,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from mgic_geo.ops.compiled import why_not_compiled, why_not_in_autocast
 from mgic_geo.ops.csrc import build
+from mgic_geo.ops.gpu.choice import why_not_triton
 from mgic_geo.ops.host import is_readable
 from mgic_geo.ops.operator import ELSEWHERE, Kernel, Operation
 
@@ -169,6 +170,26 @@ def _compiled(
     return y
 
 
+def _triton(x: Tensor, weight: Tensor, bias: Tensor | None, addend: Tensor | None = None) -> Tensor:
+    from mgic_geo.ops.gpu import grouped_linear as kernels
+
+    return kernels.multiply(x, weight, bias, addend)
+
+
+def _why_not_in_triton(*tensors: Tensor | None) -> str | None:
+    types = {x.dtype for x in tensors if x is not None}
+    reason = why_not_triton(*tensors)
+    if reason is None and len(types) > 1:
+        return f"types differ: {sorted(map(str, types))}"
+    if reason is None and any(x is not None and _is_in_autocast(x) for x in tensors):
+        return "autocast is on"
+    return reason
+
+
+def _is_in_autocast(x: Tensor) -> bool:
+    return torch.is_autocast_enabled(x.device.type)
+
+
 def _in_place(
     x: Tensor, weight: Tensor, bias: Tensor | None, addend: Tensor | None = None
 ) -> Tensor:
@@ -194,7 +215,7 @@ def _why_not_in_place(
         return ELSEWHERE
     if torch.compiler.is_compiling():
         return "a compiler joins what follows with the reference"
-    if torch.is_autocast_enabled(x.device.type):
+    if _is_in_autocast(x):
         return "autocast is on"
     types = {each.dtype for each in (x, weight, bias) if each is not None}
     return f"types differ: {sorted(map(str, types))}" if len(types) > 1 else None
@@ -219,6 +240,7 @@ def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
 grouped_linear = Operation(
     "mgic::grouped_linear",
     _reference,
+    Kernel("triton", _triton, _why_not_in_triton),
     Kernel(
         "compiled",
         _compiled,
@@ -249,6 +271,12 @@ def _weight_compiled(x: Tensor, grad: Tensor, groups: int) -> Tensor:
     return plan.unpack(sums, (groups, rows, columns))
 
 
+def _weight_triton(x: Tensor, grad: Tensor, groups: int) -> Tensor:
+    from mgic_geo.ops.gpu import grouped_linear as kernels
+
+    return kernels.weight_gradient(x, grad, groups)
+
+
 def _weight_backward(ctx: Any, change: Tensor) -> tuple[Tensor, Tensor, None]:
     x, grad = ctx.saved_tensors
     back = grouped_linear(grad, change.transpose(1, 2), None)
@@ -259,6 +287,7 @@ def _weight_backward(ctx: Any, change: Tensor) -> tuple[Tensor, Tensor, None]:
 grouped_linear_weight = Operation(
     "mgic::grouped_linear_weight",
     _weight_reference,
+    Kernel("triton", _weight_triton, lambda x, grad, groups: _why_not_in_triton(x, grad)),
     Kernel(
         "compiled",
         _weight_compiled,

@@ -12,17 +12,25 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from mgic_geo import multiply_adds, transfer
-from mgic_geo.conversion import Replacement, Report, drop_hooks, outermost, require, rewrite
+from mgic_geo.conversion import Replacement, Report, drop_hooks, require, rewrite
 from mgic_geo.levels import Level, MGICBlock, Residual, check_counts, check_cycle, level_plan
 from mgic_geo.ops.inputs import check_module
-from mgic_vision.conversion import blocks  # noqa: F401, register
-from mgic_vision.conversion.narrow import branch_widths, leaves, narrow
-from mgic_vision.conversion.parts import CycleBranch, CycleResidual, Parts, find_adapter
+from mgic_vision.conversion.narrow import as_linear, branch_widths, leaves, narrow
+from mgic_vision.conversion.parts import CycleBranch, CycleResidual, Parts
+from mgic_vision.conversion.structure import Splits, find_blocks, split
 from mgic_vision.cost import HasInputSize, without_values
 from mgic_vision.norm import BatchNorm2d
 from mgic_vision.transfers import TransferConv2d, make_correction
 
 _log = logging.getLogger(__name__)
+
+#: Classes that hold a network, and where.
+WRAPPERS = {
+    "DataParallel": "module",
+    "DistributedDataParallel": "module",
+    "FullyShardedDataParallel": "module",
+    "OptimizedModule": "_orig_mod",
+}
 
 
 def convert(
@@ -36,16 +44,20 @@ def convert(
     project: bool = False,
     gradual: bool = False,
     cycle: str = "multiplicative",
+    blocks: Splits | None = None,
     input_size: tuple[int, ...] | None = None,
 ) -> tuple[nn.Module, Report]:
     """Rewrite a network: cycles of the same kind of block where a residual block keeps its width.
 
-    Known are the blocks of ResNet and ResNeXt, MobileNetV2 and V3, EfficientNet and ConvNeXt, and
-    the feed-forward maps of vision transformers, of torchvision and of timm. On every level of the
-    cycle stands the block's own branch, modules and order as they were, at the widths and with the
-    groups of the level; squeeze-excite is on the finest level only, as in MGIC-MobileNetV3, and
-    what scales, drops or activates the sum stays where it was, once. Stem, head, shapes, device,
-    precision and mode stay as they are. Everything that is new has to be trained.
+    A block is known by what it computes, as ``torch.fx`` traces it: ``act(x + f(x))`` with ``f`` a
+    chain of convolutions, linear maps, norms, activations and squeeze-excite, followed by what
+    scales or drops its result; or a feed-forward map, out to a wider layer and back, gated or not.
+    That is so in ResNet, RegNet, MobileNet, EfficientNet, ConvNeXt, transformers and many more, of
+    whatever library. On every level of the cycle stands the block's own branch, modules and order
+    as they were, at the widths and with the groups of the level; squeeze-excite is on the finest
+    level only, as in MGIC-MobileNetV3, and what scales, drops or activates the sum stays where it
+    was, once. Stem, head, shapes, device, precision and mode stay as they are. Everything that is
+    new has to be trained.
 
     A block that is used at several places stays one block; one whose weights are used outside of
     it, too, is left. Hooks stay on the modules that live on, in the branch of the finest level and
@@ -60,11 +72,14 @@ def convert(
         exclude: Patterns of block names that are left.
         min_width: Blocks with fewer channels are left: there a cycle saves nothing.
         project: Whether the finest level starts from the block's own weights, of which the groups
-            keep what is within a group, and its norms; otherwise it starts anew.
+            keep what is within a group, and its norms. Otherwise its maps are drawn anew, as those
+            of coarser levels always are, with outputs of the variance that they had in the block.
         gradual: Whether every original stays beside its cycle. The network then begins as the
             original; move its share from 1 to 0 while you train
             (:func:`~mgic_geo.set_blend`), and drop the originals (:func:`~mgic_geo.finish`).
         cycle: ``"multiplicative"`` or ``"additive"``, as :class:`mgic_geo.MGICBlock`.
+        blocks: ``block -> Parts`` by class, for blocks that are not known by themselves: what they
+            are made of; see :class:`Parts`.
         input_size: Shape of one input, without the batch, to count multiply-adds for; ``None``
             for what the model itself says (``input_size``, timm's ``default_cfg``). Without any
             they are not counted.
@@ -73,7 +88,8 @@ def convert(
         The network and a report that prints as a table.
 
     Raises:
-        ValueError: If a size is below 1, a pattern fits no known block, or there is none at all.
+        ValueError: If a size is below 1, a pattern fits no known block, there is none at all, or
+            the model is wrapped (``DataParallel``, ``DistributedDataParallel``, compiled).
 
     References:
         Section 5 ("a universal approach ... suitable for different kinds of CNNs").
@@ -94,24 +110,48 @@ def convert(
     sizes: dict[str, Any] = {"group_size": group_size, "coarse_size": coarse_size}
     level_plan(1, **sizes)  # checks them
     check_cycle(cycle)
-    make = partial(_cycle, sizes=sizes, min_width=min_width, project=project, cycle=cycle)
-    names = outermost(model, find_adapter)
+    check_unwrapped(model)
+    splits: Splits = blocks or {}
+    make = partial(
+        _cycle, splits=splits, sizes=sizes, min_width=min_width, project=project, cycle=cycle
+    )
+    names = find_blocks(model, splits)
     new, report = rewrite(model, names, make, include=include, exclude=exclude, gradual=gradual)
     before, after = _work(model, new, input_size)
     return new, replace(report, multiply_adds_before=before, multiply_adds_after=after)
 
 
+def check_unwrapped(model: nn.Module) -> None:
+    """Refuse what holds a network and rewrites or copies it in its own ways.
+
+    Raises:
+        ValueError: With the name of the attribute to convert in its place.
+    """
+    for name, module in model.named_modules():
+        inside = WRAPPERS.get(type(module).__name__)
+        if inside is not None:
+            place = ".".join(filter(None, (name, inside)))
+            raise ValueError(
+                f"{name or 'the model'} is wrapped in {type(module).__name__}: convert what is "
+                f"inside, model.{place}, and wrap that again"
+            )
+
+
 def _cycle(
-    block: nn.Module, *, sizes: dict[str, Any], min_width: int, project: bool, cycle: str
+    block: nn.Module,
+    *,
+    splits: Splits,
+    sizes: dict[str, Any],
+    min_width: int,
+    project: bool,
+    cycle: str,
 ) -> Replacement:
-    adapter = find_adapter(block)
-    assert adapter is not None
-    parts = adapter(block)
+    parts = split(block, splits)
     outer, inner = branch_widths(parts.branch)
     require(outer >= min_width, f"{outer} channels, below min_width {min_width}")
-    parts.branch.training = block.training  # what is inside keeps its own mode, frozen norms too
-    parts.after.train(block.training)
-    parts.act.train(block.training)
+    for module in {m for p in (parts.branch, parts.after, parts.act) for m in p.modules()}:
+        if module not in set(block.modules()):  # these keep their own mode, frozen norms too
+            module.training = block.training
     finest = level_plan(outer, inner, **sizes)[0]
 
     def make_layer(level: Level) -> Residual:
@@ -142,7 +182,8 @@ def _cycle(
 def _kept(block: nn.Module, parts: Parts) -> frozenset[nn.Module]:
     """Modules of a block that are in the cycle's finest level or around the cycle."""
     found = {module for part in (parts.branch, parts.after, parts.act) for module in part.modules()}
-    made_anew = {leaf for leaf in leaves(parts.branch) if isinstance(leaf, nn.Linear)}
+    every = leaves(parts.branch)
+    made_anew = {leaf for leaf in every if isinstance(as_linear(leaf) or leaf, nn.Linear)}
     return frozenset(found - made_anew - {block})
 
 

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import copy
-import math
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from mgic_geo import GroupedLinear
 from mgic_geo.conversion import drop_hooks, require, shared_hooks
 from mgic_geo.levels import Level, group_count, reset_parameters
+from mgic_vision.conversion.parts import is_squeeze
 
-#: Names of attention over channels, which is kept on the finest level only.
-SQUEEZES = ("SqueezeExcite", "SqueezeExcitation", "SEModule", "EffectiveSEModule")
+GATED = 2
 MIXING_NORMS = (nn.GroupNorm, nn.InstanceNorm2d)
 Widths = dict[int, int]
 
@@ -30,7 +30,7 @@ def branch_widths(branch: nn.Module) -> tuple[int, int]:
     found = leaves(branch)
     weights = [id(weight) for leaf in found for weight in leaf.parameters()]
     require(len(weights) == len(set(weights)), "shares weights between two of its modules")
-    for leaf in found:
+    for leaf in (as_linear(leaf) or leaf for leaf in found):
         if isinstance(leaf, nn.Conv2d | nn.Linear):
             _check_plain(leaf)
         if isinstance(leaf, nn.Conv2d):
@@ -44,8 +44,10 @@ def branch_widths(branch: nn.Module) -> tuple[int, int]:
     outer = ends[0][0]
     require(ends[-1][1] == outer, f"changes the width from {outer} to {ends[-1][1]}")
     inner = {width for pair in ends for width in pair} - {outer}
-    require(len(inner) < 2, f"has more than two widths: {outer}, {sorted(inner)}")
-    return outer, inner.pop() if inner else outer
+    least = min(inner, default=outer)
+    twice = {least, GATED * least}  # halves of one map, of which one gates the other
+    require(inner <= twice, f"has more than two widths: {outer}, {sorted(inner)}")
+    return outer, least
 
 
 def leaves(branch: nn.Module) -> list[nn.Module]:
@@ -63,9 +65,15 @@ def leaves(branch: nn.Module) -> list[nn.Module]:
     return list(dict.fromkeys(leaf for child in children for leaf in leaves(child)))
 
 
-def is_squeeze(module: nn.Module) -> bool:
-    """Whether this is attention over channels."""
-    return type(module).__name__ in SQUEEZES
+def as_linear(leaf: nn.Module) -> nn.Linear | None:
+    """A linear map of another class: Hugging Face's ``Conv1D``, whose weight is ``(in, out)``."""
+    if type(leaf).__name__ != "Conv1D" or isinstance(leaf, nn.Conv1d):
+        return None
+    held = dict(leaf.named_parameters())
+    linear = nn.Linear(held["weight"].size(0), held["weight"].size(1), device="meta")
+    linear.weight = nn.Parameter(held["weight"].detach().T)
+    linear.bias = nn.Parameter(held["bias"].detach())
+    return linear.train(leaf.training)
 
 
 def _check_plain(leaf: nn.Module) -> None:
@@ -95,9 +103,11 @@ def narrow(branch: nn.Module, level: Level, finest: Level, *, project: bool) -> 
         level: Its widths and groups are those of the copy.
         finest: Level 0, whose widths are those of ``branch``.
         project: Whether the finest level starts from the branch's own weights, of which the groups
-            keep what is within a group, and its norms; otherwise all starts anew.
+            keep what is within a group; otherwise all maps start anew, with outputs of the
+            variance that they had.
     """
-    widths = {finest.outer: level.outer, finest.inner: level.inner}
+    widths = {GATED * finest.inner: GATED * level.inner}
+    widths |= {finest.outer: level.outer, finest.inner: level.inner}
     keep = project and level.finest
     memo = shared_hooks(branch)
     for leaf in leaves(branch):
@@ -128,6 +138,7 @@ def _narrow_leaf(
         if not keep:
             reset_parameters(squeeze)
         return squeeze
+    leaf = as_linear(leaf) or leaf
     if isinstance(leaf, nn.Conv2d):
         return _narrow_conv(leaf, widths, level, memo, keep=keep)
     if isinstance(leaf, nn.Linear):
@@ -143,16 +154,26 @@ def _narrow_conv(
     if conv.groups > 1:
         own = group_count(in_channels, out_channels, group_size=conv.in_channels // conv.groups)
         groups = max(own, groups)
-    shape = (out_channels, in_channels // groups, *conv.kernel_size)
-    fan_out = math.prod(conv.kernel_size) * out_channels // groups
-    weight = conv.weight.new_empty(shape).normal_(std=math.sqrt(2 / fan_out))
+    weight = conv.weight.new_empty((out_channels, in_channels // groups, *conv.kernel_size))
     if keep:
         weight.copy_(_blocks(conv.weight, conv.groups, groups))
+    else:
+        _draw_(weight, conv.weight)
     memo[id(conv.weight)] = nn.Parameter(weight)
     memo[id(conv.bias)] = _bias(conv.bias, out_channels, keep=keep)
     new = copy.deepcopy(conv, memo)  # of its own class, with its padding
     new.in_channels, new.out_channels, new.groups = in_channels, out_channels, groups
     return new
+
+
+def _draw_(new: Tensor, old: Tensor) -> None:
+    """Draw a weight ``(out, in / groups, ...)`` whose outputs vary as those of ``old``.
+
+    For inputs of one variance that do not depend on each other, the variance of an output is the
+    sum of squares of its row times theirs; that sum becomes the mean over the rows of ``old``.
+    """
+    per_row = old.detach().flatten(1).square().sum(1).mean()
+    new.normal_().mul_((per_row / new[0].numel()).sqrt())
 
 
 def _blocks(weight: Tensor, old: int, new: int) -> Tensor:
@@ -172,9 +193,11 @@ def _narrow_linear(linear: nn.Linear, widths: Widths, level: Level, *, keep: boo
         groups=level.groups,
         bias=linear.bias is not None,
     ).to(linear.weight)
+    rows = new.weight.detach().flatten(0, 1)  # (groups, out, in) -> (groups * out, in)
     if keep:
-        blocks = _blocks(linear.weight, 1, level.groups)
-        new.weight.data.copy_(blocks.view_as(new.weight))
+        rows.copy_(_blocks(linear.weight, 1, level.groups))
+    else:
+        _draw_(rows, linear.weight)
     new.bias = _bias(linear.bias, new.out_channels, keep=keep)
     return new.train(linear.training)
 
@@ -188,7 +211,12 @@ def _bias(bias: Tensor | None, width: int, *, keep: bool) -> nn.Parameter | None
 def _narrow_vectors(
     leaf: nn.Module, widths: Widths, memo: dict[int, Any], *, keep: bool
 ) -> nn.Module:
-    """Norms and activations: what they hold a channel, and the widths they note."""
+    """Norms and activations: what they hold a channel, and the widths they note.
+
+    Scales and shifts stay, those of the first channels on coarser levels. A batch norm after a map
+    that starts anew is told the variance that this starts with, the mean over channels, and no
+    mean: the map's weights have both signs.
+    """
     new = copy.deepcopy(leaf, memo)
     for module in new.modules():
         for name, tensor in (
@@ -205,6 +233,9 @@ def _narrow_vectors(
         noted[name] = widths.get(noted[name], noted[name])
     if "normalized_shape" in noted:
         noted["normalized_shape"] = tuple(widths.get(n, n) for n in noted["normalized_shape"])
-    if not keep and list(new.parameters()) and hasattr(new, "reset_parameters"):
-        new.reset_parameters()  # type: ignore[operator]
+    if isinstance(leaf, _BatchNorm) and leaf.running_var is not None and not keep:
+        assert isinstance(new, _BatchNorm)
+        assert new.running_var is not None
+        new.reset_running_stats()
+        new.running_var.copy_(leaf.running_var.mean())
     return new

@@ -1,10 +1,8 @@
-"""Parts of a residual block, and a registry of known blocks by the name of their class."""
+"""Parts of a residual block, and what stands in its place."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
 
 from torch import Tensor, nn
 
@@ -31,28 +29,13 @@ class Parts:
     is_residual: bool = True
 
 
-#: ``{"module.Class": block -> Parts}``; a name, so that nobody's library is imported for it.
-ADAPTERS: dict[str, Callable[[Any], Parts]] = {}
+#: Names of attention over channels, which is kept on the finest level only.
+SQUEEZES = ("SqueezeExcite", "SqueezeExcitation", "SEModule", "EffectiveSEModule")
 
 
-def adapter(*names: str) -> Callable[[Callable[[Any], Parts]], Callable[[Any], Parts]]:
-    """Register how to split blocks of these classes.
-
-    The function gets the block and returns its :class:`Parts`, or raises
-    :class:`~mgic_geo.conversion.NotConvertible`.
-    """
-
-    def register(function: Callable[[Any], Parts]) -> Callable[[Any], Parts]:
-        ADAPTERS.update(dict.fromkeys(names, function))
-        return function
-
-    return register
-
-
-def find_adapter(module: nn.Module) -> Callable[[Any], Parts] | None:
-    """How to split ``module``: by its very class, since a subclass may compute something else."""
-    kind = type(module)
-    return ADAPTERS.get(f"{kind.__module__}.{kind.__qualname__}")
+def is_squeeze(module: nn.Module) -> bool:
+    """Whether this is attention over channels."""
+    return type(module).__name__ in SQUEEZES
 
 
 def sequence(*modules: nn.Module | None) -> nn.Sequential:

@@ -11,6 +11,7 @@ from torch.nn import functional
 from mgic_geo.levels import check_counts
 from mgic_vision.layers import GroupedConv2d, conv_norm_act
 from mgic_vision.models.backbone import Backbone
+from mgic_vision.models.features import FeatureInfo
 from mgic_vision.tracing import leaf_of_fx
 
 
@@ -124,7 +125,7 @@ class LRASPP(nn.Module):
         return (self.in_chans, 1024, 2048)
 
     @property
-    def feature_info(self) -> list[dict[str, Any]]:
+    def feature_info(self) -> FeatureInfo:
         """The backbone's."""
         return self.backbone.feature_info
 

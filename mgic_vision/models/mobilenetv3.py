@@ -163,7 +163,11 @@ def mgic_mobilenetv3(
 
     References:
         Section 4.3.2, Tables 6, 7 and 13; section 4.4; Howard et al., Searching for MobileNetV3
-        (2019), Table 2.
+        (2019), Table 2. By Table 6 a maximum pool follows cycles, which then run at twice the
+        height and width: ``downsample="maxpool"``, 281 M multiply-adds without R and P where Table
+        7 has 145 M, and 179 M with strides, as section 3.3 describes them. By its caption a norm
+        and ReLU follow every ``Conv2D``, also that of 1280 channels; here, as in MobileNetV3,
+        that one has a bias and hard swish.
 
     Example:
         >>> for table in (TABLE_6, SMALL):
@@ -200,6 +204,7 @@ def mobile_backbone(
     min_levels: int = 1,
     cycle: str = "multiplicative",
     change: str = "depthwise",
+    downsample: str = "stride",
     in_chans: int = 3,
 ) -> Backbone:
     """An MGIC-MobileNetV3 without its head, for images of ``size``, their height and width.
@@ -217,12 +222,14 @@ def mobile_backbone(
     stem_width, last = round_width(16 * width), round_width(table.last * width)
     stages = Stages(stem_width, 2)
     for row in table.rows:
+        before = dilation.taps
         stride = dilation.reduce(stages.stride, row.stride)
+        taps = before if downsample == "maxpool" else dilation.taps
         out, activation = round_width(row.out * width), swish if row.h_swish else RELU
         layer = partial(
             inverted_residual,
             kernel=row.kernel,
-            dilation=dilation.taps,
+            dilation=taps,
             squeeze=squeeze if row.squeeze else "none",
             activation=activation,
         )
@@ -237,6 +244,7 @@ def mobile_backbone(
             coarse_size=coarse_size,
             min_levels=min_levels,
             cycle=cycle,
+            downsample=downsample,
         )
         stages.add(unit, out, stride=stride)
     stem = conv_norm_act(in_chans, stem_width, kernel=3, stride=2, activation=swish)

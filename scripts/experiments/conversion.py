@@ -7,20 +7,20 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import timm
 import torch
-import torchvision
 from timm.models.resnet import BasicBlock, ResNet
 from torch import nn
 from torch.nn import functional
 
 from mgic_geo import share_at
-from mgic_vision import convert, finish, set_blend, summary
+from mgic_vision import convert, finish, num_weights, set_blend, summary
 from scripts.experiments import runs
 from scripts.experiments.data import digit_batches, digits
+from scripts.experiments.known_networks import NETWORKS, OF_IMAGES, make
 from scripts.experiments.pages import fill, write_page
 from scripts.experiments.ranges import Row, summarize
 from scripts.experiments.trial import Course, Trial, in_batches, percent_right
@@ -29,64 +29,48 @@ from scripts.training.reliability.seeds import derive_seed
 
 SIZES = {"group_size": 32, "coarse_size": 64}
 INPUT_SIZE = (3, 224, 224)
-NETWORKS = {
-    "resnet50": ("torchvision", "resnet50"),
-    "mobilenetv3_large_100": ("timm", "mobilenetv3_large_100"),
-    "convnext_tiny": ("timm", "convnext_tiny"),
-    "vit_small_patch16_224": ("timm", "vit_small_patch16_224"),
-    "resnet18": ("torchvision", "resnet18"),
-    "resnet152": ("timm", "resnet152"),
-    "resnext50_32x4d": ("torchvision", "resnext50_32x4d"),
-    "wide_resnet50_2": ("torchvision", "wide_resnet50_2"),
-    "mobilenet_v2": ("torchvision", "mobilenet_v2"),
-    "efficientnet_b0": ("timm", "efficientnet_b0"),
-    "convnext_base": ("torchvision", "convnext_base"),
-    "vit_b_16": ("torchvision", "vit_b_16"),
-}
 #: What the weights must at most be, as a share of the original's.
 BARS = {
-    "resnet50": 0.62,
-    "mobilenetv3_large_100": 0.97,
-    "convnext_tiny": 0.30,
-    "vit_small_patch16_224": 0.55,
+    ("torchvision", "resnet50"): 0.62,
+    ("timm", "mobilenetv3_large_100"): 0.97,
+    ("torchvision", "convnext_tiny"): 0.30,
+    ("timm", "vit_small_patch16_224"): 0.55,
 }
 
 
 class Counted:
     """``convert``: well-known networks, converted and counted; nothing is trained."""
 
-    name, title = "convert", "Twelve known networks, converted"
+    name, title = "convert", "Well-known networks, converted"
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         """Add the options."""
-        names = list(NETWORKS)
+        names = [name for _, name in NETWORKS]
         parser.add_argument("--networks", nargs="+", choices=names, default=names)
 
     def run(self, options: argparse.Namespace, changes: Mapping[str, Any]) -> Path:
         """Convert all networks and write the page."""
-        rows = [count_converted(name) for name in options.networks]
-        versions = {"torchvision": torchvision.__version__, "timm": timm.__version__}
+        chosen = [(library, name) for library, name in NETWORKS if name in options.networks]
+        rows = [count_converted(library, name) for library, name in chosen]
+        versions = {library: version(library) for library in dict(chosen)}
         text = fill("convert.md", rows=rows, sizes=SIZES, versions=versions)
         return write_page(options.docs, self.name, text, rows, {})
 
 
-def make(library: str, name: str) -> nn.Module:
-    """Build a network of 1,000 classes."""
-    if library == "timm":
-        return timm.create_model(name)
-    return getattr(torchvision.models, name)()
-
-
-def count_converted(name: str) -> Row:
+def count_converted(library: str, name: str) -> Row:
     """Convert one network and count."""
-    library, function = NETWORKS[name]
     with torch.device("meta"):
-        model = make(library, function)
-    _, report = convert(model, **SIZES, input_size=INPUT_SIZE)
-    reasons = Counter(row.reason for row in report.left)
-    return {
-        "network": name,
-        "library": library,
+        model = make(library, name)
+    row: Row = {"network": name, "library": library, "changed": 0, "left": 0}
+    size = INPUT_SIZE if library in OF_IMAGES else None
+    try:
+        _, report = convert(model, **SIZES, input_size=size)
+    except ValueError as error:  # it has no block
+        weights = num_weights(model)
+        row |= {"weights_before": weights, "weights_after": weights, "unknown_weights": weights}
+        return row | {"why_left": str(error)}
+    reasons = Counter(shorten(row.reason) for row in report.left)
+    return row | {
         "changed": len(report.changed),
         "left": len(report.left),
         "weights_before": report.weights_before,
@@ -96,6 +80,16 @@ def count_converted(name: str) -> Row:
         "why_left": "; ".join(f"{count}: {reason}" for reason, count in reasons.items()),
         "unknown_weights": report.unknown_weights,
     }
+
+
+def shorten(reason: str) -> str:
+    """A reason without what differs from block to block.
+
+    Example:
+        >>> shorten("16 channels, below min_width 64")
+        'below min_width 64'
+    """
+    return reason.rpartition("channels, ")[2]
 
 
 WIDTHS, NARROW = (32, 64, 128, 256), (23, 47, 94, 189)  # of the stages

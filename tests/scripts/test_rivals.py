@@ -30,6 +30,27 @@ def test_monarch_is_two_block_diagonal_matrices_with_transpositions(inputs, outp
     assert_close(matrix(layer, inputs), (second @ first[middle])[last])
 
 
+@pytest.mark.parametrize(("inputs", "outputs"), [(12, 12), (12, 24), (24, 12)])
+def test_block_tensor_train_is_its_sum(inputs, outputs):
+    layer = maps.BlockTensorTrain(inputs, outputs, rank=2).double()
+    layer.second.bias.data.zero_()
+    n1, m2 = layer.blocks, layer.columns
+    right = layer.first.weight.view(n1, m2, 2, inputs // n1)  # gamma, beta, sigma, delta
+    left = layer.second.weight.view(m2, outputs // m2, n1, 2)  # beta, alpha, gamma, sigma
+    x = torch.randn(3, inputs, dtype=torch.float64)
+    expected = torch.einsum("bags,gbsd,ngd->nab", left, right, x.view(3, n1, -1)).flatten(1)
+    assert_close(layer(x), expected)
+
+
+def test_blast_has_blocks_that_share_their_factors():
+    layer = maps.BlastLinear(12, 8, blocks=2, rank=3).double()
+    rows = []
+    for i in range(2):
+        scale, up, down = layer.scale[i], layer.up.weight[i], layer.down.weight
+        rows.append(torch.cat([up @ scale[j].diag() @ down[j] for j in range(2)], 1))
+    assert_close(matrix(layer, 12), torch.cat(rows))
+
+
 @pytest.mark.parametrize(("inputs", "outputs"), [(8, 8), (8, 24), (24, 8)])
 def test_butterfly_is_the_product_of_its_factors(inputs, outputs):
     layer = maps.ButterflyLinear(inputs, outputs, products=2).double()

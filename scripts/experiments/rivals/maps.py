@@ -100,6 +100,87 @@ class MonarchLinear(nn.Module):
         return shuffle(self.second(shuffle(self.first(x), middle // blocks)), blocks)
 
 
+class BlockTensorTrain(nn.Module):
+    r"""A block tensor-train of two cores: Monarch with ``rank`` numbers in place of every one.
+
+    With :math:`C = n_1 n_2` and :math:`m = m_1 m_2`,
+
+    .. math::
+        y_{\alpha \beta} = \sum_{\gamma \sigma} L_{\alpha \beta \gamma \sigma}
+        \sum_\delta R_{\beta \gamma \sigma \delta} x_{\gamma \delta}
+
+    Both cores start with the variance of their authors' rule.
+
+    Args:
+        in_channels: Channels in, :math:`C`.
+        out_channels: Channels out, :math:`m`.
+        rank: Of the sum over :math:`\sigma`.
+
+    References:
+        Qiu et al., Compute Better Spent: Replacing Dense Layers with Structured Matrices (2024),
+        section 4.
+
+    Example:
+        >>> sum(p.numel() for p in BlockTensorTrain(64, 256, rank=2).parameters())
+        6400
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, *, rank: int) -> None:
+        super().__init__()
+        self.blocks, self.rank, self.columns = _root(in_channels), rank, _root(out_channels)
+        middle = self.blocks * self.columns * rank
+        self.first = GroupedLinear(in_channels, middle, groups=self.blocks, bias=False)
+        self.second = GroupedLinear(middle, out_channels, groups=self.columns)
+        for core in (self.first, self.second):
+            outputs, inputs = core.weight.shape[1:]
+            nn.init.normal_(core.weight, std=math.sqrt(min(1, outputs / inputs) / inputs))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Multiply by both cores."""
+        x = self.first(x).unflatten(-1, (self.blocks, self.columns, self.rank))
+        x = x.transpose(-3, -2).flatten(-3)  # (..., beta, gamma, sigma)
+        return shuffle(self.second(x), self.columns)
+
+
+class BlastLinear(nn.Module):
+    r"""Blocks that share their factors: block :math:`(i, j)` is :math:`U_i \Lambda_{ij} V_j^\top`.
+
+    Args:
+        in_channels: Channels in.
+        out_channels: Channels out.
+        blocks: Blocks along either side; divides both widths.
+        rank: Of every block.
+
+    References:
+        Lee et al., BLAST: Block-Level Adaptive Structured Matrices for Efficient Deep Neural
+        Network Inference (2024), section 2. The scales start from 0 to 2, as there; the factors
+        keep the variance of the features.
+
+    Example:
+        >>> sum(p.numel() for p in BlastLinear(64, 128, blocks=4, rank=8).parameters())
+        1792
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, *, blocks: int, rank: int) -> None:
+        super().__init__()
+        self.down = GroupedLinear(in_channels, blocks * rank, groups=blocks, bias=False)
+        self.scale = nn.Parameter(torch.empty(blocks, blocks, rank).uniform_(0, 2))
+        self.up = GroupedLinear(blocks * rank, out_channels, groups=blocks)
+        # the scales have a mean square of 4 / 3, and as many of them are summed as there are blocks
+        nn.init.normal_(self.down.weight, std=math.sqrt(blocks / in_channels))
+        nn.init.normal_(self.up.weight, std=math.sqrt(3 / (4 * blocks * rank)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Multiply by all blocks."""
+        x = self.down(x).unflatten(-1, self.scale.shape[1:])
+        return self.up(torch.einsum("ijr,...jr->...ir", self.scale, x).flatten(-2))
+
+
+def _root(width: int) -> int:
+    """The divisor of a width that is nearest to its root from below."""
+    return next(d for d in range(math.isqrt(width), 0, -1) if width % d == 0)
+
+
 class ButterflyLinear(nn.Module):
     """A product of sparse factors, each of which mixes pairs of channels, at all distances.
 

@@ -29,6 +29,11 @@ def sizes(kind: str) -> list[dict[str, int]]:
         return [{"inner": usual, "rank": rank} for rank in range(1, 2 * WIDTH)]
     if kind == "shuffle":
         return [{"inner": m, "groups": g} for m in inners for g in (2, 4, 8, 16)]
+    if kind == "BTT":
+        return [{"inner": m, "rank": rank} for m in inners for rank in (2, 3, 4)]
+    if kind == "BLAST":
+        ranks = range(2, 65, 2)
+        return [{"inner": m, "blocks": b, "rank": r} for m in inners for b in (4, 8) for r in ranks]
     if kind == "Monarch":
         return [{"inner": m, "blocks": b} for m in inners for b in (2, 4, 8, 16)]
     if kind == "MGICLinear":

@@ -9,6 +9,8 @@ from torch import Tensor, nn
 
 from mgic_geo import MGICBlock, MGICLinear, Residual, feed_forward, transfer
 from scripts.experiments.rivals.maps import (
+    BlastLinear,
+    BlockTensorTrain,
     ButterflyLinear,
     GhostLinear,
     MonarchLinear,
@@ -84,6 +86,8 @@ MAKERS: dict[str, Callable[..., nn.Module]] = {
     "Ghost": pair_of(GhostLinear),
     "Monarch": pair_of(MonarchLinear),
     "butterfly": pair_of(ButterflyLinear),
+    "BTT": pair_of(BlockTensorTrain),
+    "BLAST": pair_of(BlastLinear),
     "MGICLinear": mgic_linears,
 }
 RIVALS = tuple(kind for kind in MAKERS if kind not in ("dense", "MGIC"))

@@ -15,6 +15,7 @@ from torch.testing import assert_close
 
 from mgic_geo import knn_indices
 from mgic_geo.ops.gpu.choice import why_not_triton
+from mgic_geo.ops.grouped_linear import grouped_linear, grouped_linear_weight
 from mgic_geo.ops.neighbor_max import add_at_rows
 from mgic_geo.ops.table_max import table_max
 from tests.neighbor_clouds import integers, normal, oracle
@@ -122,3 +123,49 @@ def test_neighbors_in_clouds_of_any_size_and_order():
 def test_points_that_are_not_finite_are_refused():
     with pytest.raises(ValueError, match="x must be finite"):
         knn_indices(torch.tensor([[0.0], [torch.inf]]), 1)
+
+
+@interpreted
+@pytest.mark.parametrize("dtype", TYPES)
+@pytest.mark.parametrize(
+    ("rows", "groups", "outputs", "inputs"), [(70, 3, 5, 8), (9, 1, 20, 70), (0, 2, 4, 4)]
+)
+def test_grouped_maps(rows, groups, outputs, inputs, dtype, ran):
+    x, weight = normal(rows, groups * inputs).to(dtype), normal(groups, outputs, inputs).to(dtype)
+    bias, addend = normal(groups * outputs).to(dtype), normal(rows, groups * outputs).to(dtype)
+    precise = [each.float() for each in (x, weight, bias, addend)]
+    expected = grouped_linear.reference(*precise).to(dtype)
+    assert_close(grouped_linear(x, weight, bias, addend), expected)
+    expected = grouped_linear.reference(precise[0], precise[1], None).to(dtype)
+    assert_close(grouped_linear(x, weight, None), expected)
+    assert ran("grouped_linear") == {"triton": 2}
+
+
+@interpreted
+@pytest.mark.parametrize("dtype", TYPES)
+@pytest.mark.parametrize("rows", [0, 70, 1100])
+def test_gradients_of_weights_of_grouped_maps(rows, dtype, ran):
+    x, grad = normal(rows, 3 * 8).to(dtype), normal(rows, 3 * 5, seed=1).to(dtype)
+    expected = grouped_linear_weight.reference(x.float(), grad.float(), 3).to(dtype)
+    assert_close(grouped_linear_weight(x, grad, 3), expected, rtol=2e-2, atol=1e-3)
+    assert ran("grouped_linear_weight") == {"triton": 1}
+
+
+@interpreted
+def test_gradients_of_grouped_maps(ran):
+    inputs = [normal(20, 8), normal(2, 3, 4), normal(6), normal(20, 6)]
+    for each in inputs:
+        each.requires_grad_()
+    found = torch.autograd.grad(grouped_linear(*inputs).square().sum(), inputs)
+    assert_close(
+        found, torch.autograd.grad(grouped_linear.reference(*inputs).square().sum(), inputs)
+    )
+    assert "reference" not in ran("grouped_linear")
+
+
+@interpreted
+def test_nan_reaches_its_own_group_only():
+    x = normal(3, 4)
+    x[1, 3] = torch.nan
+    y = grouped_linear(x, torch.ones(2, 1, 2), None)
+    assert_close(y.isnan(), torch.tensor([[False, False], [False, True], [False, False]]))

@@ -385,6 +385,39 @@ def test_the_pointwise_change_costs_what_a_dense_convolution_does():
     assert num_weights(pointwise) - num_weights(depthwise) == 16 * 32 + 32 * 64 - 9 * (32 + 64)
 
 
+# the paper's multiply-adds, in the thousands of millions, which leave out those of R and P
+PRINTED = [
+    (R50, {"group_size": 16}, 1.0),
+    (R50, {"group_size": 32}, 1.6),
+    (R50, {"group_size": 64}, 2.5),
+    (V3, {}, 0.145),
+    (V3, {"width": 1.2}, 0.233),
+]
+
+
+@pytest.mark.parametrize(("name", "options", "printed"), PRINTED)
+def test_strides_come_nearer_to_the_papers_multiply_adds_than_pools(name, options, printed):
+    with torch.device("meta"):
+        stride, pool = (
+            summary(create_model(name, downsample=kind, **options)).without_transfers.multiply_adds
+            for kind in ("stride", "maxpool")
+        )
+    assert abs(stride / 1e9 - printed) < 0.25 * printed
+    assert pool / 1e9 > 1.6 * printed
+
+
+@pytest.mark.parametrize("name", [R50, R56, V3, "lraspp_mgic_small"])
+def test_pools_follow_the_cycles_where_asked(name):
+    model = build(name, downsample="maxpool").eval()
+    strided = [m for m in backbone(model).stages.modules() if isinstance(m, nn.Conv2d)]
+    assert {m.stride for m in strided} == {(1, 1)}
+    assert model.feature_info.reduction(-1) == build(name).feature_info.reduction(-1)
+    with torch.no_grad():
+        found = backbone(model).features(torch.rand(1, 3, 65, 64))
+    for key, x in found.items():
+        assert x.shape[2:] == tuple(-(-side // int(key[1:])) for side in (65, 64))
+
+
 def test_dilation_replaces_strides_beyond_the_output_stride():
     model = build(V3, output_stride=16)
     assert model.feature_info[-1]["name"] == "s16"
@@ -504,7 +537,7 @@ def test_a_missing_library_is_named(monkeypatch, borrowed, package):
 def test_options_listed_are_options_taken():
     expected = {"change", "coarse_size", "cycle", "depth", "drop_rate", "features_only"}
     expected |= {"global_pool", "group_size", "in_chans", "min_levels", "width"}
-    expected |= {"drop_path_rate", "out_indices", "output_stride"}
+    expected |= {"downsample", "drop_path_rate", "out_indices", "output_stride"}
     assert set(list_options(R56)) == expected
     assert {"width", "h_swish", "squeeze", "in_chans", "drop_rate"} <= set(list_options(V3))
     assert {"features_only", "in_chans"} <= set.intersection(
@@ -520,6 +553,7 @@ def test_options_listed_are_options_taken():
         (R56, {"depth": 57}, "depth must be 6 n .* got 57"),
         (R56, {"change": "none"}, "change must be one of depthwise, pointwise, got 'none'"),
         (R56, {"group_size": 0}, "group_size must be at least 1, got 0"),
+        (R56, {"downsample": "mean"}, "downsample must be one of stride, maxpool, got 'mean'"),
         (R56, {"num_classes": -1}, "num_classes must be at least 0, got -1"),
         (R56, {"global_pool": "sum"}, "global_pool must be one of .* got 'sum'"),
         (R56, {"global_pool": ""}, "goes with num_classes=0, got 10"),

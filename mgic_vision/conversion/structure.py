@@ -1,0 +1,224 @@
+"""Residual blocks and feed-forward maps, recognized by what they compute."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from torch import fx, nn
+
+from mgic_geo.conversion import NotConvertible, require
+from mgic_vision.conversion.narrow import as_linear, branch_widths, leaves
+from mgic_vision.conversion.parts import ChannelScale, Parts, sequence
+from mgic_vision.conversion.tracer import (
+    ADDITIONS,
+    ELEMENTWISE,
+    HALVES,
+    NOTHING,
+    PERMUTATIONS,
+    PRODUCTS,
+    as_module,
+    chain_between,
+    is_call,
+    is_scale,
+    is_shell,
+    is_silent,
+    nodes_between,
+    the_input,
+    the_output,
+    trace,
+)
+from mgic_vision.cost import without_hooks
+from mgic_vision.layers import Permute
+
+#: How the user splits blocks of a class of theirs.
+Splits = Mapping[type[nn.Module], Callable[[Any], Parts]]
+NO_SHORTCUT = "changes width or resolution, or has no shortcut"
+
+
+def find_blocks(model: nn.Module, splits: Splits) -> list[str]:
+    """Names of the outermost modules that are blocks, convertible or not, in order.
+
+    Args:
+        model: The network; ``""`` is itself.
+        splits: Classes that are blocks, whatever they compute.
+    """
+    shadow, found = without_hooks(model), dict[str, bool]()
+    _find(shadow, "", splits, found, set())
+    modules = dict(shadow.named_modules())
+    kinds = {type(modules[name]) for name, fits in found.items() if fits}
+    for name, module in modules.items():  # others of their kind, which have no shortcut
+        inside = any(not outer or f"{name}.".startswith(f"{outer}.") for outer in found)
+        around = any(outer.startswith(f"{name}.") for outer in found)
+        if type(module) in kinds and not (inside or around):
+            found[name] = False
+    return [name for name in modules if name in found]
+
+
+def _find(
+    module: nn.Module, name: str, splits: Splits, found: dict[str, bool], seen: set[nn.Module]
+) -> bool:
+    """Add the blocks in a module, or itself; whether one fits."""
+    if module in seen:
+        return False
+    seen.add(module)
+    if type(module) in splits:
+        found[name] = True
+        return True
+    reason = None
+    try:
+        if not is_shell(module) and split_traced(module, module) is not None:
+            found[name] = True
+            return True
+    except NotConvertible as error:
+        reason = error
+    inside = dict[str, bool]()
+    for child, part in module.named_children():
+        _find(part, f"{name}.{child}".lstrip("."), splits, inside, seen)
+    if reason is not None and not any(inside.values()):
+        inside = {name: False}
+    found |= inside
+    return any(inside.values())
+
+
+def split(block: nn.Module, splits: Splits) -> Parts:
+    """What a block is made of.
+
+    Raises:
+        NotConvertible: If it cannot be a cycle.
+    """
+    if type(block) in splits:
+        return splits[type(block)](block)
+    parts = split_traced(block, without_hooks(block))
+    require(parts is not None, NO_SHORTCUT)
+    assert parts is not None
+    return parts
+
+
+def split_traced(block: nn.Module, shadow: nn.Module) -> Parts | None:
+    """Parts of a block whose graph is that of ``shadow``; ``None`` if it is none.
+
+    Raises:
+        NotConvertible: If it is one that cannot be a cycle.
+    """
+    maps = sum(
+        isinstance(m, nn.Conv2d | nn.Linear) or as_linear(m) is not None for m in shadow.modules()
+    )
+    if not maps or not list(shadow.children()) or isinstance(shadow, nn.ModuleList | nn.ModuleDict):
+        return None
+    graph = trace(shadow)
+    start = None if graph is None else the_input(graph)
+    end = None if graph is None else the_output(graph)
+    if graph is None or start is None or end is None:
+        return None
+    parts = _residual(block, start, end)
+    return parts if parts is not None else _feed_forward(block, graph, start)
+
+
+def _residual(block: nn.Module, start: fx.Node, end: fx.Node) -> Parts | None:
+    """``act(x + after(branch(x)))``."""
+    total, last = end, list[fx.Node]()
+    while not is_call(total, ADDITIONS):
+        if len(total.all_input_nodes) != 1 or total.op not in ("call_module", *CALLS):
+            return None
+        last.insert(0, total)
+        (total,) = total.all_input_nodes
+    if len(total.args) != 2 or len(total.all_input_nodes) != 2:
+        return None
+    one, other = total.all_input_nodes
+    if start not in (one, other):
+        _check_shortcut(block, start, one, other)
+        return None
+    path = chain_between(other if one is start else one, start)
+    modules = [m for node in path if (m := as_module(node, block)) is not None]
+    act = sequence(*(m for node in last if (m := as_module(node, block)) is not None))
+    branch, after = _take_off_after(modules)
+    is_image = any(isinstance(m, nn.Conv2d) for m in branch.modules())
+    parts = Parts(branch, after=after, act=act, is_image=is_image)
+    branch_widths(parts.branch)
+    return parts
+
+
+CALLS = ("call_function", "call_method")
+
+
+def _check_shortcut(block: nn.Module, start: fx.Node, one: fx.Node, other: fx.Node) -> None:
+    """Say why a block with something on its shortcut is left.
+
+    Raises:
+        NotConvertible: If both ways begin at the input.
+    """
+    for node in (one, other):
+        try:
+            chain_between(node, start)
+        except NotConvertible:
+            return  # the end of something larger
+    shrinks = any(isinstance(m, nn.Conv2d) and max(m.stride) > 1 for m in block.modules())
+    require(
+        not shrinks and not _changes_width(block),
+        "changes width or resolution",
+    )
+    require(False, "adds two branches of x; known is x + f(x)")
+
+
+def _changes_width(block: nn.Module) -> bool:
+    return any(
+        isinstance(m, nn.Conv2d) and m.groups == 1 and m.in_channels != m.out_channels
+        for m in block.modules()
+    )
+
+
+def _take_off_after(modules: list[nn.Module]) -> tuple[nn.Sequential, nn.Sequential]:
+    """Divide a chain into what maps and what scales or drops the result of that."""
+    branch, after, order = list(modules), list[nn.Module](), list[nn.Module]()
+    while branch:
+        module = branch[-1]
+        if isinstance(module, Permute) and not order:
+            order.append(branch.pop())
+        elif is_scale(module) and not order:
+            after.insert(0, branch.pop())
+        elif is_scale(module) and next(module.parameters()).dim() == 1:
+            after.insert(0, _as_image_scale(branch.pop()))
+        elif is_silent(module):
+            after.insert(0, branch.pop())
+        else:
+            break
+    return sequence(*branch, *order), sequence(*after)
+
+
+def _as_image_scale(scale: nn.Module) -> nn.Module:
+    """The same numbers for images, whose channels are in front of height and width."""
+    (numbers,) = scale.parameters()
+    value = numbers.detach().clone().reshape(-1, 1, 1)
+    return ChannelScale(nn.Parameter(value, numbers.requires_grad))
+
+
+def _feed_forward(block: nn.Module, graph: fx.Graph, start: fx.Node) -> Parts | None:
+    """A map of every place alone, out to a wider layer and back; gates are allowed in between."""
+    known = {*ELEMENTWISE, *PRODUCTS, *PERMUTATIONS, *NOTHING, *HALVES}
+    calls = list(nodes_between(graph, start))
+    if not all(node.op == "call_module" or node.target in known for node in calls):
+        return None
+    try:
+        maps = [
+            leaf
+            for leaf in leaves(block)
+            if isinstance(leaf, nn.Conv2d | nn.Linear) or as_linear(leaf) is not None
+        ]
+        outer, inner = branch_widths(block)
+    except NotConvertible:
+        return None
+    if inner <= outer or sum(map(_is_dense, maps)) < 2:
+        return None
+    if not all(_is_dense(leaf) or _is_depthwise(leaf) for leaf in maps):
+        return None
+    is_image = any(isinstance(leaf, nn.Conv2d) for leaf in maps)
+    return Parts(block, is_image=is_image, is_residual=False)
+
+
+def _is_dense(leaf: nn.Module) -> bool:
+    return not isinstance(leaf, nn.Conv2d) or (leaf.groups == 1 and leaf.kernel_size == (1, 1))
+
+
+def _is_depthwise(leaf: nn.Module) -> bool:
+    return isinstance(leaf, nn.Conv2d) and leaf.groups == leaf.in_channels == leaf.out_channels

@@ -1,0 +1,247 @@
+"""Blocks of the user's own are known by what they compute."""
+
+import pytest
+import torch
+from image_blocks import SIZES
+from torch import nn
+from torch.nn import functional
+from torch.testing import assert_close
+
+from mgic_geo import MGICBlock
+from mgic_vision import Parts, convert
+from mgic_vision.conversion.structure import split
+from mgic_vision.conversion.tracer import is_scale, is_silent
+
+IMAGE = torch.randn(2, 32, 6, 6, generator=torch.Generator().manual_seed(0))
+
+
+class Own(nn.Module):
+    """A residual block whose activations are functions."""
+
+    def __init__(self, width=32, stride=1):
+        super().__init__()
+        self.a = nn.Conv2d(width, width, 3, padding=1, stride=stride)
+        self.n = nn.BatchNorm2d(width)
+        self.b = nn.Conv2d(width, width, 3, padding=1)
+
+    def branch(self, x):
+        return self.b(functional.relu(self.n(self.a(x))))
+
+    def forward(self, x):
+        return x + self.branch(x)
+
+
+class ActivatedAfter(Own):
+    def forward(self, x):
+        y = self.branch(x)
+        y += x
+        return torch.relu(y)
+
+
+class Scaled(Own):
+    """With layer scale on the channels, in front of the last permutation."""
+
+    def __init__(self):
+        super().__init__()
+        self.last = nn.Linear(32, 32)
+        self.scale = nn.Parameter(torch.full((32,), 0.5))
+
+    def forward(self, x):
+        y = self.last(self.a(x).permute(0, 2, 3, 1)) * self.scale
+        return torch.add(x, y.permute(0, 3, 1, 2))
+
+
+class Strided(Own):
+    def __init__(self):
+        super().__init__(stride=2)
+        self.down = nn.Conv2d(32, 32, 1, stride=2)
+
+    def forward(self, x):
+        return self.down(x) + self.branch(x)
+
+
+class TwoBranches(Own):
+    def forward(self, x):
+        return self.a(x) + self.b(x)
+
+
+class Gated(Own):
+    """A gate that squeeze-excite's names do not tell."""
+
+    def forward(self, x):
+        y = self.a(x)
+        return x + self.b(y * torch.sigmoid(self.n(y)))
+
+
+class Branching(Own):
+    def forward(self, x):
+        return x + self.branch(x) if x.sum() > 0 else x
+
+
+class GatedMap(nn.Module):
+    """A gated feed-forward map, as Llama's."""
+
+    def __init__(self, width=32, inner=96):
+        super().__init__()
+        self.gate, self.up = nn.Linear(width, inner), nn.Linear(width, inner)
+        self.down = nn.Linear(inner, width)
+
+    def forward(self, x):
+        return self.down(functional.silu(self.gate(x)) * self.up(x))
+
+
+class Squeezing(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.maps = nn.Sequential(nn.Linear(64, 16), nn.ReLU(), nn.Linear(16, 64))
+
+    def forward(self, x):
+        return self.maps(x)
+
+
+def change(block, **options):
+    """A block in a network, converted; what became of it."""
+    new, report = convert(nn.Sequential(block), **SIZES, **options)
+    return new, report.rows[0]
+
+
+@pytest.mark.parametrize("kind", [Own, ActivatedAfter, Scaled])
+def test_one_level_of_the_users_block_is_that_block(kind):
+    torch.manual_seed(0)
+    block = kind().eval()
+    new, _ = convert(block, group_size=512, coarse_size=16, min_width=1, project=True)
+    with torch.no_grad():
+        for norm in new.eval().cycle.norms:
+            norm.weight.zero_()
+    assert_close(new(IMAGE), block(IMAGE), rtol=1e-5, atol=1e-5)
+
+
+def test_scale_in_front_of_a_permutation_acts_once_on_the_sum():
+    parts = split(Scaled(), {})
+    assert [type(m).__name__ for m in parts.branch] == ["Conv2d", "Permute", "Linear", "Permute"]
+    assert [m.scale.shape for m in parts.after] == [(32, 1, 1)]
+
+
+@pytest.mark.parametrize(
+    ("kind", "reason"),
+    [
+        (Strided, "changes width or resolution"),
+        (TwoBranches, "adds two branches of x; known is x + f(x)"),
+        (Gated, "is no chain of modules: several ways lead to mul"),
+    ],
+)
+def test_block_that_is_left_has_a_reason(kind, reason):
+    _, row = change(kind())
+    assert (row.reason, row.kind) == (reason, kind.__name__)
+
+
+@pytest.mark.parametrize("make", [Branching, Squeezing, lambda: nn.Conv2d(32, 32, 3)])
+def test_what_is_no_block_is_not_taken_for_one(make):
+    with pytest.raises(ValueError, match="has no block that is known here"):
+        change(make())
+
+
+def test_gated_map_becomes_a_cycle_of_gated_maps():
+    new, row = change(GatedMap())
+    assert row.after < row.before
+    assert new(torch.randn(2, 5, 32)).shape == (2, 5, 32)
+    assert [type(layer.branch) for layer in new[0].cycle.layers] == [GatedMap] * len(row.levels)
+
+
+def test_innermost_block_is_taken_where_others_only_hold_it():
+    model = nn.Sequential(nn.Sequential(nn.Sequential(Own())), nn.Sequential(Own(), Own()))
+    _, report = convert(model, **SIZES)
+    assert [row.name for row in report.changed] == ["0.0.0", "1.0", "1.1"]
+
+
+def test_block_of_a_known_kind_without_shortcut_is_named():
+    class Either(Own):
+        def __init__(self, shortcut):
+            super().__init__()
+            self.shortcut = shortcut
+
+        def forward(self, x):
+            return x + self.branch(x) if self.shortcut else self.branch(x)
+
+    _, report = convert(nn.Sequential(Either(False), Either(True)), **SIZES)
+    (left,) = report.left
+    assert (left.name, left.reason) == ("0", "changes width or resolution, or has no shortcut")
+
+
+def test_user_says_what_a_block_is_made_of():
+    def parts(block):
+        return Parts(nn.Sequential(block.a, block.n, nn.ReLU(), block.b))
+
+    model = nn.Sequential(Branching(), Own())
+    new, report = convert(model, **SIZES, blocks={Branching: parts})
+    assert [row.kind for row in report.changed] == ["Branching", "Own"]
+    assert isinstance(new[0].cycle, MGICBlock)
+    assert new(IMAGE).shape == IMAGE.shape
+
+
+@pytest.mark.parametrize("wrap", [nn.DataParallel, torch.compile])
+def test_wrapped_model_is_refused_by_name(wrap):
+    wrapped = wrap(nn.Sequential(Own()))
+    name = type(wrapped).__name__
+    inside = "module" if wrap is nn.DataParallel else "_orig_mod"
+    with pytest.raises(ValueError, match=f"model is wrapped in {name}: convert .* model.{inside}"):
+        convert(wrapped, **SIZES)
+    with pytest.raises(ValueError, match=f"0 is wrapped in {name}: convert .* model.0.{inside}"):
+        convert(nn.Sequential(wrapped), **SIZES)
+
+
+def test_finding_blocks_calls_no_hook_and_leaves_modes_alone():
+    block, calls = Own().train(), []
+    for module in block.modules():
+        module.register_forward_hook(lambda *_: calls.append(1))
+    block.n.eval()
+    new, _ = change(block)
+    assert not calls
+    assert [module.training for module in block.modules()] == [True, True, False, True]
+    assert not new[0].cycle.layers[0].branch[1].training
+
+
+@pytest.mark.parametrize(
+    ("module", "silent", "scale"),
+    [
+        (nn.Dropout(0.5), True, False),
+        (nn.Identity(), True, False),
+        (nn.ReLU(), False, False),
+        (nn.GELU(), False, False),
+        (nn.BatchNorm2d(4), False, False),
+        (nn.PReLU(), False, False),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_what_scales_and_drops_is_told_from_what_computes(module, silent, scale):
+    assert (is_silent(module), is_scale(module)) == (silent, scale)
+
+
+def test_layer_scale_and_drop_path_of_timm_are_known():
+    from timm.layers import DropPath, LayerScale, LayerScale2d
+
+    assert is_silent(DropPath(0.1))
+    assert is_scale(LayerScale(8))
+    assert is_scale(LayerScale2d(8))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["ViT", "GPT2", "Llama", "ConvNext", "ResNet"])
+def test_blocks_of_hugging_face_are_known(name):
+    transformers = pytest.importorskip("transformers")
+    sizes = {
+        "ViT": {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2},
+        "GPT2": {"n_embd": 48, "n_layer": 2, "vocab_size": 10},
+        "Llama": {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2},
+        "ConvNext": {"hidden_sizes": [16, 16, 32, 32], "depths": [1, 1, 1, 1]},
+        "ResNet": {"hidden_sizes": [64, 64, 64, 64], "depths": [2, 2, 1, 1]},
+    }
+    config = getattr(transformers, f"{name}Config")(**sizes[name], num_attention_heads=4)
+    model = getattr(transformers, f"{name}Model")(config)
+    new, report = convert(model, **SIZES)
+    assert len(report.changed) >= 2
+    inputs = torch.rand(2, 3, 224, 224) if name in ("ViT", "ConvNext", "ResNet") else None
+    tokens = torch.tensor([[1, 2, 3]])
+    with torch.no_grad():
+        y = new(tokens) if inputs is None else new(inputs)
+    assert y.last_hidden_state.isfinite().all()

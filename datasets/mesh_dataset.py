@@ -12,10 +12,13 @@ import numpy as np
 
 from datasets.drawn_shapes import AugmentFunction, DrawnShapes
 from datasets.draws import Draws
+from datasets.list_source import ListSource
 from datasets.mesh_cache import open_cache
 from datasets.off import parse_off
 from datasets.progress import progress
 from datasets.source import FolderSource, SourceError, ZipSource
+
+Source = FolderSource | ZipSource | ListSource
 
 
 class EmptyClassWarning(UserWarning):
@@ -65,7 +68,7 @@ class MeshDataset(DrawnShapes):
 
     def __init__(
         self,
-        source: FolderSource | ZipSource,
+        source: Source,
         split: str,
         *,
         classes: Sequence[str],
@@ -92,7 +95,7 @@ class MeshDataset(DrawnShapes):
         """SHA-256 of all meshes of the split."""
         return self._meshes.digest
 
-    def _find_files(self, source: FolderSource | ZipSource) -> list[str]:
+    def _find_files(self, source: Source) -> list[str]:
         """Return the names of the split's files."""
         return select_files(source, self.split, self.classes)
 
@@ -101,18 +104,15 @@ class MeshDataset(DrawnShapes):
         return {}
 
     def _parse(
-        self, content: bytes, name: str, path: Path, lenient: bool
+        self, content: bytes, name: str, path: Path | None, lenient: bool
     ) -> tuple[np.ndarray, np.ndarray]:
         """Read a mesh from the bytes of a file."""
         return parse_off(content, name, lenient=lenient)
 
-    def _read_all(
-        self, source: FolderSource | ZipSource, lenient: bool
-    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    def _read_all(self, source: Source, lenient: bool) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         names = progress(self.names, f"reading {source.label}, {self.split}")
         for name, content in zip(names, source.read(self.names), strict=True):
-            path = source.path / name  # also of an archive, in which nothing else is looked for
-            yield self._parse(content, source.name_of(name), path, lenient)
+            yield self._parse(content, source.name_of(name), source.place_of(name), lenient)
 
     def _check_files(self) -> None:
         """Look at ``names`` before meshes are read, which can take minutes."""
@@ -123,7 +123,7 @@ class MeshDataset(DrawnShapes):
 
 
 def select_files(
-    source: FolderSource | ZipSource, split: str, classes: Sequence[str], *, by_class: bool = True
+    source: Source, split: str, classes: Sequence[str], *, by_class: bool = True
 ) -> list[str]:
     """Return the files of a split, sorted by class and name, after a look for misplaced ones.
 
@@ -151,7 +151,7 @@ def select_files(
         )
     names = []
     for name in sorted(source.files):
-        kind, part, file = name.split("/")
+        kind, part, file = name.split("/", 2)
         if part != split or kind not in classes:
             continue
         # night_stand_0001.off is not a misplaced shape of a class called night

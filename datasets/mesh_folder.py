@@ -12,6 +12,7 @@ import numpy as np
 
 from datasets.drawn_shapes import AugmentFunction
 from datasets.draws import Draws
+from datasets.list_source import ListSource
 from datasets.mesh_dataset import MeshDataset, select_files
 from datasets.off import shown
 from datasets.shape_files import SUFFIXES, parse_shape
@@ -25,7 +26,7 @@ class MeshFolder(MeshDataset):
 
     Args:
         root: Folder with ``<class>/{train,test}/*``, or with one folder that has; or a zip of
-            it, which is read without unpacking.
+            it, which is read without unpacking; or a CSV file as :class:`ListSource` reads it.
         split: ``train`` or ``test``, or another folder within those of the classes.
         classes: Names of the classes, of which some may be missing; all that are there by default.
         up: The axis that is up in files that do not say, see :func:`datasets.shape_files.turn`.
@@ -86,7 +87,7 @@ class MeshFolder(MeshDataset):
             verify=verify,
         )
 
-    def _find_files(self, source: FolderSource | ZipSource) -> list[str]:
+    def _find_files(self, source: FolderSource | ZipSource | ListSource) -> list[str]:
         present = sorted({name.split("/")[0] for name in source.files})
         return select_files(source, self.split, present, by_class=False)
 
@@ -94,18 +95,20 @@ class MeshFolder(MeshDataset):
         return {"up": self.up}
 
     def _parse(
-        self, content: bytes, name: str, path: Path, lenient: bool
+        self, content: bytes, name: str, path: Path | None, lenient: bool
     ) -> tuple[np.ndarray, np.ndarray]:
         return parse_shape(content, name, path=path, up=self.up, lenient=lenient)
 
 
-def open_folder(root: str | os.PathLike[str]) -> FolderSource | ZipSource:
-    """Find the class folders: in a zip, in the root, or in the only folder of it that has some.
+def open_folder(root: str | os.PathLike[str]) -> FolderSource | ZipSource | ListSource:
+    """Find the files: of a list, a zip, the root, or the only folder in it that has classes.
 
     Raises:
         SourceError: There is no such path.
     """
     root = Path(root)
+    if root.suffix.lower() == ".csv":
+        return ListSource(root, SUFFIXES)
     if root.is_file():
         return ZipSource(root, None, SUFFIXES)
     if not root.is_dir():

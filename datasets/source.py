@@ -64,6 +64,10 @@ class FolderSource:
         """Spell the whole path of a file, for messages."""
         return shown(self.path / name)
 
+    def place_of(self, name: str) -> Path:
+        """Return the path of a file, for formats that name further files."""
+        return self.path / name
+
 
 class ZipSource:
     """The OFF files of a zip archive, wherever in it the class folders are.
@@ -125,6 +129,9 @@ class ZipSource:
     def name_of(self, name: str) -> str:
         """Spell the place of a file, for messages."""
         return f"{self.label}, {shown(name)}"
+
+    def place_of(self, name: str) -> None:
+        """Return None: what a file in an archive names beside itself is not looked for."""
 
     def _check(self, entries: list[zipfile.ZipInfo]) -> dict[str, zipfile.ZipInfo]:
         """Refuse a hostile archive as a whole; return its entries by name with slashes."""

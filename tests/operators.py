@@ -46,6 +46,10 @@ def make_inputs(generator: torch.Generator, nodes: int = 300) -> dict[str, tuple
         "edge_gradients": (normal(nodes, 3), *edges, batch, 0.5),
         "neighbor_max": (of_nodes, graph.ptr, graph.index),
         "table_max": (of_nodes, row[:, :3]),
+        "table_sums": (narrow.unsqueeze(1), row[:, :3] % nodes, normal(nodes, 3, 3)),
+        "table_sums_backward": (
+            *(normal(nodes, 3, 4), row[:, :3] % nodes, normal(nodes, 3, 3), nodes, 1),
+        ),
         "add_at_rows": (narrow, row, nodes),
         "spmm": (of_nodes, *matrix),
         "compress": (*edges, nodes, nodes),

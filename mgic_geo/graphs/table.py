@@ -9,6 +9,7 @@ from torch import Tensor
 
 from mgic_geo.ops.edge_gradients import edge_weights
 from mgic_geo.ops.table_max import table_max
+from mgic_geo.ops.table_sums import table_sums
 
 
 class NeighborTable(NamedTuple):
@@ -95,9 +96,10 @@ class DerivativeTable(NamedTuple):
             - ``x``: ``(N, C)``. Returns ``(N, 7 * C)``.
         """
         precise = x.to(torch.promote_types(x.dtype, self.weight.dtype))
-        first = self.weight.mT @ gather(precise, self.nodes)  # (N, 3, C)
-        second = (self.weight.unsqueeze(3) * gather(first, self.nodes)).sum(1)
-        parts = torch.cat([precise.unsqueeze(1), first, second], dim=1).to(x.dtype)  # (N, 7, C)
+        own = precise.unsqueeze(1)
+        first = table_sums(own, self.nodes, self.weight)  # (N, 3, C)
+        second = table_sums(first, self.nodes, self.weight)
+        parts = torch.cat([own, first, second], dim=1).to(x.dtype)  # (N, 7, C)
         # a group's input is its channels under the first operator, under the second, ...
         return parts.unflatten(2, (groups, -1)).transpose(1, 2).flatten(1)
 
@@ -122,8 +124,3 @@ def derivative_table(
     edges = filled.flatten(), itself.expand_as(filled).flatten()
     weight = edge_weights(pos, *edges, batch, softening)
     return DerivativeTable.of(filled, weight.unflatten(0, filled.shape))
-
-
-def gather(x: Tensor, nodes: Tensor) -> Tensor:
-    """Rows of the neighbors, ``(N, ...)`` and ``(N, k)`` to ``(N, k, ...)``."""
-    return x.index_select(0, nodes.flatten()).unflatten(0, nodes.shape)

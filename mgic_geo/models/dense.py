@@ -8,13 +8,14 @@ import torch
 from torch import Tensor, nn
 from torch_geometric.nn import MessagePassing
 
-from mgic_geo.graphs.table import DerivativeTable, gather
+from mgic_geo.graphs.table import DerivativeTable
 from mgic_geo.models.point_cloud import PointCloudClassifier
 from mgic_geo.nn.diff_conv import DiffGCNConv
 from mgic_geo.nn.edge_conv import GroupedEdgeConv
 from mgic_geo.nn.grouped_linear import grouped_linear
 from mgic_geo.nn.message_passing import MGICMessagePassing
 from mgic_geo.ops.edge_gradients import weigh_edges
+from mgic_geo.ops.table_sums import gather
 
 
 class DensePointCloud(nn.Module):

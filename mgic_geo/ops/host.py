@@ -70,6 +70,6 @@ def check(valid: Tensor, message: Callable[[], str], on_device: str) -> None:
         >>> check(torch.tensor(True), lambda: "never", "never")
     """
     if not is_readable(valid):
-        torch._assert_async(valid, on_device)
+        torch.ops.aten._assert_async.msg(valid, on_device)
     elif not valid:
         raise ValueError(message())

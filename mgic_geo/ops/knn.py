@@ -41,8 +41,8 @@ def _reference(
         return knn_batched.search(x, table, k)
     if batch is None:
         return knn_batched.search(x, torch.arange(x.size(0), device=x.device)[None], k)
-    numbers, batch, counts = batch.unique(return_inverse=True, return_counts=True)
-    return knn_batched.search(x, cloud_table(batch, numbers.numel(), int(counts.max())), k)
+    numbers, places, counts = torch.unique(batch, return_inverse=True, return_counts=True)
+    return knn_batched.search(x, cloud_table(places, numbers.numel(), int(counts.max())), k)
 
 
 def _triton(x: Tensor, batch: Tensor | None, k: int, *_: object) -> Tensor:

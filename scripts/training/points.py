@@ -34,6 +34,7 @@ from scripts.training.weights import Weights
 
 Axis = Literal["x", "y", "z", "-x", "-y", "-z"]
 Sampling = Literal["random", "farthest"]
+COMPARED = 8  # of the draws of a shape: how many labels differ among them grows with their number
 
 
 class CloudData(ClassificationData):
@@ -120,7 +121,8 @@ class PointClouds(CloudData):
     Args:
         name: ``shapes10`` is made on the spot; ``modelnet10`` must be there or be downloaded;
             ``folder`` is any folder or zip with ``<class>/{train,test}/*`` of meshes or point
-            clouds, such as ModelNet40; ``scanobjectnn`` has its own files in HDF5.
+            clouds, such as ModelNet40, or a CSV file with the columns file, class and split;
+            ``scanobjectnn`` has its own files in HDF5.
         root: Folder of the data set and its cache; by default ``data/<name>``.
         zip: Archive to read instead of the folder, without unpacking (``modelnet10``, ``folder``).
         variant: Which files of ``scanobjectnn``, by what their names end in.
@@ -158,7 +160,7 @@ class PointClouds(CloudData):
         variant: str | None = None,
         rotate: Literal["so3"] | None = None,
         balance: bool = False,
-        votes: int = 8,
+        votes: int = 16,
         augment: Augment | None = None,
         **kwargs: Any,
     ):
@@ -257,10 +259,10 @@ class PointEvaluation(Evaluation):
     def describe(self, metrics: dict[str, Any]) -> str:
         """Say the metrics of a split in a line."""
         line = super().describe(metrics)
-        if metrics.get("votes", 1) == 1:
+        if metrics.get("draws", 1) == 1:
             return line
-        changing, votes = metrics["changing"], metrics["votes"]
-        return f"{line}; {changing:.1%} of labels change among {votes} single draws"
+        changing, draws = metrics["changing"], metrics["draws"]
+        return f"{line}; {changing:.1%} of labels change among {draws} single draws"
 
 
 class PointClassifier(Classifier):
@@ -308,9 +310,9 @@ class PointClassifier(Classifier):
         super().on_test_epoch_end()
         kept = [o["draws"] for part in gather(self.test_outputs) for o in part if "draws" in o]
         if kept:
-            draws = torch.cat(kept)
+            draws = torch.cat(kept)[:, :COMPARED]
             changing = (draws != draws[:, :1]).any(dim=1).float().mean().item()
-            self.test_metrics |= {"votes": draws.size(1), "changing": changing}
+            self.test_metrics |= {"draws": draws.size(1), "changing": changing}
 
     def sample_info(self, batch: Batch) -> tuple[Tensor, list[int], list[str]]:
         """Return classes, indices and names of the clouds."""

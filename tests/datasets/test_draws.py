@@ -127,6 +127,36 @@ def test_a_folder_that_cannot_be_written_to_has_its_cache_elsewhere(shapes, monk
     assert list((shapes / "home").glob("mgic/meshes/*/folder-test/manifest.json"))
 
 
+def test_a_list_places_files_wherever_they_are(shapes):
+    table = shapes / "list.csv"
+    rows = ["mine/a/train/x.off,bolt,train,3", "mine/b/test/x.off,nut,train,1"]
+    rows += ["mine/b/train/x.off,nut,test,2"]
+    table.write_text("\n".join(["file,class,split,size", *rows, ""]))
+    data = MeshFolder(table, "train", num_points=8, cache_dir=shapes / "cache")
+    assert data.classes == ["bolt", "nut"]
+    assert data.names == ["bolt/train/mine/a/train/x.off", "nut/train/mine/b/test/x.off"]
+    assert data.targets == [0, 1]
+    assert data[0, 1].pos.shape == (8, 3)
+
+
+@pytest.mark.parametrize(
+    ("text", "match"),
+    [
+        ("file,class\nx.off,a\n", "no column split; expected is a header with file, class, split"),
+        ("file,class,split\nx.off,a,train\n", "line 2: No such file or directory: x.off"),
+        ("file,class,split\nx.off,a,\n", "line 2: expected a file, a class and a split"),
+        ("file,class,split\nx.doc,a,train\n", "line 2: x.doc is no .off"),
+        ("file,class,split\n" + 2 * "mine/a/test/x.off,a,train\n", "x.off is named twice"),
+        ("file,class,split\n", "no <class>/train and <class>/test"),
+    ],
+)
+def test_a_list_that_cannot_be_used_is_refused(text, match, shapes):
+    table = shapes / "list.csv"
+    table.write_text(text)
+    with pytest.raises(SourceError, match=match):
+        MeshFolder(table, "train")
+
+
 @pytest.mark.parametrize(("name", "match"), [("none", "neither a folder"), ("empty", "no <class>")])
 def test_a_folder_without_shapes_is_refused(name, match, tmp_path):
     (tmp_path / "empty").mkdir()

@@ -108,7 +108,7 @@ def test_a_result_says_what_was_tested(whole, folder):
     assert tested["data"] == "folder"
     assert tested["root"] == str(folder)
     facts = [tested[key] for key in ("split", "num_points", "votes", "seed", "sampling")]
-    assert facts == ["test", 64, 8, 0, "random"]
+    assert facts == ["test", 64, 16, 0, "random"]
     assert all(len(tested[key]) == 64 for key in ("files", "shapes", "weights"))
 
 
@@ -117,10 +117,10 @@ def read_csv(text: str) -> dict[str, dict[str, str]]:
     return {row["file"]: row for row in rows}
 
 
-@pytest.mark.parametrize("votes", [1, 8])
+@pytest.mark.parametrize("votes", [1, 16])
 def test_predict_says_of_every_file_what_the_test_says(votes, whole, folder, tmp_path, call):
     call("test", whole, "--votes", votes)
-    name = "predictions.npz" if votes == 8 else "predictions-test-folder-*.npz"
+    name = "predictions.npz" if votes == 16 else "predictions-test-folder-*.npz"
     (path,) = (tmp_path / "run").glob(name)
     with np.load(path) as arrays:
         names, tested = arrays["names"], arrays["probabilities"]
@@ -172,7 +172,7 @@ def test_training_on_made_shapes_in_a_folder_of_meshes_is_refused(folder, tmp_pa
 def test_results_of_different_tests_are_kept_side_by_side_and_never_share_a_column(
     generated, call, tmp_path
 ):
-    for votes in (2, 2, 8):
+    for votes in (2, 2, 16):
         call("test", generated, "--votes", votes)
     run_dir = tmp_path / "run"
     kept = [path.name for path in run_dir.glob("test*.json")]
@@ -181,9 +181,9 @@ def test_results_of_different_tests_are_kept_side_by_side_and_never_share_a_colu
     columns = name_columns(runs)
     (own,), (first, second) = ([columns[id(s)] for s in splits] for splits in runs.values())
     assert own == first != second
-    two, eight = (split.summary["tested"] for split in runs["b"])
-    assert not same_test(two, eight)
-    assert {two["votes"], eight["votes"]} == {2, 8}
+    two, most = (split.summary["tested"] for split in runs["b"])
+    assert not same_test(two, most)
+    assert {two["votes"], most["votes"]} == {2, 16}
 
 
 def test_predict_goes_on_past_files_it_cannot_read(whole, folder, tmp_path, call):

@@ -1,6 +1,7 @@
 """Block-diagonal maps of rows and the gradient of their weights, in Triton."""
 
 # pyright: reportMissingImports=false, reportArgumentType=false, reportIndexIssue=false
+# pyright: reportCallIssue=false, reportOperatorIssue=false, reportAttributeAccessIssue=false
 
 from __future__ import annotations
 

@@ -5,6 +5,7 @@ squares of what float32 holds neither over- nor underflow.
 """
 
 # pyright: reportMissingImports=false, reportArgumentType=false, reportIndexIssue=false
+# pyright: reportCallIssue=false, reportOperatorIssue=false, reportAttributeAccessIssue=false
 
 from __future__ import annotations
 

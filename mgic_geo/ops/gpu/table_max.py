@@ -1,6 +1,7 @@
 """The maximum over neighborhoods, and sums at rows, in Triton."""
 
 # pyright: reportMissingImports=false, reportArgumentType=false, reportIndexIssue=false
+# pyright: reportCallIssue=false, reportOperatorIssue=false, reportAttributeAccessIssue=false
 
 from __future__ import annotations
 
@@ -32,7 +33,8 @@ def _maximum(
     holder = tl.zeros((ROWS, COLUMNS), tl.int64) - 1
     for place in range(k):
         source = tl.load(table + target.to(tl.int64) * k + place, target < num_targets, other=0)
-        real = (source < num_sources)[:, None] & there  # else the row of zeros after the last
+        known = (source >= 0) & (source < num_sources)
+        real = known[:, None] & there  # else the row of zeros after the last
         at = x + source[:, None] * channels + channel[None, :]
         value = tl.load(at, real, other=0.0).to(tl.float32)
         nan = (value != value) & (largest == largest)
@@ -61,7 +63,7 @@ def _add_at_rows(
     at = target.to(tl.int64)[:, None] * channels + channel[None, :]
     to = tl.load(row + at, there, other=0)
     value = tl.load(grad + at, there, other=0.0).to(tl.float32)
-    real = there & (to < num_rows)
+    real = there & (to >= 0) & (to < num_rows)
     tl.atomic_add(sums + to * channels + channel[None, :], value, real)
 
 

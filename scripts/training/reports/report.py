@@ -128,7 +128,7 @@ def _facts(metrics: dict[str, NDArray], splits: list[Split]) -> list[tuple[str, 
             facts += [("weights", f"{summary['parameters']:,}")]
     for split in splits:
         if "changing" in split.summary:
-            name = f"labels of {split.name} that change among {split.summary['votes']} draws"
+            name = f"labels of {split.name} that change among {split.summary['draws']} draws"
             facts += [(name, percent(split.summary["changing"]))]
     epochs = metrics["epoch"]  # the first is number 1
     facts += [("epochs finished", f"{len(epochs)}")]

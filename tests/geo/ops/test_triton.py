@@ -18,6 +18,7 @@ from mgic_geo.ops.gpu.choice import why_not_triton
 from mgic_geo.ops.grouped_linear import grouped_linear, grouped_linear_weight
 from mgic_geo.ops.neighbor_max import add_at_rows
 from mgic_geo.ops.table_max import table_max
+from mgic_geo.ops.table_sums import table_sums, table_sums_backward
 from tests.neighbor_clouds import integers, normal, oracle
 
 SWITCHES = {"TRITON_INTERPRET": "1", "MGIC_KERNELS": "triton"}
@@ -169,3 +170,27 @@ def test_nan_reaches_its_own_group_only():
     x[1, 3] = torch.nan
     y = grouped_linear(x, torch.ones(2, 1, 2), None)
     assert_close(y.isnan(), torch.tensor([[False, False], [False, True], [False, False]]))
+
+
+@interpreted
+@pytest.mark.parametrize("dtype", TYPES)
+@pytest.mark.parametrize("axes", [1, 3])
+@pytest.mark.parametrize("targets", [0, 21])
+def test_weighted_sums_and_their_gradients(targets, axes, dtype, ran):
+    x, weight = normal(30, axes, 70).to(dtype), normal(targets, 4, 3, seed=1).to(dtype)
+    nodes, grad = integers(30, targets, 4), normal(targets, 3, 70, seed=2).to(dtype)
+    expected = table_sums.reference(x.float(), nodes, weight.float()).to(dtype)
+    assert_close(table_sums(x, nodes, weight), expected)
+    expected = table_sums_backward.reference(grad.float(), nodes, weight.float(), 30, axes)
+    assert_close(table_sums_backward(grad, nodes, weight, 30, axes), expected.to(dtype))
+    assert ran("table_sums") == ran("table_sums_backward") == {"triton": 1}
+
+
+@interpreted
+@pytest.mark.parametrize("axes", [1, 3])
+def test_weighted_sums_are_differentiated_as_the_reference_is(axes):
+    x = normal(9, axes, 5).requires_grad_()
+    table = integers(9, 7, 3), normal(7, 3, 3, seed=1)
+    found = torch.autograd.grad(table_sums(x, *table).square().sum(), x)
+    expected = torch.autograd.grad(table_sums.reference(x, *table).square().sum(), x)
+    assert_close(found, expected)

@@ -86,7 +86,9 @@ def weighted_sums(x: Tensor, nodes: Tensor, weight: Tensor) -> Tensor:
     if y.numel():
         _weighted_sums[_grid(targets, channels)](
             *(x, nodes, weight, y, x.size(0), targets, channels, k, x.size(1)),
-            AXES=AXES, ROWS=ROWS, COLUMNS=COLUMNS,
+            AXES=AXES,
+            ROWS=ROWS,
+            COLUMNS=COLUMNS,
         )
     return y
 
@@ -99,6 +101,8 @@ def spread(grad: Tensor, nodes: Tensor, weight: Tensor, num_nodes: int, axes: in
     if grad.numel():
         _spread[_grid(targets, channels)](
             *(grad, nodes, weight, sums, num_nodes, targets, channels, k, axes),
-            AXES=AXES, ROWS=ROWS, COLUMNS=COLUMNS,
+            AXES=AXES,
+            ROWS=ROWS,
+            COLUMNS=COLUMNS,
         )
     return sums.to(grad.dtype)

@@ -149,7 +149,7 @@ def test_structured_gradients_are_right():
 
 
 def test_wrong_widths_of_a_structured_map_are_refused():
-    with pytest.raises(ValueError, match="widths must be at least 1, got 0 and 4"):
+    with pytest.raises(ValueError, match="in_channels must be at least 1, got 0"):
         StructuredLinear(0, 4, group_size=2)
     with pytest.raises(ValueError, match="x must have 8 channels last"):
         StructuredLinear(8, 4, group_size=2)(torch.ones(3, 4))

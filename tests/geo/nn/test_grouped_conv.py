@@ -433,8 +433,8 @@ def test_repr_shows_widths_and_groups():
     ("arguments", "message"),
     [
         ({"strategy": "fast"}, r"'auto', 'wide', 'vmap', 'loop'\], got 'fast'"),
-        ({"in_channels": -1}, "at least 1, got -1 and 8"),
-        ({"out_channels": 0}, "at least 1, got 8 and 0"),
+        ({"in_channels": -1}, "in_channels must be at least 1, got -1"),
+        ({"out_channels": 0}, "out_channels must be at least 1, got 0"),
         ({"groups": 3}, "got 3"),
         ({"groups": 0}, "got 0"),
         ({"strategy": "wide", "normalize": True}, "'wide' would mix the groups of SAGEConv"),

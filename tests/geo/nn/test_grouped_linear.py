@@ -57,7 +57,7 @@ def test_a_map_has_weight_and_bias_and_a_transfer_no_bias():
 
 @pytest.mark.parametrize("shape", [(0, 4), (4, 0), (-1, 4)])
 def test_width_below_1_is_refused(shape):
-    with pytest.raises(ValueError, match=f"at least 1, got {shape[0]} and {shape[1]}"):
+    with pytest.raises(ValueError, match=f"at least 1, got {min(shape[:2])}$"):
         GroupedLinear(*shape)
 
 

@@ -574,7 +574,7 @@ def test_required_kernels_are_there_or_an_error_is(anew, monkeypatch):
 @pytest.mark.parametrize("choice", ["0", "off", "Auto"])
 def test_another_choice_is_an_error(anew, monkeypatch, choice):
     monkeypatch.setenv("MGIC_KERNELS", choice)
-    accepted = "auto, native, prebuilt, reference, require"
+    accepted = "auto, native, prebuilt, reference, require, triton"
     with pytest.raises(ValueError, match=f"MGIC_KERNELS must be one of {accepted}, got '{choice}'"):
         anew()
 

@@ -1,9 +1,10 @@
 """How training scripts start: what can be refused is refused before torch is imported."""
 
 import importlib
+import os
 import signal
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, MutableMapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,27 @@ from scripts.training.reliability.claim import (
 from scripts.training.reliability.errors import TrainingError
 
 PATHS = ("run_dir", "checkpoint", "data.root", "data.zip")  # which may look like anything
+
+
+def spin_briefly(environment: MutableMapping[str, str]) -> None:
+    """Let threads of OpenMP that wait for each other soon give up the processor.
+
+    By default they turn in circles for milliseconds, which alone saves a little and beside another
+    process takes the cores from those that have work: a training step of 16 clouds of 256 points on
+    two cores takes 67 to 83 ms with either setting where nothing else runs, and beside another such
+    training 2.3 to 3.0 s by default and 0.22 s with this. It counts only before torch is loaded.
+
+    Args:
+        environment: Of the process; a choice of the user's stays.
+
+    Example:
+        >>> environment = {"OMP_NUM_THREADS": "2"}
+        >>> spin_briefly(environment)
+        >>> environment
+        {'OMP_NUM_THREADS': '2', 'GOMP_SPINCOUNT': '5000'}
+    """
+    if not {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"} & environment.keys():
+        environment["GOMP_SPINCOUNT"] = "5000"
 
 
 @dataclass(frozen=True)
@@ -47,6 +69,7 @@ class Script:
                 self._claim(args[:1], read_settings(args[1:]))
             if sys.stderr.isatty():
                 print("starting: torch and Lightning are loaded", file=sys.stderr, flush=True)
+            spin_briefly(os.environ)
             cli = importlib.import_module("scripts.training.cli")
             return cli.main(*self.load(), f"python -m {self.name}", args)
         except TrainingError as error:

@@ -15,7 +15,22 @@ def gather(x: Tensor, nodes: Tensor) -> Tensor:
     return x.index_select(0, nodes.flatten()).unflatten(0, nodes.shape)
 
 
+def _check(nodes: Tensor, weight: Tensor, **features: Tensor) -> None:
+    """Raise where shapes do not go together, by the name of the first that does not fit."""
+    if nodes.dim() != 2 or weight.shape != (*nodes.shape, 3):
+        raise ValueError(
+            f"weight must be (T, k, 3) for nodes (T, k), got shapes {tuple(weight.shape)} and "
+            f"{tuple(nodes.shape)}"
+        )
+    for name, x in features.items():
+        rows = nodes.size(0) if name == "grad" else x.size(0)
+        axes = (3,) if name == "grad" else (1, 3)
+        if x.dim() != 3 or x.size(0) != rows or x.size(1) not in axes:
+            raise ValueError(f"{name} does not fit nodes {tuple(nodes.shape)}: {tuple(x.shape)}")
+
+
 def _reference(x: Tensor, nodes: Tensor, weight: Tensor) -> Tensor:
+    _check(nodes, weight, x=x)
     if x.size(1) == 1:
         return weight.mT @ gather(x.squeeze(1), nodes)
     return (weight.unsqueeze(3) * gather(x, nodes)).sum(1)
@@ -59,6 +74,7 @@ table_sums = Operation(
 def _backward_reference(
     grad: Tensor, nodes: Tensor, weight: Tensor, num_nodes: int, axes: int
 ) -> Tensor:
+    _check(nodes, weight, grad=grad)
     products = weight.unsqueeze(3) * grad.unsqueeze(1)  # (T, k, 3, C)
     if axes == 1:
         products = products.sum(2, keepdim=True)

@@ -184,7 +184,7 @@ class TrainingRun:
             command += [f"--{key}", value if isinstance(value, str) else json.dumps(value)]
         command += ["--resume", "--run_dir", str(self.path), "--seed", str(self.seed)]
         command += ["--threads", "1"]
-        log = self.path.with_suffix(".log")
+        log = self.path.with_name(f"{self.path.name}.log")  # rates have points
         log.parent.mkdir(parents=True, exist_ok=True)
         start = time.monotonic()
         with log.open("w") as file:

@@ -524,11 +524,11 @@ def test_the_verdict_on_table_8_follows_the_ratio(ratio, verdict):
     assert verdicts.as_fast_as_ghostnet(rows)[0] == verdict
 
 
-def make_tables(folder, mgic, narrow):
+def make_tables(folder, mgic, narrow, std="1.0"):
     rows = [("dense", 1000, 90, 89, 91), ("MGIC", 400, *mgic), ("control: narrow", 400, *narrow)]
-    lines = ["model,note,weights,step_ms,test_mean,test_min,test_max,test-hard_mean"]
+    lines = ["model,note,weights,step_ms,test_mean,test_std,test_min,test_max,test-hard_mean"]
     lines += [
-        f"{note},{note},{weights},{weights},{m},{low},{high},"
+        f"{note},{note},{weights},{weights},{m},{std},{low},{high},"
         for note, weights, m, low, high in rows
     ]
     (folder / "edge_cycles.csv").write_text("\n".join(lines))
@@ -541,6 +541,8 @@ def test_mgic_is_advised_only_where_it_beats_both_the_dense_and_the_narrow_netwo
     assert (case.share, case.difference, case.step) == (0.4, 1.0, 0.4)
     assert case.pays
     assert "MGIC, test ([edge_cycles](edge_cycles.md))." in advise([case])[0]
+    make_tables(tmp_path, mgic=(91, 90.5, 92), narrow=(85, 84, 86), std="nan")
+    assert not find_cases(tmp_path)  # of one seed
     for mgic, narrow in [((89, 88, 90), (85, 84, 86)), ((91, 90, 92), (90, 89, 91))]:
         make_tables(tmp_path, mgic=mgic, narrow=narrow)
         assert "In none of 1 comparisons was MGIC" in advise(find_cases(tmp_path))[0]

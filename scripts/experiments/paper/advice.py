@@ -61,6 +61,7 @@ def find_cases(docs: Path) -> list[Case]:
 def _cases_of(page: str, key: str, rows: Sequence[Row]) -> Iterator[Case]:
     for setting in dict.fromkeys(row.get("num_train") for row in rows):
         own = [r for r in rows if r.get("num_train") == setting and r.get(f"{key}_mean")]
+        own = [row for row in own if row[f"{key}_std"] not in ("", "nan")]  # of several seeds
         dense = next((row for row in own if row["note"] == "dense"), None)
         narrow = [row for row in own if row["note"].startswith(NARROW)]
         if dense is None or not narrow:

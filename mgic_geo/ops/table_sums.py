@@ -7,7 +7,8 @@ from typing import Any
 from torch import Tensor
 
 from mgic_geo.ops.gpu.choice import why_not_triton
-from mgic_geo.ops.operator import Kernel, Operation
+from mgic_geo.ops.host import is_readable
+from mgic_geo.ops.operator import Kernel, Operation, is_traced, is_transformed
 
 
 def gather(x: Tensor, nodes: Tensor) -> Tensor:
@@ -15,8 +16,8 @@ def gather(x: Tensor, nodes: Tensor) -> Tensor:
     return x.index_select(0, nodes.flatten()).unflatten(0, nodes.shape)
 
 
-def _check(nodes: Tensor, weight: Tensor, **features: Tensor) -> None:
-    """Raise where shapes do not go together, by the name of the first that does not fit."""
+def _check(nodes: Tensor, weight: Tensor, num_nodes: int, **features: Tensor) -> None:
+    """Raise where shapes or nodes do not fit, by the name of the first that does not."""
     if nodes.dim() != 2 or weight.shape != (*nodes.shape, 3):
         raise ValueError(
             f"weight must be (T, k, 3) for nodes (T, k), got shapes {tuple(weight.shape)} and "
@@ -27,10 +28,14 @@ def _check(nodes: Tensor, weight: Tensor, **features: Tensor) -> None:
         axes = (3,) if name == "grad" else (1, 3)
         if x.dim() != 3 or x.size(0) != rows or x.size(1) not in axes:
             raise ValueError(f"{name} does not fit nodes {tuple(nodes.shape)}: {tuple(x.shape)}")
+    if nodes.numel() and is_readable(nodes) and not (is_traced() or is_transformed()):
+        low, high = (int(value) for value in nodes.aminmax())
+        if low < 0 or high >= num_nodes:
+            raise ValueError(f"nodes must be from 0 to {num_nodes - 1}, got {low} to {high}")
 
 
 def _reference(x: Tensor, nodes: Tensor, weight: Tensor) -> Tensor:
-    _check(nodes, weight, x=x)
+    _check(nodes, weight, x.size(0), x=x)
     if x.size(1) == 1:
         return weight.mT @ gather(x.squeeze(1), nodes)
     return (weight.unsqueeze(3) * gather(x, nodes)).sum(1)
@@ -74,7 +79,7 @@ table_sums = Operation(
 def _backward_reference(
     grad: Tensor, nodes: Tensor, weight: Tensor, num_nodes: int, axes: int
 ) -> Tensor:
-    _check(nodes, weight, grad=grad)
+    _check(nodes, weight, num_nodes, grad=grad)
     products = weight.unsqueeze(3) * grad.unsqueeze(1)  # (T, k, 3, C)
     if axes == 1:
         products = products.sum(2, keepdim=True)

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from mgic_geo.ops.gpu.choice import why_not_triton
 from mgic_geo.ops.host import is_readable
-from mgic_geo.ops.operator import Kernel, Operation, is_traced, is_transformed
+from mgic_geo.ops.operator import Kernel, Operation, is_observed, is_transformed
 
 
 def gather(x: Tensor, nodes: Tensor) -> Tensor:
@@ -28,7 +28,7 @@ def _check(nodes: Tensor, weight: Tensor, num_nodes: int, **features: Tensor) ->
         axes = (3,) if name == "grad" else (1, 3)
         if x.dim() != 3 or x.size(0) != rows or x.size(1) not in axes:
             raise ValueError(f"{name} does not fit nodes {tuple(nodes.shape)}: {tuple(x.shape)}")
-    if nodes.numel() and is_readable(nodes) and not (is_traced() or is_transformed()):
+    if nodes.numel() and is_readable(nodes) and not (is_observed((nodes,)) or is_transformed()):
         low, high = (int(value) for value in nodes.aminmax())
         if low < 0 or high >= num_nodes:
             raise ValueError(f"nodes must be from 0 to {num_nodes - 1}, got {low} to {high}")

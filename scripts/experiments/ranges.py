@@ -76,8 +76,10 @@ def difference(one: Mapping[str, Any], other: Mapping[str, Any], key: str) -> tu
     """
     if None in (one.get(f"{key}_mean"), other.get(f"{key}_mean")):
         return NOT_RUN, "-"
-    change = one[f"{key}_mean"] - other[f"{key}_mean"]
-    return f"{change:+.1f}", "yes" if judge(one, other, key) == "same" else "no"
+    change = f"{one[f'{key}_mean'] - other[f'{key}_mean']:+.1f}"
+    if any(math.isnan(row.get(f"{key}_std", 0.0)) for row in (one, other)):
+        return change, "one seed"
+    return change, "yes" if judge(one, other, key) == "same" else "no"
 
 
 def who_wins(

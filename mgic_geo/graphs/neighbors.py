@@ -90,6 +90,11 @@ def knn_indices(
     never its own neighbor, duplicates of it are, and points of other clouds are not. The result is
     an index and passes no gradient to ``x``.
 
+    On devices other than processors the host looks at no value, and there is room for one point in
+    256, at least 64, that is decided over its whole cloud. Where more are in doubt, as in clouds of
+    many equal distances, the others keep the order of their candidates, which may not be the exact
+    one; :mod:`mgic_geo.ops.knn_batched` has the details.
+
     Args:
         x: Coordinates or features of the points, of any floating type.
         k: Neighbors per point.

@@ -181,13 +181,10 @@ def _why_not_in_triton(*tensors: Tensor | None) -> str | None:
     reason = why_not_triton(*tensors)
     if reason is None and len(types) > 1:
         return f"types differ: {sorted(map(str, types))}"
-    if reason is None and any(x is not None and _is_in_autocast(x) for x in tensors):
-        return "autocast is on"
+    if reason is None:
+        devices = {x.device.type for x in tensors if x is not None}
+        return next(filter(None, map(why_not_in_autocast, devices)), None)
     return reason
-
-
-def _is_in_autocast(x: Tensor) -> bool:
-    return not x.is_meta and torch.is_autocast_enabled(x.device.type)  # it does not know meta
 
 
 def _in_place(
@@ -215,10 +212,9 @@ def _why_not_in_place(
         return ELSEWHERE
     if torch.compiler.is_compiling():
         return "a compiler joins what follows with the reference"
-    if _is_in_autocast(x):
-        return "autocast is on"
     types = {each.dtype for each in (x, weight, bias) if each is not None}
-    return f"types differ: {sorted(map(str, types))}" if len(types) > 1 else None
+    differ = f"types differ: {sorted(map(str, types))}" if len(types) > 1 else None
+    return why_not_in_autocast(x.device.type) or differ
 
 
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:

@@ -49,12 +49,17 @@ def check_module(model: object) -> None:
         raise TypeError(f"model must be a module, got {model!r}{advice}")
 
 
-def did_you_mean(name: str, known: Iterable[str]) -> str:
+def did_you_mean(name: str, known: Iterable[str], form: str = "{!r}") -> str:
     """Return the end of a sentence with the nearest name, empty where none is near.
+
+    Args:
+        name: What was given.
+        known: What there is.
+        form: How a name is written.
 
     Example:
         >>> did_you_mean("mgic_difgcn", ["dgcnn", "mgic_diffgcn"])
         "; did you mean 'mgic_diffgcn'?"
     """
     near = difflib.get_close_matches(name, list(known), n=1)
-    return f"; did you mean {near[0]!r}?" if near else ""
+    return f"; did you mean {form.format(near[0])}?" if near else ""

@@ -135,14 +135,14 @@ def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         y = mix_derivatives(x, weight, bias, None, False, *operators)
         grad = grad.masked_fill(y <= 0, 0)
     if ctx.needs_input_grad[0]:
-        grad_x, grad_weight, grad_bias = mix_derivatives_backward(grad, x, weight, *operators)
+        grad_x, grad_weight, total = mix_derivatives_backward(grad, x, weight, *operators)
+        grad_bias = total if ctx.needs_input_grad[2] else None
     else:  # the derivatives of x, which should be narrow
         groups, _, columns = weight.shape
         every = torch.eye(columns, dtype=x.dtype, device=x.device).expand(groups, -1, -1)
         parts = mix_derivatives(x, every, None, None, False, *operators)
         grad_x, grad_weight = None, grouped_linear_weight(parts, grad, groups)
-        grad_bias = sum_rows(grad)
-    grad_bias = grad_bias if ctx.needs_input_grad[2] else None
+        grad_bias = sum_rows(grad) if ctx.needs_input_grad[2] else None
     return grad_x, grad_weight, grad_bias, grad_subtrahend, *[None] * 8
 
 

@@ -16,18 +16,13 @@ def gather(x: Tensor, nodes: Tensor) -> Tensor:
     return x.index_select(0, nodes.flatten()).unflatten(0, nodes.shape)
 
 
-def _check(nodes: Tensor, weight: Tensor, num_nodes: int, **features: Tensor) -> None:
+def _check(nodes: Tensor, weight: Tensor, num_nodes: int, name: str, x: Tensor, fits: bool) -> None:
     """Raise where shapes or nodes do not fit, by the name of the first that does not."""
-    if nodes.dim() != 2 or weight.shape != (*nodes.shape, 3):
-        raise ValueError(
-            f"weight must be (T, k, 3) for nodes (T, k), got shapes {tuple(weight.shape)} and "
-            f"{tuple(nodes.shape)}"
-        )
-    for name, x in features.items():
-        rows = nodes.size(0) if name == "grad" else x.size(0)
-        axes = (3,) if name == "grad" else (1, 3)
-        if x.dim() != 3 or x.size(0) != rows or x.size(1) not in axes:
-            raise ValueError(f"{name} does not fit nodes {tuple(nodes.shape)}: {tuple(x.shape)}")
+    pairs = nodes.dim() == 2 and weight.shape == (*nodes.shape, 3)
+    for each, given, right in (("weight", weight, pairs), (name, x, fits)):
+        if not right:
+            wanted, shape = tuple(nodes.shape), tuple(given.shape)
+            raise ValueError(f"{each} does not fit nodes {wanted}, got shape {shape}")
     if nodes.numel() and is_readable(nodes) and not (is_observed((nodes,)) or is_transformed()):
         low, high = (int(value) for value in nodes.aminmax())
         if low < 0 or high >= num_nodes:
@@ -35,7 +30,7 @@ def _check(nodes: Tensor, weight: Tensor, num_nodes: int, **features: Tensor) ->
 
 
 def _reference(x: Tensor, nodes: Tensor, weight: Tensor) -> Tensor:
-    _check(nodes, weight, x.size(0), x=x)
+    _check(nodes, weight, x.size(0), "x", x, x.dim() == 3 and x.size(1) in (1, 3))
     if x.size(1) == 1:
         return weight.mT @ gather(x.squeeze(1), nodes)
     return (weight.unsqueeze(3) * gather(x, nodes)).sum(1)
@@ -79,7 +74,7 @@ table_sums = Operation(
 def _backward_reference(
     grad: Tensor, nodes: Tensor, weight: Tensor, num_nodes: int, axes: int
 ) -> Tensor:
-    _check(nodes, weight, num_nodes, grad=grad)
+    _check(nodes, weight, num_nodes, "grad", grad, grad.shape[:-1] == (nodes.size(0), 3))
     products = weight.unsqueeze(3) * grad.unsqueeze(1)  # (T, k, 3, C)
     if axes == 1:
         products = products.sum(2, keepdim=True)

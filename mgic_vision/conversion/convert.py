@@ -149,8 +149,9 @@ def _cycle(
     parts = split(block, splits)
     outer, inner = branch_widths(parts.branch)
     require(outer >= min_width, f"{outer} channels, below min_width {min_width}")
+    own = set(block.modules())
     for module in {m for p in (parts.branch, parts.after, parts.act) for m in p.modules()}:
-        if module not in set(block.modules()):  # these keep their own mode, frozen norms too
+        if module not in own:  # those keep their own mode, frozen norms too
             module.training = block.training
     finest = level_plan(outer, inner, **sizes)[0]
 

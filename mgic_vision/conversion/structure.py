@@ -90,8 +90,8 @@ def split(block: nn.Module, splits: Splits) -> Parts:
     if type(block) in splits:
         return splits[type(block)](block)
     parts = split_traced(block, without_hooks(block))
-    require(parts is not None, NO_SHORTCUT)
-    assert parts is not None
+    if parts is None:
+        raise NotConvertible(NO_SHORTCUT)
     return parts
 
 
@@ -158,7 +158,7 @@ def _check_shortcut(block: nn.Module, start: fx.Node, one: fx.Node, other: fx.No
         not shrinks and not _changes_width(block),
         "changes width or resolution",
     )
-    require(False, "adds two branches of x; known is x + f(x)")
+    raise NotConvertible("adds two branches of x; known is x + f(x)")
 
 
 def _changes_width(block: nn.Module) -> bool:

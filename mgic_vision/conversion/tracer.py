@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional
 
-from mgic_geo.conversion import require
+from mgic_geo.conversion import NotConvertible, require
 from mgic_vision.conversion.parts import ChannelScale, is_squeeze
 from mgic_vision.layers import Permute
 from mgic_vision.tracing import Shallow
@@ -126,8 +126,7 @@ def as_module(node: fx.Node, block: nn.Module) -> nn.Module | None:
         if value.dim() == 4:
             value = value[0]
         return ChannelScale(nn.Parameter(value.detach().clone(), value.requires_grad))
-    require(False, f"does not understand {node.name}")
-    raise AssertionError
+    raise NotConvertible(f"does not understand {node.name}")
 
 
 def value_of(node: fx.Node, block: nn.Module) -> Tensor:

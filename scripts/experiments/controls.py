@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 import mgic_geo
 import mgic_vision
-from scripts.experiments.comparison import Contender
+from scripts.experiments.comparison import Comparison, Contender
 from scripts.experiments.figures import dot_rows
 from scripts.experiments.networks import CONFIGS, HARD, IMAGES, POINTS
 from scripts.experiments.ranges import Row
@@ -22,55 +22,40 @@ def _draw_splits(rows: list[Row], found: Sequence[TrainingRun]) -> Figure:
     return dot_rows(rows, {split: split for split in HARD}, "accuracy, %")
 
 
-EDGE_CYCLES = replace(
-    POINTS,
-    name="edge_cycles",
-    title="Edge convolutions: both cycles and their controls",
-    contenders=(
-        Contender("dgcnn", "dense"),
-        Contender("dgcnn-narrow", "control: narrow", "dgcnn", {"width": 52}),
-        Contender(
-            "dgcnn-deep",
-            "control: narrow and deep",
-            "dgcnn",
-            {"width": 28, "layers": [5, 4, 4, 4, 4, 4]},
+def _cycles(name: str, title: str, dense: str, *, narrow: int, deep: int) -> Comparison:
+    """Compare a dense network of points with both cycles, and with dense ones of two widths."""
+    mgic = f"mgic_{dense}"
+    additive, thin, long = f"{mgic}-additive", f"{dense}-narrow", f"{dense}-deep"
+    hops = {"layers": [5, 4, 4, 4, 4, 4]}  # those of the paper's cycle
+    return replace(
+        POINTS,
+        name=name,
+        title=f"{title}: both cycles and their controls",
+        contenders=(
+            Contender(dense, "dense"),
+            Contender(thin, "control: narrow", dense, {"width": narrow}),
+            Contender(long, "control: narrow and deep", dense, {"width": deep} | hops),
+            Contender(mgic, "MGIC, the paper's cycle"),
+            Contender(additive, "MGIC, additive", mgic, {"cycle": "additive"}),
         ),
-        Contender("mgic_dgcnn", "MGIC, the paper's cycle"),
-        Contender("mgic_dgcnn-additive", "MGIC, additive", "mgic_dgcnn", {"cycle": "additive"}),
-    ),
-    questions=(
-        ("mgic_dgcnn-additive", "mgic_dgcnn", "additive against the paper's cycle"),
-        ("mgic_dgcnn-additive", "dgcnn", "additive against the dense twin"),
-        ("mgic_dgcnn-additive", "dgcnn-narrow", "additive against narrow"),
-        ("mgic_dgcnn-additive", "dgcnn-deep", "additive against narrow and deep"),
-        ("mgic_dgcnn", "dgcnn", "the paper's cycle against the dense twin"),
-        ("mgic_dgcnn", "dgcnn-narrow", "the paper's cycle against narrow"),
-        ("mgic_dgcnn", "dgcnn-deep", "the paper's cycle against narrow and deep"),
-    ),
-    draw=_draw_splits,
-    fuse=mgic_geo.fuse,
-    rates=(0.002, 0.005, 0.01),
-)
-DIFFERENTIAL_CYCLES = replace(
-    EDGE_CYCLES,
-    name="differential_cycles",
-    title="Differential convolutions: both cycles and their controls",
-    contenders=(
-        Contender("diffgcn", "dense"),
-        Contender("diffgcn-narrow", "control: narrow", "diffgcn", {"width": 42}),
-        Contender(
-            "diffgcn-deep",
-            "control: narrow and deep",
-            "diffgcn",
-            {"width": 20, "layers": [5, 4, 4, 4, 4, 4]},
+        questions=(
+            (additive, mgic, "additive against the paper's cycle"),
+            (additive, dense, "additive against the dense twin"),
+            (additive, thin, "additive against narrow"),
+            (additive, long, "additive against narrow and deep"),
+            (mgic, dense, "the paper's cycle against the dense twin"),
+            (mgic, thin, "the paper's cycle against narrow"),
+            (mgic, long, "the paper's cycle against narrow and deep"),
         ),
-        Contender("mgic_diffgcn", "MGIC, the paper's cycle"),
-        Contender("mgic_diffgcn-additive", "MGIC, additive", "mgic_diffgcn", {"cycle": "additive"}),
-    ),
-    questions=tuple(
-        (first.replace("dgcnn", "diffgcn"), second.replace("dgcnn", "diffgcn"), question)
-        for first, second, question in EDGE_CYCLES.questions
-    ),
+        draw=_draw_splits,
+        fuse=mgic_geo.fuse,
+        rates=(0.002, 0.005, 0.01),
+    )
+
+
+EDGE_CYCLES = _cycles("edge_cycles", "Edge convolutions", "dgcnn", narrow=52, deep=28)
+DIFFERENTIAL_CYCLES = _cycles(
+    "differential_cycles", "Differential convolutions", "diffgcn", narrow=42, deep=20
 )
 PROTOCOL = replace(
     POINTS,

@@ -1,7 +1,6 @@
 """Runs of a comparison as resumable pieces: what is missing is run, and nothing twice."""
 
 import argparse
-import csv
 import json
 import math
 import os
@@ -15,11 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
+import numpy as np
 import yaml
 
 from scripts.training.reliability.errors import RunFolderError, TrainingError
 from scripts.training.reliability.files import read_json, write_json
 from scripts.training.reliability.run_folder import compare_configs, flatten, read_config
+from scripts.training.reports.report import read_metrics
 
 STOPPED = (75, -signal.SIGTERM)  # exit codes of a run that was told to stop, late and early
 
@@ -170,11 +171,11 @@ class TrainingRun:
         run: dict[str, Any] = {}
         for split, file in files.items():
             run |= self.measure(split, read_json(file))
-        epochs = list(csv.DictReader((self.path / "metrics.csv").read_text().splitlines()))
-        held_out = [
-            100 * float(epoch["val_accuracy"]) for epoch in epochs if "val_accuracy" in epoch
-        ]
-        return run | {"epochs": len(epochs)} | ({"val": max(held_out)} if held_out else {})
+        metrics = read_metrics(self.path / "metrics.csv")
+        held_out = metrics.get("val_accuracy", np.empty(0))
+        held_out = held_out[~np.isnan(held_out)]  # of runs that hold nothing out
+        val = {"val": 100 * float(held_out.max())} if held_out.size else {}
+        return run | {"epochs": len(metrics["epoch"])} | val
 
     def run(self, deadline: float) -> None:
         """Train; at the deadline the run writes a checkpoint and stops."""

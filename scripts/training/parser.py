@@ -1,13 +1,14 @@
 """The parser of training scripts: what is wrong is said in three lines, with the nearest name."""
 
 import argparse
-import difflib
 import re
 import sys
 from collections.abc import Collection
 from typing import Any, NoReturn
 
 from lightning.pytorch.cli import LightningArgumentParser
+
+from mgic_geo.ops.inputs import did_you_mean
 
 
 class Parser(LightningArgumentParser):
@@ -70,5 +71,4 @@ def nearest(name: str, names: Collection[str], prefix: str = "") -> str:
         >>> nearest("pointnt", ["pointnet", "dgcnn"])
         '; did you mean pointnet?'
     """
-    found = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
-    return f"; did you mean {prefix}{found[0]}?" if found else ""
+    return did_you_mean(name, names, prefix + "{}")

@@ -50,7 +50,7 @@ def fake(name: str, folder: Path, value=lambda contender, seed: 0.5, **arrays) -
                     text = json.dumps(result | {"iou": [share, None, share]})
                     (run.path / f"{split}.json").write_text(text)
                 held_out = 0.5 + 0.1 * (rate == rates[len(rates) // 2])
-                text = f"epoch,val_accuracy,seconds\n1,0.4,9\n2,{held_out},9\n"
+                text = f"epoch,train_loss,val_accuracy\n1,9,0.4\n2,9,{held_out}\n"
                 (run.path / "metrics.csv").write_text(text)
                 np.savez(run.path / "predictions.npz", **arrays)
 
@@ -232,6 +232,14 @@ def test_a_run_is_stopped_at_the_deadline_continued_and_not_done_again(tmp_path,
     shutil.rmtree(piece.path)
     assert finish({("run", 0): piece}, options) == {("run", 0): found}  # as kept beside the page
     assert not capsys.readouterr().out
+
+
+def test_a_run_that_holds_nothing_out_has_no_accuracy_there(tmp_path):
+    fake("points", tmp_path)
+    run = COMPARISONS["points"].make_run(networks.POINTS.contenders[0], None, 0, tmp_path, {})
+    (run.path / "metrics.csv").write_text("epoch,train_loss,val_accuracy\n1,9,\n2,9,\n")
+    assert run.read()["epochs"] == 2
+    assert "val" not in run.read()
 
 
 def test_kept_results_of_other_settings_are_not_taken(tmp_path):

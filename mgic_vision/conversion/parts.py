@@ -1,4 +1,4 @@
-"""Parts of a residual block, and what stands in its place."""
+"""Parts of a residual block, and the modules that replace it."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Other ways to run a cycle, for what the paper leaves open; no network of the packages has them.
 
-Each takes a finished :class:`mgic_geo.MGICBlock` and gives back what stands in its place, with the
+Each takes a finished :class:`mgic_geo.MGICBlock` and returns its replacement, with the
 same weights wherever it has the same layers: with the same seed two variants then differ in nothing
 but the question that is asked.
 """

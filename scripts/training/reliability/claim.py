@@ -77,7 +77,7 @@ def release() -> None:
         path, file = _held.popitem()
         if os.listdir(path.parent) == [LOCK]:
             path.unlink()
-            with contextlib.suppress(OSError):  # somebody else may begin here at this moment
+            with contextlib.suppress(OSError):  # another process may start here now
                 path.parent.rmdir()
         file.close()
 

@@ -104,7 +104,13 @@ class Comparison:
         Args:
             options: Of the command.
             changes: Settings in place of the configuration's, by dotted name.
+
+        Raises:
+            ValueError: It needs a folder of data, and none is named.
         """
+        data = read_config(self.config, changes)["data"]
+        if data.get("name") == "folder" and not data.get("root"):
+            raise ValueError(f"{self.name} trains on a folder of yours: give --data.root FOLDER")
         places = [
             (contender, setting)
             for setting in (options.images if self.settings else [None])
@@ -124,7 +130,7 @@ class Comparison:
         }
         found = runs.finish(pieces, options)
         rows = []
-        seconds = step_seconds(self, changes) if self.timed else {}
+        seconds = step_seconds(self, changes) if self.make_batch else {}
         inference = inference_seconds(self, changes) if self.fuse else {}
         for contender, setting in places:
             config = read_config(self.config, {**self._settings(setting), **changes})

@@ -17,9 +17,15 @@ from scripts.experiments.networks import CONFIGS, HARD, IMAGES, POINTS
 from scripts.experiments.ranges import Row
 from scripts.experiments.runs import TrainingRun
 
+POINTNET = Contender("pointnet", "control: no neighbors")
+
 
 def _draw_splits(rows: list[Row], found: Sequence[TrainingRun]) -> Figure:
     return dot_rows(rows, {split: split for split in HARD}, "accuracy, %")
+
+
+def _draw_classes(rows: list[Row], found: Sequence[TrainingRun]) -> Figure:
+    return dot_rows(rows, {"of shapes": "test", "of classes": "test-class"}, "mean accuracy, %")
 
 
 def _cycles(name: str, title: str, dense: str, *, narrow: int, deep: int) -> Comparison:
@@ -57,6 +63,25 @@ EDGE_CYCLES = _cycles("edge_cycles", "Edge convolutions", "dgcnn", narrow=52, de
 DIFFERENTIAL_CYCLES = _cycles(
     "differential_cycles", "Differential convolutions", "diffgcn", narrow=42, deep=20
 )
+
+
+def _on_cad(comparison: Comparison, title: str, *more: Contender) -> Comparison:
+    """Make the comparison on real CAD models, a folder that the user has (`--data.root`)."""
+    return replace(
+        comparison,
+        name=f"{comparison.name.partition('_')[0]}_cad",
+        title=f"{title} on CAD models: both cycles and their controls",
+        config=CONFIGS / "cad.yaml",
+        contenders=(*comparison.contenders, *more),
+        draw=_draw_classes,
+        keys=("test", "test-class"),
+        splits=("test",),
+        timed=None,
+    )
+
+
+EDGE_CAD = _on_cad(EDGE_CYCLES, "Edge convolutions", POINTNET)
+DIFFERENTIAL_CAD = _on_cad(DIFFERENTIAL_CYCLES, "Differential convolutions")
 PROTOCOL = replace(
     POINTS,
     name="protocol",
@@ -82,6 +107,7 @@ PROTOCOL = replace(
         ("last-epoch", "base", "choice of the epoch"),
         ("ten-votes", "base", "draws of the test"),
     ),
+    make_batch=None,
     timed=None,
     draw=_draw_splits,
 )

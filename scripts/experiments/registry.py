@@ -3,7 +3,14 @@
 from typing import Any
 
 from scripts.experiments.additive import Additive
-from scripts.experiments.controls import DIFFERENTIAL_CYCLES, EDGE_CYCLES, FASHION, PROTOCOL
+from scripts.experiments.controls import (
+    DIFFERENTIAL_CAD,
+    DIFFERENTIAL_CYCLES,
+    EDGE_CAD,
+    EDGE_CYCLES,
+    FASHION,
+    PROTOCOL,
+)
 from scripts.experiments.conversion import Counted, FineTuned
 from scripts.experiments.networks import IMAGES, PARTS_OF_POINTS, POINTS, SEGMENTATION
 from scripts.experiments.rivals.comparison import Rivals
@@ -11,7 +18,8 @@ from scripts.experiments.rivals.comparison import Rivals
 COMPARISONS: dict[str, Any] = {
     comparison.name: comparison
     for comparison in (
-        *(POINTS, EDGE_CYCLES, DIFFERENTIAL_CYCLES, PROTOCOL, PARTS_OF_POINTS),
+        *(POINTS, EDGE_CYCLES, EDGE_CAD, DIFFERENTIAL_CYCLES, DIFFERENTIAL_CAD),
+        *(PROTOCOL, PARTS_OF_POINTS),
         *(IMAGES, FASHION, SEGMENTATION),
         *(Additive(), Rivals(), Counted(), FineTuned()),
     )

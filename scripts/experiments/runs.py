@@ -124,6 +124,12 @@ def refuse_changes(place: Path, before: Mapping[str, Any], now: Mapping[str, Any
         )
 
 
+def _without_place(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Of a folder of data keep the name, which tells data apart, and not where it lies."""
+    root = settings.get("data.root")
+    return {**settings, "data.root": Path(root).name} if root else dict(settings)
+
+
 @dataclass(frozen=True)
 class TrainingRun:
     """A run of a training script in a process of its own, on one thread.
@@ -153,7 +159,7 @@ class TrainingRun:
         """Return the settings of the file and of this run."""
         settings = dict(flatten(yaml.safe_load(self.config.read_text()))) | dict(self.settings)
         settings = dict(flatten(settings | {"seed": self.seed, "run_dir": None}))
-        return json.loads(json.dumps(settings))
+        return json.loads(json.dumps(_without_place(settings)))
 
     def read(self) -> dict[str, Any] | None:
         """Return the values of a finished run; ``val``: its best accuracy on what was held out."""
@@ -164,7 +170,7 @@ class TrainingRun:
         wanted = self.describe()
         found = {
             key: value
-            for key, value in flatten(config)
+            for key, value in _without_place(dict(flatten(config))).items()
             if key in wanted or key.startswith("model.options.")
         }
         refuse_changes(self.path, found, wanted)

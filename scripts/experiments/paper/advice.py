@@ -11,7 +11,9 @@ from scripts.experiments.paper.verdicts import Row, ranges_differ
 #: compared there.
 PAGES = {
     "edge_cycles": ("test", "test-hard"),
+    "edge_cad": ("test", "test-class"),
     "differential_cycles": ("test", "test-hard"),
+    "differential_cad": ("test", "test-class"),
     "fashion": ("test",),
     "images": ("test",),
 }

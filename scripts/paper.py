@@ -2,7 +2,7 @@
 
 ``python -m scripts.paper list`` names them, ``python -m scripts.paper table5`` runs one and writes
 ``docs/results/table5.md``, its CSV file and figure. ``index`` writes the page that comes first,
-from what is there.
+from what is there, and with ``--readme README.md`` the table that README begins with.
 """
 
 import argparse
@@ -14,6 +14,7 @@ from pathlib import Path
 from scripts.command import command_parser, told
 from scripts.experiments.pages import DOCS, to_markdown
 from scripts.experiments.paper.claims import write_index
+from scripts.experiments.paper.front import write_front
 from scripts.experiments.paper.item import command_of
 from scripts.experiments.paper.registry import ITEMS, WITHOUT_NUMBERS
 
@@ -31,6 +32,8 @@ def main(args: Sequence[str] | None = None) -> None:
         return
     if arguments.name != "index":
         run(arguments, given)
+    elif arguments.readme:
+        write_front(arguments.readme, arguments.docs)
     print(f"wrote {write_index(arguments.docs)}")
 
 
@@ -41,6 +44,7 @@ def make_parser() -> argparse.ArgumentParser:
     commands.add_parser("list", help="name every table and figure")
     index = commands.add_parser("index", help="write the page that comes first")
     index.add_argument("--docs", type=Path, default=DOCS, help="folder of the results")
+    index.add_argument("--readme", type=Path, help="file whose table of networks to write, too")
     for item in ITEMS.values():
         command = commands.add_parser(item.name, help=item.title, description=item.headline)
         command.add_argument("--docs", type=Path, default=DOCS, help="folder of the results")

@@ -97,8 +97,9 @@ class DerivativeTable(NamedTuple):
         """
         precise = x.to(torch.promote_types(x.dtype, self.weight.dtype))
         own = precise.unsqueeze(1)
-        first = table_sums(own, self.nodes, self.weight)  # (N, 3, C)
-        second = table_sums(first, self.nodes, self.weight)
+        with torch.autocast(x.device.type, enabled=False):
+            first = table_sums(own, self.nodes, self.weight)  # (N, 3, C)
+            second = table_sums(first, self.nodes, self.weight)
         parts = torch.cat([own, first, second], dim=1).to(x.dtype)  # (N, 7, C)
         # a group's input is its channels under the first operator, under the second, ...
         return parts.unflatten(2, (groups, -1)).transpose(1, 2).flatten(1)

@@ -17,7 +17,9 @@ def gather(x: Tensor, nodes: Tensor) -> Tensor:
 
 
 def _check(nodes: Tensor, weight: Tensor, num_nodes: int, name: str, x: Tensor, fits: bool) -> None:
-    """Raise where shapes or nodes do not fit, by the name of the first that does not."""
+    """Raise where types, shapes or nodes do not fit, by the name of the first that does not."""
+    if x.dtype != weight.dtype:
+        raise ValueError(f"{name} must be {weight.dtype} like weight, got {x.dtype}")
     pairs = nodes.dim() == 2 and weight.shape == (*nodes.shape, 3)
     for each, given, right in (("weight", weight, pairs), (name, x, fits)):
         if not right:

@@ -81,8 +81,13 @@ def _cases_of(page: str, key: str, rows: Sequence[Row]) -> Iterator[Case]:
             )
 
 
-def advise(cases: Sequence[Case]) -> list[str]:
-    """Say when to use MGIC, what it costs and saves, and when not to, each with its figures."""
+def advise(cases: Sequence[Case], folder: str = "") -> list[str]:
+    """Say when to use MGIC, what it costs and saves, and when not to, each with its figures.
+
+    Args:
+        cases: What was compared.
+        folder: Of the pages, where links start.
+    """
     if not cases:
         return ["Nothing can be said yet: no comparison with a narrow network has been made."]
     shares, differences, steps = (
@@ -91,7 +96,7 @@ def advise(cases: Sequence[Case]) -> list[str]:
     better, worse = ([c for c in cases if getattr(c, name)] for name in ("better", "worse"))
     pays = [case for case in cases if case.pays]
     if pays:
-        where = "; ".join(f"{case.name} ([{case.page}]({case.page}.md))" for case in pays)
+        where = "; ".join(f"{case.name} ([{case.page}]({folder}{case.page}.md))" for case in pays)
         when = (
             f"**Use it** where, with at most {FEW_WEIGHTS:.0%} of the weights, it was at least as "
             f"accurate as the dense network and better than a narrow one: {where}."

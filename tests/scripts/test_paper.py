@@ -17,7 +17,7 @@ from mgic_vision.layers import SqueezeExcite
 from scripts import paper
 from scripts.benchmarks.tensor_memory import MemoryCounter
 from scripts.experiments.pages import read_rows
-from scripts.experiments.paper import counts, figure4, table8, verdicts
+from scripts.experiments.paper import counts, figure4, front, table8, verdicts
 from scripts.experiments.paper.advice import advise, find_cases
 from scripts.experiments.paper.channel_coding import (
     ChannelCoder,
@@ -524,14 +524,33 @@ def test_the_verdict_on_table_8_follows_the_ratio(ratio, verdict):
     assert verdicts.as_fast_as_ghostnet(rows)[0] == verdict
 
 
-def make_tables(folder, mgic, narrow, std="1.0"):
+def make_tables(folder, mgic, narrow, std="1.0", page="edge_cycles"):
     rows = [("dense", 1000, 90, 89, 91), ("MGIC", 400, *mgic), ("control: narrow", 400, *narrow)]
-    lines = ["model,note,weights,step_ms,test_mean,test_std,test_min,test_max,test-hard_mean"]
+    lines = [
+        "model,note,weights,multiply_adds,step_ms,inference_ms,"
+        "test_mean,test_std,test_min,test_max,test-hard_mean"
+    ]
     lines += [
-        f"{note},{note},{weights},{weights},{m},{std},{low},{high},"
+        f"{note},{note},{weights},2000000,{weights},7,{m},{std},{low},{high},"
         for note, weights, m, low, high in rows
     ]
-    (folder / "edge_cycles.csv").write_text("\n".join(lines))
+    (folder / f"{page}.csv").write_text("\n".join(lines))
+
+
+def test_the_table_of_a_readme_is_replaced_between_its_marks_and_nothing_else(tmp_path):
+    make_tables(tmp_path, mgic=(91, 90.5, 92), narrow=(85, 84, 86), page="edge_cad")
+    readme = tmp_path / "README.md"
+    readme.write_text(f"before\n{front.BEGIN}previous table\n{front.END}after\n")
+    for _ in range(2):
+        front.write_front(readme, tmp_path)
+    text = readme.read_text()
+    assert text.startswith(f"before\n{front.BEGIN}| data")
+    assert text.endswith("after\n")
+    assert "previous table" not in text
+    assert "| 2.0 M         | 85.0 ± 1.0 (84.0 to 86.0)" in text
+    readme.write_text("no marks")
+    with pytest.raises(ValueError, match="no place for the table"):
+        front.write_front(readme, tmp_path)
 
 
 def test_mgic_is_advised_only_where_it_beats_both_the_dense_and_the_narrow_network(tmp_path):

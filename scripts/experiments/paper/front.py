@@ -1,4 +1,4 @@
-"""What README begins with: networks beside their controls, and when to use MGIC, from the results."""
+"""What README begins with: networks beside their controls, and when to use MGIC."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,7 +9,8 @@ from scripts.experiments.paper.verdicts import Row
 from scripts.experiments.ranges import spread_and_range
 from scripts.training.reliability.files import write_whole
 
-BEGIN, END = "<!-- written by `python -m scripts.paper index --readme README.md` -->\n", "<!-- -->\n"
+BEGIN = "<!-- written by `python -m scripts.paper index --readme README.md` -->\n"
+END = "<!-- end of what is written -->\n"
 PAGES = {"edge_cad": "CAD models, 10 classes", "fashion": "Fashion-MNIST, 1,000 images"}
 SHOWN = ("dense", *NARROW, "MGIC, additive")  # how the notes of the rows begin
 

@@ -159,6 +159,12 @@ FASHION = replace(
             "data.batch_size": 64,
             "trainer.max_epochs": 8,
         },
+        54_000: {
+            "data.num_train": 60_000,
+            "data.val_fraction": 0.1,
+            "data.batch_size": 128,
+            "trainer.max_epochs": 6,
+        },
     },
     rates=(0.001, 0.003, 0.01),
 )

@@ -38,7 +38,13 @@ from mgic_geo.models.gnn import MGICGNN
 from mgic_geo.models.point_cloud import PointCloudClassifier
 from mgic_geo.models.registry import create_model, list_models
 from mgic_geo.models.segmentation import PointCloudSegmenter, create_segmenter
-from mgic_geo.models.weights import WeightsError, build_with_weights, read_weights
+from mgic_geo.models.weights import (
+    WeightsError,
+    build_with_weights,
+    choose_checkpoint,
+    list_pretrained,
+    read_weights,
+)
 from mgic_geo.nn.diff_conv import DiffGCNConv
 from mgic_geo.nn.edge_conv import GroupedEdgeConv
 from mgic_geo.nn.grouped_conv import make_grouped_conv
@@ -93,6 +99,8 @@ __all__ = [  # noqa: RUF022
     "create_segmenter",
     "WeightsError",
     "build_with_weights",
+    "choose_checkpoint",
+    "list_pretrained",
     "read_weights",
     # training and conversion
     "param_groups",

@@ -10,7 +10,7 @@ data, the seeds, and every metric with its spread. ``HubModel.from_pretrained(fo
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,10 @@ CARD = jinja2.Environment(undefined=jinja2.StrictUndefined, keep_trailing_newlin
     Path(__file__).with_name("card.md").read_text(encoding="utf-8")
 )
 METRICS = {"miou": "mIoU", "accuracy": "accuracy", "class_accuracy": "mean over classes"}
+
+
+def _metrics(split: Split) -> dict[str, float]:
+    return {key: split.summary[key] for key in METRICS if key in split.summary}
 
 
 @dataclass(frozen=True)
@@ -65,7 +69,9 @@ def main(args: Sequence[str] | None = None) -> None:
     check_alike(runs)
     best = max(runs, key=lambda run: np.nan_to_num(run.score, nan=-np.inf))
     texts = {"config.json": hub_config(best.weights), "README.md": make_card(runs, best)}
-    export_weights(best.weights, options.folder)
+    results = {split.name: _metrics(split) for split in best.splits}
+    info = {**best.weights.info, "data": best.config["data"]["name"], "results": results}
+    export_weights(replace(best.weights, info=info), options.folder)
     for name, text in texts.items():
         write_whole(options.folder / name, text.encode())
     print(f"{options.folder}: {best.weights.info['name']}, weights of {best.folder}")
@@ -129,12 +135,11 @@ def make_card(runs: Sequence[Run], best: Run) -> str:
             dataset_name=data,
             dataset_split=split.name,
             metric_type=key,
-            metric_name=label,
-            metric_value=split.summary[key],
+            metric_name=METRICS[key],
+            metric_value=value,
         )
         for split in best.splits
-        for key, label in METRICS.items()
-        if key in split.summary
+        for key, value in _metrics(split).items()
     ]
     header = ModelCardData(
         library_name="mgic",

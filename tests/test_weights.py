@@ -13,7 +13,7 @@ from torch.testing import assert_close
 import mgic_geo
 import mgic_vision
 from mgic_geo.models.weights import WeightsError, WeightsWarning, read_weights
-from scripts.training.weights import Weights, export_weights
+from scripts.training.weights import Weights, export_weights, find_weights
 from tests.meshes import flip
 
 NETWORKS = {
@@ -54,6 +54,38 @@ def test_network_of_a_checkpoint_has_its_options_classes_and_weights(network, ex
     read = package.create_model(name, checkpoint=str(path))
     assert repr(read) == repr(model)
     assert_close(read.state_dict(), model.state_dict(), rtol=0, atol=0)
+
+
+def test_a_package_brings_weights_along_by_the_name_of_their_network(
+    network, exported, tmp_path, monkeypatch
+):
+    package, name, _ = network
+    path, model = exported
+    folder = tmp_path / "pretrained" / name
+    folder.mkdir(parents=True)
+    for file in (path, path.with_suffix(".json")):
+        file.rename(folder / file.name)
+    monkeypatch.setattr(f"{package.__name__}.models.registry.PRETRAINED", folder.parent)
+    assert package.list_models(pretrained=True) == [name]
+    read = package.create_model(name, pretrained=True)
+    assert_close(read.state_dict(), model.state_dict(), rtol=0, atol=0)
+    labels = "classes" if package is mgic_geo else "label_names"
+    assert read.pretrained_cfg[labels] == ["a", "b", "c"]
+    assert find_weights(Path(name)) == folder / "model.safetensors"
+    with pytest.raises(ValueError, match="either pretrained=True or checkpoint=, got both"):
+        package.create_model(name, pretrained=True, checkpoint=folder)
+    other = next(each for each in package.list_models() if each != name)
+    message = f"no pretrained weights of {other}, but those of {name}"
+    with pytest.raises(WeightsError, match=message):
+        package.create_model(other, pretrained=True)
+
+
+@pytest.mark.parametrize("package", [mgic_geo, mgic_vision])
+def test_weights_that_come_along_fit_and_say_what_they_reached(package):
+    for name in package.list_models(pretrained=True):
+        config = package.create_model(name, pretrained=True).pretrained_cfg
+        assert config["results"]["test"]["accuracy"] > 0.5
+        assert (package.models.registry.PRETRAINED / name / "README.md").exists()
 
 
 @pytest.mark.fault(11)

@@ -92,6 +92,7 @@ class PointCloudClassifier(nn.Module):
         check_counts(num_classes=num_classes, k=k, width=width)
         self.graph, self.derivatives, self.k = graph, derivatives, k
         self.softening = softening
+        self.pretrained_cfg: dict[str, Any] = {}  # what weights that were loaded say of themselves
 
         self.make_layers(make_conv, layers, width)
         self.head = self.make_head(width, num_classes, dropout)

@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import inspect
 import os
+from pathlib import Path
 
 from mgic_geo.models import dgcnn, point_cloud
 from mgic_geo.models.point_cloud import PointCloudClassifier
-from mgic_geo.models.weights import build_with_weights
+from mgic_geo.models.weights import (
+    build_with_weights,
+    choose_checkpoint,
+    list_pretrained,
+)
 from mgic_geo.ops.inputs import did_you_mean
 
 DEFAULT_CLASSES = 10  # of ModelNet10
+PRETRAINED = Path(__file__).with_name("pretrained")
 
 _MODELS = {
     make.__name__: make
@@ -27,24 +33,28 @@ _MODELS = {
 }
 
 
-def list_models() -> list[str]:
+def list_models(*, pretrained: bool = False) -> list[str]:
     """Names that :func:`create_model` takes.
 
     ``dgcnn_cls`` and ``mgic_dgcnn_cls`` are DGCNN as it was published, and its MGIC form. The
     others are Table 10's small network with one convolution or another, also ``dgcnn`` and
     ``pointnet``, which share little more than the idea with the networks of those names.
 
+    Args:
+        pretrained: Only those whose weights come with this package.
+
     Example:
         >>> list_models()[:3]
         ['dgcnn', 'dgcnn_cls', 'diffgcn']
     """
-    return sorted(_MODELS)
+    return list_pretrained(PRETRAINED) if pretrained else sorted(_MODELS)
 
 
 def create_model(
     name: str,
     num_classes: int | None = None,
     *,
+    pretrained: bool = False,
     checkpoint: str | os.PathLike[str] | None = None,
     strict: bool = True,
     **options,
@@ -55,6 +65,8 @@ def create_model(
         name: One of :func:`list_models`.
         num_classes: Classes to tell apart; ``None`` for those of the checkpoint, or 10. Where it is
             not that of the checkpoint, the classifier is a fresh one.
+        pretrained: Take the weights that come with this package, and their options; the model's
+            ``pretrained_cfg`` says what they were trained and tested on.
         checkpoint: ``model.safetensors`` of a run, with ``model.json`` beside it, whose options
             hold as far as they are not given here.
         strict: Whether every weight of the checkpoint must have its place and every place its
@@ -64,9 +76,10 @@ def create_model(
             ``group_size`` and ``coarse_size`` for the MGIC models.
 
     Raises:
-        ValueError: If there is no such model, it does not take such an option, or ``graph`` is
-            ``"none"``.
-        WeightsError: If the checkpoint is damaged or does not fit, with names and shapes.
+        ValueError: If there is no such model, it does not take such an option, ``graph`` is
+            ``"none"``, or both ``pretrained`` and ``checkpoint`` are given.
+        WeightsError: If the checkpoint is damaged or does not fit, with names and shapes; or there
+            are no pretrained weights of it.
         ImportError: If the checkpoint cannot be read because safetensors is missing.
 
     Example:
@@ -77,10 +90,11 @@ def create_model(
     if name not in _MODELS:
         near = did_you_mean(name, _MODELS)
         raise ValueError(f"no model {name!r}; there are {', '.join(list_models())}{near}")
-    if checkpoint is not None:
-        return build_with_weights(
+    if checkpoint := choose_checkpoint(PRETRAINED, name, checkpoint, pretrained=pretrained):
+        model, model.pretrained_cfg = build_with_weights(
             create_model, name, checkpoint, num_classes, options, strict=strict
         )
+        return model
     make = _MODELS[name]
     known = {
         parameter.name

@@ -64,6 +64,36 @@ def read_weights(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[
         raise WeightsError(f"cannot use weights {path}: {error}") from error
 
 
+def choose_checkpoint(
+    folder: Path, name: str, checkpoint: str | os.PathLike[str] | None, *, pretrained: bool
+) -> str | os.PathLike[str] | None:
+    """Return the checkpoint that was given, or the one that a package brings along.
+
+    Args:
+        folder: Of the package: a folder for each network, as ``scripts.share`` writes it.
+        name: Of the network.
+        checkpoint: The user's.
+        pretrained: Whether that of the package is asked for.
+
+    Raises:
+        ValueError: Both are asked for.
+        WeightsError: The package has none of this network, with the names of those that it has.
+    """
+    if not pretrained:
+        return checkpoint
+    if checkpoint is not None:
+        raise ValueError(f"give either pretrained=True or checkpoint=, got both for {name}")
+    if name not in (known := list_pretrained(folder)):
+        names = ", ".join(known) or "no network"
+        raise WeightsError(f"there are no pretrained weights of {name}, but those of {names}")
+    return folder / name
+
+
+def list_pretrained(folder: Path) -> list[str]:
+    """Return the names of the networks whose weights are in a folder."""
+    return sorted(path.parent.name for path in folder.glob(f"*/model{SUFFIX}"))
+
+
 def pack_weights(tensors: Mapping[str, Tensor], info: dict[str, Any]) -> tuple[bytes, bytes]:
     """What :func:`read_weights` reads: the contents of both files.
 
@@ -96,7 +126,7 @@ def build_with_weights(
     options: dict[str, Any],
     *,
     strict: bool,
-) -> Network:
+) -> tuple[Network, dict[str, Any]]:
     """Build the network that weights belong to and load them; for ``create_model``.
 
     Args:
@@ -107,6 +137,9 @@ def build_with_weights(
             weights and gets a fresh classifier by ``reset_classifier``.
         options: In place of those that the weights were trained with.
         strict: Whether every weight must have its place and every place its weight.
+
+    Returns:
+        The network, and what the weights say of themselves.
 
     Raises:
         WeightsError: As :func:`read_weights`; or they are of another network, or do not fit it:
@@ -125,7 +158,7 @@ def build_with_weights(
         warnings.warn(message, WeightsWarning, stacklevel=3)
     if num_classes is not None and num_classes != info["num_classes"]:
         model.reset_classifier(num_classes)  # type: ignore[operator]
-    return model
+    return model, info
 
 
 def _import_safetensors() -> Any:

@@ -21,8 +21,8 @@ NAMES = tuple(name for name in list_models() if name.startswith(("mgic_", "lrasp
 def register_with_timm() -> None:
     """Let ``timm.create_model("mgic_resnet50")`` work.
 
-    The networks for classification are registered. There are no pretrained weights; a checkpoint
-    of this project's training is loaded with ``checkpoint=``, as in
+    The networks for classification are registered. ``pretrained=True`` loads the weights that come
+    with this package, where there are any; ``checkpoint=`` those of this project's training, as in
     :func:`~mgic_vision.create_model`.
 
     Raises:
@@ -78,8 +78,7 @@ def _builder(name: str) -> Callable[..., nn.Module]:
         num_classes: int | None = None,
         **options: Any,
     ) -> nn.Module:
-        _refuse_weights(name, pretrained=pretrained)
-        model: Any = create_model(name, num_classes, **options)
+        model: Any = create_model(name, num_classes, pretrained=pretrained, **options)
         given = pretrained_cfg if isinstance(pretrained_cfg, Mapping) else {}
         model.pretrained_cfg |= {**given, **(pretrained_cfg_overlay or {})}
         return model

@@ -6,11 +6,12 @@ import inspect
 import os
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import get_args, get_type_hints
 
 from torch import nn
 
-from mgic_geo import build_with_weights, read_weights
+from mgic_geo import build_with_weights, choose_checkpoint, list_pretrained
 from mgic_geo.ops.inputs import did_you_mean
 from mgic_vision.layers import GhostModule, conv_norm_act
 from mgic_vision.models import (
@@ -22,6 +23,8 @@ from mgic_vision.models import (
     resnet,
 )
 from mgic_vision.models.backbone import Backbone
+
+PRETRAINED = Path(__file__).with_name("pretrained")
 
 _MODELS: dict[str, Callable[..., nn.Module]] = {
     "function_ghost": function.function_ghost,
@@ -47,14 +50,17 @@ _MODELS: dict[str, Callable[..., nn.Module]] = {
 }
 
 
-def list_models() -> list[str]:
+def list_models(*, pretrained: bool = False) -> list[str]:
     """Names that :func:`create_model` takes.
+
+    Args:
+        pretrained: Only those whose weights come with this package.
 
     Example:
         >>> [name for name in list_models() if name.startswith("mgic")]
         ['mgic_mobilenetv3', 'mgic_mobilenetv3_small', 'mgic_resnet50', 'mgic_resnet56']
     """
-    return sorted(_MODELS)
+    return list_pretrained(PRETRAINED) if pretrained else sorted(_MODELS)
 
 
 def list_options(name: str) -> list[str]:
@@ -83,6 +89,7 @@ def create_model(
     name: str,
     num_classes: int | None = None,
     *,
+    pretrained: bool = False,
     checkpoint: str | os.PathLike[str] | None = None,
     strict: bool = True,
     **options,
@@ -99,6 +106,8 @@ def create_model(
         num_classes: Classes to tell apart, 0 for features; ``None`` for those of the checkpoint, or
             as many as in the paper. Where it is not that of the checkpoint, the classifier is a
             fresh one.
+        pretrained: Take the weights that come with this package, and their options; the model's
+            ``pretrained_cfg`` says what they were trained and tested on.
         checkpoint: ``model.safetensors`` of a run, with ``model.json`` beside it, whose options
             hold as far as they are not given here.
         strict: Whether every weight of the checkpoint must have its place and every place its
@@ -108,8 +117,10 @@ def create_model(
     Raises:
         ImportError: If the network is timm's or torchvision's, and that is missing; or if the
             checkpoint cannot be read because safetensors is.
-        ValueError: If there is no such model, or it does not take such an option.
-        WeightsError: If the checkpoint is damaged or does not fit, with names and shapes.
+        ValueError: If there is no such model, it does not take such an option, or both
+            ``pretrained`` and ``checkpoint`` are given.
+        WeightsError: If the checkpoint is damaged or does not fit, with names and shapes; or there
+            are no pretrained weights of it.
 
     References:
         Tables 2, 4, 6 and 9, and what Tables 3, 5, 7, 8 and 9 compare with.
@@ -120,13 +131,14 @@ def create_model(
         498810
     """
     make = _find(name)
-    if checkpoint is not None:
-        model = build_with_weights(
+    if checkpoint := choose_checkpoint(PRETRAINED, name, checkpoint, pretrained=pretrained):
+        model, info = build_with_weights(
             create_model, name, checkpoint, num_classes, options, strict=strict
         )
         if isinstance(model, Backbone):
-            _, info = read_weights(checkpoint)
             model.take_images(**info.get("input", {}))
+            model.pretrained_cfg |= {"label_names": info.get("classes")}
+            model.pretrained_cfg |= {"results": info.get("results", {})}
         return model
     known = list_options(name)
     unknown = sorted(set(options) - set(known))

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+import mgic_geo.models.registry
+import mgic_vision.models.registry
 from mgic_geo.models.weights import SUFFIX, WeightsError, pack_weights
 from mgic_geo.models.weights import read_weights as read_exported
 from scripts.training.reliability.checkpoint import BEST, newest_checkpoint, read_checkpoint
@@ -45,9 +47,14 @@ class Weights:
 def find_weights(path: Path) -> Path:
     """Return the file to read: of a run folder, the best epoch, or else the newest checkpoint.
 
+    The name of a network stands for the weights that come with the packages.
+
     Raises:
         CheckpointError: There is nothing of the kind.
     """
+    for folder in (mgic_geo.models.registry.PRETRAINED, mgic_vision.models.registry.PRETRAINED):
+        if not path.exists() and str(path) in mgic_geo.list_pretrained(folder):
+            path = folder / path
     if not path.is_dir():
         return path
     best = path / "checkpoints" / BEST

@@ -57,6 +57,9 @@ def test_the_best_of_several_seeds_is_shared_with_the_spread_of_all(runs, tmp_pa
     assert "seed 2 after epoch 2 of 3, the best on validation (0.9000)" in text
     assert "| test | accuracy, % | 80.0 ± 10.0 | 70.0 to 90.0 | 90.0 |" in text
     assert text.count("| hard |") == 2
+    assert "from mgic_geo.models.hub import HubModel" in text
+    info = read_weights(folder / "model.safetensors").info
+    assert info["results"]["test"]["accuracy"] == pytest.approx(0.9)
     model = HubModel.from_pretrained(str(folder))
     assert_close(model.network.state_dict(), load_file(runs[1] / "model.safetensors"))
     assert not model.training

@@ -7,6 +7,7 @@ import torch
 from torch.testing import assert_close
 
 import mgic_vision
+from mgic_geo import WeightsError
 from mgic_vision.models.registration import (
     NAMES,
     register_with_timm,
@@ -48,8 +49,8 @@ def test_options_of_timm_reach_the_network(timm):
 
 
 def test_pretrained_weights_are_refused(timm):
-    with pytest.raises(ValueError, match="no pretrained weights of mgic_resnet56, got pretrained"):
-        timm.create_model("mgic_resnet56", pretrained=True)
+    with pytest.raises(WeightsError, match="no pretrained weights of mgic_resnet50, but those of"):
+        timm.create_model("mgic_resnet50", pretrained=True)
     with pytest.raises(ValueError, match="mgic_resnet56 does not take drop_block_rate"):
         timm.create_model("mgic_resnet56", drop_block_rate=0.1)
 

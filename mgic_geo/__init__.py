@@ -36,7 +36,7 @@ from mgic_geo.levels import (
 from mgic_geo.models.dense import DensePointCloud
 from mgic_geo.models.gnn import MGICGNN
 from mgic_geo.models.point_cloud import PointCloudClassifier
-from mgic_geo.models.registry import create_model, list_models
+from mgic_geo.models.registry import create_model, list_models, list_options
 from mgic_geo.models.segmentation import PointCloudSegmenter, create_segmenter
 from mgic_geo.models.weights import (
     WeightsError,
@@ -64,6 +64,7 @@ __all__ = [  # noqa: RUF022
     "MGICLinear",
     "create_model",
     "list_models",
+    "list_options",
     "convert",
     "fuse",
     "explain",

@@ -50,6 +50,34 @@ def list_models(*, pretrained: bool = False) -> list[str]:
     return list_pretrained(PRETRAINED) if pretrained else sorted(_MODELS)
 
 
+def list_options(name: str) -> list[str]:
+    """Options that :func:`create_model` takes for one model, beside ``num_classes``.
+
+    Raises:
+        ValueError: If there is no such model.
+
+    Example:
+        >>> list_options("mgic_dgcnn_cls")
+        ['coarse_size', 'cycle', 'dropout', 'graph', 'group_size', 'k', 'width']
+    """
+    if name not in _MODELS:
+        near = did_you_mean(name, _MODELS)
+        raise ValueError(f"no model {name!r}; there are {', '.join(list_models())}{near}")
+    options = {
+        parameter.name
+        for function in (_MODELS[name], PointCloudClassifier)
+        for parameter in inspect.signature(function).parameters.values()
+        if parameter.kind is parameter.KEYWORD_ONLY
+    } - {"derivatives"}
+    if name.endswith("_cls"):
+        options -= {"layers"}
+    if name in ("pointnet", "random_graph"):
+        options -= {"graph"}
+    if "diffgcn" not in name:
+        options -= {"softening"}
+    return sorted(options)
+
+
 def create_model(
     name: str,
     num_classes: int | None = None,
@@ -71,9 +99,10 @@ def create_model(
             hold as far as they are not given here.
         strict: Whether every weight of the checkpoint must have its place and every place its
             weight; ``False`` warns about the others.
-        **options: ``layers`` (convolutions in a row in every G-conv, one number or six), ``graph``,
-            ``k``, ``width``, ``dropout`` and ``softening`` of :class:`PointCloudClassifier`;
-            ``group_size`` and ``coarse_size`` for the MGIC models.
+        **options: See :func:`list_options`: ``layers`` (convolutions in a row in every G-conv, one
+            number or six), ``graph``, ``k``, ``width``, ``dropout`` and ``softening`` of
+            :class:`PointCloudClassifier`; ``group_size``, ``coarse_size`` and ``cycle`` for the
+            MGIC models.
 
     Raises:
         ValueError: If there is no such model, it does not take such an option, ``graph`` is
@@ -87,32 +116,15 @@ def create_model(
         >>> sum(p.numel() for p in model.parameters())
         105778
     """
-    if name not in _MODELS:
-        near = did_you_mean(name, _MODELS)
-        raise ValueError(f"no model {name!r}; there are {', '.join(list_models())}{near}")
+    known = list_options(name)
     if checkpoint := choose_checkpoint(PRETRAINED, name, checkpoint, pretrained=pretrained):
         model, model.pretrained_cfg = build_with_weights(
             create_model, name, checkpoint, num_classes, options, strict=strict
         )
         return model
-    make = _MODELS[name]
-    known = {
-        parameter.name
-        for function in (make, PointCloudClassifier)
-        for parameter in inspect.signature(function).parameters.values()
-        if parameter.kind is parameter.KEYWORD_ONLY
-    } - {"derivatives"}
-    if name.endswith("_cls"):
-        known -= {"layers"}
-    if name in ("pointnet", "random_graph"):
-        known -= {"graph"}
-    if "diffgcn" not in name:
-        known -= {"softening"}
-    unknown = sorted(set(options) - known)
+    unknown = sorted(set(options) - set(known))
     if unknown:
-        raise ValueError(
-            f"{name} does not take {', '.join(unknown)}; it takes {', '.join(sorted(known))}"
-        )
+        raise ValueError(f"{name} does not take {', '.join(unknown)}; it takes {', '.join(known)}")
     if options.get("graph") == "none":
         raise ValueError(f"{name} needs neighbors, got graph='none'; without them it is 'pointnet'")
-    return make(DEFAULT_CLASSES if num_classes is None else num_classes, **options)
+    return _MODELS[name](DEFAULT_CLASSES if num_classes is None else num_classes, **options)

@@ -27,7 +27,7 @@ from mgic_geo import (
 from mgic_geo.nn.correction import GraphCorrection
 from mgic_geo.nn.message_passing import ConvNormAct
 from scripts.experiments import runs
-from scripts.experiments.figures import dot_rows
+from scripts.experiments.figures import Panel, dot_rows
 from scripts.experiments.pages import as_png, fill, write_page
 from scripts.experiments.ranges import Row, judge, summarize
 from scripts.experiments.trial import Batch, Course, Trial, percent_right
@@ -157,7 +157,7 @@ class Additive:
             self.name,
             text,
             rows,
-            {"": as_png(dot_rows(rows, {"test and test-hard": "accuracy"}, "accuracy, %"))},
+            {"": as_png(dot_rows([Panel("test and test-hard", rows, "accuracy", "accuracy, %")]))},
         )
 
 

@@ -12,20 +12,17 @@ from matplotlib.figure import Figure
 import mgic_geo
 import mgic_vision
 from scripts.experiments.comparison import Comparison, Contender
-from scripts.experiments.figures import dot_rows
-from scripts.experiments.networks import CONFIGS, HARD, IMAGES, POINTS
+from scripts.experiments.figures import Panel, dot_rows
+from scripts.experiments.networks import CONFIGS, IMAGES, POINTS
 from scripts.experiments.ranges import Row
 from scripts.experiments.runs import TrainingRun
 
 POINTNET = Contender("pointnet", "control: no neighbors")
 
 
-def _draw_splits(rows: list[Row], found: Sequence[TrainingRun]) -> Figure:
-    return dot_rows(rows, {split: split for split in HARD}, "accuracy, %")
-
-
 def _draw_classes(rows: list[Row], found: Sequence[TrainingRun]) -> Figure:
-    return dot_rows(rows, {"of shapes": "test", "of classes": "test-class"}, "mean accuracy, %")
+    titles = {"of shapes": "test", "of classes": "test-class"}
+    return dot_rows([Panel(title, rows, key, "accuracy, %") for title, key in titles.items()])
 
 
 def _cycles(name: str, title: str, dense: str, *, narrow: int, deep: int) -> Comparison:
@@ -53,7 +50,6 @@ def _cycles(name: str, title: str, dense: str, *, narrow: int, deep: int) -> Com
             (mgic, thin, "the paper's cycle against narrow"),
             (mgic, long, "the paper's cycle against narrow and deep"),
         ),
-        draw=_draw_splits,
         fuse=mgic_geo.fuse,
         rates=(0.002, 0.005, 0.01),
     )
@@ -109,7 +105,6 @@ PROTOCOL = replace(
     ),
     make_batch=None,
     timed=None,
-    draw=_draw_splits,
 )
 _SIZES = {"depth": 20, "group_size": 8, "coarse_size": 16}
 FASHION = replace(

@@ -1,11 +1,10 @@
-"""Figures of comparisons: results against cost, with the range over the seeds."""
+"""Figures of comparisons: means, with the range over the seeds."""
 
-import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure, SubFigure
 
 BLUE, RED, GRAY = "#4477aa", "#ee6677", "#bbbbbb"  # dense models, MGIC, controls
 
@@ -47,71 +46,65 @@ def frame(axes: Axes, **settings: Any) -> None:
         axes.legend(frameon=False, fontsize=8)
 
 
-def plot_against_weights(
-    axes: Axes,
-    rows: Sequence[Mapping[str, Any]],
-    key: str,
-    label: str,
+class Panel(NamedTuple):
+    """Results to draw beside others.
+
+    Args:
+        title: Of the panel.
+        rows: Of the table; those of all panels share their places by name.
+        key: Of the result.
+        label: Of its axis.
+    """
+
+    title: str
+    rows: Sequence[Mapping[str, Any]]
+    key: str
+    label: str
+
+
+def name_of(row: Mapping[str, Any]) -> str:
+    """Name a row, with its weights.
+
+    Example:
+        >>> name_of({"model": "dgcnn", "weights": 64586}), name_of({"model": "dgcnn"})
+        ('dgcnn, 65 k', 'dgcnn')
+    """
+    weights = row.get("weights")
+    return row["model"] + (f", {float(weights) / 1000:.0f} k" if weights else "")
+
+
+def dot_rows(
+    panels: Sequence[Panel],
+    parent: Figure | SubFigure | None = None,
+    name: Callable[[Mapping[str, Any]], str] = name_of,
     color: Callable[[Mapping[str, Any]], str] = color_of,
-    left: Callable[[Mapping[str, Any]], bool] | None = None,
-    **margins: float,
-) -> None:
-    """Plot all rows against their weights, each with its name."""
-    weights = [row["weights"] for row in rows]
-    middle = math.sqrt(min(weights) * max(weights))  # names stay inside the axes
-    for row in rows:
-        if row.get(f"{key}_mean") is None:
-            continue
-        plot_ranges(axes, [row], key, fmt="o", color=color(row))
-        is_left = row["weights"] > middle if left is None else left(row)
-        offset, align = ((-5, 5), "right") if is_left else ((5, 5), "left")
-        place = (row["weights"], row[f"{key}_mean"])
-        axes.annotate(row["model"], place, offset, textcoords="offset points", fontsize=8, ha=align)
-    frame(axes, xscale="log", xlabel="weights", ylabel=label)
-    axes.margins(**margins)
+) -> Figure | SubFigure:
+    """Draw mean and range of every row that has any, one below the other, panels side by side.
 
-
-def dot_rows(rows: Sequence[Mapping[str, Any]], parts: Mapping[str, str], label: str) -> Figure:
-    """Draw mean and range of every row that has any, one below the other; that of the first behind.
+    The range of the first row is drawn through all others as a band.
 
     Args:
-        rows: Of the table.
-        parts: By title of a panel, the key of the result.
-        label: Of the results.
+        panels: From left to right.
+        parent: What to draw into; by default a figure of a fitting size.
+        name: Of a row, with which it is labelled.
+        color: Of a row.
     """
-    rows = [row for row in rows if all(row[f"{key}_mean"] is not None for key in parts.values())]
-    size = (2.5 + 3 * len(parts), 0.35 * len(rows) + 1.2)
-    figure = Figure(figsize=size, layout="constrained")
-    grid = figure.subplots(1, len(parts), squeeze=False, sharey=True)[0]
-    for axes, (title, key) in zip(grid, parts.items(), strict=True):
-        for place, row in enumerate(rows):
-            mean, low, high = (row[f"{key}_{end}"] for end in ("mean", "min", "max"))
+    known = [[r for r in each.rows if r.get(f"{each.key}_mean") is not None] for each in panels]
+    names = list(dict.fromkeys(name(row) for rows in known for row in rows))
+    size = (2.5 + 3 * len(panels), 0.35 * len(names) + 1.2)
+    figure = Figure(figsize=size, layout="constrained") if parent is None else parent
+    grid = figure.subplots(1, len(panels), squeeze=False, sharey=True)[0]
+    for axes, panel, rows in zip(grid, panels, known, strict=True):
+        for row in rows:
+            place = names.index(name(row))
+            mean, low, high = (float(row[f"{panel.key}_{end}"]) for end in ("mean", "min", "max"))
             ends = [[mean - low], [high - mean]]
-            axes.errorbar(mean, place, xerr=ends, fmt="o", capsize=3, color=color_of(row))
+            axes.errorbar(mean, place, xerr=ends, fmt="o", capsize=3, color=color(row))
             if place == 0:
-                axes.axvspan(low, high, color=color_of(row), alpha=0.15, linewidth=0)
-        axes.set(xlabel=label, title=title)
-        axes.grid(alpha=0.3, axis="x")
-    grid[0].set_yticks(range(len(rows)), [row["model"] for row in rows])
-    grid[0].set_ylim(len(rows) - 0.5, -0.5)
-    return figure
-
-
-def panels(
-    rows: Sequence[Mapping[str, Any]], parts: Mapping[str, tuple[str, Callable]], label: str
-) -> Figure:
-    """Draw results against weights, one panel a part.
-
-    Args:
-        rows: Of the table.
-        parts: By title, the key of the result, and which rows the panel has.
-        label: Of the results.
-    """
-    figure = Figure(figsize=(4.4 * len(parts), 3.8), layout="constrained")
-    grid = figure.subplots(1, len(parts), squeeze=False)[0]
-    for axes, (title, (key, chosen)) in zip(grid, parts.items(), strict=True):
-        plot_against_weights(axes, list(filter(chosen, rows)), key, label, x=0.25, y=0.15)
-        axes.set_title(title)
+                axes.axvspan(low, high, color=color(row), alpha=0.15, linewidth=0)
+        frame(axes, xlabel=panel.label, title=panel.title)
+    grid[0].set_yticks(range(len(names)), names)
+    grid[0].set_ylim(len(names) - 0.5, -0.5)
     return figure
 
 
@@ -122,7 +115,7 @@ def with_pictures(
     columns: Mapping[str, Sequence[Any]],
     show: Callable[[Axes, Any], object],
 ) -> Figure:
-    """Draw results against weights, and beside them some samples as several networks saw them.
+    """Draw results, and beside them some samples as several networks saw them.
 
     Args:
         rows: Of the table.
@@ -133,7 +126,7 @@ def with_pictures(
     """
     figure = Figure(figsize=(12, 5), layout="constrained")
     left, right = figure.subfigures(1, 2, width_ratios=(2, 3))
-    plot_against_weights(left.add_subplot(), rows, key, label, x=0.4, y=0.15)
+    dot_rows([Panel("", rows, key, label)], left)
     grid = right.subplots(max(map(len, columns.values())), len(columns), squeeze=False)
     for (name, pictures), column in zip(columns.items(), grid.T, strict=True):
         column[0].set_title(name, fontsize=8)

@@ -16,7 +16,7 @@ from datasets.shapes10_parts import PARTS
 from mgic_geo import multiply_adds, num_weights
 from scripts.benchmarks.points import make_batches
 from scripts.experiments.comparison import Batch, Comparison, Contender
-from scripts.experiments.figures import panels, with_pictures
+from scripts.experiments.figures import Panel, dot_rows, with_pictures
 from scripts.experiments.ranges import Row
 from scripts.experiments.runs import TrainingRun
 from scripts.training.reports.masks import draw_picture, paint
@@ -110,6 +110,21 @@ def draw_scenes(rows: list[Row], found: Sequence[TrainingRun]) -> Figure:
     return with_pictures(rows, "miou", "test mIoU, %", columns, draw_picture)
 
 
+def _draw_sizes(rows: list[Row], found: Sequence[TrainingRun]) -> Figure:
+    sizes = dict.fromkeys(int(row["num_train"]) for row in rows)
+    return dot_rows(
+        [
+            Panel(
+                f"{size:,} training images",
+                [row for row in rows if int(row["num_train"]) == size],
+                "test",
+                "test accuracy, %",
+            )
+            for size in sizes
+        ]
+    )
+
+
 POINTS = Comparison(
     "points",
     "Point clouds: every model on shapes10",
@@ -145,9 +160,7 @@ POINTS = Comparison(
     costs=_cloud_costs,
     make_batch=_clouds,
     timed=("epoch_seconds", _epoch_of_shapes),
-    draw=lambda rows, found: panels(
-        rows, {split: (split, lambda row: True) for split in HARD}, "accuracy, %"
-    ),
+    draw=lambda rows, found: dot_rows([Panel(split, rows, split, "accuracy, %") for split in HARD]),
     keys=("test", "test-class", "test-hard", "test-hard-class"),
     splits=HARD,
 )
@@ -211,14 +224,7 @@ IMAGES = Comparison(
     costs=_image_costs,
     make_batch=_images,
     timed=("seconds_per_1000", lambda config: 1000 / config["data"]["batch_size"]),
-    draw=lambda rows, found: panels(
-        rows,
-        {
-            f"{size:,} training images": ("test", lambda row, size=size: row["num_train"] == size)
-            for size in dict.fromkeys(row["num_train"] for row in rows)
-        },
-        "test accuracy, %",
-    ),
+    draw=_draw_sizes,
     keys=("test",),
     # epochs to fit an hour
     settings={

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 
 from mgic_geo import num_weights
 from scripts.experiments import runs
-from scripts.experiments.figures import BLUE, GRAY, RED, plot_against_weights
+from scripts.experiments.figures import BLUE, GRAY, RED, Panel, dot_rows
 from scripts.experiments.pages import as_png, fill, write_page
 from scripts.experiments.ranges import Row, judge, summarize
 from scripts.experiments.rivals import units as all_units
@@ -165,19 +165,11 @@ def conclusions(rows: Sequence[Row], tasks: Sequence[str]) -> list[str]:
 
 
 def draw(rows: Sequence[Row], tasks: Sequence[str]) -> Figure:
-    """Draw error against weights, a panel a task."""
-    across = min(2, len(tasks))
-    down = -(-len(tasks) // across)
-    figure = Figure(figsize=(6.5 * across, 5 * down), layout="constrained")
+    """Draw the errors, a panel a task."""
+    matched = {"weights": ", as many weights", "time": ", as much time"}
     colors = {"weights": BLUE, "time": GRAY, "-": GRAY}
-    for axes, task in zip(figure.subplots(down, across, squeeze=False).flat, tasks, strict=False):
-        plot_against_weights(
-            *(axes, rows, task, TASKS[task].unit),
-            color=lambda row: RED if row["model"] == "MGIC" else colors[row["matched"]],
-            left=lambda row: row["matched"] == "weights",  # many have about those of MGIC
-            x=0.25,
-            y=0.1,
-        )
-        axes.set(xlabel="weights of a unit", title=task)
-    figure.suptitle("red: MGIC; blue: rivals of its weights; gray: of its time, and dense", size=9)
-    return figure
+    return dot_rows(
+        [Panel(task, rows, task, TASKS[task].unit) for task in tasks],
+        name=lambda row: row["model"] + matched.get(row["matched"], ""),
+        color=lambda row: RED if row["model"] == "MGIC" else colors[row["matched"]],
+    )

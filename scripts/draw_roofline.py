@@ -10,12 +10,16 @@ import argparse
 import json
 import sys
 from collections.abc import Mapping, Sequence
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
 
 from scripts.benchmarks.timing import spread
+from scripts.experiments.figures import BLUE, GRAY, RED
+
+MARKERS = "os^vDPX*"
 
 
 def main(args: Sequence[str] | None = None) -> int:
@@ -55,8 +59,13 @@ def draw(panel: Any, race: Mapping[str, Any], bandwidth: float) -> None:
     ends = [x for x, _ in points.values()] + [edge]
     xs = [min(ends) / 2, edge, max(ends) * 2]
     panel.loglog(xs, [min(peak, bandwidth * x) for x in xs], color="black")
-    for name, (intensity, gflops) in points.items():
-        panel.plot(intensity, gflops, "o", label=name)
+    roof = {"textcoords": "offset points", "fontsize": 8}
+    panel.annotate(f"matrix product, {peak:.0f} GFLOP/s", (edge, peak), (2, 4), **roof)
+    panel.annotate(f"memory, {bandwidth:.0f} GB/s", (xs[0], bandwidth * xs[0]), (8, 0), **roof)
+    for marker, (name, (intensity, gflops)) in zip(cycle(MARKERS), points.items(), strict=False):
+        kinds = {"mgic_": RED, "PyG": GRAY, "authors'": GRAY}
+        color = next((kinds[kind] for kind in kinds if name.startswith(kind)), BLUE)
+        panel.plot(intensity, gflops, marker, color=color, label=name)
     panel.set_title(race["title"], fontsize="medium")
     panel.set(xlabel="operations a byte", ylabel="GFLOP/s")
     panel.grid(which="both", alpha=0.2)

@@ -21,9 +21,9 @@ COLD = ("#0072b2", "#009e73", "#56b4e9", "#8d96a0", "#332288", "#44aa99")
 MARKERS = ("s", "^", "v", "D", "P", "X", "<", ">", "p", "*", "h")
 # files of results here: what their accuracy is of, and in which column
 OURS = {
-    "points.csv": ("shapes10 test-hard, accuracy %", "test-hard_mean"),
-    "images.csv": ("mnist5k, accuracy %", "test_mean"),
-    "segmentation.csv": ("scenes of digits, mIoU %", "miou_mean"),
+    "points.csv": ("shapes10 test-hard, accuracy %", "test-hard"),
+    "images.csv": ("mnist5k, accuracy %", "test"),
+    "segmentation.csv": ("scenes of digits, mIoU %", "miou"),
 }
 RUNS = ("images/*", "points/*", "segmentation/*")
 
@@ -44,32 +44,40 @@ def make_figure5(arguments: argparse.Namespace) -> Page:
             images = f", {row['num_train']} images" if "num_train" in row else ""
             line = {"where": f"ours, {label}{images}", "model": row["model"]}
             line |= {"ours multiply-adds": float(row["multiply_adds"])}
-            rows.append(line | {"ours accuracy": float(row[column])})
+            names = {"mean": "ours accuracy", "min": "lowest", "max": "highest"}
+            rows.append(line | {name: float(row[f"{column}_{end}"]) for end, name in names.items()})
     note = "The first panel has the paper's numbers of Table 7; the others are of networks trained "
     note += "here on other data, and are not to be compared with it."
     return Page(rows, note, {"": draw_costs(rows)})
 
 
 def draw_costs(rows: Sequence[Mapping[str, Any]]) -> bytes:
-    """Draw one panel a data set, one curve a family of networks; MGIC thick and in warm colors."""
+    """Draw one panel a data set, one curve a family of networks; MGIC thick and in warm colors.
+
+    Bars are ranges over the seeds.
+    """
     places = list(dict.fromkeys(row["where"] for row in rows))
     columns = min(3, len(places))
     lines = math.ceil(len(places) / columns)
     figure = Figure(figsize=(5.6 * columns, 4.6 * lines), layout="constrained")
     panels = figure.subplots(lines, columns, squeeze=False).flat
     for axes, place in zip(panels, places, strict=False):
-        side = "paper" if place.startswith("paper") else "ours"
-        families: dict[str, list[tuple[float, float]]] = {}
+        side, _, data = place.partition(", ")
+        families: dict[str, list[tuple[float, ...]]] = {}
         for row in (row for row in rows if row["where"] == place):
-            at = row[f"{side} multiply-adds"] / 1e6, row[f"{side} accuracy"]
+            mean = row[f"{side} accuracy"]
+            ends = (mean - row.get("lowest", mean), row.get("highest", mean) - mean)
+            at = row[f"{side} multiply-adds"] / 1e6, mean, *ends
             families.setdefault(family(row["model"]), []).append(at)
         for style, (name, points) in zip(_styles(families), families.items(), strict=True):
-            axes.plot(*zip(*sorted(points), strict=True), label=name, **style)
-        axes.set(xscale="log", xlabel="multiply-adds, M", ylabel=place.partition(", ")[2])
+            x, y, *ends = zip(*sorted(points), strict=True)
+            axes.errorbar(x, y, ends, capsize=3, label=name, **style)
+        axes.set(xscale="log", xlabel="multiply-adds, M", ylabel=data)
         axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.xaxis.set_major_formatter("{x:g}")
         axes.minorticks_off()
-        axes.set_title(place.partition(",")[0], loc="left", fontsize=10)
+        where = "the paper's numbers" if side == "paper" else "trained here"
+        axes.set_title(f"{where}: {data.partition(',')[0]}", loc="left", fontsize=10)
         axes.margins(0.08)
         axes.grid(alpha=0.3)
         axes.legend(

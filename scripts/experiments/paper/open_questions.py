@@ -158,7 +158,7 @@ def draw(found: Results) -> Figure:
                 axes.axvspan(min(scores), max(scores), color=BLUE, alpha=0.1, linewidth=0)
         axes.set_yticks(range(len(names)), names)
         axes.invert_yaxis()
-        axes.set(xlabel=task.unit)
+        axes.set(xlabel=f"{task.unit} ({'higher' if task.higher_is_better else 'lower'} is better)")
         axes.set_title(task.name, loc="left")
         axes.grid(alpha=0.3, axis="x")
     return figure

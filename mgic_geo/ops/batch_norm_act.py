@@ -37,6 +37,20 @@ def in_memory(x: Tensor) -> Tensor:
     return x.permute(0, 2, 3, 1) if x.dim() == 4 else x
 
 
+def _exact(x: Tensor) -> torch.dtype:
+    return torch.promote_types(x.dtype, torch.float32)
+
+
+def empty_statistics(x: Tensor) -> Tensor:
+    """Room for those of every channel of ``x``: in half precision they would decide on the result.
+
+    Example:
+        >>> empty_statistics(torch.ones(2, 3).half()).dtype
+        torch.float32
+    """
+    return x.new_empty(STATISTICS, x.size(1), dtype=_exact(x))
+
+
 def _rows_of(x: Tensor) -> tuple[int, int]:
     if x.dim() not in (2, 4) or not x.numel():
         raise ValueError(f"x must be (N, C) or (B, C, H, W), none of them 0, got {tuple(x.shape)}")
@@ -64,7 +78,7 @@ def _reference(
         shift = torch.zeros_like(mean) if bias is None else bias.to(mean.dtype)
         variance = inverse.square().reciprocal() - eps
         rows = mean, variance, scale, shift, torch.zeros_like(mean)
-    return y, torch.stack(rows)
+    return y, torch.stack(rows).to(_exact(x))
 
 
 def _compiled(
@@ -74,7 +88,7 @@ def _compiled(
     weight, bias = (None if each is None else each.contiguous() for each in (weight, bias))
     rows, channels = _rows_of(x)
     shares = num_shares(rows)
-    y, statistics = torch.empty_like(x), x.new_empty(STATISTICS, channels)
+    y, statistics = torch.empty_like(x), empty_statistics(x)
     sums = x.new_zeros(2, shares, channels, dtype=torch.double)
     build.run(
         *("mgic_norm", in_memory(x), rows, channels, weight, bias, eps, activation),
@@ -94,7 +108,7 @@ def _why_not(
 def _fake(
     x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float, activation: int
 ) -> tuple[Tensor, Tensor]:
-    return torch.empty_like(x, memory_format=memory_order(x)), x.new_empty(STATISTICS, x.size(1))
+    return torch.empty_like(x, memory_format=memory_order(x)), empty_statistics(x)
 
 
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:

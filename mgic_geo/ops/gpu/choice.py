@@ -8,6 +8,7 @@ from importlib.util import find_spec
 import torch
 from torch import Tensor
 
+from mgic_geo.ops.compiled import why_not_in_autocast
 from mgic_geo.ops.csrc.build import SWITCH
 from mgic_geo.ops.operator import ELSEWHERE
 
@@ -31,6 +32,18 @@ def why_not_triton(*tensors: Tensor | None) -> str | None:
         if x.dtype not in TYPES:
             return f"a tensor is {x.dtype}, not one of float32, bfloat16 and float16"
     return None
+
+
+def why_not_multiply_in_triton(*tensors: Tensor | None) -> str | None:
+    """As :func:`why_not_triton`, of factors and terms of a matrix product."""
+    reason = why_not_triton(*tensors)
+    if reason is not None:
+        return reason
+    there = [x for x in tensors if x is not None]
+    types = {x.dtype for x in there}
+    if len(types) > 1:
+        return f"types differ: {sorted(map(str, types))}"
+    return next(filter(None, map(why_not_in_autocast, {x.device.type for x in there})), None)
 
 
 @torch.compiler.assume_constant_result

@@ -8,11 +8,13 @@ from typing import TypeVar
 import torch
 from torch import nn
 
+from mgic_geo.ops.gpu.choice import is_asked_for
 from mgic_geo.ops.inputs import check_module
 from mgic_vision.folding import fold_norms_
 from mgic_vision.ops.cycle import NativeCycle
 from mgic_vision.ops.grouped_conv import NativeConv
 from mgic_vision.ops.kernel import available
+from mgic_vision.ops.level import FusedLevel
 from mgic_vision.ops.packed import PackedModule
 
 NATIVE = ("auto", "never")
@@ -35,7 +37,9 @@ def fuse(model: Model, *, native: str = "auto") -> Model:
         model: A network of this package, trained; also one of torchvision or timm from the
             registry. It is left as it is.
         native: ``"auto"`` for the kernels where they can be compiled (a processor, float32) and
-            plain PyTorch elsewhere, ``"never"`` for plain PyTorch.
+            plain PyTorch elsewhere, ``"never"`` for plain PyTorch. With ``MGIC_KERNELS=triton``
+            levels of inverted residuals without squeeze-excite run in a kernel in Triton on a GPU,
+            which nobody has timed.
 
     Returns:
         A network in evaluation mode whose parameters need no gradients; its values are those of
@@ -63,6 +67,9 @@ def fuse(model: Model, *, native: str = "auto") -> Model:
                 module.give_back()
         fold_norms_(fused)
         fused.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        if native == "auto" and is_asked_for():
+            for module in fused.modules():
+                FusedLevel.take(module)
         if native == "auto" and available():
             _use_kernels_(fused)
     return fused

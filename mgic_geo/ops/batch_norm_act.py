@@ -20,7 +20,7 @@ STATISTICS = read_constant("norm.h", "STATISTICS")
 
 #: Activations of the kernels, by their numbers in activations.h.
 ACTIVATIONS: dict[type[nn.Module], int] = {nn.Identity: 0, nn.ReLU: 1, nn.Hardswish: 2}
-_FUNCTIONS: dict[int, Callable[[Tensor], Tensor]] = {
+FUNCTIONS: dict[int, Callable[[Tensor], Tensor]] = {
     0: lambda x: x,
     1: functional.relu,
     2: functional.hardswish,
@@ -66,7 +66,7 @@ def _normalize(
         if each is not None and each.shape != (x.size(1),):
             raise ValueError(f"{name} must be ({x.size(1)},), got shape {tuple(each.shape)}")
     y, mean, scale = torch.native_batch_norm(x, weight, bias, None, None, True, 0.0, eps)
-    return _FUNCTIONS[activation](y), mean, scale
+    return FUNCTIONS[activation](y), mean, scale
 
 
 def _reference(
@@ -216,7 +216,7 @@ def train_batch_norm(
             norm.num_batches_tracked.add_(1)
         moved = (norm.running_mean, norm.running_var) if norm.training else (None, None)
         y = functional.batch_norm(x, *moved, norm.weight, norm.bias, True, norm.momentum, norm.eps)
-        return _FUNCTIONS[activation](y)
+        return FUNCTIONS[activation](y)
     y, statistics = batch_norm_act(x, norm.weight, norm.bias, norm.eps, activation)
     mean, variance = statistics.detach()[:2]
     move_running_statistics(norm, mean, variance, x.numel() // x.size(1))

@@ -22,7 +22,7 @@ def why_not_triton(*tensors: Tensor | None) -> str | None:
     ``TRITON_INTERPRET=1`` Triton's interpreter runs them on a processor, slowly, for tests.
     """
     there = [x for x in tensors if x is not None]
-    if not _is_asked_for():
+    if not is_asked_for():
         return ELSEWHERE if there[0].is_cpu else f"{SWITCH}=triton asks for it"
     if find_spec("triton") is None:
         return "Triton is not installed"
@@ -47,7 +47,8 @@ def why_not_multiply_in_triton(*tensors: Tensor | None) -> str | None:
 
 
 @torch.compiler.assume_constant_result
-def _is_asked_for() -> bool:
+def is_asked_for() -> bool:
+    """Whether ``MGIC_KERNELS`` says ``triton``."""
     return os.environ.get(SWITCH) == "triton"
 
 

@@ -10,6 +10,12 @@ from scripts.benchmarks.kernels import operations
 from tests.sparse_matrices import sparse_matrices
 
 OPERATIONS = {operation.name.partition("::")[2]: operation for operation in operations()}
+IN_TRITON = {
+    name: kernel
+    for name, operation in OPERATIONS.items()
+    for kernel in operation.kernels
+    if kernel.name == "triton"
+}
 PACKED = {"cycle", "grouped_conv"}  # vision/ops/test_cycle.py: what packs is the reference
 
 

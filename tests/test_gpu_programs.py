@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from tests.kernels import INTERPRETS
-from tests.operators import OPERATIONS, make_inputs
+from tests.operators import IN_TRITON, make_inputs
 
 triton = pytest.importorskip("triton", reason="Triton is not installed")
 from triton.backends.compiler import GPUTarget  # noqa: E402
@@ -19,12 +19,6 @@ pytestmark = [
     pytest.mark.skipif(INTERPRETS, reason="Triton interprets in this process"),
 ]
 INPUTS = make_inputs(torch.Generator().manual_seed(0))
-KERNELS = {
-    name: kernel
-    for name in INPUTS
-    for kernel in OPERATIONS[name].kernels
-    if kernel.name == "triton"
-}
 TYPES = {torch.float32: "*fp32", torch.float16: "*fp16", torch.int64: "*i64"}
 
 
@@ -47,7 +41,7 @@ def compile_for(capability: int, kernel: JITFunction, *args: Any, **options: Any
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
-@pytest.mark.parametrize("name", KERNELS)
+@pytest.mark.parametrize("name", IN_TRITON)
 def test_every_kernel_compiles(name, dtype, monkeypatch, tmp_path):
     programs = []
 
@@ -61,6 +55,6 @@ def test_every_kernel_compiles(name, dtype, monkeypatch, tmp_path):
     ]
     if name == "add_normalized_linear_backward":  # statistics are in float32
         inputs[-2] = inputs[-2].float()
-    KERNELS[name].run(*inputs)
+    IN_TRITON[name].run(*inputs)
     assert programs
     assert all("cubin" in program.asm for program in programs)

@@ -44,7 +44,10 @@ def assert_near(found, expected, dtype: torch.dtype) -> None:
 
 @pytest.mark.parametrize(
     ("sizes", "dtype"),
-    [((70, 2, 5, 8), torch.float32), *(((9, 1, 20, 70), dtype) for dtype in TRITON_TYPES)],
+    [
+        *(((70, 2, 5, 8), torch.float32), ((9, 1, 20, 70), torch.float32)),
+        *(((9, 1, 5, 3), dtype) for dtype in TRITON_TYPES[1:]),
+    ],
 )
 def test_values_and_gradients_are_those_of_the_reference_in_double(sizes, dtype, ran):
     addend, x, weight, scale, shift = (each.to(dtype) for each in draw(*sizes))
@@ -77,9 +80,9 @@ def test_shares_of_the_rows_add_up_where_inputs_nearly_agree(monkeypatch):
 
 
 def test_a_correction_trains_in_it_as_on_a_gpu(ran):
-    transfer = GroupedLinear(8, 12, groups=2, bias=False)
-    twins = [GraphCorrection(transfer, nn.BatchNorm1d(12)) for _ in range(2)]
-    change, x = normal(40, 8), normal(40, 12, seed=1)
+    transfer = GroupedLinear(4, 6, bias=False)
+    twins = [GraphCorrection(transfer, nn.BatchNorm1d(6)) for _ in range(2)]
+    change, x = normal(40, 4), normal(40, 6, seed=1)
     inputs = change.requires_grad_(), x.requires_grad_(), transfer.weight
     with as_on_device():
         y = twins[0](change, x)

@@ -6,13 +6,16 @@ import copy
 from typing import TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from mgic_geo.ops.inputs import check_module
+from mgic_geo.ops.gpu.choice import is_asked_for
+from mgic_geo.ops.inputs import check_module, check_tensors
 from mgic_vision.folding import fold_norms_
+from mgic_vision.merging import merge_faster_
 from mgic_vision.ops.cycle import NativeCycle
 from mgic_vision.ops.grouped_conv import NativeConv
 from mgic_vision.ops.kernel import available
+from mgic_vision.ops.level import FusedLevel
 from mgic_vision.ops.packed import PackedModule
 
 NATIVE = ("auto", "never")
@@ -20,7 +23,7 @@ NATIVE = ("auto", "never")
 Model = TypeVar("Model", bound=nn.Module)
 
 
-def fuse(model: Model, *, native: str = "auto") -> Model:
+def fuse(model: Model, *, native: str = "auto", sample: Tensor | None = None) -> Model:
     """An equal network for inference alone, with less to compute.
 
     Batch norms are folded into the linear maps next to them wherever algebra allows it (see
@@ -35,7 +38,13 @@ def fuse(model: Model, *, native: str = "auto") -> Model:
         model: A network of this package, trained; also one of torchvision or timm from the
             registry. It is left as it is.
         native: ``"auto"`` for the kernels where they can be compiled (a processor, float32) and
-            plain PyTorch elsewhere, ``"never"`` for plain PyTorch.
+            plain PyTorch elsewhere, ``"never"`` for plain PyTorch. With ``MGIC_KERNELS=triton``
+            levels of inverted residuals without squeeze-excite run in a kernel in Triton on a GPU,
+            which nobody has timed.
+        sample: Images such as will come, on the device of ``model``. Grouped convolutions are timed
+            on what they get, and groups merged where that is faster: see
+            :func:`mgic_vision.merging.merge_faster_`. These print what was measured, and their
+            weights have another shape.
 
     Returns:
         A network in evaluation mode whose parameters need no gradients; its values are those of
@@ -54,6 +63,7 @@ def fuse(model: Model, *, native: str = "auto") -> Model:
         >>> torch.testing.assert_close(fuse(model)(x), model(x), rtol=1e-4, atol=1e-4)
     """
     check_module(model)
+    check_tensors(sample=sample)
     if native not in NATIVE:
         raise ValueError(f"native must be one of {', '.join(NATIVE)}, got {native!r}")
     with torch.inference_mode(False):  # tensors made in it do not count their changes
@@ -63,8 +73,13 @@ def fuse(model: Model, *, native: str = "auto") -> Model:
                 module.give_back()
         fold_norms_(fused)
         fused.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        if native == "auto" and is_asked_for():
+            for module in fused.modules():
+                FusedLevel.take(module)
         if native == "auto" and available():
             _use_kernels_(fused)
+        if sample is not None:
+            merge_faster_(fused, sample)
     return fused
 
 

@@ -19,8 +19,10 @@ HEAD = """# Performance on a GPU
 """
 NOTHING = """Nothing was measured on a GPU: nobody who wrote this had one at hand. What is known of
 a step there is how many operations it launches, and that it reads no value, which is counted on a
-processor (see [performance](performance.md)). The kernels in Triton were run by its interpreter
-only, and nothing chooses them. On a machine with a GPU
+processor (see [performance](performance.md)). The kernels in Triton (searches, maxima and sums
+over neighbors, grouped maps, prolongations with norm and sum, levels of image networks) were run by
+its interpreter and compiled, and nothing chooses them; which groups
+`mgic_vision.fuse(model, sample=x)` merges on a GPU is not known. On a machine with a GPU
 
     make gpu
 

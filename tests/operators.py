@@ -10,6 +10,12 @@ from scripts.benchmarks.kernels import operations
 from tests.sparse_matrices import sparse_matrices
 
 OPERATIONS = {operation.name.partition("::")[2]: operation for operation in operations()}
+IN_TRITON = {
+    name: kernel
+    for name, operation in OPERATIONS.items()
+    for kernel in operation.kernels
+    if kernel.name == "triton"
+}
 PACKED = {"cycle", "grouped_conv"}  # vision/ops/test_cycle.py: what packs is the reference
 
 
@@ -37,6 +43,7 @@ def make_inputs(generator: torch.Generator, nodes: int = 300) -> dict[str, tuple
     _, of_map = OPERATIONS["add_normalized_linear"].reference(spread, grad, small, *norm, 1e-5)
     batch = torch.arange(nodes) // (nodes // 3)
     taps = normal(6, 1, 3, 3)
+    outer = normal(6, 2, 1, 1), None, taps, normal(6), normal(4, 3, 1, 1), normal(4)
     return {
         "grouped_linear": (x, weight, bias, grad),
         "grouped_linear_weight": (x, grad, 2),
@@ -59,5 +66,6 @@ def make_inputs(generator: torch.Generator, nodes: int = 300) -> dict[str, tuple
         "add_normalized_linear": (spread, grad, small, *norm, 1e-5),
         "add_normalized_linear_backward": (spread, grad, small, *norm, of_map, 1e-5),
         "depthwise": (images(2, 6, 5, 4), taps, 1),
+        "level": (images(2, 4, 5, 4), images(2, 4, 5, 4), *outer, 2, 1, 2),
         "depthwise_backward": (images(2, 6, 5, 4), images(2, 6, 5, 4), taps, 1, True, True),
     }

@@ -15,7 +15,7 @@ import mgic_geo
 from mgic_geo.ops.host import is_readable
 from tests.image_networks import MODELS, build, make_input
 from tests.neighbor_clouds import CLOUDS, normal, oracle, ragged_batch
-from tests.operators import OPERATIONS, make_inputs
+from tests.operators import IN_TRITON, OPERATIONS, make_inputs
 
 pytestmark = [
     pytest.mark.cuda,
@@ -62,6 +62,13 @@ def outputs_and_gradients(model: nn.Module, *inputs) -> list[Tensor]:
 def test_an_operation_equals_its_reference_on_a_processor(name):
     operation, inputs = OPERATIONS[name], INPUTS[name]
     expected, found = operation.reference(*inputs), operation(*map(on_gpu, inputs))
+    assert_close(found, expected, check_device=False, **CLOSE)
+
+
+@pytest.mark.parametrize("name", IN_TRITON)
+def test_a_kernel_in_triton_equals_the_reference_on_a_processor(name):
+    expected = OPERATIONS[name].reference(*INPUTS[name])
+    found = IN_TRITON[name].run(*map(on_gpu, INPUTS[name]))
     assert_close(found, expected, check_device=False, **CLOSE)
 
 

@@ -23,7 +23,7 @@ from tests.kernels import needs_compiler
 from tests.operators import OPERATIONS, PACKED, make_inputs
 
 GRAPHS = {"value", "value_t", "crossings"}  # whose gradients the kernels leave to the reference
-ON_GPUS = {"table_max", "table_sums", "table_sums_backward"}  # have kernels there only
+ON_GPUS = {"table_max", "table_sums", "table_sums_backward", "level"}  # have kernels there only
 INPUTS = make_inputs(torch.Generator().manual_seed(0))
 
 

@@ -10,13 +10,14 @@ from torch.nn import functional
 
 from mgic_geo.ops.batch_norm_act import (
     ACTIVATIONS,
-    STATISTICS,
     batch_norm_act,
+    empty_statistics,
     move_running_statistics,
     train_batch_norm,
 )
 from mgic_geo.ops.compiled import why_not_compiled
 from mgic_geo.ops.csrc import build
+from mgic_geo.ops.gpu.choice import why_not_multiply_in_triton, why_not_triton
 from mgic_geo.ops.grouped_linear import grouped_linear, num_shares, packing, why_not_multiply
 from mgic_geo.ops.host import is_readable
 from mgic_geo.ops.operator import Kernel, Operation, gradients_of
@@ -37,16 +38,26 @@ def _reference(
     return addend + y, statistics
 
 
-def _compiled(addend: Tensor, x: Tensor, weight: Tensor, *norm: Any) -> tuple[Tensor, Tensor]:
-    if addend.shape != (x.size(0), weight.size(0) * weight.size(1)):
+def _check_shapes(
+    name: str, wide: Tensor, x: Tensor, weight: Tensor, **norm: Tensor | None
+) -> None:
+    groups, rows, columns = weight.shape
+    if x.shape != (wide.size(0), groups * columns) or wide.size(1) != groups * rows:
         raise ValueError(
-            f"addend must be ({x.size(0)}, {weight.size(0) * weight.size(1)}), got shape "
-            f"{tuple(addend.shape)}"
+            f"x must be (N, {groups * columns}) and {name} (N, {groups * rows}), got shapes "
+            f"{tuple(x.shape)} and {tuple(wide.shape)}"
         )
+    for given, each in norm.items():
+        if each is not None and each.size(-1) != wide.size(1):
+            raise ValueError(f"{given} must have {wide.size(1)} columns, got {each.size(-1)}")
+
+
+def _compiled(addend: Tensor, x: Tensor, weight: Tensor, *norm: Any) -> tuple[Tensor, Tensor]:
+    _check_shapes("addend", addend, x, weight)
     addend, x = addend.contiguous(), x.contiguous()
     scale, shift = (None if each is None else each.contiguous() for each in norm[:2])
     plan, out = packing(*weight.shape, lanes=build.lanes()), addend.size(1)
-    y, statistics = torch.empty_like(addend), x.new_empty(STATISTICS, out)
+    y, statistics = torch.empty_like(addend), empty_statistics(addend)
     shares = num_shares(x.size(0))
     build.run(
         *("mgic_add_normalized_linear", addend, x, *x.shape, plan.begins, plan.inputs, out),
@@ -63,9 +74,25 @@ def _why_not(addend: Tensor, x: Tensor, weight: Tensor, *norm: Any) -> str | Non
     return why_not_multiply(weight, addend=addend, x=x, scale=norm[0], shift=norm[1])
 
 
-def _fake(addend: Tensor, x: Tensor, *_: object) -> tuple[Tensor, Tensor]:
+def _triton(addend: Tensor, x: Tensor, weight: Tensor, *norm: Any) -> tuple[Tensor, Tensor]:
+    from mgic_geo.ops.gpu import add_normalized_linear as kernels
+
+    _check_shapes("addend", addend, x, weight, scale=norm[0], shift=norm[1])
+    return kernels.add_normalized(addend, x, weight, *norm)
+
+
+def _why_not_in_triton(rows: Tensor, x: Tensor, weight: Tensor, *norm: Tensor | None) -> str | None:
+    reason = why_not_multiply_in_triton(rows, x, weight)
+    if reason is None:
+        reason = why_not_triton(x, *norm)  # which may be in float32
+    if reason is None and (x.size(0) < 2 or not weight.numel()):
+        return f"x has {x.size(0)} rows, a group {weight.size(1)} outputs; it needs 2 and 1"
+    return reason
+
+
+def _fake(addend: Tensor, *_: object) -> tuple[Tensor, Tensor]:
     y = torch.empty_like(addend, memory_format=torch.contiguous_format)
-    return y, x.new_empty(STATISTICS, addend.size(1))
+    return y, empty_statistics(addend)
 
 
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
@@ -86,6 +113,7 @@ def _backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
 add_normalized_linear = Operation(
     "mgic::add_normalized_linear",
     _reference,
+    Kernel("triton", _triton, lambda *inputs: _why_not_in_triton(*inputs[:-1])),
     Kernel("compiled", _compiled, _why_not),
     fake=_fake,
     setup=_setup,
@@ -117,13 +145,9 @@ def _backward_compiled(
     grad: Tensor, x: Tensor, weight: Tensor, *norm: Any
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     *_, statistics, eps = norm
+    _check_shapes("grad", grad, x, weight)
     grad, x, statistics = grad.contiguous(), x.contiguous(), statistics.contiguous()
     groups, rows, columns = weight.shape
-    if x.shape != (grad.size(0), groups * columns) or grad.size(1) != groups * rows:
-        raise ValueError(
-            f"x must be (N, {groups * columns}) and grad (N, {groups * rows}), got shapes "
-            f"{tuple(x.shape)} and {tuple(grad.shape)}"
-        )
     plan = packing(groups, rows, columns, lanes=build.lanes())
     back = packing(groups, columns, rows, lanes=build.lanes())
     out, shares, grad_x = grad.size(1), num_shares(x.size(0)), torch.empty_like(x)
@@ -139,6 +163,15 @@ def _backward_compiled(
     return grad_x, plan.unpack(grad_map, weight.shape), grad_scale, grad_shift
 
 
+def _backward_triton(
+    grad: Tensor, x: Tensor, weight: Tensor, *norm: Any
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    from mgic_geo.ops.gpu import add_normalized_linear as kernels
+
+    _check_shapes("grad", grad, x, weight, statistics=norm[2])
+    return kernels.gradients(grad, x, weight, *norm[2:])
+
+
 def _backward_fake(
     grad: Tensor, x: Tensor, weight: Tensor, *_: object
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -152,6 +185,13 @@ def _backward_fake(
 add_normalized_linear_backward = Operation(
     "mgic::add_normalized_linear_backward",
     _backward_reference,
+    Kernel(
+        "triton",
+        _backward_triton,
+        lambda grad, x, weight, a, b, statistics, _: _why_not_in_triton(
+            grad, x, weight, statistics
+        ),
+    ),
     Kernel(
         "compiled",
         _backward_compiled,
@@ -169,9 +209,11 @@ def train_correction(addend: Tensor, x: Tensor, weight: Tensor, norm: nn.BatchNo
 
     The running statistics move as in a call of ``norm``.
     """
-    if not is_readable(x):  # torch's own norm does more at once than the reference
+    inputs = addend, x, weight, norm.weight, norm.bias, norm.eps
+    # torch's own norm does more at once than the reference
+    if not is_readable(x) and add_normalized_linear.why_not(*inputs) is not None:
         return addend + train_batch_norm(norm, None, grouped_linear(x, weight, None))
-    y, statistics = add_normalized_linear(addend, x, weight, norm.weight, norm.bias, norm.eps)
+    y, statistics = add_normalized_linear(*inputs)
     mean, variance = statistics.detach()[:2]
     move_running_statistics(norm, mean, variance, len(addend))
     return y

@@ -20,7 +20,7 @@ STATISTICS = read_constant("norm.h", "STATISTICS")
 
 #: Activations of the kernels, by their numbers in activations.h.
 ACTIVATIONS: dict[type[nn.Module], int] = {nn.Identity: 0, nn.ReLU: 1, nn.Hardswish: 2}
-_FUNCTIONS: dict[int, Callable[[Tensor], Tensor]] = {
+FUNCTIONS: dict[int, Callable[[Tensor], Tensor]] = {
     0: lambda x: x,
     1: functional.relu,
     2: functional.hardswish,
@@ -35,6 +35,20 @@ def memory_order(x: Tensor) -> torch.memory_format:
 def in_memory(x: Tensor) -> Tensor:
     """``x`` with its axes in the order of memory: the channels last."""
     return x.permute(0, 2, 3, 1) if x.dim() == 4 else x
+
+
+def _exact(x: Tensor) -> torch.dtype:
+    return torch.promote_types(x.dtype, torch.float32)
+
+
+def empty_statistics(x: Tensor) -> Tensor:
+    """Room for those of every channel of ``x``: in half precision they would decide on the result.
+
+    Example:
+        >>> empty_statistics(torch.ones(2, 3).half()).dtype
+        torch.float32
+    """
+    return x.new_empty(STATISTICS, x.size(1), dtype=_exact(x))
 
 
 def _rows_of(x: Tensor) -> tuple[int, int]:
@@ -52,7 +66,7 @@ def _normalize(
         if each is not None and each.shape != (x.size(1),):
             raise ValueError(f"{name} must be ({x.size(1)},), got shape {tuple(each.shape)}")
     y, mean, scale = torch.native_batch_norm(x, weight, bias, None, None, True, 0.0, eps)
-    return _FUNCTIONS[activation](y), mean, scale
+    return FUNCTIONS[activation](y), mean, scale
 
 
 def _reference(
@@ -64,7 +78,7 @@ def _reference(
         shift = torch.zeros_like(mean) if bias is None else bias.to(mean.dtype)
         variance = inverse.square().reciprocal() - eps
         rows = mean, variance, scale, shift, torch.zeros_like(mean)
-    return y, torch.stack(rows)
+    return y, torch.stack(rows).to(_exact(x))
 
 
 def _compiled(
@@ -74,7 +88,7 @@ def _compiled(
     weight, bias = (None if each is None else each.contiguous() for each in (weight, bias))
     rows, channels = _rows_of(x)
     shares = num_shares(rows)
-    y, statistics = torch.empty_like(x), x.new_empty(STATISTICS, channels)
+    y, statistics = torch.empty_like(x), empty_statistics(x)
     sums = x.new_zeros(2, shares, channels, dtype=torch.double)
     build.run(
         *("mgic_norm", in_memory(x), rows, channels, weight, bias, eps, activation),
@@ -94,7 +108,7 @@ def _why_not(
 def _fake(
     x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float, activation: int
 ) -> tuple[Tensor, Tensor]:
-    return torch.empty_like(x, memory_format=memory_order(x)), x.new_empty(STATISTICS, x.size(1))
+    return torch.empty_like(x, memory_format=memory_order(x)), empty_statistics(x)
 
 
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
@@ -202,7 +216,7 @@ def train_batch_norm(
             norm.num_batches_tracked.add_(1)
         moved = (norm.running_mean, norm.running_var) if norm.training else (None, None)
         y = functional.batch_norm(x, *moved, norm.weight, norm.bias, True, norm.momentum, norm.eps)
-        return _FUNCTIONS[activation](y)
+        return FUNCTIONS[activation](y)
     y, statistics = batch_norm_act(x, norm.weight, norm.bias, norm.eps, activation)
     mean, variance = statistics.detach()[:2]
     move_running_statistics(norm, mean, variance, x.numel() // x.size(1))

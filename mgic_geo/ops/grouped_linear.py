@@ -13,7 +13,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from mgic_geo.ops.compiled import why_not_compiled, why_not_in_autocast
 from mgic_geo.ops.csrc import build
-from mgic_geo.ops.gpu.choice import why_not_triton
+from mgic_geo.ops.gpu.choice import why_not_multiply_in_triton
 from mgic_geo.ops.host import is_readable
 from mgic_geo.ops.operator import ELSEWHERE, Kernel, Operation
 
@@ -176,17 +176,6 @@ def _triton(x: Tensor, weight: Tensor, bias: Tensor | None, addend: Tensor | Non
     return kernels.multiply(x, weight, bias, addend)
 
 
-def _why_not_in_triton(*tensors: Tensor | None) -> str | None:
-    types = {x.dtype for x in tensors if x is not None}
-    reason = why_not_triton(*tensors)
-    if reason is None and len(types) > 1:
-        return f"types differ: {sorted(map(str, types))}"
-    if reason is None:
-        devices = {x.device.type for x in tensors if x is not None}
-        return next(filter(None, map(why_not_in_autocast, devices)), None)
-    return reason
-
-
 def _in_place(
     x: Tensor, weight: Tensor, bias: Tensor | None, addend: Tensor | None = None
 ) -> Tensor:
@@ -236,7 +225,7 @@ def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
 grouped_linear = Operation(
     "mgic::grouped_linear",
     _reference,
-    Kernel("triton", _triton, _why_not_in_triton),
+    Kernel("triton", _triton, why_not_multiply_in_triton),
     Kernel(
         "compiled",
         _compiled,
@@ -283,7 +272,7 @@ def _weight_backward(ctx: Any, change: Tensor) -> tuple[Tensor, Tensor, None]:
 grouped_linear_weight = Operation(
     "mgic::grouped_linear_weight",
     _weight_reference,
-    Kernel("triton", _weight_triton, lambda x, grad, groups: _why_not_in_triton(x, grad)),
+    Kernel("triton", _weight_triton, lambda x, grad, groups: why_not_multiply_in_triton(x, grad)),
     Kernel(
         "compiled",
         _weight_compiled,

@@ -92,6 +92,7 @@ class PackedModule(nn.Module):
 
     plain: type[nn.Module]  # what it is without the kernel
     operation: str
+    kernel = "compiled"
     _packed: Packed | None = None
 
     @classmethod
@@ -121,6 +122,16 @@ class PackedModule(nn.Module):
     def pack(self) -> tuple[Any, ...] | None:
         """Lay out the weights; ``None`` where the kernel does not know what the module is now."""
 
+    @staticmethod
+    def why_not(x: Tensor) -> str | None:
+        """Why the kernel cannot take these images, in words; ``None`` where it can."""
+        return why_not_compiled(x=x) or why_not_in_autocast()
+
+    @staticmethod
+    def takes(weight: Tensor) -> bool:
+        """Whether the kernel can read a parameter or buffer, and changes of it are counted."""
+        return available() and _is_plain(weight)
+
     def prepare(self) -> None:
         """Lay out the weights now, so that the first call takes no longer than the others."""
         self._packed = self._pack()
@@ -129,13 +140,15 @@ class PackedModule(nn.Module):
         """What the kernel takes beside ``x``; ``None`` where the module has to compute as it is."""
         arguments, reason = self._find_packed(x)
         if reason is not None:
-            note(self.operation, REFERENCE, f"compiled: {reason}")
+            text = f"{self.kernel}: {reason}" if reason else None
+            note(self.operation, REFERENCE, text)
         return arguments
 
     def _find_packed(self, x: Tensor) -> tuple[tuple[Any, ...] | None, str | None]:
         if self.training:
             return None, "the module is in training mode"
-        reason = why_not_compiled(x=x) or why_not_in_autocast() or _why_not_alone(x)
+        reason = _why_not_alone(x)
+        reason = self.why_not(x) if reason is None else reason
         if reason is not None:
             return None, reason
         packed = self._packed  # once: another thread may put a newer one there
@@ -151,13 +164,13 @@ class PackedModule(nn.Module):
 
     def _pack(self) -> Packed | None:
         tensors = (*self.parameters(), *self.buffers())
-        if not available() or not all(map(_is_plain, tensors)):
+        if not all(map(self.takes, tensors)):
             return None
         sources = Sources(self)  # before: what changes from here on makes what follows outdated
         with torch.inference_mode(False), torch.no_grad(), torch.device("cpu"):
             arguments = self.pack()
         made = [x for x in arguments or () if isinstance(x, Tensor)]
-        return Packed(sources, arguments) if all(map(_is_plain, made)) else None
+        return Packed(sources, arguments) if all(map(self.takes, made)) else None
 
     def _apply(self, fn: Any, recurse: bool = True) -> PackedModule:
         """Cast or move, and drop what would only take up memory."""
@@ -171,11 +184,12 @@ class PackedModule(nn.Module):
 
 def _why_not_alone(x: Tensor) -> str | None:
     """Why more than a result is wanted: what was recorded could not tell of changed weights."""
+    if type(x) not in (Tensor, nn.Parameter):
+        return f"x is a {type(x).__name__}"
     if x.requires_grad and torch.is_grad_enabled():
         return "x needs gradients"
-    if is_traced() or is_exporting() or is_transformed():
-        return "the call is traced, exported or transformed"
-    return None if type(x) in (Tensor, nn.Parameter) else f"x is a {type(x).__name__}"
+    traced = is_traced() or is_exporting() or is_transformed()
+    return "the call is traced, exported or transformed" if traced else None
 
 
 def _is_plain(x: Tensor) -> bool:

@@ -1,11 +1,18 @@
-"""Groups merged for a runtime's blocks of channels."""
+"""Groups merged for a runtime's blocks of channels, and where that is faster."""
+
+import logging
+import pickle
 
 import pytest
 import torch
+from image_kernels import LAYERS, make_cycle, needs_compiler
+from image_networks import shift_norms
 from torch import nn
 from torch.testing import assert_close
 
-from mgic_vision import create_model, fuse, merge_groups
+from mgic_vision import create_model, fuse, merge_groups, merging
+from mgic_vision.layers import DepthwiseConv2d, GroupedConv2d
+from mgic_vision.ops.cycle import NativeCycle
 
 
 def wrap(inner: int, outer: int, groups: int, **options) -> nn.Sequential:
@@ -68,3 +75,63 @@ def test_a_merged_network_fits_the_blocks_and_equals_the_network(name, options):
 
     assert unfit(model) > 0
     assert unfit(merged) == 0
+
+
+def make_network() -> nn.Sequential:
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        *(GroupedConv2d(6, 24, kernel=3, stride=2, groups=6), nn.BatchNorm2d(24), nn.ReLU()),
+        *(DepthwiseConv2d(24, 24), nn.ReLU(), GroupedConv2d(24, 300, groups=4)),
+    )
+    return shift_norms(model).eval()
+
+
+SAMPLE = torch.rand(1, 6, 8, 8, generator=torch.Generator().manual_seed(0))
+
+
+def test_groups_are_merged_where_that_is_measured_to_be_faster(monkeypatch, caplog):
+    monkeypatch.setattr(merging, "_time", lambda conv, x: 1e-3 * conv.groups)
+    model = make_network()
+    with caplog.at_level(logging.INFO, "mgic_vision.merging"):
+        fused = fuse(model, native="never", sample=SAMPLE)
+    assert [conv.groups for conv in fused if isinstance(conv, nn.Conv2d)] == [1, 24, 4]
+    assert_close(fused(SAMPLE), model(SAMPLE))
+    assert repr(fused[0]).endswith("padding=(1, 1), merged from 6 groups: 1 ms, not 6 ms)")
+    assert f"0: {fused[0]}" in caplog.text
+    again = fuse(pickle.loads(pickle.dumps(fused)), native="never")
+    assert_close(again(SAMPLE), fused(SAMPLE), rtol=0, atol=0)
+    assert str(again) == str(fused)
+
+
+def test_what_is_hardly_faster_stays_as_it_is(monkeypatch):
+    monkeypatch.setattr(merging, "_time", lambda conv, x: 0.95 if conv.groups == 1 else 1)
+    fused, plain = (
+        fuse(make_network(), native="never", sample=sample) for sample in (SAMPLE, None)
+    )
+    assert str(fused) == str(plain)
+    assert_close(fused.state_dict(), plain.state_dict(), rtol=0, atol=0)
+
+
+def test_every_kind_of_convolution_is_timed_once_and_depthwise_ones_never(monkeypatch):
+    timed = []
+    monkeypatch.setattr(merging, "_time", lambda conv, x: timed.append(conv.groups) or 1)
+    model = nn.Sequential(*(GroupedConv2d(8, 8, groups=4), DepthwiseConv2d(8, 8)) * 2)
+    fuse(model, native="never", sample=torch.rand(1, 8, 4, 4))
+    assert timed == [4, 2, 1]
+
+
+@needs_compiler
+def test_what_runs_in_kernels_is_not_timed(monkeypatch):
+    monkeypatch.setattr(merging, "_time", None)
+    cycle = fuse(make_cycle(*LAYERS["bottleneck"]), sample=torch.rand(1, 64, 4, 4))
+    assert isinstance(cycle, NativeCycle)
+
+
+def test_a_convolution_is_timed():
+    conv = wrap(2, 2, 4, padding=1)[0]
+    assert 0 < merging._time(conv, torch.rand(1, 8, 4, 4)) < 1
+
+
+def test_a_sample_is_images():
+    with pytest.raises(TypeError, match="sample must be a tensor, got tuple"):
+        fuse(make_network(), sample=(1, 6, 8, 8))

@@ -8,6 +8,7 @@ from importlib.util import find_spec
 import torch
 from torch import Tensor
 
+from mgic_geo.ops.compiled import why_not_in_autocast
 from mgic_geo.ops.csrc.build import SWITCH
 from mgic_geo.ops.operator import ELSEWHERE
 
@@ -21,7 +22,7 @@ def why_not_triton(*tensors: Tensor | None) -> str | None:
     ``TRITON_INTERPRET=1`` Triton's interpreter runs them on a processor, slowly, for tests.
     """
     there = [x for x in tensors if x is not None]
-    if not _is_asked_for():
+    if not is_asked_for():
         return ELSEWHERE if there[0].is_cpu else f"{SWITCH}=triton asks for it"
     if find_spec("triton") is None:
         return "Triton is not installed"
@@ -33,8 +34,21 @@ def why_not_triton(*tensors: Tensor | None) -> str | None:
     return None
 
 
+def why_not_multiply_in_triton(*tensors: Tensor | None) -> str | None:
+    """As :func:`why_not_triton`, of factors and terms of a matrix product."""
+    reason = why_not_triton(*tensors)
+    if reason is not None:
+        return reason
+    there = [x for x in tensors if x is not None]
+    types = {x.dtype for x in there}
+    if len(types) > 1:
+        return f"types differ: {sorted(map(str, types))}"
+    return next(filter(None, map(why_not_in_autocast, {x.device.type for x in there})), None)
+
+
 @torch.compiler.assume_constant_result
-def _is_asked_for() -> bool:
+def is_asked_for() -> bool:
+    """Whether ``MGIC_KERNELS`` says ``triton``."""
     return os.environ.get(SWITCH) == "triton"
 
 

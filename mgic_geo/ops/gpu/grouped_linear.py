@@ -16,6 +16,36 @@ SHARE = 1024  # rows whose products a program adds up
 
 
 @triton.jit
+def product(
+    x,
+    weight,
+    row,
+    out,
+    group,
+    sizes,
+    WIDEN: tl.constexpr,
+    ROWS: tl.constexpr,
+    OUT: tl.constexpr,
+    IN: tl.constexpr,
+):
+    """Some rows of ``x`` times the weight of a group, some of its outputs: ``(ROWS, OUT)``."""
+    num_rows, groups, outputs, inputs = sizes
+    here, wanted = (row < num_rows)[:, None], (out < outputs)[None, :]
+    total = tl.zeros((ROWS, OUT), tl.float32)
+    for begin in range(0, inputs, IN):
+        column = begin + tl.arange(0, IN)
+        at = row[:, None] * (groups * inputs) + (group * inputs + column)[None, :]
+        left = tl.load(x + at, here & (column < inputs)[None, :], other=0.0)
+        # (IN, OUT): the weight of a group is (outputs, inputs)
+        at = (group * outputs + out)[None, :] * inputs + column[:, None]
+        right = tl.load(weight + at, wanted & (column < inputs)[:, None], other=0.0)
+        if WIDEN:
+            left, right = left.to(tl.float32), right.to(tl.float32)
+        total = tl.dot(left, right, total, input_precision="ieee")
+    return total
+
+
+@triton.jit
 def _multiply(
     x,
     weight,
@@ -37,17 +67,8 @@ def _multiply(
     row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     out = tl.program_id(2) * OUT + tl.arange(0, OUT)
     here, wanted = (row < num_rows)[:, None], (out < outputs)[None, :]
-    total = tl.zeros((ROWS, OUT), tl.float32)
-    for begin in range(0, inputs, IN):
-        column = begin + tl.arange(0, IN)
-        at = row[:, None] * (groups * inputs) + (group * inputs + column)[None, :]
-        left = tl.load(x + at, here & (column < inputs)[None, :], other=0.0)
-        # (IN, OUT): the weight of a group is (outputs, inputs)
-        at = (group * outputs + out)[None, :] * inputs + column[:, None]
-        right = tl.load(weight + at, wanted & (column < inputs)[:, None], other=0.0)
-        if WIDEN:
-            left, right = left.to(tl.float32), right.to(tl.float32)
-        total = tl.dot(left, right, total, input_precision="ieee")
+    sizes = num_rows, groups, outputs, inputs
+    total = product(x, weight, row, out, group, sizes, WIDEN, ROWS, OUT, IN)
     if HAS_BIAS:
         total += tl.load(bias + group * outputs + out, out < outputs, other=0.0).to(tl.float32)
     at = row[:, None] * (groups * outputs) + (group * outputs + out)[None, :]
@@ -91,7 +112,8 @@ def _add_products(
     tl.atomic_add(sums + at, total, (out < outputs)[:, None] & (column < inputs)[None, :])
 
 
-def _settings(x: Tensor, outputs: int, inputs: int) -> dict[str, int | bool]:
+def settings(x: Tensor, outputs: int, inputs: int) -> dict[str, int | bool]:
+    """How a product with groups of such a size is cut into blocks."""
     out, into = (min(max(triton.next_power_of_2(size), NARROW), WIDE) for size in (outputs, inputs))
     # the interpreter takes the bits of bfloat16 for whole numbers in a product
     widen = x.is_cpu and x.dtype == torch.bfloat16
@@ -104,7 +126,7 @@ def multiply(
     """As :data:`~mgic_geo.ops.grouped_linear.grouped_linear`."""
     groups, outputs, inputs = weight.shape
     x, weight, y = x.contiguous(), weight.contiguous(), x.new_empty(len(x), groups * outputs)
-    sizes = _settings(x, outputs, inputs)
+    sizes = settings(x, outputs, inputs)
     if y.numel():
         grid = triton.cdiv(len(x), ROWS), groups, triton.cdiv(outputs, sizes["OUT"])
         _multiply[grid](
@@ -122,7 +144,7 @@ def weight_gradient(x: Tensor, grad: Tensor, groups: int) -> Tensor:
     x, grad = x.contiguous(), grad.contiguous()
     outputs, inputs = grad.size(1) // groups, x.size(1) // groups
     sums = x.new_zeros(groups, outputs, inputs, dtype=torch.float32)
-    sizes = _settings(x, outputs, inputs)
+    sizes = settings(x, outputs, inputs)
     blocks = triton.cdiv(outputs, sizes["OUT"]) * triton.cdiv(inputs, sizes["IN"])
     if x.numel() and grad.numel():
         _add_products[(triton.cdiv(len(x), SHARE), groups, blocks)](

@@ -58,7 +58,7 @@ def _search(
         worst = tl.max(tl.where((slot < k)[None, :], best, float("-inf")), 1)
         nearer = tl.sum(tl.sum((distance <= worst[:, None]).to(tl.int32) * real, 1), 0)
         if nearer > 0:
-            place = tl.broadcast_to(column[None, :], (ROWS, COLUMNS))
+            place = tl.broadcast_to(column[None, :].to(tl.int32), (ROWS, COLUMNS))
             merged = tl.full((ROWS, K), float("inf"), tl.float64)
             order = tl.full((ROWS, K), NOWHERE, tl.int32)
             for s in range(k):

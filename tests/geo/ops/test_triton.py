@@ -1,13 +1,15 @@
 """Kernels in Triton, by its interpreter on a processor, against the references.
 
-Triton decides when it is imported whether it interprets, so that these run in a process of their
-own: ``TRITON_INTERPRET=1 MGIC_KERNELS=triton pytest tests/geo/ops/test_triton.py``.
+Triton decides when it is imported whether it interprets, so that these, and those of other files
+named ``test_triton*.py``, run in a process of their own:
+``TRITON_INTERPRET=1 MGIC_KERNELS=triton pytest tests/geo/ops/test_triton.py``.
 """
 
 import os
 import subprocess
 import sys
 from importlib.util import find_spec
+from pathlib import Path
 
 import pytest
 import torch
@@ -19,26 +21,24 @@ from mgic_geo.ops.grouped_linear import grouped_linear, grouped_linear_weight
 from mgic_geo.ops.neighbor_max import add_at_rows
 from mgic_geo.ops.table_max import table_max
 from mgic_geo.ops.table_sums import table_sums, table_sums_backward
+from tests.kernels import INTERPRETER, INTERPRETS, TRITON_TYPES, interpreted
 from tests.neighbor_clouds import integers, normal, oracle
 
-SWITCHES = {"TRITON_INTERPRET": "1", "MGIC_KERNELS": "triton"}
-interprets = all(os.environ.get(name) == value for name, value in SWITCHES.items())
-interpreted = pytest.mark.skipif(not interprets, reason="runs in a process of its own")
-TYPES = [torch.float32, torch.bfloat16, torch.float16]
+FILES = sorted(map(str, Path(__file__).parents[2].rglob("test_triton*.py")))
 
 
-@pytest.mark.skipif(interprets, reason="is that process")
+@pytest.mark.skipif(INTERPRETS, reason="is that process")
 @pytest.mark.skipif(find_spec("triton") is None, reason="Triton is not installed")
 def test_the_interpreter_agrees_with_the_references():
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__]
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *FILES]
     done = subprocess.run(
-        command, env={**os.environ, **SWITCHES}, capture_output=True, text=True, timeout=500
+        command, env={**os.environ, **INTERPRETER}, capture_output=True, text=True, timeout=500
     )
     assert done.returncode == 0, done.stdout[-5000:]
     assert " passed" in done.stdout
 
 
-@pytest.mark.skipif(interprets, reason="they are asked for there")
+@pytest.mark.skipif(INTERPRETS, reason="they are asked for there")
 def test_nothing_chooses_a_kernel_that_was_never_timed():
     assert why_not_triton(torch.ones(1)) == ""
     assert why_not_triton(torch.ones(1, device="meta")) == "MGIC_KERNELS=triton asks for it"
@@ -50,7 +50,7 @@ def test_other_types_are_left_to_the_reference():
 
 
 @interpreted
-@pytest.mark.parametrize("dtype", TYPES)
+@pytest.mark.parametrize("dtype", TRITON_TYPES)
 @pytest.mark.parametrize(
     ("sources", "targets", "k", "channels"), [(37, 21, 3, 70), (5, 1, 1, 1), (4, 0, 2, 3)]
 )
@@ -71,7 +71,7 @@ def test_ties_go_to_the_first_place_and_nan_is_the_largest():
 
 
 @interpreted
-@pytest.mark.parametrize("dtype", TYPES)
+@pytest.mark.parametrize("dtype", TRITON_TYPES)
 def test_gradients_of_maxima(dtype, ran):
     x, table = normal(19, 33).to(dtype).requires_grad_(), integers(20, 40, 3)
     weights = normal(40, 33, seed=1).to(dtype)
@@ -88,7 +88,7 @@ def test_sums_at_rows():
 
 
 @interpreted
-@pytest.mark.parametrize("dtype", TYPES)
+@pytest.mark.parametrize("dtype", TRITON_TYPES)
 @pytest.mark.parametrize("k", [1, 5])
 def test_neighbors(k, dtype, ran):
     x = normal(41, 5).to(dtype)
@@ -127,7 +127,7 @@ def test_points_that_are_not_finite_are_refused():
 
 
 @interpreted
-@pytest.mark.parametrize("dtype", TYPES)
+@pytest.mark.parametrize("dtype", TRITON_TYPES)
 @pytest.mark.parametrize(
     ("rows", "groups", "outputs", "inputs"), [(70, 3, 5, 8), (9, 1, 20, 70), (0, 2, 4, 4)]
 )
@@ -143,7 +143,7 @@ def test_grouped_maps(rows, groups, outputs, inputs, dtype, ran):
 
 
 @interpreted
-@pytest.mark.parametrize("dtype", TYPES)
+@pytest.mark.parametrize("dtype", TRITON_TYPES)
 @pytest.mark.parametrize("rows", [0, 70, 1100])
 def test_gradients_of_weights_of_grouped_maps(rows, dtype, ran):
     x, grad = normal(rows, 3 * 8).to(dtype), normal(rows, 3 * 5, seed=1).to(dtype)
@@ -173,7 +173,7 @@ def test_nan_reaches_its_own_group_only():
 
 
 @interpreted
-@pytest.mark.parametrize("dtype", TYPES)
+@pytest.mark.parametrize("dtype", TRITON_TYPES)
 @pytest.mark.parametrize("axes", [1, 3])
 @pytest.mark.parametrize("targets", [0, 21])
 def test_weighted_sums_and_their_gradients(targets, axes, dtype, ran):

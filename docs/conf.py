@@ -18,8 +18,7 @@ extensions = [
     "sphinx.ext.napoleon",
     "sphinx.ext.viewcode",
 ]
-exclude_patterns = ["results/**", "performance.md", "performance-gpu.md"]
-suppress_warnings = ["config.cache"]
+suppress_warnings = ["config.cache", "toc.not_included"]  # results are linked from their README
 html_theme = "furo"
 html_title = f"MGIC {release}"
 html_math_renderer = "mathml"

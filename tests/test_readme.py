@@ -6,6 +6,9 @@ from pathlib import Path
 
 import pytest
 
+import mgic_geo
+import mgic_vision
+
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 PYTHON = re.compile(r"```python\n(.*?)```", flags=re.DOTALL)
@@ -55,3 +58,11 @@ def test_every_file_that_is_named_exists():
     assert names
     missing = [name for name in names if not (ROOT / name).exists()]
     assert not missing
+
+
+@pytest.mark.parametrize("package", [mgic_geo, mgic_vision])
+def test_every_public_name_has_its_place_in_the_reference(package):
+    text = "\n".join(page.read_text() for page in (ROOT / "docs/api").glob("*.md"))
+    named = set(re.findall(r"^\.\. auto\w+:: (\w+)$", text, flags=re.MULTILINE))
+    functions = {name for name in package.__all__ if name != "conversion"}
+    assert functions <= named

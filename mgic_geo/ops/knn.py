@@ -9,10 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mgic_geo.ops import knn_batched
-from mgic_geo.ops.compiled import why_not_compiled
-from mgic_geo.ops.csrc import build
-from mgic_geo.ops.csrc.call import read_constant
+from mgic_geo.ops import knn_batched, knn_compiled
 from mgic_geo.ops.gpu.choice import why_not_triton
 from mgic_geo.ops.host import why_not_on_host
 from mgic_geo.ops.knn_batched import cloud_table
@@ -20,8 +17,6 @@ from mgic_geo.ops.knn_reference import search
 from mgic_geo.ops.operator import Kernel, Operation
 
 MAX_IN_TRITON = 64  # neighbors that a running list holds in registers
-PANEL = 32  # of knn.c at most
-MAX_DIM = read_constant("knn.c", "MAX_DIM")
 
 Search = Callable[[Tensor, Tensor], Tensor]
 
@@ -71,24 +66,11 @@ def _why_not_blocks(
 
 
 def _compiled(x: Tensor, batch: Tensor | None, k: int, *_: object) -> Tensor:
-    def search(x: Tensor, counts: Tensor) -> Tensor:
-        x, starts = _single(x).contiguous(), F.pad(counts.cumsum(0), (1, 0))
-        panels = x.new_empty((x.size(0) + counts.numel() * PANEL) * x.size(1))
-        neighbors = torch.full((x.size(0), k), -1)
-        build.run("mgic_knn", x, *x.shape, starts, k, panels, neighbors)
-        return neighbors
-
-    return _by_cloud(x, batch, search)
+    return _by_cloud(x, batch, lambda x, counts: knn_compiled.search(x, counts, k))
 
 
 def _why_not(x: Tensor, batch: Tensor | None, k: int, backend: str, *_: object) -> str | None:
-    if backend != "auto":
-        return f"backend is {backend!r}"
-    if x.size(1) > MAX_DIM:
-        return f"x has {x.size(1)} columns, more than {MAX_DIM}"
-    if x.dtype in (torch.bfloat16, torch.float16):
-        return why_not_on_host(x) or why_not_compiled()
-    return why_not_compiled(x=x)
+    return knn_compiled.why_not(x) if backend == "auto" else f"backend is {backend!r}"
 
 
 def _by_cloud(x: Tensor, batch: Tensor | None, search: Search) -> Tensor:

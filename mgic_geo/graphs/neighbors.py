@@ -18,23 +18,42 @@ from mgic_geo.ops import knn_batched
 from mgic_geo.ops.host import is_readable
 from mgic_geo.ops.inputs import check_tensors
 from mgic_geo.ops.knn import knn
+from mgic_geo.ops.knn_between import knn_between
 from mgic_geo.ops.operator import check_values
 
 _BACKENDS = ("auto", "exact", "torch_cluster")
+_FLOWS = ("source_to_target", "target_to_source")
+_INTEGERS = (torch.int64, torch.int32)
 
 
 def knn_graph(
-    x: Tensor, k: int, batch: Tensor | None = None, *, backend: str = "auto"
+    x: Tensor,
+    k: int,
+    batch: Tensor | None = None,
+    loop: bool = False,
+    flow: str = "source_to_target",
+    cosine: bool = False,
+    num_workers: int = 1,
+    batch_size: int | None = None,
+    *,
+    backend: str = "auto",
 ) -> EdgeIndex:
     r"""Connects every point to its ``k`` nearest neighbors, by the rule of :func:`knn_indices`.
 
     Edges are sorted by center, then distance, then index, so the compressed form that sparse
-    products need is known without sorting and comes with the result.
+    products need is known without sorting and comes with the result. Arguments are those of
+    torch-cluster.
 
     Args:
         x: Coordinates or features of the points.
         k: Neighbors per point. Clouds of :math:`n \le k` points give :math:`n - 1`.
         batch: The cloud of every point, in any order; ``None`` means a single cloud.
+        loop: Whether a point is among its own neighbors, as the first of ``k``.
+        flow: ``"source_to_target"`` has centers in row 1, ``"target_to_source"`` in row 0.
+        cosine: Whether the angle between features, seen from the origin, is their distance. Angles
+            that are equal but for rounding come in any order; zeros are at a right angle to all.
+        num_workers: Not used: PyTorch's threads search.
+        batch_size: Number of clouds, which ``batch`` tells as well; checked where it is given.
         backend: See :func:`knn_indices`.
 
     Shape:
@@ -43,7 +62,8 @@ def knn_graph(
         - Returns ``(2, E)``: row 0 holds neighbors (sources), row 1 centers (targets).
 
     Raises:
-        ValueError: As :func:`knn_indices`.
+        ValueError: As :func:`knn_indices`; if ``flow`` is not one of the two or ``batch_size`` too
+            small.
         ImportError: As :func:`knn_indices`.
 
     Example:
@@ -51,19 +71,20 @@ def knn_graph(
         >>> knn_graph(pos, 2).as_tensor()
         tensor([[1, 2, 0, 2, 1, 0, 2, 1],
                 [0, 0, 1, 1, 2, 2, 3, 3]])
+        >>> knn_graph(pos, 2, loop=True).as_tensor()
+        tensor([[0, 1, 1, 0, 2, 1, 3, 2],
+                [0, 0, 1, 1, 2, 2, 3, 3]])
     """
-    neighbors = knn_indices(x, k, batch, backend=backend)
-    num_points = neighbors.size(0)
-    found = neighbors >= 0
-    degree = found.sum(1)
-    centers = torch.arange(num_points, device=x.device).repeat_interleave(degree)
-    edge_index = EdgeIndex(  # pyright: ignore[reportCallIssue]: it sees Tensor's __init__
-        torch.stack([neighbors[found], centers]),
-        sparse_size=(num_points, num_points),
-        sort_order="col",
-    )
-    edge_index._indptr = F.pad(degree.cumsum(0), (1, 0))
-    return edge_index
+    check_flow(flow)
+    check_counts(k=k)
+    batch = checked_batch(batch_size, x=x, batch=batch)
+    x = directions(x) if cosine else x
+    if not loop:
+        return to_graph(edges_of(knn_indices(x, k, batch, backend=backend)), x.size(0), flow)
+    if backend != "auto":
+        raise ValueError(f"backend must be auto where loop is true, got {backend!r}")
+    x = x.detach()
+    return to_graph(edges_of(knn_between(x, x, batch, batch, k, torch.inf)), x.size(0), flow)
 
 
 def knn_indices(
@@ -107,14 +128,16 @@ def knn_indices(
 
     Shape:
         - ``x``: ``(N, D)``.
-        - ``batch``: ``(N,)``, int64. ``clouds``: ``(clouds, max_points)``, int64.
+        - ``batch``: ``(N,)``, int64 or int32. ``clouds``: ``(clouds, max_points)``, int64.
         - Returns ``(N, k)``, int64: points by row number, nearest first; in a cloud of
           :math:`n \le k` points the last :math:`k - n + 1` places hold -1.
 
     Cost:
         :math:`n^2 (D + 2)` multiply-adds per cloud of :math:`n` points. Rows decided over their
-        whole cloud, as where many points tie, cost about five times as much. Memory grows with
-        :math:`N`, not with its square.
+        whole cloud, as where many points tie, cost about five times as much. Where
+        :math:`D \le 3` and clouds have thousands of points, kernels search in a k-d tree instead,
+        at a cost in proportion to :math:`n \log n`. Memory grows with :math:`N`, not with its
+        square.
 
     Raises:
         ValueError: If ``k``, ``backend`` or the shape, type or values of ``x`` or ``batch`` do not
@@ -142,20 +165,100 @@ def knn_indices(
                 [ 3, -1]])
     """
     check_counts(k=k)
-    check_tensors(x=x, batch=batch)
     if backend not in _BACKENDS:
         raise ValueError(f"backend must be one of {', '.join(_BACKENDS)}, got {backend!r}")
-    if x.dim() != 2 or x.numel() == 0:
-        raise ValueError(f"x must be (N, D) with N >= 1 and D >= 1, got shape {tuple(x.shape)}")
+    return knn(x.detach(), checked_batch(x=x, batch=batch), k, backend, clouds)
+
+
+def checked_batch(batch_size: int | None = None, **given: Tensor | None) -> Tensor | None:
+    """Check points and the cloud of each, which is returned in int64.
+
+    Args:
+        batch_size: Number of clouds, ``None`` where nobody says so.
+        **given: Points and their clouds, by the names of the arguments.
+
+    Raises:
+        TypeError: One is no tensor.
+        ValueError: One has another type, shape or device; there are more clouds.
+
+    Example:
+        >>> checked_batch(x=torch.ones(2, 3), batch=torch.tensor([0, 1], dtype=torch.int32))
+        tensor([0, 1])
+    """
+    check_tensors(**given)
+    (name, x), (batch_name, batch) = given.items()
+    if x is None or x.dim() != 2 or not x.size(1):
+        shape = None if x is None else tuple(x.shape)
+        raise ValueError(f"{name} must be (N, D) with D >= 1, got shape {shape}")
     if not x.is_floating_point():
-        raise ValueError(f"x must be floating point, got {x.dtype}")
-    if batch is not None and (batch.shape != x.shape[:1] or batch.dtype != torch.int64):
+        raise ValueError(f"{name} must be floating point, got {x.dtype}")
+    if batch is not None and (batch.shape != x.shape[:1] or batch.dtype not in _INTEGERS):
         raise ValueError(
-            f"batch must be int64 of shape ({x.size(0)},), got {batch.dtype} of shape "
-            f"{tuple(batch.shape)}"
+            f"{batch_name} must be int64 or int32 of shape ({x.size(0)},), got {batch.dtype} of "
+            f"shape {tuple(batch.shape)}"
         )
-    check_values(x=x, batch=batch)
-    return knn(x.detach(), batch, k, backend, clouds)
+    check_values(**given)
+    batch = None if batch is None else batch.long()
+    if batch_size is not None:
+        check_counts(batch_size=batch_size)
+        if batch is not None and batch.numel() and int(batch.max()) >= batch_size:
+            raise ValueError(f"batch_size is {batch_size}, but {batch_name} has {int(batch.max())}")
+    return batch
+
+
+def check_flow(flow: str) -> None:
+    """Raise where a direction is none."""
+    if flow not in _FLOWS:
+        raise ValueError(f"flow must be one of {', '.join(_FLOWS)}, got {flow!r}")
+
+
+def edges_of(neighbors: Tensor, first: int = 0) -> Tensor:
+    """Pairs of a table of neighbors, the row of the table first.
+
+    Args:
+        neighbors: With -1 in places that are left.
+        first: Number of the first row.
+
+    Shape:
+        - ``neighbors``: ``(M, k)``. Returns ``(2, E)``.
+
+    Example:
+        >>> edges_of(torch.tensor([[1, 2], [0, -1]])).tolist()
+        [[0, 0, 1], [1, 2, 0]]
+    """
+    found = neighbors >= 0
+    centers = torch.arange(first, first + neighbors.size(0), device=neighbors.device)
+    return torch.stack([centers.repeat_interleave(found.sum(1)), neighbors[found]])
+
+
+def to_graph(edges: Tensor, num_points: int, flow: str) -> EdgeIndex:
+    """Graph of pairs, ``(2, E)``, that are sorted by their first points, the centers."""
+    forward = flow == _FLOWS[0]
+    edge_index = EdgeIndex(  # pyright: ignore[reportCallIssue]: it sees Tensor's __init__
+        edges.flip(0) if forward else edges,
+        sparse_size=(num_points, num_points),
+        sort_order="col" if forward else "row",
+    )
+    degree = edges[0].bincount(minlength=num_points)
+    edge_index._indptr = F.pad(degree.cumsum(0), (1, 0))
+    return edge_index
+
+
+def directions(x: Tensor) -> Tensor:
+    """Return points at distance 1 from the origin, whose squared distances are 2 - 2 cosines.
+
+    Shape:
+        - ``x``: ``(N, D)``. Returns ``(N, D)``, float64.
+
+    Example:
+        >>> directions(torch.tensor([[3.0, 4.0], [0.0, 0.0]])).tolist()
+        [[0.6, 0.8], [0.0, 0.0]]
+    """
+    x = x.detach().double()
+    largest = torch.linalg.vector_norm(x, torch.inf, 1, keepdim=True)
+    x = x / largest.where(largest > 0, 1.0)  # so that no square over- or underflows
+    length = torch.linalg.vector_norm(x, dim=1, keepdim=True)
+    return x / length.where(length > 0, 1.0)
 
 
 def cloud_table(

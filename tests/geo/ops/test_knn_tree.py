@@ -78,8 +78,8 @@ def test_any_grid_cloud_is_searched_exactly_in_the_tree(data: st.DataObject) -> 
 def test_a_large_cloud_has_the_neighbors_that_scipy_finds() -> None:
     x = torch.rand(20_000, 3, generator=torch.Generator().manual_seed(0))
     found = knn_indices(x, 10)
-    _, expected = KDTree(x.double().numpy()).query(x.double().numpy(), range(2, 12))
-    assert_close(found, torch.as_tensor(expected))
+    _, expected = KDTree(x.double().numpy()).query(x.double().numpy(), 11)
+    assert_close(found, torch.as_tensor(expected)[:, 1:])
 
 
 def test_threads_change_nothing() -> None:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch_geometric import EdgeIndex
 
-from mgic_geo.graphs.neighbors import check_flow, checked_batch, directions, edges_of, to_graph
+from mgic_geo.graphs.points import check_flow, checked_batch, directions, edges_of, to_graph
 from mgic_geo.levels import check_counts
 from mgic_geo.ops.knn import without_itself
 from mgic_geo.ops.knn_between import knn_between

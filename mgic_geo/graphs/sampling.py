@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from mgic_geo.graphs.neighbors import checked_batch
+from mgic_geo.graphs.points import checked_batch
 from mgic_geo.levels import check_counts
 from mgic_geo.ops.farthest import farthest
 from mgic_geo.ops.inputs import check_clouds, check_finite, check_tensors

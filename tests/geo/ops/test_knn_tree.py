@@ -95,3 +95,11 @@ def test_a_hundred_thousand_ties_are_no_search_through_all_pairs(kinds: int) -> 
     first = places % kinds + kinds * torch.arange(5)  # of the same kind, one of them too many
     first = first.masked_fill(first == places, len(places)).sort().values[:, :4]
     assert_close(found, first)
+
+
+@pytest.mark.parametrize("dim", [3, 70])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
+def test_every_type_has_a_kernel(dim: int, dtype: torch.dtype, ran) -> None:
+    x = normal(300, dim).to(dtype)
+    assert_close(knn_indices(x, 5), oracle(x, 5))
+    assert ran("knn") == {"compiled": 1}

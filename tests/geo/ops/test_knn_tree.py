@@ -10,6 +10,7 @@ from torch.testing import assert_close
 
 from mgic_geo.graphs.neighbors import knn_indices
 from mgic_geo.ops import knn_compiled
+from mgic_geo.ops.csrc import build
 from tests.kernels import assert_same_on_any_threads, needs_compiler
 from tests.neighbor_clouds import CLOUDS, integers, normal, oracle, ragged_batch
 
@@ -103,3 +104,50 @@ def test_every_type_has_a_kernel(dim: int, dtype: torch.dtype, ran) -> None:
     x = normal(300, dim).to(dtype)
     assert_close(knn_indices(x, 5), oracle(x, 5))
     assert ran("knn") == {"compiled": 1}
+
+
+X, STARTS, FOUND = (
+    torch.rand(4, 3, dtype=torch.double),
+    torch.tensor([0, 1, 4]),
+    torch.empty(8).long(),
+)
+KNN = {"x": X, "dim": 3, "starts": STARTS, "y": None, "starts_y": None, "k": 2, "radius": 1.0}
+KNN |= {"neighbors": FOUND}
+FARTHEST = {"x": X.T.contiguous(), "dim": 3, "starts": STARTS, "ends": torch.tensor([0, 1, 3])}
+FARTHEST |= {"first": torch.tensor([0, 2]), "chosen": FOUND[:3]}
+SEARCHES = ("mgic_knn_tree", "mgic_knn_double")
+
+
+@pytest.mark.parametrize(
+    ("names", "right", "wrong", "message"),
+    [
+        *((SEARCHES, KNN, {"k": k}, "k must be from 1") for k in (0, -1, 2**40)),
+        *((SEARCHES, KNN, {"dim": n}, "dim must be from") for n in (0, -3, 2**40)),
+        *((SEARCHES, KNN, {"radius": r}, "radius must be 0 or more") for r in (-1.0, torch.nan)),
+        (SEARCHES, KNN, {"k": 3}, "neighbors must have 12 numbers, got 8"),
+        (SEARCHES, KNN, {"x": X.view(-1)[:11]}, "x must have 9 numbers, got 11"),
+        (SEARCHES, KNN, {"starts": STARTS[:0]}, "starts must start with 0"),
+        (SEARCHES, KNN, {"starts": STARTS + 1}, "starts must start with 0, got 1"),
+        (SEARCHES, KNN, {"starts": STARTS[:2]}, "starts must end with the number of points, 4"),
+        (SEARCHES, KNN, {"starts": torch.tensor([0, 5, 4])}, "starts must not fall, got 5"),
+        (SEARCHES, KNN, {"starts": STARTS * 2}, "starts must end with 4 edges at most, got 8"),
+        (SEARCHES, KNN, {"y": X}, "y must have 0 numbers, got 12"),
+        (SEARCHES, KNN, {"y": X, "starts_y": STARTS[:2]}, "starts_y must have 3 numbers, got 2"),
+        (
+            SEARCHES,
+            KNN,
+            {"y": X, "starts_y": STARTS * 0},
+            "starts_y must end with the rows of y, 4",
+        ),
+        (SEARCHES, KNN, {"x": X / 0}, "x must be finite, is not in cloud 0"),
+        (("mgic_farthest",), FARTHEST, {"first": torch.tensor([0, 3])}, r"first\[1\] must be"),
+        (("mgic_farthest",), FARTHEST, {"ends": torch.tensor([0, 2, 3])}, "ends must ask for 1"),
+        (("mgic_farthest",), FARTHEST, {"chosen": FOUND}, "chosen must have 3 numbers, got 8"),
+        (("mgic_farthest",), FARTHEST, {"dim": 0}, "dim must be from 1"),
+    ],
+)
+def test_compiled_functions_check_sizes_and_indices(names, right, wrong, message: str) -> None:
+    for name in names:
+        build.run(name, *right.values())
+        with pytest.raises(ValueError, match=message):
+            build.run(name, *(right | wrong).values())

@@ -11,7 +11,9 @@ from mgic_geo.levels import check_counts
 from mgic_geo.ops.knn import without_itself
 from mgic_geo.ops.knn_between import knn_between
 
-_AT_ONCE = 1 << 23  # places of a table of neighbors, so that memory grows with those found
+# So that time and memory grow with the neighbors that are found, not with those that are allowed:
+_AT_ONCE = 1 << 23  # places of a table of neighbors
+_FIRST = 64  # neighbors that are looked for; where there are as many, eight times that, and so on
 
 
 def knn(
@@ -58,6 +60,7 @@ def knn(
     batch_x, batch_y = _checked(x, y, batch_x, batch_y, batch_size)
     if cosine:
         x, y = directions(x), directions(y)
+    k = min(k, max(1, x.size(0)))
     return edges_of(knn_between(x.detach(), y.detach(), batch_x, batch_y, k, torch.inf))
 
 
@@ -108,19 +111,22 @@ def radius(
     if not r >= 0:
         raise ValueError(f"r must be 0 or more, got {r}")
     batch_x, batch_y = _checked(x, y, batch_x, batch_y, batch_size)
-    spare = int(ignore_same_index)
-    k = min(max_num_neighbors, x.size(0)) + spare
-    if not y.size(0) or k == spare:
-        return torch.empty((2, 0), dtype=torch.int64, device=x.device)
-    found = []
-    step = max(1, _AT_ONCE // k)
-    for first in range(0, y.size(0), step):
-        some = slice(first, first + step)
-        clouds = None if batch_y is None else batch_y[some]
-        neighbors = knn_between(x.detach(), y[some].detach(), batch_x, clouds, k, float(r))
-        neighbors = without_itself(neighbors, first) if ignore_same_index else neighbors
-        found.append(edges_of(neighbors, first))
-    return torch.cat(found, dim=1)
+    k = min(max_num_neighbors, x.size(0)) + int(ignore_same_index)
+    rows, width = torch.arange(y.size(0), device=x.device), min(k, _FIRST)
+    found = [rows.new_empty(2, 0)]
+    while rows.numel() and x.size(0):
+        crowded = []
+        for some in rows.split(max(1, _AT_ONCE // width)):
+            clouds = None if batch_y is None else batch_y[some]
+            neighbors = knn_between(x.detach(), y[some].detach(), batch_x, clouds, width, float(r))
+            more = (neighbors[:, -1] >= 0) & (width < k)
+            crowded.append(some[more])
+            neighbors, some = neighbors[~more], some[~more]
+            neighbors = without_itself(neighbors, some) if ignore_same_index else neighbors
+            found.append(edges_of(neighbors, some))
+        rows, width = torch.cat(crowded), min(k, 8 * width)
+    edges = torch.cat(found, dim=1)
+    return edges[:, edges[0].argsort(stable=True)]
 
 
 def radius_graph(

@@ -79,7 +79,7 @@ def knn_graph(
         return to_graph(edges_of(knn_indices(x, k, batch, backend=backend)), x.size(0), flow)
     if backend != "auto":
         raise ValueError(f"backend must be auto where loop is true, got {backend!r}")
-    x = x.detach()
+    x, k = x.detach(), min(k, max(1, x.size(0)))
     return to_graph(edges_of(knn_between(x, x, batch, batch, k, torch.inf)), x.size(0), flow)
 
 

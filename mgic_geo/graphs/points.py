@@ -55,12 +55,12 @@ def check_flow(flow: str) -> None:
         raise ValueError(f"flow must be one of {', '.join(_FLOWS)}, got {flow!r}")
 
 
-def edges_of(neighbors: Tensor, first: int = 0) -> Tensor:
+def edges_of(neighbors: Tensor, rows: Tensor | None = None) -> Tensor:
     """Pairs of a table of neighbors, the row of the table first.
 
     Args:
         neighbors: With -1 in places that are left.
-        first: Number of the first row.
+        rows: Numbers of the rows, where they are not counted from 0.
 
     Shape:
         - ``neighbors``: ``(M, k)``. Returns ``(2, E)``.
@@ -70,8 +70,8 @@ def edges_of(neighbors: Tensor, first: int = 0) -> Tensor:
         [[0, 0, 1], [1, 2, 0]]
     """
     found = neighbors >= 0
-    centers = torch.arange(first, first + neighbors.size(0), device=neighbors.device)
-    return torch.stack([centers.repeat_interleave(found.sum(1)), neighbors[found]])
+    rows = torch.arange(neighbors.size(0), device=neighbors.device) if rows is None else rows
+    return torch.stack([rows.repeat_interleave(found.sum(1)), neighbors[found]])
 
 
 def to_graph(edges: Tensor, num_points: int, flow: str) -> EdgeIndex:

@@ -123,12 +123,12 @@ def _search_torch_cluster(x: Tensor, counts: Tensor, k: int) -> Tensor:
     return without_itself(places)
 
 
-def without_itself(neighbors: Tensor, first: int = 0) -> Tensor:
+def without_itself(neighbors: Tensor, rows: Tensor | None = None) -> Tensor:
     """Drop every point from its own neighbors, the last one where it is not among them.
 
     Args:
         neighbors: Nearest first.
-        first: Number of the first row.
+        rows: Numbers of the rows, where they are not counted from 0.
 
     Shape:
         - ``neighbors``: ``(N, k + 1)``. Returns ``(N, k)``.
@@ -139,7 +139,7 @@ def without_itself(neighbors: Tensor, first: int = 0) -> Tensor:
                 [0],
                 [0]])
     """
-    rows = torch.arange(first, first + neighbors.size(0), device=neighbors.device)
+    rows = torch.arange(neighbors.size(0), device=neighbors.device) if rows is None else rows
     itself = neighbors == rows[:, None]
     return neighbors.gather(1, itself.byte().sort(dim=1, stable=True).indices)[:, :-1]
 

@@ -91,10 +91,13 @@ def test_a_point_at_the_radius_does_not_count() -> None:
     assert_close(radius(x, x[:1], 2.0), torch.tensor([[0, 0], [0, 1]]))
 
 
-def test_memory_for_a_radius_grows_with_what_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_time_and_memory_for_a_radius_grow_with_what_is_found(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     x, batch = ragged_batch()
     expected = radius(x, x, 0.7, batch, batch, 50), radius_graph(x, 0.7, batch).as_tensor()
     monkeypatch.setattr(between, "_AT_ONCE", 170)
+    monkeypatch.setattr(between, "_FIRST", 2)
     found = radius(x, x, 0.7, batch, batch, 50), radius_graph(x, 0.7, batch).as_tensor()
     assert_close(found, expected)
 

@@ -7,6 +7,7 @@ export PYTHONDONTWRITEBYTECODE :=
 TESTS ?= tests/test_operations.py tests/test_fuzz_values.py tests/geo/ops/test_mix_derivatives.py \
 	tests/geo/ops/test_neighbor_max.py tests/geo/ops/test_add_normalized_linear.py \
 	tests/geo/graphs/test_derivatives.py tests/geo/graphs/test_neighbors.py \
+	tests/geo/graphs/test_between.py tests/geo/graphs/test_sampling.py tests/geo/ops/test_knn_tree.py \
 	tests/geo/nn/test_grouped_linear.py tests/geo/nn/test_norm_act.py tests/geo/nn/test_diff_conv.py \
 	tests/vision/ops/test_cycle.py tests/vision/ops/test_depthwise.py tests/vision/test_norm.py
 # of `make fuzz`

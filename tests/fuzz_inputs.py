@@ -23,10 +23,11 @@ from torch_geometric import EdgeIndex
 
 import mgic_geo
 import mgic_vision
-from mgic_geo import GroupedLinear, MGICLinear, MGICMessagePassing
+from mgic_geo import GroupedLinear, MGICLinear, MGICMessagePassing, graphs
 from mgic_geo.graphs.adjacency import Adjacency, neighbor_max, to_adjacency
 from mgic_geo.graphs.derivatives import DerivativeOperators, derivative_operators, edge_gradients
 from mgic_geo.nn.diff_conv import DiffGCNConv
+from mgic_geo.nn.dynamic_edge_conv import DynamicEdgeConv
 from mgic_geo.nn.edge_conv import GroupedEdgeConv
 from mgic_geo.ops.csrc import build
 from tests.fuzz_values import Draw
@@ -169,6 +170,47 @@ def _neighbors(draw: Draw) -> Drawn:
     }
 
 
+def _between(draw: Draw) -> Drawn:
+    k, r = draw.one_of(1, 5, 1000), draw.one_of(0.5, 2.0)
+    search = draw.one_of(
+        lambda x, y, batch_x, batch_y: graphs.knn(x, y, k, batch_x, batch_y),
+        lambda x, y, batch_x, batch_y: graphs.knn(x, y, k, batch_x, batch_y, cosine=True),
+        lambda x, y, batch_x, batch_y: graphs.radius(x, y, r, batch_x, batch_y, k),
+    )
+    batch = torch.arange(NODES) // draw.integer(1, NODES)
+    x, y = (_features(draw, NODES, 3) for _ in range(2))
+    return search, {"x": x, "y": y, "batch_x": batch, "batch_y": batch.flip(0)}
+
+
+def _radius_graph(draw: Draw) -> Drawn:
+    loop, most = bool(draw.integer(0, 1)), draw.one_of(1, 32)
+    batch = torch.arange(NODES) // draw.integer(1, NODES)
+    return lambda x, batch: graphs.radius_graph(x, 1.0, batch, loop, most).as_tensor(), {
+        "x": _features(draw, NODES, 3),
+        "batch": batch,
+    }
+
+
+def _farthest(draw: Draw) -> Drawn:
+    ratio, batch = draw.one_of(0.1, 0.5, 1.0), torch.arange(NODES) // draw.integer(1, NODES)
+    return lambda x, batch: graphs.fps(x, batch, ratio, random_start=False), {
+        "x": _features(draw, NODES, 3),
+        "batch": batch,
+    }
+
+
+def _interpolated(draw: Draw) -> Drawn:
+    batch = torch.arange(NODES) // draw.integer(1, NODES)
+    pos_x, pos_y = (_features(draw, NODES, 3) for _ in range(2))
+    arguments = {"x": _features(draw), "pos_x": pos_x, "pos_y": pos_y}
+    return graphs.knn_interpolate, {**arguments, "batch_x": batch, "batch_y": batch.flip(0)}
+
+
+def _dynamic(draw: Draw) -> Drawn:
+    conv = DynamicEdgeConv(torch.nn.Linear(2 * CHANNELS, CHANNELS), draw.one_of(1, 4))
+    return conv, {"x": _features(draw), "batch": torch.arange(NODES) // 5}
+
+
 def _gradients(draw: Draw) -> Drawn:
     arguments = {"pos": _features(draw, NODES, 3), "edge_index": _graph(draw)}
     return edge_gradients, {**arguments, "batch": torch.zeros(NODES, dtype=torch.long)}
@@ -241,6 +283,11 @@ ENTRIES: dict[str, Entry] = {
     "GroupedLinear": _linear,
     "MGICLinear": _linear_cycle,
     "knn_graph": _neighbors,
+    "knn, radius": _between,
+    "radius_graph": _radius_graph,
+    "fps": _farthest,
+    "knn_interpolate": _interpolated,
+    "DynamicEdgeConv": _dynamic,
     "edge_gradients": _gradients,
     "mgic_diffgcn": _point_network("mgic_diffgcn", fused=False),
     "mgic_dgcnn, fused": _point_network("mgic_dgcnn", fused=True),

@@ -13,6 +13,7 @@ import copy
 from collections.abc import Callable
 from functools import partial
 from typing import Any
+from unittest import mock
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +29,7 @@ from mgic_geo.nn.diff_conv import DiffGCNConv
 from mgic_geo.nn.edge_conv import GroupedEdgeConv
 from mgic_geo.nn.grouped_linear import grouped_linear
 from mgic_geo.nn.norm_act import norm_act
+from mgic_geo.ops import knn_compiled
 from mgic_geo.ops.csrc import build
 from mgic_geo.ops.mix_derivatives import mix_derivatives
 from mgic_vision.layers import DepthwiseConv2d
@@ -407,8 +409,9 @@ def check_neighbors(seed: int) -> None:
     batch, k = draw.clouds(900), draw.integer(1, 30)
     x = draw.normal(batch.numel(), draw.one_of(1, 2, 3, 3, 16, 70))
     x = x.round() if draw.integer(0, 1) else x + draw.one_of(0.0, 100.0, 1e4)
-    x = x.float()
-    with on_threads(draw.integer(1, 5)):
+    x = x.float() if draw.integer(0, 2) else x.double()
+    large = draw.one_of(-1, knn_compiled.LARGE)  # a tree for small clouds, too
+    with on_threads(draw.integer(1, 5)), mock.patch.object(knn_compiled, "LARGE", large):
         found = mgic_geo.knn_indices(x, k, batch)
     assert torch.equal(found, oracle(x, k, batch)), (
         f"k = {k}, x {tuple(x.shape)}; again: fuzz_values.check_neighbors({seed})"

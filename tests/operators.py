@@ -42,7 +42,7 @@ def make_inputs(generator: torch.Generator, nodes: int = 300) -> dict[str, tuple
     _, of_x = OPERATIONS["batch_norm_act"].reference(x, *norm, 1e-5, 0)
     _, of_map = OPERATIONS["add_normalized_linear"].reference(spread, grad, small, *norm, 1e-5)
     batch = torch.arange(nodes) // (nodes // 3)
-    taps = normal(6, 1, 3, 3)
+    counts, taps = torch.full((3,), nodes // 3), normal(6, 1, 3, 3)
     outer = normal(6, 2, 1, 1), None, taps, normal(6), normal(4, 3, 1, 1), normal(4)
     return {
         "grouped_linear": (x, weight, bias, grad),
@@ -61,6 +61,8 @@ def make_inputs(generator: torch.Generator, nodes: int = 300) -> dict[str, tuple
         "spmm": (of_nodes, *matrix),
         "compress": (*edges, nodes, nodes),
         "knn": (normal(nodes, 3), batch, 3, "auto", None),
+        "knn_between": (normal(nodes, 3), normal(nodes, 3), batch, batch.flip(0), 3, 1.5),
+        "farthest": (normal(nodes, 3).double(), counts, counts // 2, counts - 1, nodes // 6 * 3),
         "batch_norm_act": (x, *norm, 1e-5, 1),
         "batch_norm_act_backward": (spread, x, *norm, of_x, 1e-5, 0),
         "add_normalized_linear": (spread, grad, small, *norm, 1e-5),

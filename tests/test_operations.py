@@ -23,6 +23,8 @@ from tests.kernels import needs_compiler
 from tests.operators import OPERATIONS, PACKED, make_inputs
 
 GRAPHS = {"value", "value_t", "crossings"}  # whose gradients the kernels leave to the reference
+# whose kernels take float64, or no features at all
+UNTYPED = {"spmm", "compress", "neighbor_max", "knn", "knn_between", "farthest"}
 ON_GPUS = {"table_max", "table_sums", "table_sums_backward", "level"}  # have kernels there only
 INPUTS = make_inputs(torch.Generator().manual_seed(0))
 
@@ -126,7 +128,7 @@ def test_an_operation_says_why_its_kernel_does_not_run():
             x.double() if isinstance(x, Tensor) and x.is_floating_point() else x
             for x in INPUTS.get(name, ())
         ]
-        if name not in PACKED | ON_GPUS | {"spmm", "compress", "neighbor_max"}:
+        if name not in PACKED | ON_GPUS | UNTYPED:
             assert "float64" in str(operation.why_not(*doubles)), name
 
 

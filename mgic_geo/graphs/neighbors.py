@@ -9,32 +9,47 @@ count, the other clouds of the batch, the device, or on whether the kernels of
 """
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch_geometric import EdgeIndex
 
+from mgic_geo.graphs.points import check_flow, checked_batch, directions, edges_of, to_graph
 from mgic_geo.levels import check_counts
 from mgic_geo.ops import knn_batched
 from mgic_geo.ops.host import is_readable
-from mgic_geo.ops.inputs import check_tensors
 from mgic_geo.ops.knn import knn
-from mgic_geo.ops.operator import check_values
+from mgic_geo.ops.knn_between import knn_between
 
 _BACKENDS = ("auto", "exact", "torch_cluster")
 
 
 def knn_graph(
-    x: Tensor, k: int, batch: Tensor | None = None, *, backend: str = "auto"
+    x: Tensor,
+    k: int,
+    batch: Tensor | None = None,
+    loop: bool = False,
+    flow: str = "source_to_target",
+    cosine: bool = False,
+    num_workers: int = 1,
+    batch_size: int | None = None,
+    *,
+    backend: str = "auto",
 ) -> EdgeIndex:
     r"""Connects every point to its ``k`` nearest neighbors, by the rule of :func:`knn_indices`.
 
     Edges are sorted by center, then distance, then index, so the compressed form that sparse
-    products need is known without sorting and comes with the result.
+    products need is known without sorting and comes with the result. Arguments are those of
+    torch-cluster.
 
     Args:
         x: Coordinates or features of the points.
         k: Neighbors per point. Clouds of :math:`n \le k` points give :math:`n - 1`.
         batch: The cloud of every point, in any order; ``None`` means a single cloud.
+        loop: Whether a point is among its own neighbors, as the first of ``k``.
+        flow: ``"source_to_target"`` has centers in row 1, ``"target_to_source"`` in row 0.
+        cosine: Whether the angle between features, seen from the origin, is their distance. Angles
+            that are equal but for rounding come in any order; zeros are at a right angle to all.
+        num_workers: Not used: PyTorch's threads search.
+        batch_size: Number of clouds, which ``batch`` tells as well; checked where it is given.
         backend: See :func:`knn_indices`.
 
     Shape:
@@ -43,7 +58,8 @@ def knn_graph(
         - Returns ``(2, E)``: row 0 holds neighbors (sources), row 1 centers (targets).
 
     Raises:
-        ValueError: As :func:`knn_indices`.
+        ValueError: As :func:`knn_indices`; if ``flow`` is not one of the two or ``batch_size`` too
+            small.
         ImportError: As :func:`knn_indices`.
 
     Example:
@@ -51,19 +67,20 @@ def knn_graph(
         >>> knn_graph(pos, 2).as_tensor()
         tensor([[1, 2, 0, 2, 1, 0, 2, 1],
                 [0, 0, 1, 1, 2, 2, 3, 3]])
+        >>> knn_graph(pos, 2, loop=True).as_tensor()
+        tensor([[0, 1, 1, 0, 2, 1, 3, 2],
+                [0, 0, 1, 1, 2, 2, 3, 3]])
     """
-    neighbors = knn_indices(x, k, batch, backend=backend)
-    num_points = neighbors.size(0)
-    found = neighbors >= 0
-    degree = found.sum(1)
-    centers = torch.arange(num_points, device=x.device).repeat_interleave(degree)
-    edge_index = EdgeIndex(  # pyright: ignore[reportCallIssue]: it sees Tensor's __init__
-        torch.stack([neighbors[found], centers]),
-        sparse_size=(num_points, num_points),
-        sort_order="col",
-    )
-    edge_index._indptr = F.pad(degree.cumsum(0), (1, 0))
-    return edge_index
+    check_flow(flow)
+    check_counts(k=k)
+    batch = checked_batch(batch_size, x=x, batch=batch)
+    x = directions(x) if cosine else x
+    if not loop:
+        return to_graph(edges_of(knn_indices(x, k, batch, backend=backend)), x.size(0), flow)
+    if backend != "auto":
+        raise ValueError(f"backend must be auto where loop is true, got {backend!r}")
+    x, k = x.detach(), min(k, max(1, x.size(0)))
+    return to_graph(edges_of(knn_between(x, x, batch, batch, k, torch.inf)), x.size(0), flow)
 
 
 def knn_indices(
@@ -107,14 +124,16 @@ def knn_indices(
 
     Shape:
         - ``x``: ``(N, D)``.
-        - ``batch``: ``(N,)``, int64. ``clouds``: ``(clouds, max_points)``, int64.
+        - ``batch``: ``(N,)``, int64 or int32. ``clouds``: ``(clouds, max_points)``, int64.
         - Returns ``(N, k)``, int64: points by row number, nearest first; in a cloud of
           :math:`n \le k` points the last :math:`k - n + 1` places hold -1.
 
     Cost:
         :math:`n^2 (D + 2)` multiply-adds per cloud of :math:`n` points. Rows decided over their
-        whole cloud, as where many points tie, cost about five times as much. Memory grows with
-        :math:`N`, not with its square.
+        whole cloud, as where many points tie, cost about five times as much. Where
+        :math:`D \le 3` and clouds have thousands of points, kernels search in a k-d tree instead,
+        at a cost in proportion to :math:`n \log n`. Memory grows with :math:`N`, not with its
+        square.
 
     Raises:
         ValueError: If ``k``, ``backend`` or the shape, type or values of ``x`` or ``batch`` do not
@@ -142,20 +161,9 @@ def knn_indices(
                 [ 3, -1]])
     """
     check_counts(k=k)
-    check_tensors(x=x, batch=batch)
     if backend not in _BACKENDS:
         raise ValueError(f"backend must be one of {', '.join(_BACKENDS)}, got {backend!r}")
-    if x.dim() != 2 or x.numel() == 0:
-        raise ValueError(f"x must be (N, D) with N >= 1 and D >= 1, got shape {tuple(x.shape)}")
-    if not x.is_floating_point():
-        raise ValueError(f"x must be floating point, got {x.dtype}")
-    if batch is not None and (batch.shape != x.shape[:1] or batch.dtype != torch.int64):
-        raise ValueError(
-            f"batch must be int64 of shape ({x.size(0)},), got {batch.dtype} of shape "
-            f"{tuple(batch.shape)}"
-        )
-    check_values(x=x, batch=batch)
-    return knn(x.detach(), batch, k, backend, clouds)
+    return knn(x.detach(), checked_batch(x=x, batch=batch), k, backend, clouds)
 
 
 def cloud_table(

@@ -32,6 +32,51 @@ def check_tensors(**values: object) -> None:
             raise TypeError(f"{name} must be a tensor, got {type(value).__name__}{advice}")
 
 
+def check_finite(**coordinates: Tensor) -> None:
+    """Raise where a coordinate is not finite, or no floating-point number.
+
+    Raises:
+        ValueError: With the name of the input and the first row that has one.
+
+    Example:
+        >>> import torch
+        >>> check_finite(x=torch.tensor([[0.0], [torch.inf]]))
+        Traceback (most recent call last):
+        ...
+        ValueError: x must be finite, got [inf] in row 1
+    """
+    for name, x in coordinates.items():
+        if not x.is_floating_point():
+            raise ValueError(f"{name} must be floating point, got {x.dtype}")
+        if not x.numel():
+            continue
+        low, high = x.aminmax()  # both are NaN where anything is
+        if not (low.isfinite() and high.isfinite()):
+            row = int((~x.isfinite().all(1)).nonzero()[0])
+            raise ValueError(f"{name} must be finite, got {x[row].tolist()} in row {row}")
+
+
+def check_clouds(num_points: int, **batches: Tensor) -> None:
+    """Raise where the cloud of every point is not there, or negative.
+
+    Raises:
+        ValueError: With the name of the input.
+
+    Example:
+        >>> import torch
+        >>> check_clouds(2, batch=torch.tensor([0, -1]))
+        Traceback (most recent call last):
+        ...
+        ValueError: batch must not be negative, got -1 in row 1
+    """
+    for name, batch in batches.items():
+        if batch.shape != (num_points,):
+            raise ValueError(f"{name} must be ({num_points},), got shape {tuple(batch.shape)}")
+        if (batch < 0).any():
+            row = int((batch < 0).nonzero()[0])
+            raise ValueError(f"{name} must not be negative, got {int(batch[row])} in row {row}")
+
+
 def check_module(model: object) -> None:
     """Raise where a network is wanted and something else is given.
 

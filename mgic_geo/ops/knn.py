@@ -9,19 +9,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mgic_geo.ops import knn_batched
-from mgic_geo.ops.compiled import why_not_compiled
-from mgic_geo.ops.csrc import build
-from mgic_geo.ops.csrc.call import read_constant
+from mgic_geo.ops import knn_batched, knn_compiled
 from mgic_geo.ops.gpu.choice import why_not_triton
 from mgic_geo.ops.host import why_not_on_host
+from mgic_geo.ops.inputs import check_clouds, check_finite
 from mgic_geo.ops.knn_batched import cloud_table
 from mgic_geo.ops.knn_reference import search
 from mgic_geo.ops.operator import Kernel, Operation
 
 MAX_IN_TRITON = 64  # neighbors that a running list holds in registers
-PANEL = 32  # of knn.c at most
-MAX_DIM = read_constant("knn.c", "MAX_DIM")
 
 Search = Callable[[Tensor, Tensor], Tensor]
 
@@ -34,9 +30,11 @@ def _reference(
     table: Tensor | None = None,
 ) -> Tensor:
     if backend == "torch_cluster":
-        return _by_cloud(x, batch, lambda x, counts: _search_torch_cluster(x, counts, k))
+        return _by_cloud(x, batch, k, lambda x, counts: _search_torch_cluster(x, counts, k))
     if backend == "exact":
-        return _by_cloud(x, batch, lambda x, counts: search(x, counts, k, exact=True))
+        return _by_cloud(x, batch, k, lambda x, counts: search(x, counts, k, exact=True))
+    if not x.size(0):
+        return torch.empty((0, k), dtype=torch.int64, device=x.device)
     if table is not None:
         return knn_batched.search(x, table, k)
     if batch is None:
@@ -61,7 +59,7 @@ def _why_not_in_triton(
 
 
 def _blocks(x: Tensor, batch: Tensor | None, k: int, *_: object) -> Tensor:
-    return _by_cloud(x, batch, lambda x, counts: search(x, counts, k, exact=False))
+    return _by_cloud(x, batch, k, lambda x, counts: search(x, counts, k, exact=False))
 
 
 def _why_not_blocks(
@@ -71,36 +69,21 @@ def _why_not_blocks(
 
 
 def _compiled(x: Tensor, batch: Tensor | None, k: int, *_: object) -> Tensor:
-    def search(x: Tensor, counts: Tensor) -> Tensor:
-        x, starts = _single(x).contiguous(), F.pad(counts.cumsum(0), (1, 0))
-        panels = x.new_empty((x.size(0) + counts.numel() * PANEL) * x.size(1))
-        neighbors = torch.full((x.size(0), k), -1)
-        build.run("mgic_knn", x, *x.shape, starts, k, panels, neighbors)
-        return neighbors
-
-    return _by_cloud(x, batch, search)
+    return _by_cloud(x, batch, k, lambda x, counts: knn_compiled.search(x, counts, k))
 
 
 def _why_not(x: Tensor, batch: Tensor | None, k: int, backend: str, *_: object) -> str | None:
-    if backend != "auto":
-        return f"backend is {backend!r}"
-    if x.size(1) > MAX_DIM:
-        return f"x has {x.size(1)} columns, more than {MAX_DIM}"
-    if x.dtype in (torch.bfloat16, torch.float16):
-        return why_not_on_host(x) or why_not_compiled()
-    return why_not_compiled(x=x)
+    return knn_compiled.why_not(x) if backend == "auto" else f"backend is {backend!r}"
 
 
-def _by_cloud(x: Tensor, batch: Tensor | None, search: Search) -> Tensor:
+def _by_cloud(x: Tensor, batch: Tensor | None, k: int, search: Search) -> Tensor:
     """Neighbors by a search ``(x, counts)`` in clouds that lie one after another."""
+    check_finite(x=x)
+    if not x.size(0):
+        return torch.empty((0, k), dtype=torch.int64, device=x.device)
     if batch is None:
-        return search(_finite(x), torch.tensor([x.size(0)], device=x.device))
-    if batch.shape != x.shape[:1]:
-        raise ValueError(f"batch must be ({x.size(0)},), got shape {tuple(batch.shape)}")
-    if (batch < 0).any():
-        row = int((batch < 0).nonzero()[0])
-        raise ValueError(f"batch must not be negative, got {int(batch[row])} in row {row}")
-    _finite(x)
+        return search(x, torch.tensor([x.size(0)], device=x.device))
+    check_clouds(x.size(0), batch=batch)
     order = None
     if (batch[1:] < batch[:-1]).any():
         # The stable sort keeps points of a cloud in order: ties by place are ties by index.
@@ -117,16 +100,6 @@ def _by_cloud(x: Tensor, batch: Tensor | None, search: Search) -> Tensor:
 def _single(x: Tensor) -> Tensor:
     """Half precision as float32, which holds it exactly."""
     return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
-
-
-def _finite(x: Tensor) -> Tensor:
-    if not x.is_floating_point():
-        raise ValueError(f"x must be floating point, got {x.dtype}")
-    low, high = x.aminmax()  # both are NaN where anything is
-    if not (low.isfinite() and high.isfinite()):
-        row = int((~x.isfinite().all(1)).nonzero()[0])
-        raise ValueError(f"x must be finite, got {x[row].tolist()} in row {row}")
-    return x
 
 
 def _search_torch_cluster(x: Tensor, counts: Tensor, k: int) -> Tensor:
@@ -147,8 +120,28 @@ def _search_torch_cluster(x: Tensor, counts: Tensor, k: int) -> Tensor:
     rank = torch.arange(centers.numel(), device=x.device) - (degree.cumsum(0) - degree)[centers]
     places = torch.full((x.size(0), k + 1), -1, device=x.device)
     places[centers, rank] = neighbors
-    itself = places == torch.arange(x.size(0), device=x.device)[:, None]
-    return places.gather(1, itself.byte().sort(dim=1, stable=True).indices)[:, :k]
+    return without_itself(places)
+
+
+def without_itself(neighbors: Tensor, rows: Tensor | None = None) -> Tensor:
+    """Drop every point from its own neighbors, the last one where it is not among them.
+
+    Args:
+        neighbors: Nearest first.
+        rows: Numbers of the rows, where they are not counted from 0.
+
+    Shape:
+        - ``neighbors``: ``(N, k + 1)``. Returns ``(N, k)``.
+
+    Example:
+        >>> without_itself(torch.tensor([[0, 1], [1, 0], [0, 1]]))
+        tensor([[1],
+                [0],
+                [0]])
+    """
+    rows = torch.arange(neighbors.size(0), device=neighbors.device) if rows is None else rows
+    itself = neighbors == rows[:, None]
+    return neighbors.gather(1, itself.byte().sort(dim=1, stable=True).indices)[:, :-1]
 
 
 #: ``(x, batch, k, backend, table=None)``: the ``k`` nearest neighbors of every row of ``x``,

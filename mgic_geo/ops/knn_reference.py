@@ -25,6 +25,17 @@ def _scale(largest: Tensor) -> Tensor:
     return torch.frexp(largest).mantissa / largest
 
 
+def scale_of(x: Tensor, counts: Tensor) -> Tensor:
+    """Returns, for every point, the power of two by which its cloud is multiplied.
+
+    Shape:
+        - ``x``: ``(N, D)``, cloud by cloud. ``counts``: ``(clouds,)``. Returns ``(N, 1)``, float64.
+    """
+    cloud = torch.arange(counts.numel(), device=x.device).repeat_interleave(counts)
+    largest = x.new_zeros(counts.numel()).scatter_reduce(0, cloud, x.abs().amax(1), "amax")
+    return _scale(largest.double())[cloud, None]
+
+
 def search(x: Tensor, counts: Tensor, k: int, *, exact: bool) -> Tensor:
     """Finds neighbors in clouds that lie one after another.
 
@@ -38,9 +49,7 @@ def search(x: Tensor, counts: Tensor, k: int, *, exact: bool) -> Tensor:
         - ``x``: ``(N, D)``. ``counts``: ``(clouds,)``.
         - Returns ``(N, k)``, int64: row numbers, nearest first, -1 where there is none.
     """
-    cloud = torch.arange(counts.numel(), device=x.device).repeat_interleave(counts)
-    largest = x.new_zeros(counts.numel()).scatter_reduce(0, cloud, x.abs().amax(1), "amax")
-    coords = (x * _scale(largest.double())[cloud, None]).T.contiguous()  # (D, N)
+    coords = (x * scale_of(x, counts)).T.contiguous()  # (D, N)
     places = torch.full((coords.size(1), k), -1, device=coords.device)
     first = (counts.cumsum(0) - counts).tolist()
     sizes = counts.tolist()
@@ -61,6 +70,39 @@ def search(x: Tensor, counts: Tensor, k: int, *, exact: bool) -> Tensor:
         found = _search_differences(block, slots, k, valid)
         found = torch.where(found >= 0, found + begin[:, :, None], -1)
         places[(begin + slots)[valid], : found.size(2)] = found[valid]
+    return places
+
+
+def search_between(x: Tensor, y: Tensor, k: int, radius: float) -> Tensor:
+    """Finds the points of one cloud that are nearest to points that need not be in it.
+
+    Args:
+        x: Finite coordinates of the cloud.
+        y: Those of points whose neighbors are wanted.
+        k: Neighbors per point.
+        radius: Only what is nearer counts.
+
+    Shape:
+        - ``x``: ``(N, D)``. ``y``: ``(M, D)``.
+        - Returns ``(M, k)``, int64: rows of ``x``, nearest first, -1 where there is none.
+    """
+    places = torch.full((y.size(0), k), -1, device=y.device)
+    if not x.numel() or not y.numel():
+        return places
+    x, y = x.double(), y.double()
+    scale = _scale(torch.maximum(x.abs().max(), y.abs().max()))
+    limit = (radius * scale).square()
+    columns = list(zip((x * scale).T.contiguous(), (y * scale).T.contiguous(), strict=True))
+    step = max(1, _BLOCK // x.size(0))
+    for start in range(0, y.size(0), step):
+        rows = slice(start, start + step)
+        distances = x.new_zeros(y[rows].size(0), x.size(0))
+        for points, others in columns:
+            gaps = others[rows, None] - points
+            distances.add_(gaps.mul_(gaps))
+        distances.masked_fill_(distances >= limit, torch.inf)
+        count = min(k, x.size(0))
+        places[rows, :count] = _first_places(distances, count)
     return places
 
 

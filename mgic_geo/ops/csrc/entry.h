@@ -20,6 +20,7 @@ typedef const char *report;
  * side by side, rows any distance apart. IMAGES: (batch, height, width, channels) in memory. */
 #define FLOATS(x) const float *x, int64_t x##_length
 #define OUT_FLOATS(x) float *x, int64_t x##_length
+#define DOUBLES(x) const double *x, int64_t x##_length
 #define OUT_DOUBLES(x) double *x, int64_t x##_length
 #define INTS(x) const int64_t *x, int64_t x##_length
 #define OUT_INTS(x) int64_t *x, int64_t x##_length

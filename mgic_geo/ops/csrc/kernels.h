@@ -28,8 +28,14 @@
 typedef float vec __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
 typedef int32_t ints __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
 
+#define WIDE_LANES (LANES / 2) /* of float64 */
+
+typedef double wide __attribute__((vector_size(8 * WIDE_LANES), aligned(8), may_alias));
+
 #define LOAD(p) (*(const vec *)(p))
 #define STORE(p, v) (*(vec *)(p) = (v))
+#define LOAD_WIDE(p) (*(const wide *)(p))
+#define STORE_WIDE(p, v) (*(wide *)(p) = (v))
 #define INLINE static inline __attribute__((always_inline))
 
 /* In a register from here on. GCC otherwise loads a number again for each product that it is in,
@@ -40,6 +46,20 @@ typedef int32_t ints __attribute__((vector_size(4 * LANES), aligned(4), may_alia
 #define HOLD(v) __asm__("" : "+x"(v))
 #else
 #define HOLD(v) (void)(v)
+#endif
+
+/* A product that is rounded before anything is added to it: a fused multiply-add would round once
+ * where two operations round twice. */
+#if defined(__x86_64__)
+#define ROUND(v) HOLD(v)
+#elif defined(__aarch64__)
+#define ROUND(v) __asm__("" : "+w"(v))
+#else
+#define ROUND(v)                                                                                   \
+    do {                                                                                           \
+        volatile __typeof__(v) rounded = v;                                                        \
+        v = rounded;                                                                               \
+    } while (0)
 #endif
 
 #if defined(__AVX2__) && !defined(__AVX512F__)
@@ -112,6 +132,20 @@ INLINE uint32_t at_most(const float *p, float bound)
 #else
     uint32_t bits = 0;
     for (int lane = 0; lane < LANES; lane++)
+        bits |= (uint32_t)(p[lane] <= bound) << lane;
+    return bits;
+#endif
+}
+
+INLINE uint32_t wide_at_most(const double *p, double bound)
+{
+#if defined(__AVX512F__)
+    return _mm512_cmp_pd_mask(_mm512_loadu_pd(p), _mm512_set1_pd(bound), _CMP_LE_OQ);
+#elif defined(__AVX2__)
+    return _mm256_movemask_pd(_mm256_cmp_pd(_mm256_loadu_pd(p), _mm256_set1_pd(bound), _CMP_LE_OQ));
+#else
+    uint32_t bits = 0;
+    for (int lane = 0; lane < WIDE_LANES; lane++)
         bits |= (uint32_t)(p[lane] <= bound) << lane;
     return bits;
 #endif

@@ -148,6 +148,19 @@ def test_places_that_do_not_exist_hold_minus_one() -> None:
     assert_close(found, torch.tensor([[1, -1, -1], [0, -1, -1]]))
 
 
+@pytest.mark.parametrize("backend", ["auto", "exact"])
+def test_no_points_have_no_neighbors(backend: str) -> None:
+    nothing, clouds = normal(0, 2), torch.zeros(0, dtype=torch.int64)
+    assert knn_indices(nothing, 3, backend=backend).shape == (0, 3)
+    assert knn_indices(nothing, 3, clouds, backend=backend).shape == (0, 3)
+    assert knn_graph(nothing, 3).shape == (2, 0)
+
+
+def test_clouds_are_numbered_in_int32_as_well() -> None:
+    x, batch = ragged_batch()
+    assert_close(knn_indices(x, 3, batch.int()), knn_indices(x, 3, batch))
+
+
 @pytest.mark.fault(30)
 def test_a_lone_point_has_no_neighbors() -> None:
     assert knn_graph(torch.zeros(1, 3), 2).shape == (2, 0)
@@ -242,11 +255,10 @@ def bad(value: float) -> Tensor:
         ((normal(4, 2), 0), "k must be at least 1, got 0"),
         ((normal(4), 1), r"x must be \(N, D\).*got shape \(4,\)"),
         ((normal(1, 4, 2), 1), r"x must be \(N, D\).*got shape \(1, 4, 2\)"),
-        ((normal(0, 2), 1), r"x must be \(N, D\).*got shape \(0, 2\)"),
         ((normal(4, 0), 1), r"x must be \(N, D\).*got shape \(4, 0\)"),
         ((integers(9, 4, 2), 1), "x must be floating point, got torch.int64"),
         ((normal(4, 2), 1, torch.zeros(3, dtype=torch.int64)), r"batch must.*\(4,\), got.*\(3,\)"),
-        ((normal(4, 2), 1, torch.zeros(4)), "batch must be int64.*got torch.float32"),
+        ((normal(4, 2), 1, torch.zeros(4)), "batch must be int64 or int32.*got torch.float32"),
         ((normal(4, 2), 1, torch.tensor([0, 1, -3, -1])), "not be negative, got -3 in row 2"),
         ((bad(torch.nan), 1), r"x must be finite, got \[.*nan\] in row 4"),
         ((bad(-torch.inf), 1), r"x must be finite, got \[.*-inf\] in row 4"),

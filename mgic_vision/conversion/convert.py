@@ -23,6 +23,7 @@ from mgic_geo.conversion import (
 from mgic_geo.levels import Level, MGICBlock, Residual, level_plan
 from mgic_vision.conversion.narrow import as_linear, branch_widths, leaves, narrow
 from mgic_vision.conversion.parts import CycleBranch, CycleResidual, Parts
+from mgic_vision.conversion.settle import settle
 from mgic_vision.conversion.structure import Split, Splits, find_blocks
 from mgic_vision.cost import HasInputSize, without_values
 from mgic_vision.norm import BatchNorm2d
@@ -150,6 +151,8 @@ def _cycle(
     example = next(block.parameters())
     for transfers in (made.restrict, made.corrections):
         transfers.to(example).train(block.training)
+    if parts.is_image:
+        settle(made, parts.branch, project=project)
     new = CycleResidual(made, parts.after, parts.act) if parts.is_residual else CycleBranch(made)
     for container in (new, made, made.layers, *made.layers):
         container.training = block.training

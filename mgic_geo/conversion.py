@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from itertools import chain
@@ -16,9 +16,18 @@ from torch.nn.modules.module import _WrappedHook
 
 from mgic_geo.blending import Blend
 from mgic_geo.cost import num_weights
-from mgic_geo.levels import Level
+from mgic_geo.levels import Level, check_counts, check_cycle, level_plan
+from mgic_geo.ops.inputs import check_module
 
 _log = logging.getLogger(__name__)
+
+#: Classes that hold a network, and where.
+WRAPPERS = {
+    "DataParallel": "module",
+    "DistributedDataParallel": "module",
+    "FullyShardedDataParallel": "module",
+    "OptimizedModule": "_orig_mod",
+}
 
 
 class NotConvertible(ValueError):
@@ -33,6 +42,29 @@ def require(fits: object, reason: str) -> None:
     """
     if not fits:
         raise NotConvertible(reason)
+
+
+def check_convertible(
+    model: nn.Module, *, group_size: int, coarse_size: int | None, min_width: int, cycle: str
+) -> None:
+    """Refuse what no conversion takes.
+
+    Raises:
+        ValueError: If it is no network, wrapped in something that rewrites or copies it in its own
+            ways, a size is below 1, or the cycle is unknown.
+    """
+    check_module(model)
+    check_counts(min_width=min_width)
+    level_plan(1, group_size=group_size, coarse_size=coarse_size)  # checks them
+    check_cycle(cycle)
+    for name, module in model.named_modules():
+        inside = WRAPPERS.get(type(module).__name__)
+        if inside is not None:
+            place = ".".join(filter(None, (name, inside)))
+            raise ValueError(
+                f"{name or 'the model'} is wrapped in {type(module).__name__}: convert what is "
+                f"inside, model.{place}, and wrap that again"
+            )
 
 
 @dataclass(frozen=True)
@@ -149,10 +181,13 @@ class Replacement:
     kept: frozenset[nn.Module] = frozenset()
 
 
+#: From a block of the copy to what takes its place; raises :class:`NotConvertible` to leave it.
+Make = Callable[[nn.Module], Replacement]
+
+
 def rewrite(
     model: nn.Module,
-    names: Sequence[str],
-    make: Callable[[nn.Module], Replacement],
+    makers: Mapping[str, Make],
     *,
     include: Sequence[str] | None,
     exclude: Sequence[str] | None,
@@ -165,9 +200,7 @@ def rewrite(
 
     Args:
         model: The network; it is left as it is.
-        names: Of its blocks.
-        make: From a block of the copy to what takes its place; raises :class:`NotConvertible` to
-            leave it.
+        makers: By the name of the block.
         include: Patterns of names; others are left. It is enough that one name of a block fits.
         exclude: Patterns of names that are left; likewise.
         gradual: Whether the block stays beside what takes its place, in a
@@ -176,9 +209,9 @@ def rewrite(
     Raises:
         ValueError: No block is known, or a pattern fits none; with what there is.
     """
-    if not names:
+    if not makers:
         raise ValueError(f"{type(model).__name__} has no block that is known here")
-    places = {name: find_places(model, name) for name in names}
+    places = {name: find_places(model, name) for name in makers}
     known = [*chain(*places.values())]
     for pattern in (*(include or ()), *(exclude or ())):
         if not fits(known, [pattern]):
@@ -192,7 +225,8 @@ def rewrite(
             require(include is None or fits(found, include), "not in `include`")
             require(not fits(found, exclude or ()), "in `exclude`")
             check_untied(new, block, found)
-            made = make(copy.deepcopy(block, shared_hooks(block)) if gradual else block)
+            own = copy.deepcopy(block, shared_hooks(block)) if gradual else block
+            made = makers[name](own)
         except NotConvertible as reason:
             rows.append(Row(name, kind, before, reason=str(reason), also=also))
             continue
@@ -208,7 +242,7 @@ def rewrite(
                 new.set_submodule(place, replacement)
             else:
                 new = replacement
-    parameters = {p for name in names for p in model.get_submodule(name).parameters()}
+    parameters = {p for name in makers for p in model.get_submodule(name).parameters()}
     shared = sum(row.before for row in rows) - sum(p.numel() for p in parameters)
     weights = num_weights(model), num_weights(new) - kept
     return new, Report(tuple(rows), *weights, shared_weights=shared)

@@ -16,17 +16,17 @@ from mgic_geo.conversion import (
     NotConvertible,
     Replacement,
     Report,
+    check_convertible,
     drop_hooks,
     outermost,
     require,
     rewrite,
     shared_hooks,
 )
-from mgic_geo.levels import Correction, check_counts, check_cycle, level_plan
+from mgic_geo.levels import Correction
 from mgic_geo.nn.grouped_conv import check_caches
 from mgic_geo.nn.message_passing import ConvNormAct, MGICMessagePassing
 from mgic_geo.nn.structured_linear import linear_maps
-from mgic_geo.ops.inputs import check_module
 
 Factory = Callable[[int, int], nn.Module]
 PLAIN = (bool, int, float, str, tuple, type(None))
@@ -83,8 +83,9 @@ def convert(
         The network and a report that prints as a table.
 
     Raises:
-        ValueError: If a size is below 1, a pattern fits no convolution, there is none at all, or
-            the model still waits for its first input.
+        ValueError: If a size is below 1, a pattern fits no convolution, there is none at all, the
+            model still waits for its first input, or is wrapped (``DataParallel``,
+            ``DistributedDataParallel``, compiled).
 
     References:
         Section 5 ("a universal approach suitable for different kinds of CNNs, GCNs").
@@ -103,10 +104,8 @@ def convert(
         >>> new(torch.rand(3, 16), torch.tensor([[0, 1], [1, 2]])).shape
         torch.Size([3, 4])
     """
-    check_module(model)
-    check_counts(min_width=min_width)
-    level_plan(1, group_size=group_size, coarse_size=coarse_size)  # checks the sizes
-    check_cycle(cycle)
+    sizes: dict[str, Any] = {"group_size": group_size, "coarse_size": coarse_size}
+    check_convertible(model, **sizes, min_width=min_width, cycle=cycle)
     if any(is_lazy(parameter) for parameter in model.parameters()):
         raise ValueError("the model takes widths from its first input: run it once before")
     factories = factories or {}
@@ -124,8 +123,7 @@ def convert(
             channels,
             channels,
             factories.get(type(conv)) or read_factory(conv, channels),
-            group_size=group_size,
-            coarse_size=coarse_size,
+            **sizes,
             norm=copy.deepcopy(norm),
             act=act,
             cycle=cycle,
@@ -134,7 +132,8 @@ def convert(
         made.to(next(conv.parameters())).train(conv.training)
         return Replacement(made, made.levels)
 
-    return rewrite(model, names, make, include=include, exclude=exclude, gradual=gradual)
+    makers = dict.fromkeys(names, make)
+    return rewrite(model, makers, include=include, exclude=exclude, gradual=gradual)
 
 
 def _separate(made: MGICMessagePassing) -> None:

@@ -12,25 +12,24 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from mgic_geo import multiply_adds, transfer
-from mgic_geo.conversion import Replacement, Report, drop_hooks, require, rewrite
-from mgic_geo.levels import Level, MGICBlock, Residual, check_counts, check_cycle, level_plan
-from mgic_geo.ops.inputs import check_module
+from mgic_geo.conversion import (
+    Replacement,
+    Report,
+    check_convertible,
+    drop_hooks,
+    require,
+    rewrite,
+)
+from mgic_geo.levels import Level, MGICBlock, Residual, level_plan
 from mgic_vision.conversion.narrow import as_linear, branch_widths, leaves, narrow
 from mgic_vision.conversion.parts import CycleBranch, CycleResidual, Parts
-from mgic_vision.conversion.structure import Splits, find_blocks, split
+from mgic_vision.conversion.settle import settle
+from mgic_vision.conversion.structure import Split, Splits, find_blocks
 from mgic_vision.cost import HasInputSize, without_values
 from mgic_vision.norm import BatchNorm2d
 from mgic_vision.transfers import TransferConv2d, make_correction
 
 _log = logging.getLogger(__name__)
-
-#: Classes that hold a network, and where.
-WRAPPERS = {
-    "DataParallel": "module",
-    "DistributedDataParallel": "module",
-    "FullyShardedDataParallel": "module",
-    "OptimizedModule": "_orig_mod",
-}
 
 
 def convert(
@@ -105,48 +104,26 @@ def convert(
         >>> report.weights_before, report.weights_after
         (11689512, 6722088)
     """
-    check_module(model)
-    check_counts(min_width=min_width)
     sizes: dict[str, Any] = {"group_size": group_size, "coarse_size": coarse_size}
-    level_plan(1, **sizes)  # checks them
-    check_cycle(cycle)
-    check_unwrapped(model)
-    splits: Splits = blocks or {}
-    make = partial(
-        _cycle, splits=splits, sizes=sizes, min_width=min_width, project=project, cycle=cycle
-    )
-    names = find_blocks(model, splits)
-    new, report = rewrite(model, names, make, include=include, exclude=exclude, gradual=gradual)
+    check_convertible(model, **sizes, min_width=min_width, cycle=cycle)
+    make = partial(_cycle, sizes=sizes, min_width=min_width, project=project, cycle=cycle)
+    found = find_blocks(model, blocks or {})
+    makers = {name: partial(make, split=split) for name, split in found.items()}
+    new, report = rewrite(model, makers, include=include, exclude=exclude, gradual=gradual)
     before, after = _work(model, new, input_size)
     return new, replace(report, multiply_adds_before=before, multiply_adds_after=after)
-
-
-def check_unwrapped(model: nn.Module) -> None:
-    """Refuse what holds a network and rewrites or copies it in its own ways.
-
-    Raises:
-        ValueError: With the name of the attribute to convert in its place.
-    """
-    for name, module in model.named_modules():
-        inside = WRAPPERS.get(type(module).__name__)
-        if inside is not None:
-            place = ".".join(filter(None, (name, inside)))
-            raise ValueError(
-                f"{name or 'the model'} is wrapped in {type(module).__name__}: convert what is "
-                f"inside, model.{place}, and wrap that again"
-            )
 
 
 def _cycle(
     block: nn.Module,
     *,
-    splits: Splits,
+    split: Split,
     sizes: dict[str, Any],
     min_width: int,
     project: bool,
     cycle: str,
 ) -> Replacement:
-    parts = split(block, splits)
+    parts = split(block)
     outer, inner = branch_widths(parts.branch)
     require(outer >= min_width, f"{outer} channels, below min_width {min_width}")
     own = set(block.modules())
@@ -174,6 +151,8 @@ def _cycle(
     example = next(block.parameters())
     for transfers in (made.restrict, made.corrections):
         transfers.to(example).train(block.training)
+    if parts.is_image:
+        settle(made, parts.branch, project=project)
     new = CycleResidual(made, parts.after, parts.act) if parts.is_residual else CycleBranch(made)
     for container in (new, made, made.layers, *made.layers):
         container.training = block.training

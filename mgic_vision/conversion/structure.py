@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from torch import fx, nn
@@ -31,88 +32,110 @@ from mgic_vision.conversion.tracer import (
 from mgic_vision.cost import without_hooks
 from mgic_vision.layers import Permute
 
+#: What a block is made of; raises :class:`NotConvertible` if it cannot be a cycle.
+Split = Callable[[Any], Parts]
 #: How the user splits blocks of a class of theirs.
-Splits = Mapping[type[nn.Module], Callable[[Any], Parts]]
+Splits = Mapping[type[nn.Module], Split]
 NO_SHORTCUT = "changes width or resolution, or has no shortcut"
 
 
-def find_blocks(model: nn.Module, splits: Splits) -> list[str]:
-    """Names of the outermost modules that are blocks, convertible or not, in order.
+def find_blocks(model: nn.Module, splits: Splits) -> dict[str, Split]:
+    """The outermost modules that are blocks, convertible or not, in order.
 
     Args:
         model: The network; ``""`` is itself.
         splits: Classes that are blocks, whatever they compute.
+
+    Returns:
+        By name, how a copy of the block is split: by the graph that it was found by.
     """
-    shadow, found = without_hooks(model), dict[str, bool]()
+    shadow, found = without_hooks(model), dict[str, Split]()
     _find(shadow, "", splits, found, set())
     modules = dict(shadow.named_modules())
-    kinds = {type(modules[name]) for name, fits in found.items() if fits}
+    kinds = {type(modules[name]) for name, split in found.items() if not isinstance(split, Refusal)}
     for name, module in modules.items():  # others of their kind, which have no shortcut
         inside = any(not outer or f"{name}.".startswith(f"{outer}.") for outer in found)
         around = any(outer.startswith(f"{name}.") for outer in found)
         if type(module) in kinds and not (inside or around):
-            found[name] = False
-    return [name for name in modules if name in found]
+            found[name] = Refusal(NO_SHORTCUT)
+    return {name: found[name] for name in modules if name in found}
 
 
 def _find(
-    module: nn.Module, name: str, splits: Splits, found: dict[str, bool], seen: set[nn.Module]
+    module: nn.Module, name: str, splits: Splits, found: dict[str, Split], seen: set[nn.Module]
 ) -> bool:
     """Add the blocks in a module, or itself; whether one fits."""
     if module in seen:
         return False
     seen.add(module)
     if type(module) in splits:
-        found[name] = True
+        found[name] = splits[type(module)]
         return True
-    reason = None
+    reason = ""
     try:
-        if not is_shell(module) and split_traced(module, module) is not None:
-            found[name] = True
+        split = None if is_shell(module) else split_traced(module)
+        if split is not None:
+            found[name] = split
             return True
     except NotConvertible as error:
-        reason = error
-    inside = dict[str, bool]()
+        reason = str(error)
+    inside = dict[str, Split]()
     for child, part in module.named_children():
         _find(part, f"{name}.{child}".lstrip("."), splits, inside, seen)
-    if reason is not None and not any(inside.values()):
-        inside = {name: False}
-    found |= inside
-    return any(inside.values())
+    fits = not all(isinstance(split, Refusal) for split in inside.values())
+    found |= {name: Refusal(reason)} if reason and not fits else inside
+    return fits
 
 
-def split(block: nn.Module, splits: Splits) -> Parts:
-    """What a block is made of.
+@dataclass(frozen=True)
+class Refusal:
+    """Leaves a block."""
 
-    Raises:
-        NotConvertible: If it cannot be a cycle.
-    """
-    if type(block) in splits:
-        return splits[type(block)](block)
-    parts = split_traced(block, without_hooks(block))
-    if parts is None:
-        raise NotConvertible(NO_SHORTCUT)
-    return parts
+    reason: str
+
+    def __call__(self, block: nn.Module) -> Parts:
+        """Raise the reason."""
+        raise NotConvertible(self.reason)
 
 
-def split_traced(block: nn.Module, shadow: nn.Module) -> Parts | None:
-    """Parts of a block whose graph is that of ``shadow``; ``None`` if it is none.
+@dataclass(frozen=True)
+class Traced:
+    """Splits copies of a block by the graph that the block was found by."""
+
+    graph: fx.Graph
+
+    def __call__(self, block: nn.Module) -> Parts:
+        """Split one of them."""
+        parts = read(block, self.graph)
+        assert parts is not None  # of the block it was not
+        return parts
+
+
+def split_traced(block: nn.Module) -> Split | None:
+    """How copies of a block are split; ``None`` if it is none.
 
     Raises:
         NotConvertible: If it is one that cannot be a cycle.
     """
     maps = sum(
-        isinstance(m, nn.Conv2d | nn.Linear) or as_linear(m) is not None for m in shadow.modules()
+        isinstance(m, nn.Conv2d | nn.Linear) or as_linear(m) is not None for m in block.modules()
     )
-    if not maps or not list(shadow.children()) or isinstance(shadow, nn.ModuleList | nn.ModuleDict):
+    if not maps or not list(block.children()) or isinstance(block, nn.ModuleList | nn.ModuleDict):
         return None
-    graph = trace(shadow)
-    start = None if graph is None else the_input(graph)
-    end = None if graph is None else the_output(graph)
-    if graph is None or start is None or end is None:
+    graph = trace(block)
+    return None if graph is None or read(block, graph) is None else Traced(graph)
+
+
+def read(block: nn.Module, graph: fx.Graph) -> Parts | None:
+    """Parts of a block, by its graph; ``None`` if it is none.
+
+    Raises:
+        NotConvertible: If it is one that cannot be a cycle.
+    """
+    start, end = the_input(graph), the_output(graph)
+    if start is None or end is None:
         return None
-    parts = _residual(block, start, end)
-    return parts if parts is not None else _feed_forward(block, graph, start)
+    return _residual(block, start, end) or _feed_forward(block, graph, start)
 
 
 def _residual(block: nn.Module, start: fx.Node, end: fx.Node) -> Parts | None:

@@ -35,6 +35,12 @@ def test_convolutions_of_equal_width_become_cycles_around_the_same(name):
     assert all(parameter.grad is not None for parameter in cycle.parameters())
 
 
+def test_wrapped_model_is_refused_by_name():
+    wrapped = nn.DataParallel(MODELS["GCN"]())
+    with pytest.raises(ValueError, match=r"model is wrapped in DataParallel: .* model\.module"):
+        convert(wrapped, group_size=8)
+
+
 def test_options_are_those_of_the_convolution():
     conv = pyg.GATConv(32, 8, heads=4, negative_slope=0.4, dropout=0.3, add_self_loops=False)
     new, _ = convert(conv, group_size=16)

@@ -1,5 +1,7 @@
 """Blocks of the user's own are known by what they compute."""
 
+from unittest.mock import Mock
+
 import pytest
 import torch
 from image_blocks import SIZES
@@ -9,7 +11,8 @@ from torch.testing import assert_close
 
 from mgic_geo import MGICBlock
 from mgic_vision import Parts, convert
-from mgic_vision.conversion.structure import split
+from mgic_vision.conversion import structure
+from mgic_vision.conversion.structure import find_blocks
 from mgic_vision.conversion.tracer import is_scale, is_silent
 
 IMAGE = torch.randn(2, 32, 6, 6, generator=torch.Generator().manual_seed(0))
@@ -117,7 +120,8 @@ def test_one_level_of_the_users_block_is_that_block(kind):
 
 
 def test_scale_in_front_of_a_permutation_acts_once_on_the_sum():
-    parts = split(Scaled(), {})
+    block = Scaled()
+    parts = find_blocks(block, {})[""](block)
     assert [type(m).__name__ for m in parts.branch] == ["Conv2d", "Permute", "Linear", "Permute"]
     assert [m.scale.shape for m in parts.after] == [(32, 1, 1)]
 
@@ -199,6 +203,14 @@ def test_finding_blocks_calls_no_hook_and_leaves_modes_alone():
     assert not calls
     assert [module.training for module in block.modules()] == [True, True, False, True]
     assert not new[0].cycle.layers[0].branch[1].training
+
+
+def test_block_is_traced_once(monkeypatch):
+    trace = Mock(wraps=structure.trace)
+    monkeypatch.setattr(structure, "trace", trace)
+    _, row = change(Own())
+    assert row.after is not None
+    assert [type(call.args[0]) for call in trace.call_args_list].count(Own) == 1
 
 
 @pytest.mark.parametrize(

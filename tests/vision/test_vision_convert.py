@@ -6,6 +6,8 @@ import timm
 import torch
 import torchvision
 from image_blocks import BLOCKS, SIZES, features
+from timm.layers import BatchNormAct2d, create_conv2d
+from timm.models.resnetv2 import PreActBottleneck
 from torch import nn
 from torch.testing import assert_close
 from torchvision.models import resnet18
@@ -102,6 +104,43 @@ def test_features_vary_as_those_of_the_original_where_norms_are_not_at_one(proje
     x = torch.randn(8, 3, 16, 16)
     with torch.no_grad():
         assert 0.8 < new(x).std() / model(x).std() < 1.25
+
+
+def made_of(kind):
+    """Three blocks whose norms are not at one, and know what reaches them."""
+    torch.manual_seed(0)
+    stem = nn.Sequential(nn.Conv2d(3, 128, 3, padding=1), nn.BatchNorm2d(128), nn.ReLU())
+    model = nn.Sequential(stem, *(kind() for _ in range(3)))
+    for norm in (m for m in model.modules() if isinstance(m, nn.BatchNorm2d)):
+        nn.init.uniform_(norm.weight, 0.3, 1.2)
+        nn.init.normal_(norm.bias, std=0.3)
+        norm.momentum = None  # the mean over all
+    with torch.no_grad():
+        for _ in range(4):
+            model(torch.randn(8, 3, 12, 12))
+    return model.eval()
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        lambda: torchvision.models.resnet.BasicBlock(128, 128),
+        lambda: torchvision.models.resnet.Bottleneck(128, 32),
+        lambda: torchvision.models.mobilenetv2.InvertedResidual(128, 128, 1, 4),
+        lambda: PreActBottleneck(
+            128, 128, bottle_ratio=0.25, conv_layer=create_conv2d, norm_layer=BatchNormAct2d
+        ),
+    ],
+    ids=["basic", "bottleneck", "inverted", "preactivation"],
+)
+def test_features_in_evaluation_vary_as_those_of_the_original_within_a_quarter(kind):
+    model, x = made_of(kind), torch.randn(8, 3, 12, 12)
+    new, report = convert(model, group_size=16, coarse_size=16)
+    assert len(report.changed) == 3
+    with torch.no_grad():
+        for i in range(len(model)):
+            ratio = (new[: i + 1](x).std() / model[: i + 1](x).std()).item()
+            assert 0.8 < ratio < 1.25
 
 
 @pytest.mark.parametrize("scale", [0.1, 1.0])

@@ -34,7 +34,11 @@ def _reference(
         x = activate(functional.conv2d(x, first, first_bias, groups=groups))
     x = functional.conv2d(x, taps, taps_bias, 1, margin, dilation, taps.size(0))
     y = functional.conv2d(activate(x), last, last_bias, groups=groups)
-    return y if addend is None else addend + y
+    if addend is None:
+        return y
+    if addend.shape != y.shape:
+        raise ValueError(f"addend must be {tuple(y.shape)}, got shape {tuple(addend.shape)}")
+    return addend + y
 
 
 def _triton(x: Tensor, *inputs: Any) -> Tensor:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from mgic_geo.levels import Features, Level, Residual
+from mgic_geo.levels import Features, Level, Residual, check_counts
 from mgic_geo.ops.batch_norm_act import FUNCTIONS
 from mgic_geo.ops.gpu.choice import why_not_multiply_in_triton, why_not_triton
 from mgic_geo.ops.operator import Kernel, Operation, is_hooked
@@ -29,16 +29,50 @@ def _reference(
     dilation: int,
     activation: int,
 ) -> Tensor:
+    _check(x, addend, first, first_bias, taps, taps_bias, last, last_bias, groups)
     activate, margin = FUNCTIONS[activation], taps.size(2) // 2 * dilation
     if first is not None:
         x = activate(functional.conv2d(x, first, first_bias, groups=groups))
     x = functional.conv2d(x, taps, taps_bias, 1, margin, dilation, taps.size(0))
     y = functional.conv2d(activate(x), last, last_bias, groups=groups)
-    if addend is None:
-        return y
-    if addend.shape != y.shape:
-        raise ValueError(f"addend must be {tuple(y.shape)}, got shape {tuple(addend.shape)}")
-    return addend + y
+    return y if addend is None else addend + y
+
+
+def _check(
+    x: Tensor,
+    addend: Tensor | None,
+    first: Tensor | None,
+    first_bias: Tensor | None,
+    taps: Tensor,
+    taps_bias: Tensor | None,
+    last: Tensor,
+    last_bias: Tensor | None,
+    groups: int,
+) -> None:
+    """Raise where sizes do not fit, by the name of the first that does not.
+
+    Raises:
+        ValueError: With what was expected.
+    """
+    if x.dim() != 4:
+        raise ValueError(f"x must be (B, C, H, W), got shape {tuple(x.shape)}")
+    for name, weight in (("first", first), ("taps", taps), ("last", last)):
+        if weight is not None and (weight.dim() != 4 or not weight.numel()):
+            raise ValueError(f"{name} must be the weight of a map, got {tuple(weight.shape)}")
+    width, inner, outer = x.size(1), taps.size(0), last.size(0)
+    check_counts(groups=groups)
+    wanted = {
+        "first": (first, (inner, width // groups, 1, 1)),
+        "first_bias": (first_bias, (inner,)),
+        "taps": (taps, (inner, 1, taps.size(2), taps.size(2) | 1)),
+        "taps_bias": (taps_bias, (inner,)),
+        "last": (last, (outer, inner // groups, 1, 1)),
+        "last_bias": (last_bias, (outer,)),
+        "addend": (addend, (x.size(0), outer, *x.shape[2:])),
+    }
+    for name, (tensor, shape) in wanted.items():
+        if tensor is not None and tensor.shape != shape:
+            raise ValueError(f"{name} must be {shape}, got shape {tuple(tensor.shape)}")
 
 
 def _triton(x: Tensor, *inputs: Any) -> Tensor:

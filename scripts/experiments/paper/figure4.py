@@ -245,7 +245,9 @@ def draw(rows: Sequence[dict[str, Any]]) -> Figure:
             label=", ".join(name),
         )
     frame(axes, xscale="log", yscale="log", xlabel="weights", ylabel="test MSE")
-    axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False, fontsize=8)
+    if legend := axes.get_legend():  # beside the axes: there are many curves
+        legend.set_loc("center left")
+        legend.set_bbox_to_anchor((1, 0.5))
     return figure
 
 

@@ -54,8 +54,9 @@ def _check(
     Raises:
         ValueError: With what was expected.
     """
-    if x.dim() != 4:
-        raise ValueError(f"x must be (B, C, H, W), got shape {tuple(x.shape)}")
+    if x.dim() != 4 or not x.is_floating_point():
+        shape = f"{x.dtype} of shape {tuple(x.shape)}"
+        raise ValueError(f"x must be (B, C, H, W) and floating point, got {shape}")
     for name, weight in (("first", first), ("taps", taps), ("last", last)):
         if weight is not None and (weight.dim() != 4 or not weight.numel()):
             raise ValueError(f"{name} must be the weight of a map, got {tuple(weight.shape)}")

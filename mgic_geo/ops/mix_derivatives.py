@@ -80,7 +80,11 @@ def _reference(
     operators = ptr, index, value, ptr_t, index_t, value_t, crossings
     y = grouped_linear(features_and_derivatives(x, weight.size(0), *operators), weight, bias)
     y = y.relu_() if relu else y
-    return y if subtrahend is None else y - subtrahend
+    if subtrahend is None:
+        return y
+    if not subtrahend.is_floating_point():
+        raise ValueError(f"subtrahend must be floating point, got {subtrahend.dtype}")
+    return y - subtrahend
 
 
 def _compiled(

@@ -80,6 +80,16 @@ def test_pointers_of_a_sparse_adjacency_are_looked_at(place):
         GroupedEdgeConv(16, 16)(X, sparse("csr", graph.ptr, graph.index))
 
 
+@pytest.mark.fault(45)
+@pytest.mark.parametrize("layout", ["csr", "csc"])
+@pytest.mark.parametrize("count", [1, N, N + 2])
+def test_a_sparse_adjacency_has_a_pointer_for_every_row_and_one_more(layout, count):
+    graph = to_adjacency(EDGES, N, N)
+    ptr = torch.cat([graph.ptr, graph.ptr[-1:]])[-count:]
+    with pytest.raises(ValueError, match=rf"must have {N + 1} pointers \(ptr\), got {count}"):
+        GroupedEdgeConv(16, 16)(X, sparse(layout, ptr, graph.index))
+
+
 @pytest.mark.fault(46)
 @pytest.mark.parametrize("nodes", [50, 10])
 def test_a_graph_of_another_size_is_refused_with_both_numbers(nodes):

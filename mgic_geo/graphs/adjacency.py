@@ -202,9 +202,11 @@ def _from_sparse(matrix: Tensor, num_sources: int, num_targets: int) -> Adjacenc
         check_nodes(target, num_targets, "target")
         check_nodes(source, num_sources, "source")
     elif matrix.layout == torch.sparse_csr:
-        _check_compressed(matrix.crow_indices(), matrix.col_indices(), num_sources, "source")
+        pair = matrix.crow_indices(), matrix.col_indices()
+        _check_compressed(*pair, num_targets, num_sources, "source")
     elif matrix.layout == torch.sparse_csc:
-        _check_compressed(matrix.ccol_indices(), matrix.row_indices(), num_targets, "target")
+        pair = matrix.ccol_indices(), matrix.row_indices()
+        _check_compressed(*pair, num_sources, num_targets, "target")
     else:
         raise ValueError(
             f"a torch.sparse adjacency must be in COO, CSR or CSC layout, got {matrix.layout}"
@@ -213,8 +215,13 @@ def _from_sparse(matrix: Tensor, num_sources: int, num_targets: int) -> Adjacenc
     return Adjacency(csr.crow_indices().long(), csr.col_indices().long(), num_sources)
 
 
-def _check_compressed(ptr: Tensor, nodes: Tensor, count: int, role: str) -> None:
+def _check_compressed(ptr: Tensor, nodes: Tensor, rows: int, count: int, role: str) -> None:
     """PyTorch itself takes such matrices as they are, right or wrong."""
+    if ptr.numel() != rows + 1:
+        raise ValueError(
+            f"a torch.sparse adjacency of {rows} rows must have {rows + 1} pointers (ptr), "
+            f"got {ptr.numel()}"
+        )
     rises = (ptr[0] == 0) & (ptr[-1] == nodes.numel()) & (ptr.diff() >= 0).all()
     rule = (
         f"a torch.sparse adjacency must have pointers that rise from 0 to {nodes.numel()}, its "

@@ -8,11 +8,7 @@ from pathlib import Path
 
 from mgic_geo.models import dgcnn, point_cloud
 from mgic_geo.models.point_cloud import PointCloudClassifier
-from mgic_geo.models.weights import (
-    build_with_weights,
-    choose_checkpoint,
-    list_pretrained,
-)
+from mgic_geo.models.weights import build_with_weights, choose_checkpoint, list_pretrained
 from mgic_geo.ops.inputs import did_you_mean
 
 DEFAULT_CLASSES = 10  # of ModelNet10

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -29,7 +30,9 @@ def _reference(
     dilation: int,
     activation: int,
 ) -> Tensor:
-    _check(x, addend, first, first_bias, taps, taps_bias, last, last_bias, groups)
+    maps = {"first": first, "taps": taps, "last": last}
+    biases = {"first_bias": first_bias, "taps_bias": taps_bias, "last_bias": last_bias}
+    _check(groups, x, taps, last, {**maps, **biases, "addend": addend})
     activate, margin = FUNCTIONS[activation], taps.size(2) // 2 * dilation
     if first is not None:
         x = activate(functional.conv2d(x, first, first_bias, groups=groups))
@@ -39,15 +42,7 @@ def _reference(
 
 
 def _check(
-    x: Tensor,
-    addend: Tensor | None,
-    first: Tensor | None,
-    first_bias: Tensor | None,
-    taps: Tensor,
-    taps_bias: Tensor | None,
-    last: Tensor,
-    last_bias: Tensor | None,
-    groups: int,
+    groups: int, x: Tensor, taps: Tensor, last: Tensor, given: Mapping[str, Tensor | None]
 ) -> None:
     """Raise where sizes do not fit, by the name of the first that does not.
 
@@ -57,21 +52,23 @@ def _check(
     if x.dim() != 4 or not x.is_floating_point():
         shape = f"{x.dtype} of shape {tuple(x.shape)}"
         raise ValueError(f"x must be (B, C, H, W) and floating point, got {shape}")
-    for name, weight in (("first", first), ("taps", taps), ("last", last)):
+    for name in ("first", "taps", "last"):
+        weight = given[name]
         if weight is not None and (weight.dim() != 4 or not weight.numel()):
             raise ValueError(f"{name} must be the weight of a map, got {tuple(weight.shape)}")
     width, inner, outer = x.size(1), taps.size(0), last.size(0)
     check_counts(groups=groups)
     wanted = {
-        "first": (first, (inner, width // groups, 1, 1)),
-        "first_bias": (first_bias, (inner,)),
-        "taps": (taps, (inner, 1, taps.size(2), taps.size(2) | 1)),
-        "taps_bias": (taps_bias, (inner,)),
-        "last": (last, (outer, inner // groups, 1, 1)),
-        "last_bias": (last_bias, (outer,)),
-        "addend": (addend, (x.size(0), outer, *x.shape[2:])),
+        "first": (inner, width // groups, 1, 1),
+        "first_bias": (inner,),
+        "taps": (inner, 1, taps.size(2), taps.size(2) | 1),
+        "taps_bias": (inner,),
+        "last": (outer, inner // groups, 1, 1),
+        "last_bias": (outer,),
+        "addend": (x.size(0), outer, *x.shape[2:]),
     }
-    for name, (tensor, shape) in wanted.items():
+    for name, shape in wanted.items():
+        tensor = given[name]
         if tensor is not None and tensor.shape != shape:
             raise ValueError(f"{name} must be {shape}, got shape {tuple(tensor.shape)}")
 

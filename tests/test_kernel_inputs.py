@@ -209,6 +209,12 @@ def test_tensors_without_content_have_shapes_and_are_never_read():
     assert layer.to("meta")(torch.randn(300, 16, device="meta")).shape == (300, 16)
 
 
+@pytest.mark.parametrize("backend", ["auto", "exact"])
+def test_points_without_coordinates_have_no_neighbors(backend):
+    with pytest.raises(ValueError, match=r"x must be \(N, D\) with D >= 1, got shape \(5, 0\)"):
+        torch.ops.mgic.knn(torch.rand(5, 0), None, 2, backend)
+
+
 @pytest.mark.fault(51)
 @pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning", "ignore:.*torch.jit.trace")
 @pytest.mark.parametrize("grad", [True, False])

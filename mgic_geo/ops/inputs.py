@@ -33,10 +33,10 @@ def check_tensors(**values: object) -> None:
 
 
 def check_finite(**coordinates: Tensor) -> None:
-    """Raise where a coordinate is not finite, or no floating-point number.
+    """Raise where points have no coordinates, or one that is no finite floating-point number.
 
     Raises:
-        ValueError: With the name of the input and the first row that has one.
+        ValueError: With the name of the input, and the first row whose coordinates are not finite.
 
     Example:
         >>> import torch
@@ -48,6 +48,8 @@ def check_finite(**coordinates: Tensor) -> None:
     for name, x in coordinates.items():
         if not x.is_floating_point():
             raise ValueError(f"{name} must be floating point, got {x.dtype}")
+        if not x.size(1):
+            raise ValueError(f"{name} must be (N, D) with D >= 1, got shape {tuple(x.shape)}")
         if not x.numel():
             continue
         low, high = x.aminmax()  # both are NaN where anything is

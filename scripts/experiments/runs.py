@@ -7,8 +7,9 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,8 +59,8 @@ def add_arguments(
 def finish(pieces: Mapping[Key, Piece], options: argparse.Namespace) -> dict[Key, dict[str, Any]]:
     """Run the missing pieces until the time is over; return the results of the finished ones.
 
-    Results are also kept as ``NAME-runs.json`` beside the page: who has that file and no folder of
-    runs goes on from there, and trains only what it does not have with the same settings.
+    Each result is also kept at once as ``NAME-runs.json`` beside the page: who has that file and no
+    folder of runs goes on from there, and trains only what it does not have with the same settings.
 
     Raises:
         ValueError: No seeds are asked for.
@@ -80,23 +81,33 @@ def finish(pieces: Mapping[Key, Piece], options: argparse.Namespace) -> dict[Key
         if kept.get(label[key], {}).get("run") == own[key]
     }
 
-    def attempt(piece: Piece) -> None:
+    lock = threading.Lock()
+
+    def keep(keys: Iterable[Key]) -> dict[Key, dict[str, Any]]:
+        found = {key: result for key in keys if (result := pieces[key].read()) is not None}
+        new = {label[key]: {"run": own[key], "result": found[key]} for key in found}
+        with lock:
+            if any(kept.get(name) != entry for name, entry in new.items()):
+                kept.update(new)
+                write_json(record, kept)
+        return found
+
+    def attempt(key: Key) -> None:
         try:
-            if piece.read() is None and time.monotonic() < deadline:
-                piece.run(deadline)
+            if pieces[key].read() is None and time.monotonic() < deadline:
+                pieces[key].run(deadline)
+                keep([key])
         except TrainingError as error:
             errors.append(error)
 
-    missing = [piece for key, piece in pieces.items() if key not in known]
+    missing = [key for key in pieces if key not in known]
     if not options.page_only and jobs > 1:
         with ThreadPoolExecutor(jobs) as pool:
             list(pool.map(attempt, missing))
     elif not options.page_only:
-        for piece in missing:  # in this thread, which has the number of threads of torch
-            attempt(piece)
-    found = {key: result for key, piece in pieces.items() if (result := piece.read()) is not None}
-    if new := {label[key]: {"run": own[key], "result": found[key]} for key in found}:
-        write_json(record, kept | new)
+        for key in missing:  # in this thread, which has the number of threads of torch
+            attempt(key)
+    found = keep(pieces)
     if errors:
         raise errors[0] if len(errors) == 1 else TrainingError("\n".join(map(str, errors)))
     return {key: (known | found)[key] for key in pieces if key in known or key in found}

@@ -242,14 +242,32 @@ def test_a_run_that_holds_nothing_out_has_no_accuracy_there(tmp_path):
     assert "val" not in run.read()
 
 
-def test_kept_results_of_other_settings_are_not_taken(tmp_path):
-    class Instant(TrainingRun):
-        def read(self):
-            return {"test": 1.0} if self.path.exists() else None
+class Instant(TrainingRun):
+    def read(self):
+        return {"test": 1.0} if self.path.exists() else None
 
+    def run(self, deadline):
+        self.path.mkdir()
+
+
+def test_a_command_that_ends_early_has_kept_what_was_finished(tmp_path):
+    class Interrupted(Instant):
         def run(self, deadline):
-            self.path.mkdir()
+            raise KeyboardInterrupt
 
+    config = Path("scripts/configs/points.yaml")
+    first, second = (
+        kind(tmp_path / kind.__name__, "none", config, {}, 0) for kind in (Instant, Interrupted)
+    )
+    options = make_options(tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        finish({("a", 0): first, ("b", 0): second}, options)
+    first.path.rmdir()
+    options.page_only = True
+    assert finish({("a", 0): first, ("b", 0): second}, options) == {("a", 0): {"test": 1.0}}
+
+
+def test_kept_results_of_other_settings_are_not_taken(tmp_path):
     def piece(place, rate):
         settings = {"model.optimizer.lr": rate}
         return {

@@ -5,9 +5,11 @@ import warnings
 from pathlib import Path
 
 import pytest
+import torch
 
 import mgic_geo
 import mgic_vision
+from tests.meshes import fill
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -16,14 +18,29 @@ BLOCKS = PYTHON.findall(README)
 PAGES = {page.name: page.read_text() for page in sorted((ROOT / "docs/tutorials").glob("*.md"))}
 
 
-@pytest.mark.parametrize("block", BLOCKS, ids=["gnn", "point_clouds", "convert"])
-def test_a_python_block_runs(block):
-    names: dict = {}
-    exec(compile(block, "README.md", "exec"), names)
-    if "optimizer" in names:
-        data = names["data"]
-        predicted = names["model"].eval()(data.x, data.edge_index).argmax(1)
-        assert (predicted == data.y)[data.train_mask].all()
+GNN, POINTS, CONVERT, TRAINING = BLOCKS
+
+
+@pytest.mark.parametrize("block", [GNN, POINTS, CONVERT], ids=["gnn", "points", "convert"])
+def test_a_python_block_prints_what_stands_below_it(block, capsys):
+    torch.manual_seed(0)
+    exec(compile(block, "README.md", "exec"), {"__name__": "__main__"})
+    below = README.partition(block)[2].split("```text\n")[1].partition("```")[0]
+    printed = capsys.readouterr().out.splitlines()
+    for line in below.splitlines():
+        assert line == "..." or line in printed
+
+
+def test_the_training_loop_runs_on_shapes_in_the_layout_of_modelnet10(
+    tmp_path, monkeypatch, capsys
+):
+    fill(tmp_path / "data/raw")
+    monkeypatch.chdir(tmp_path)
+    block = TRAINING.replace("epochs, points = 30, 1024", "epochs, points = 2, 32")
+    assert block != TRAINING
+    assert len(block.splitlines()) <= 30
+    exec(compile(block, "README.md", "exec"), {"__name__": "__main__"})
+    assert re.fullmatch(r"[01]\.\d{3} of the test shapes are right\n", capsys.readouterr().out)
 
 
 @pytest.mark.parametrize("page", PAGES)

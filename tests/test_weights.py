@@ -190,5 +190,5 @@ def test_files_of_other_kinds_are_not_opened(tmp_path):
 def test_missing_safetensors_says_how_to_get_it(monkeypatch, exported):
     monkeypatch.setitem(sys.modules, "safetensors", None)
     monkeypatch.setitem(sys.modules, "safetensors.torch", None)
-    with pytest.raises(ImportError, match=r"pip install 'mgic\[weights\]'"):
+    with pytest.raises(ImportError, match=r"pip install safetensors"):
         read_weights(exported[0])

@@ -19,7 +19,7 @@ try:
     from huggingface_hub import ModelCard, ModelCardData, PyTorchModelHubMixin, hf_hub_download
 except ImportError as error:
     raise ImportError(
-        "mgic_geo.models.hub needs huggingface_hub and safetensors: pip install 'mgic[hub]'"
+        "mgic_geo.models.hub needs two packages: pip install huggingface_hub safetensors"
     ) from error
 
 WEIGHTS, SIDECAR = "model.safetensors", "model.json"

@@ -165,7 +165,7 @@ def _import_safetensors() -> Any:
     try:
         import safetensors.torch
     except ImportError as error:
-        raise ImportError("weights need safetensors: pip install 'mgic[weights]'") from error
+        raise ImportError("weights need safetensors: pip install safetensors") from error
     return safetensors
 
 

@@ -22,6 +22,9 @@ from mgic_vision.ops.kernel import (
 def _reference(x: Tensor, weight: Tensor, dilation: int) -> Tensor:
     if not x.is_floating_point():
         raise ValueError(f"x must be floating point, got {x.dtype}")
+    if not x.size(1) == weight.size(0) > 0:
+        shapes = f"{tuple(x.shape)} and {tuple(weight.shape)}"
+        raise ValueError(f"x and weight must be (B, C, H, W) and (C, 1, k, k), got shapes {shapes}")
     padding = weight.size(2) // 2 * dilation
     return functional.conv2d(x, weight, None, 1, padding, dilation, x.size(1))
 

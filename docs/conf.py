@@ -29,6 +29,7 @@ autodoc_preserve_defaults = True
 napoleon_google_docstring, napoleon_numpy_docstring = True, False
 napoleon_custom_sections = ["Shape", "Cost"]
 napoleon_use_ivar = True
+myst_heading_anchors = 2
 myst_enable_extensions = ["colon_fence"]
 
 

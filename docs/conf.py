@@ -10,7 +10,8 @@ from docutils.utils.math.latex2mathml import tex2mathml
 from sphinx.application import Sphinx
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # this checkout, wherever it is installed from
-project, author = "MGIC", "the MGIC authors"
+project, author = "MGIC", "the MGIC maintainers"
+copyright = author
 version = release = importlib.metadata.version("mgic")
 extensions = [
     "myst_parser",

@@ -158,7 +158,7 @@ def summary(seen: Mapping[int, Seen]) -> str:
     still = f", {len(missing)} are open ({', '.join(missing)})" if missing else ""
     outcomes = sum((found.outcomes for found in seen.values()), Counter())
     counts = ", ".join(f"{outcomes[key]} {key}" for key in ("passed", "failed", "skipped"))
-    return f"{passed} of {len(FAULTS)} faults pass{still}; tests, by fault: {counts}"
+    return f"{passed} of {len(FAULTS)} faults pass{still} (tests, by fault: {counts})"
 
 
 def as_text(rows: Sequence[Sequence[str]]) -> str:
@@ -178,16 +178,22 @@ def as_page(rows: Sequence[Sequence[str]], result: str, how: str, part: str) -> 
     lines = [
         "# Faults and what comes of them",
         "",
-        f"Made by `python -m scripts.faults{part_of}` on {datetime.date.today()} {how}: "
-        f"Python {platform.python_version()}, {versions}, "
-        f"{platform.system()}.",
+        "Power cuts, full disks, damaged files, broken meshes, two runs in one folder, graphs that "
+        "name nodes which do not exist: tests make them happen for real. Each has to end as the "
+        "table says, with nothing lost and nothing computed wrongly without a word. "
+        f"{result}; `make faults` runs them again.",
         "",
-        f"{result}. Each line tells what the tests marked with its number claim; how often one ran "
-        "with other inputs stands behind it.",
+        f"<details><summary>All {len(rows)} faults, and what their tests claim</summary>",
         "",
         "| | fault | expected | seen | verdict |",
         "| --- | --- | --- | --- | --- |",
         *(f"| {' | '.join(row)} |" for row in rows),
+        "",
+        "</details>",
+        "",
+        "How often a test ran with other inputs stands behind what it claims. "
+        f"Made by `python -m scripts.faults{part_of}` on {datetime.date.today()} {how}: "
+        f"Python {platform.python_version()}, {versions}, {platform.system()}.",
     ]
     return "\n".join(lines) + "\n"
 

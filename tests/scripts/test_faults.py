@@ -53,7 +53,7 @@ def test_a_fault_without_a_test_is_told_as_open_until_it_has_one(tmp_path, monke
     seen = read_results(results(tmp_path / "r.xml", ("test_a", [54], "<failure/>")))
     rows = {row[0]: row for row in make_rows(seen, whole=True)}
     assert rows["54"][3:] == ("a", "FAIL")
-    assert summary(seen).startswith("0 of 56 faults pass, 2 are open (55, 56);")
+    assert summary(seen).startswith("0 of 56 faults pass, 2 are open (55, 56) (")
 
 
 def test_a_mark_reaches_the_results(pytester):
@@ -91,8 +91,8 @@ def test_a_part_leaves_out_what_it_has_not_run(tmp_path):
     seen = read_results(results(tmp_path / "r.xml", ("test_a", [2, 9], ""), ("test_b", [2], "")))
     rows = list(make_rows(seen, whole=False))
     assert [row[0] for row in rows] == ["02", "09"]
-    tests = "tests, by fault: 3 passed, 0 failed, 0 skipped"
-    assert summary(seen) == f"2 of 56 faults pass; {tests}"
+    tests = "(tests, by fault: 3 passed, 0 failed, 0 skipped)"
+    assert summary(seen) == f"2 of 56 faults pass {tests}"
     page = as_page(rows, summary(seen), "in 1.0 minutes", "quick")
     assert "| 02 | a bit of a checkpoint flipped | the hash tells; as 1 | a; b | pass |" in page
     assert "--part quick" in page

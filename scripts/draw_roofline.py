@@ -32,7 +32,7 @@ def main(args: Sequence[str] | None = None) -> int:
     races = [result for result in report["results"] if "seconds" in result]
     if not races:
         parser.error(f"{arguments.bench} has no timed benchmark")
-    figure = Figure(figsize=(8, 4.5 * len(races)), layout="constrained")
+    figure = Figure(figsize=(8, 4.5 * len(races)))
     panels = figure.subplots(len(races), squeeze=False)[:, 0]
     for panel, race in zip(panels, races, strict=True):
         draw(panel, race, report["machine"]["copy_gigabytes_per_second"])
@@ -66,10 +66,10 @@ def draw(panel: Any, race: Mapping[str, Any], bandwidth: float) -> None:
         kinds = {"mgic_": RED, "PyG": GRAY, "authors'": GRAY}
         color = next((kinds[kind] for kind in kinds if name.startswith(kind)), BLUE)
         panel.plot(intensity, gflops, marker, color=color, label=name)
-    panel.set_title(race["title"], fontsize="medium")
+    panel.set_title(race["title"])
     panel.set(xlabel="operations a byte", ylabel="GFLOP/s")
-    panel.grid(which="both", alpha=0.2)
-    panel.legend(fontsize="small", loc="lower right")
+    panel.grid(which="both")
+    panel.legend(loc="lower right")
 
 
 if __name__ == "__main__":

@@ -3,10 +3,16 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from matplotlib import style
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
 
-BLUE, RED, GRAY = "#4477aa", "#ee6677", "#bbbbbb"  # dense models, MGIC, controls
+from scripts.training.reports.figures import BLUE, GRAY, STYLE
+from scripts.training.reports.figures import VERMILION as RED
+
+# dense models are blue, MGIC red, controls gray
+style.use(["default", STYLE])  # once for all: a figure takes it when it is made
 
 
 def color_of(row: Mapping[str, Any]) -> str:
@@ -35,15 +41,16 @@ def plot_ranges(
         [row[f"{key}_max"] - m for m, row in zip(mean, rows, strict=True)],
     ]
     if rows:
-        axes.errorbar([row[across] for row in rows], mean, ends, **{"capsize": 3} | options)
+        axes.errorbar([row[across] for row in rows], mean, ends, **options)
 
 
 def frame(axes: Axes, **settings: Any) -> None:
     """Set scales and labels, and draw a grid and the legend of what has a label."""
     axes.set(**settings)
-    axes.grid(alpha=0.3)
+    axes.grid()
+    axes.set_axisbelow(True)
     if axes.get_legend_handles_labels()[0]:
-        axes.legend(frameon=False, fontsize=8)
+        axes.legend()
 
 
 class Panel(NamedTuple):
@@ -92,14 +99,14 @@ def dot_rows(
     known = [[r for r in each.rows if r.get(f"{each.key}_mean") is not None] for each in panels]
     names = list(dict.fromkeys(name(row) for rows in known for row in rows))
     size = (2.5 + 3 * len(panels), 0.35 * len(names) + 1.2)
-    figure = Figure(figsize=size, layout="constrained") if parent is None else parent
+    figure = Figure(figsize=size) if parent is None else parent
     grid = figure.subplots(1, len(panels), squeeze=False, sharey=True)[0]
     for axes, panel, rows in zip(grid, panels, known, strict=True):
         for row in rows:
             place = names.index(name(row))
             mean, low, high = (float(row[f"{panel.key}_{end}"]) for end in ("mean", "min", "max"))
             ends = [[mean - low], [high - mean]]
-            axes.errorbar(mean, place, xerr=ends, fmt="o", capsize=3, color=color(row))
+            axes.errorbar(mean, place, xerr=ends, fmt="o", color=color(row))
             if place == 0:
                 axes.axvspan(low, high, color=color(row), alpha=0.15, linewidth=0)
         frame(axes, xlabel=panel.label, title=panel.title)
@@ -114,6 +121,7 @@ def with_pictures(
     label: str,
     columns: Mapping[str, Sequence[Any]],
     show: Callable[[Axes, Any], object],
+    legend: Sequence[Artist],
 ) -> Figure:
     """Draw results, and beside them some samples as several networks saw them.
 
@@ -123,8 +131,9 @@ def with_pictures(
         label: Of its axis.
         columns: Pictures by heading; the same sample is in the same place of each.
         show: Draws one of them.
+        legend: Colors of the pictures and their names.
     """
-    figure = Figure(figsize=(12, 5), layout="constrained")
+    figure = Figure(figsize=(12, 5))
     left, right = figure.subfigures(1, 2, width_ratios=(2, 3))
     dot_rows([Panel("", rows, key, label)], left)
     grid = right.subplots(max(map(len, columns.values())), len(columns), squeeze=False)
@@ -134,4 +143,5 @@ def with_pictures(
             show(place, picture)
     for place in grid.ravel():
         place.set_axis_off()
+    right.legend(handles=legend, loc="outside lower center", ncols=6)
     return figure

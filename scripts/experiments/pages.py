@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from scripts.experiments import ranges
 from scripts.training.reliability.files import write_whole
-from scripts.training.reports.figures import png_of
+from scripts.training.reports.figures import STYLE, png_of
 
 DOCS = Path("docs/results")
 FOLDERS = [Path(__file__).parent / "pages", Path(__file__).parent / "paper" / "notes"]
@@ -121,5 +121,5 @@ def _cell(value: Any) -> str:
 
 def as_png(figure: Figure) -> bytes:
     """Draw a figure."""
-    with style.context("default"):
+    with style.context(["default", STYLE]):
         return png_of(figure)

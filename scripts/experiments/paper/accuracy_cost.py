@@ -59,7 +59,7 @@ def draw_costs(rows: Sequence[Mapping[str, Any]]) -> bytes:
     places = list(dict.fromkeys(row["where"] for row in rows))
     columns = min(3, len(places))
     lines = math.ceil(len(places) / columns)
-    figure = Figure(figsize=(5.6 * columns, 4.6 * lines), layout="constrained")
+    figure = Figure(figsize=(5.6 * columns, 4.6 * lines))
     panels = figure.subplots(lines, columns, squeeze=False).flat
     for axes, place in zip(panels, places, strict=False):
         side, _, data = place.partition(", ")
@@ -71,18 +71,16 @@ def draw_costs(rows: Sequence[Mapping[str, Any]]) -> bytes:
             families.setdefault(family(row["model"]), []).append(at)
         for style, (name, points) in zip(_styles(families), families.items(), strict=True):
             x, y, *ends = zip(*sorted(points), strict=True)
-            axes.errorbar(x, y, ends, capsize=3, label=name, **style)
+            axes.errorbar(x, y, ends, label=name, **style)
         axes.set(xscale="log", xlabel="multiply-adds, M", ylabel=data)
         axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.xaxis.set_major_formatter("{x:g}")
         axes.minorticks_off()
         where = "the paper's numbers" if side == "paper" else "trained here"
-        axes.set_title(f"{where}: {data.partition(',')[0]}", loc="left", fontsize=10)
+        axes.set_title(f"{where}: {data.partition(',')[0]}")
         axes.margins(0.08)
-        axes.grid(alpha=0.3)
-        axes.legend(
-            loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2, frameon=False, fontsize=7
-        )
+        axes.grid()
+        axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2, fontsize=7)
     for axes in figure.axes[len(places) :]:
         axes.set_axis_off()
     return as_png(figure)
@@ -178,7 +176,7 @@ def read_curves(folder: Path) -> dict[tuple[str, str], list[list[float]]]:
 def draw_curves(curves: Mapping[tuple[str, str], Sequence[Sequence[float]]]) -> bytes:
     """Draw the mean over the seeds by epoch, and their range, one panel a data set; MGIC thick."""
     places = list(dict.fromkeys(place for place, _ in curves))
-    figure = Figure(figsize=(7.5 * len(places), 4.6), layout="constrained")
+    figure = Figure(figsize=(7.5 * len(places), 4.6))
     for axes, place in zip(figure.subplots(1, len(places), squeeze=False)[0], places, strict=True):
         models = [model for where, model in curves if where == place]
         for style, model in zip(_styles(models), models, strict=True):
@@ -190,7 +188,7 @@ def draw_curves(curves: Mapping[tuple[str, str], Sequence[Sequence[float]]]) -> 
             low, high = together.min(0), together.max(0)
             axes.fill_between(epochs, low, high, color=style["color"], alpha=0.1, linewidth=0)
         frame(axes, xlabel="epoch", ylabel="validation accuracy, %")
-        axes.set_title(f"ours, {place}", loc="left", fontsize=10)
+        axes.set_title(f"ours, {place}")
     return as_png(figure)
 
 

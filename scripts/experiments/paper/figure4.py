@@ -227,7 +227,7 @@ def make_row(
 
 def draw(rows: Sequence[dict[str, Any]]) -> Figure:
     """Draw error against weights, both logarithmic."""
-    figure = Figure(figsize=(8.5, 4.4), layout="constrained")
+    figure = Figure(figsize=(8.5, 4.4))
     axes = figure.add_subplot()
     names = {"test_mean": "ours test MSE", "test_min": "lowest", "test_max": "highest"}
     rows = [row | {key: row[name] for key, name in names.items()} for row in rows]

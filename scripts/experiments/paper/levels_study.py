@@ -11,14 +11,13 @@ from matplotlib.figure import Figure
 from mgic_geo import MGICBlock
 from mgic_vision import summary
 from scripts.experiments import runs
-from scripts.experiments.figures import frame, plot_ranges
+from scripts.experiments.figures import RED, Panel, dot_rows
 from scripts.experiments.pages import as_png, fill
 from scripts.experiments.paper import small_tasks
 from scripts.experiments.paper.item import Item, Page, published
 from scripts.experiments.paper.small_tasks import Network, digits
 from scripts.experiments.ranges import summarize
 
-VARYING_S_C, VARYING_S_G = "#d55e00", "#0072b2"
 DIGITS = replace(small_tasks.DIGITS, options={"depth": 8}, make_data=partial(digits, 1_000, 16))
 SETTINGS = tuple(dict.fromkeys((row["s_c"], row["s_g"]) for row in published("table12")["rows"]))
 
@@ -67,22 +66,14 @@ def make_networks() -> dict[tuple[int, int], Network]:
 
 
 def draw(rows: Sequence[dict[str, Any]]) -> Figure:
-    """Draw mean and range against the weights, once along s_c and once along s_g."""
-    figure = Figure(figsize=(6, 4), layout="constrained")
-    axes = figure.add_subplot()
-    for key, fixed, color in (("s_c", "s_g", VARYING_S_C), ("s_g", "s_c", VARYING_S_G)):
-        own = [row for row in rows if row[fixed] == 16 and row["seeds"]]
-        own = sorted(own, key=lambda row: row["weights"])
-        plot_ranges(axes, own, "test", fmt="o-", color=color, label=f"{key} varies, {fixed} = 16")
-        for row in own if key == "s_g" else ():
-            place = (row["weights"], row["test_mean"])
-            axes.annotate(f"s_g {row['s_g']}", place, (6, -12), textcoords="offset points")
-    frame(axes, xscale="log", xlabel="weights", ylabel=DIGITS.unit)
-    ticks = [row["weights"] for row in rows if row["s_c"] == 16 and row["seeds"]]
-    axes.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
-    axes.minorticks_off()
-    axes.margins(x=0.15)
-    return figure
+    """Draw mean and range of every network, the first as a band."""
+    known = [row for row in rows if row["seeds"] and not row["same network as"]]
+    name = "s_g {s_g}, s_c {s_c}, {thousands:.0f} k".format_map
+    return dot_rows(
+        [Panel("", known, "test", DIGITS.unit)],
+        name=lambda row: name(row | {"thousands": row["weights"] / 1000}),
+        color=lambda row: RED,
+    )
 
 
 ITEM = Item(

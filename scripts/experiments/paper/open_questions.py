@@ -9,6 +9,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from scripts.experiments import runs
+from scripts.experiments.figures import BLUE, RED, Panel, dot_rows
 from scripts.experiments.pages import as_png, fill
 from scripts.experiments.paper import cycles
 from scripts.experiments.paper.item import Item, Page
@@ -18,7 +19,6 @@ from scripts.experiments.ranges import judge, summarize
 
 TASKS = (FUNCTION, DIGITS)
 BETTER, WORSE, SAME, OPEN = "better", "worse", "no difference seen", "not run yet"
-BLUE, RED, GRAY = "#0072b2", "#d55e00", "#8d96a0"
 # what came out, by the names of task and variant, and the seed
 Results = Mapping[tuple[str, str, int], dict[str, Any]]
 
@@ -144,24 +144,16 @@ def make_row(question: Question, task: Task, found: Results) -> dict[str, Any]:
 
 def draw(found: Results) -> Figure:
     """Draw mean and range of every network, the default's range as a band."""
-    figure = Figure(figsize=(11, 5), layout="constrained")
-    for axes, task in zip(figure.subplots(1, len(TASKS)), TASKS, strict=True):
-        names = [name for name in VARIANTS if runs.over_seeds(found, task.name, name)]
-        for place, name in enumerate(names):
-            own = runs.over_seeds(found, task.name, name).values()
-            scores = [result["score"] for result in own]
-            color = BLUE if name == "default" else GRAY if name.startswith("dense") else RED
-            axes.plot([min(scores), max(scores)], [place, place], color=color, alpha=0.5)
-            axes.plot(scores, [place] * len(scores), "|", color=color, markersize=7)
-            axes.plot(sum(scores) / len(scores), place, "o", color=color, markersize=5)
-            if name == "default":
-                axes.axvspan(min(scores), max(scores), color=BLUE, alpha=0.1, linewidth=0)
-        axes.set_yticks(range(len(names)), names)
-        axes.invert_yaxis()
-        axes.set(xlabel=f"{task.unit} ({'higher' if task.higher_is_better else 'lower'} is better)")
-        axes.set_title(task.name, loc="left")
-        axes.grid(alpha=0.3, axis="x")
-    return figure
+    panels = []
+    for task in TASKS:
+        rows = [
+            {"model": name} | summarize(results.values(), ["score"])
+            for name in VARIANTS
+            if (results := runs.over_seeds(found, task.name, name))
+        ]
+        way = "higher" if task.higher_is_better else "lower"
+        panels.append(Panel(task.name, rows, "score", f"{task.unit} ({way} is better)"))
+    return dot_rows(panels, color=lambda row: BLUE if row["model"].startswith("dense") else RED)
 
 
 ITEM = Item(

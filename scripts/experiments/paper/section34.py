@@ -15,7 +15,7 @@ from mgic_vision import basic_block, mgic_unit, summary
 from mgic_vision.blocks import dense_level
 from scripts.benchmarks.tensor_memory import MemoryCounter, kept_bytes
 from scripts.benchmarks.timing import race, spread
-from scripts.experiments.figures import frame
+from scripts.experiments.figures import BLUE, RED, frame
 from scripts.experiments.pages import as_png, fill
 from scripts.experiments.paper.item import Item, Page
 
@@ -28,7 +28,13 @@ QUANTITIES = {
     "inference MB": "inference memory, MB",
     "training MB": "memory kept for the backward pass, MB",
 }
-COLORS = {DENSE: "#8d96a0", "s_g = 8": "#56b4e9", "s_g = 16": "#0072b2", "s_g = 32": "#d55e00"}
+# color, and a size that shows markers below others
+MARKERS = {
+    DENSE: (BLUE, "o", 6),
+    "s_g = 8": ("#e69f00", "s", 9),
+    "s_g = 16": (RED, "D", 6),
+    "s_g = 32": ("#cc79a7", "o", 3),
+}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -124,22 +130,24 @@ def exponents(rows: Sequence[dict[str, Any]], quantity: str) -> dict[str, float]
 
 def draw(rows: Sequence[dict[str, Any]]) -> Figure:
     """Draw all quantities against the width, all logarithmic."""
-    figure = Figure(figsize=(13, 7), layout="constrained")
-    for axes, (key, label) in zip(figure.subplots(2, 3).flat, QUANTITIES.items(), strict=False):
+    figure = Figure(figsize=(13, 7))
+    panels = figure.subplot_mosaic("aabbcc;dddeee").values()
+    for axes, (key, label) in zip(panels, QUANTITIES.items(), strict=True):
         for kind, exponent in exponents(rows, key).items():
             own = [row for row in rows if row["block"] == kind and row[key] is not None]
+            color, marker, size = MARKERS[kind]
             axes.plot(
                 [row["width"] for row in own],
                 [row[key] for row in own],
-                "o-",
-                color=COLORS[kind],
+                color=color,
+                marker=marker,
+                markersize=size,
                 label=f"{kind}: width^{exponent:.2f}",
             )
         frame(axes, xscale="log", yscale="log", xlabel="width", ylabel=label)
         widths = [row["width"] for row in rows if row["block"] == DENSE]
         axes.set_xticks(widths, map(str, widths), fontsize=8)
         axes.minorticks_off()
-    figure.axes[-1].set_axis_off()
     return figure
 
 

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from mgic_geo import num_weights
-from scripts.experiments.figures import frame
+from scripts.experiments.figures import GRAY, frame
 from scripts.experiments.pages import as_png, fill
 from scripts.experiments.paper.channel_coding import (
     STEPS,
@@ -33,7 +33,7 @@ SEEDS = (0, 1, 2)
 SEEDS_USED = "0, 1, 2 of the coders, 0 of the filters"
 SHOWN = 16  # feature maps in the picture
 DENSE = "dense autoencoder"
-COLORS = ("#0072b2", "#d55e00")
+COLORS = ("#d55e00", "#e69f00")  # of data
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -120,7 +120,7 @@ def make_rows(
 
 def draw_errors(rows: Sequence[dict[str, Any]]) -> bytes:
     """Draw the error by group size: over that at s_g = 32, as the paper's, and over the bound."""
-    figure = Figure(figsize=(10, 4), layout="constrained")
+    figure = Figure(figsize=(10, 4.6))
     growth, bound = figure.subplots(1, 2)
     for source, color in zip(dict.fromkeys(row["features"] for row in rows), COLORS, strict=False):
         own = [row for row in rows if row["features"] == source]
@@ -138,13 +138,14 @@ def draw_errors(rows: Sequence[dict[str, Any]]) -> bytes:
         (full,) = (row["ours, times PCA"] for row in own if row["coder"] == DENSE)
         bound.axhline(full, color=color, linestyle="--", linewidth=1, label=f"{label}, {DENSE}")
     paper = [row["paper, times s_g = 32"] for row in rows[: len(GROUP_SIZES)]]
-    growth.plot(GROUP_SIZES, paper, "s-", color="#8d96a0", label="paper: 1,024 images of ImageNet")
+    growth.plot(GROUP_SIZES, paper, "s-", color=GRAY, label="paper: 1,024 images of ImageNet")
     bound.axhline(1, color="black", linestyle=":", label="PCA, the bound of linear codes")
     for axes, label in ((growth, "error over that at s_g = 32"), (bound, "error over the bound")):
         frame(axes, xscale="log", yscale="log", xlabel="group size s_g", ylabel=label)
         axes.set_xticks(GROUP_SIZES, map(str, GROUP_SIZES))
         axes.minorticks_off()
         axes.set_yticks([1, 2, 5, 10, 20], map(str, [1, 2, 5, 10, 20]))
+        axes.legend(loc="upper left", bbox_to_anchor=(0, -0.14))
     return as_png(figure)
 
 
@@ -161,7 +162,7 @@ def draw_maps(features: Features, coders: dict[int, ChannelCoder]) -> bytes:
     top += [decoded[size][..., strongest] for size in GROUP_SIZES]
     titles = ["image", "a feature map", *(f"s_g = {size}" for size in GROUP_SIZES)]
     bottom = [_tiles(x[..., :SHOWN]), _tiles(code), _tiles(decoded[GROUP_SIZES[1]][..., :SHOWN])]
-    figure = Figure(figsize=(11, 5.2), layout="constrained")
+    figure = Figure(figsize=(11, 5.2))
     parts: Any = figure.subfigures(2, 1, height_ratios=[1, 1.9])
     upper, lower = parts
     _show(upper.subplots(1, 6), top, titles)

@@ -10,6 +10,7 @@ import functools
 import io
 import re
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import ParamSpec
 
 import numpy as np
@@ -24,23 +25,11 @@ from numpy.typing import NDArray
 P = ParamSpec("P")
 
 BLUE, GRAY, GREEN, VERMILION, INK = "#0072b2", "#8d96a0", "#009e73", "#d55e00", "#24292f"
-FONT = "DejaVu Sans"
-STYLE = {
-    "font.family": FONT,
-    "font.size": 9,
-    "text.color": INK,
-    "text.parse_math": False,  # a class name with dollar signs is a name, not a formula
-    "axes.edgecolor": GRAY,
-    "axes.labelcolor": INK,
-    "axes.titlesize": 10,
-    "axes.titlelocation": "left",
-    "xtick.color": INK,
-    "ytick.color": INK,
-    "legend.frameon": False,
-}
+STYLE = Path(__file__).with_name("mgic.mplstyle")
 ACCURACY_LIKE = re.compile(r"(train|val)_(\w*accuracy|\w*iou|top\d+)")
 DEPTH = LinearSegmentedColormap.from_list("depth", ["#c9dcea", "#5b9cc6", "#0b4a75"])
 GALLERY_COLUMNS = 6
+STYLES = (("-", BLUE), ("--", GREEN), (":", VERMILION), ("-.", INK))
 
 
 def as_png(draw: Callable[P, Figure]) -> Callable[P, bytes]:
@@ -48,7 +37,9 @@ def as_png(draw: Callable[P, Figure]) -> Callable[P, bytes]:
 
     @functools.wraps(draw)
     def render(*args: P.args, **kwargs: P.kwargs) -> bytes:
-        with style.context(["default", STYLE]):  # saved inside: tick labels are made only then
+        # a class name with dollar signs is a name, not a formula
+        with style.context(["default", STYLE, {"text.parse_math": False}]):
+            # saved inside: tick labels are made only then
             return png_of(draw(*args, **kwargs))
 
     return render
@@ -63,7 +54,7 @@ def png_of(figure: Figure) -> bytes:
 
 def label(name: str, width: int = 24) -> str:
     """Shorten a class name to ``width`` characters that the font can draw, on one line."""
-    known = get_font(findfont(FontProperties(family=FONT))).get_charmap()
+    known = get_font(findfont(FontProperties(family="DejaVu Sans"))).get_charmap()
     text = "".join(c if ord(c) in known else "\ufffd" for c in " ".join(name.split()))
     return text if len(text) <= width else text[: width - 1] + "…"
 
@@ -77,7 +68,7 @@ def draw_curves(metrics: Mapping[str, NDArray], best: int | None, reason: str = 
         best: Row of the best epoch, marked by a line, or None.
         reason: What that epoch is best in, for the legend.
     """
-    figure = Figure(figsize=(10, 4.9), layout="constrained")
+    figure = Figure(figsize=(10, 4.9))
     loss, accuracy = figure.subplots(1, 2)
     _plot_columns(loss, metrics, [c for c in ("train_loss", "val_loss") if c in metrics], best)
     _plot_columns(accuracy, metrics, [c for c in metrics if ACCURACY_LIKE.fullmatch(c)], best)
@@ -87,25 +78,25 @@ def draw_curves(metrics: Mapping[str, NDArray], best: int | None, reason: str = 
     for axes in (loss, accuracy):
         axes.set_xlabel("epoch")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-        axes.grid(color="#e4e8ec", linewidth=0.7)
+        axes.grid()
         axes.set_axisbelow(True)
         axes.spines[["top", "right"]].set_visible(False)
         if best is not None:
             text = f"epoch {metrics['epoch'][best]:.0f}: {reason}"
             axes.axvline(metrics["epoch"][best], color=INK, linestyle=":", linewidth=1, label=text)
         if axes.get_legend_handles_labels()[0]:
-            axes.legend(fontsize=8, loc="upper left", bbox_to_anchor=(0, -0.14))
+            axes.legend(loc="upper left", bbox_to_anchor=(0, -0.14))
     return figure
 
 
 def _plot_columns(axes: Axes, metrics: Mapping[str, NDArray], names: list[str], best: int | None):
-    dashes = {}  # one line style per quantity, the same for train and val
+    styles = {}  # one per quantity, its line the same for train and val
     for name in names:
         part, quantity = name.split("_", 1)
-        dash = dashes.setdefault(quantity, ["-", "--", ":", "-."][len(dashes) % 4])
+        dash, color = styles.setdefault(quantity, STYLES[len(styles) % len(STYLES)])
         if not np.isfinite(metrics[name]).any():
             continue
-        color = BLUE if part == "val" else GRAY
+        color = color if part == "val" else GRAY
         marker = "o" if np.isfinite(metrics[name]).sum() <= 12 else None
         axes.plot(
             metrics["epoch"],
@@ -139,7 +130,7 @@ def draw_confusion(counts: NDArray, classes: Sequence[str], title: str) -> Figur
     """
     n = len(classes)
     side = min(max(0.46 * n, 2.5), 10)
-    figure = Figure(figsize=(side + 2.7, side + 1.4), layout="constrained")
+    figure = Figure(figsize=(side + 2.7, side + 1.4))
     axes = figure.add_subplot()
     totals = counts.sum(axis=1, keepdims=True)
     shares = counts / np.maximum(totals, 1)
@@ -188,7 +179,7 @@ def draw_gallery(
         title: Text above the grid.
     """
     rows = max(-(-len(items) // GALLERY_COLUMNS), 1)
-    figure = Figure(figsize=(10, 2.02 * rows + 0.4), layout="constrained")
+    figure = Figure(figsize=(10, 2.02 * rows + 0.4))
     figure.suptitle(title, x=0.008, ha="left", fontsize=10)
     grid = figure.subplots(rows, GALLERY_COLUMNS, squeeze=False).ravel()
     for axes in grid[len(items) :]:

@@ -130,7 +130,7 @@ def draw_samples(
         height: Of a row, in inches.
     """
     num_rows = math.ceil(len(captions) / in_row)
-    figure = Figure(figsize=(10, num_rows * height + 0.9), layout="constrained")
+    figure = Figure(figsize=(10, num_rows * height + 0.9))
     groups = figure.subfigures(num_rows, in_row, squeeze=False, wspace=0.02).ravel()
     for number, (group, caption) in enumerate(zip(groups, captions, strict=False)):
         group.suptitle(caption, fontsize=9, x=0.02, ha="left")
@@ -139,7 +139,7 @@ def draw_samples(
             show(axes, pictures[number])
             if number < in_row:
                 axes.set_title(name, fontsize=8)
-    figure.legend(handles=legend, loc="outside lower center", ncols=8, fontsize=8)
+    figure.legend(handles=legend, loc="outside lower center", ncols=8)
     return figure
 
 

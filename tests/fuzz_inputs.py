@@ -1,17 +1,18 @@
 """Drawn wrong inputs for every public entry, in a process of their own.
 
-A valid call is drawn, and one of its tensors is spoiled: another size, type, device, distance
-between its numbers, order, an index out of range, numbers that are not finite. Then it must give
-what plain PyTorch gives, or raise an error that names an argument. A crash ends the process, and
-the test that started it says which call it was.
+A valid call is drawn, and one of its tensors is spoiled in every way: another size, type, device,
+distance between its numbers, order, an index out of range, numbers that are not finite. Each time
+it must give what plain PyTorch gives, or raise an error that names an argument. A crash ends the
+process, and the test that started it says which call it was.
 
-``python -m tests.fuzz_inputs FIRST LAST FILE`` writes the call about to be made to FILE.
+``python -m tests.fuzz_inputs FIRST LAST FILE`` does so for these seeds, prints what is wrong, and
+writes to FILE how many calls it has made and the one it is about to make.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from operator import attrgetter
 from pathlib import Path
@@ -299,84 +300,53 @@ ENTRIES: dict[str, Entry] = {
 }
 
 
-def spoil(draw: Draw, x: Tensor) -> tuple[str, Tensor]:
-    """What was done to a tensor, and the result."""
-    kinds = [_resized, _retyped, _moved, _strided, _emptied, _reordered]
-    kinds += [_not_finite, _not_finite] if x.is_floating_point() else [_out_of_range] * 4
-    return draw.one_of(*kinds)(draw, x)
+TYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+TYPES += (torch.int64, torch.int32, torch.uint8, torch.bool, torch.complex64)
+NOT_FINITE = torch.nan, torch.inf, -torch.inf, 1e18, 1e-40
+OUT_OF_RANGE = -1, NODES, NODES + 1, 10**7, -(2**62), 2**62, 2**31, -(2**31)
 
 
-def _resized(draw: Draw, x: Tensor) -> tuple[str, Tensor]:
-    axis = draw.integer(0, x.dim() - 1)
-    if draw.integer(0, 1) and x.size(axis) > 1:
-        return "one less", x.narrow(axis, 0, x.size(axis) - 1)
-    return "one more", torch.cat([x, x.narrow(axis, 0, min(1, x.size(axis)))], axis)
+def spoilings(draw: Draw, x: Tensor) -> Iterator[tuple[str, Tensor]]:
+    """Every way to spoil a tensor: what was done to it, and the result."""
+    for kind in TYPES:
+        if kind != x.dtype:
+            yield f"as {kind}", x.to(kind)
+    yield "on meta", x.to("meta")
+    yield "expanded", x[:1].expand_as(x)
+    yield "every second", torch.stack([x, x], -1)[..., 0]
+    yield "last axis first", x.movedim(-1, 0).contiguous().movedim(0, -1)
+    yield "an axis more", x[None]
+    if x.dim() > 1:
+        yield "an axis less", x[0]
+    for axis, size in enumerate(x.shape):
+        yield f"flipped along {axis}", x.flip(axis)
+        yield f"none along {axis}", x.narrow(axis, 0, 0)
+        yield f"one less along {axis}", x.narrow(axis, 0, max(size - 1, 0))
+        yield f"one more along {axis}", torch.cat([x, x.narrow(axis, 0, min(1, size))], axis)
+    if not x.numel() or x.dtype == torch.bool:
+        return
+    last = x.numel() - 1
+    for value in NOT_FINITE if x.is_floating_point() else OUT_OF_RANGE:
+        for place in {0, last, draw.integer(0, last)}:
+            spoiled = x.flatten().clone()
+            spoiled[place] = value
+            yield f"{value} at {place}", spoiled.view_as(x)
 
 
-def _retyped(draw: Draw, x: Tensor) -> tuple[str, Tensor]:
-    kinds = torch.float64, torch.bfloat16, torch.float16, torch.int32, torch.int64, torch.uint8
-    kind = draw.one_of(*kinds, torch.bool, torch.complex64)
-    return f"as {kind}", x.to(kind)
-
-
-def _moved(draw: Draw, x: Tensor) -> tuple[str, Tensor]:
-    return "on meta", x.to("meta")
-
-
-def _strided(draw: Draw, x: Tensor) -> tuple[str, Tensor]:
-    kind = draw.one_of("expanded", "transposed", "every second", "last axis first")
-    if kind == "expanded":
-        return kind, x[:1].expand_as(x)
-    if kind == "transposed":
-        return kind, x.t().contiguous().t() if x.dim() == 2 else x.flip(0)
-    if kind == "every second":
-        return kind, torch.stack([x, x + 1], -1)[..., 0]
-    return kind, x.movedim(-1, 0).contiguous().movedim(0, -1)
-
-
-def _emptied(draw: Draw, x: Tensor) -> tuple[str, Tensor]:
-    return "empty", x.narrow(draw.integer(0, x.dim() - 1), 0, 0)
-
-
-def _reordered(draw: Draw, x: Tensor) -> tuple[str, Tensor]:
-    return "flipped", x.flip(draw.integer(0, x.dim() - 1))
-
-
-def _not_finite(draw: Draw, x: Tensor) -> tuple[str, Tensor]:
-    value = draw.one_of(torch.nan, torch.inf, -torch.inf, 1e18, 1e-40)
-    return _with_one(draw, x, value)
-
-
-def _out_of_range(draw: Draw, x: Tensor) -> tuple[str, Tensor]:
-    value = draw.one_of(-1, NODES, NODES + 1, 10**7, -(2**62), 2**62, 2**31, -(2**31))
-    return _with_one(draw, x, value)
-
-
-def _with_one(draw: Draw, x: Tensor, value: float) -> tuple[str, Tensor]:
-    if not x.numel():
-        return "unchanged", x
-    x = x.clone()
-    place = draw.one_of(0, x.numel() - 1, draw.integer(0, x.numel() - 1))
-    x[torch.unravel_index(torch.tensor(place), x.shape)] = value
-    return f"{value} at {place}", x
-
-
-def draw_call(seed: int) -> tuple[str, Call, Arguments]:
-    """A call, with what was spoiled about it in words."""
+def draw_calls(seed: int) -> Iterator[tuple[str, Call, Arguments]]:
+    """A call, one of whose tensors is spoiled in every way, with what was done in words."""
     draw = Draw(seed)
     entry = list(ENTRIES)[seed % len(ENTRIES)]
     torch.manual_seed(seed)
     call, arguments = ENTRIES[entry](draw)
-    tensors = [name for name, value in arguments.items() if isinstance(value, Tensor)]
-    name = draw.one_of(*tensors)
-    done, spoiled = spoil(draw, arguments[name])
-    entry = f"{entry} {getattr(call, 'operator', '')}".strip()
-    return f"{entry}: {name} {done}", call, {**arguments, name: spoiled}
+    name = draw.one_of(*(name for name, x in arguments.items() if isinstance(x, Tensor)))
+    entry = getattr(call, "operator", entry)
+    for done, spoiled in spoilings(draw, arguments[name]):
+        yield f"{entry}: {name} {done}", call, {**arguments, name: spoiled}
 
 
-def check(seed: int) -> str:
-    """What is wrong with how a drawn call ends; empty where it is right."""
-    what, call, arguments = draw_call(seed)
+def check(what: str, call: Call, arguments: Arguments) -> str:
+    """What is wrong with how a call ends; empty where it is right."""
     by_name = hasattr(call, "operator")
     found = _end(call, arguments, kernels=True)
     if isinstance(found, Exception):
@@ -438,15 +408,19 @@ def _compare(what: str, found: Any, expected: Any) -> str:
 
 
 def main(first: int, last: int, log: Path) -> None:
-    """Make the calls [first, last) and print what is wrong with them."""
+    """Make the calls of the seeds [first, last) and print what is wrong with them."""
     torch.set_num_threads(2)
+    made = 0
     with log.open("w") as file:
         for seed in range(first, last):
-            file.seek(0)
-            file.write(f"{seed:>12}")
-            file.flush()
-            if wrong := check(seed):
-                print(f"{seed}: {wrong}", flush=True)
+            for what, call, arguments in draw_calls(seed):
+                file.seek(0)
+                file.write(f"{made} {seed} {what}")
+                file.truncate()
+                file.flush()
+                if wrong := check(what, call, arguments):
+                    print(f"{seed}, {wrong}", flush=True)
+                made += 1
 
 
 if __name__ == "__main__":

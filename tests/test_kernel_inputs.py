@@ -253,32 +253,33 @@ def test_the_older_onnx_export_has_its_inputs():
     assert_close(torch.from_numpy(found), layer(other), rtol=1e-4, atol=1e-4)
 
 
-CALLS = 60  # drawn wrong calls in the default run
+SEEDS = 27  # in the default run: every entry once, some 1,000 calls
 
 
 @needs_compiler
 def test_drawn_wrong_inputs_are_right_or_an_error_that_names_them(tmp_path):
-    wrong = _fuzz(0, CALLS, tmp_path / "seed")
+    made, wrong = _fuzz(0, SEEDS, tmp_path / "call")
     assert not wrong, "\n".join(wrong)
+    assert made > 10 * SEEDS
 
 
 @pytest.mark.slow
 def test_many_drawn_wrong_inputs(tmp_path, pytestconfig):
-    """As many as ``--fuzz-minutes`` allow: some 600 a minute on one core."""
+    """As many as ``--fuzz-minutes`` allow."""
     end = time.monotonic() + 60 * pytestconfig.getoption("fuzz_minutes")
     first = seed = pytestconfig.getoption("fuzz_seed")
-    wrong: list[str] = []
-    while time.monotonic() < end and not wrong:
-        wrong = _fuzz(seed, seed + 10 * CALLS, tmp_path / "seed")
-        seed += 10 * CALLS
-    print(f"calls {first} to {seed - 1}")
+    calls, wrong = 0, list[str]()
+    while time.monotonic() < end and len(wrong) < 40:
+        made, found = _fuzz(seed, seed + 100, tmp_path / "call")
+        seed, calls, wrong = seed + 100, calls + made, wrong + found
+    print(f"{calls} calls, seeds {first} to {seed - 1}")
     assert not wrong, "\n".join(wrong)
 
 
-def _fuzz(first: int, last: int, log: Path) -> list[str]:
-    """What went wrong in a process that makes these calls; it is started again after a crash."""
-    found: list[str] = []
-    while first < last and len(found) < 40:
+def _fuzz(first: int, last: int, log: Path) -> tuple[int, list[str]]:
+    """How many calls a process made, and what went wrong; it is started again after a crash."""
+    calls, found = 0, list[str]()
+    while first < last:
         done = subprocess.run(
             [sys.executable, "-W", "ignore", "-m", "tests.fuzz_inputs", str(first), str(last), log],
             cwd=Path(__file__).parents[1],
@@ -286,9 +287,10 @@ def _fuzz(first: int, last: int, log: Path) -> list[str]:
             text=True,
         )
         found += done.stdout.splitlines()
+        made, seed, what = log.read_text().split(" ", 2)
+        calls += int(made) + 1
         if not done.returncode:
             break
-        seed = int(log.read_text())
-        found.append(f"{seed}: ended with {done.returncode}: {done.stderr[-500:]}")
-        first = seed + 1
-    return found
+        found.append(f"{seed}, {what}: ended with {done.returncode}: {done.stderr[-500:]}")
+        first = int(seed) + 1
+    return calls, found

@@ -17,6 +17,7 @@ from torch_geometric import EdgeIndex
 from mgic_geo.graphs.table import NeighborTable
 from mgic_geo.ops.compress import check_nodes, compress
 from mgic_geo.ops.host import check, is_readable
+from mgic_geo.ops.inputs import check_axes
 from mgic_geo.ops.neighbor_max import neighbor_max as maximum
 from mgic_geo.ops.operator import check_values, is_exporting, is_traced
 from mgic_geo.ops.spmm import pointer_of, targets_of
@@ -217,6 +218,7 @@ def _from_sparse(matrix: Tensor, num_sources: int, num_targets: int) -> Adjacenc
 
 def _check_compressed(ptr: Tensor, nodes: Tensor, rows: int, count: int, role: str) -> None:
     """PyTorch itself takes such matrices as they are, right or wrong."""
+    check_axes(ptr=(ptr, 1), index=(nodes, 1))
     if ptr.numel() != rows + 1:
         raise ValueError(
             f"a torch.sparse adjacency of {rows} rows must have {rows + 1} pointers (ptr), "

@@ -113,7 +113,8 @@ class MGICLinear(nn.Module):
             raise ValueError(
                 f"x must have {self.channels} channels last, got shape {tuple(x.shape)}"
             )
-        return self.block(self.width_change(x))
+        rows = x.reshape(-1, self.channels)  # what a norm takes
+        return self.block(self.width_change(rows)).view(*x.shape[:-1], self.out_channels)
 
     def extra_repr(self) -> str:
         """Show the widths above the levels."""

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from mgic_geo.ops.compiled import why_not_compiled
 from mgic_geo.ops.csrc import build
+from mgic_geo.ops.inputs import check_axes
 from mgic_geo.ops.operator import Kernel, Operation
 from mgic_geo.ops.spmm import targets_of, transpose
 
@@ -93,6 +94,9 @@ def count_crossings(targets: Tensor, sources: Tensor, num_nodes: int) -> Tensor:
 
 
 def _matrices_reference(ptr: Tensor, index: Tensor, edge_value: Tensor) -> list[Tensor]:
+    check_axes(ptr=(ptr, 1), index=(index, 1))
+    if not edge_value.is_floating_point():
+        raise ValueError(f"edge_value must be floating point, got {edge_value.dtype}")
     # the center's own weight, minus the sum of the others, as one more edge of every node
     num_nodes, edges = ptr.numel() - 1, index.numel()
     nodes = torch.arange(num_nodes, device=index.device)
@@ -112,6 +116,7 @@ def _matrices_reference(ptr: Tensor, index: Tensor, edge_value: Tensor) -> list[
 
 
 def _matrices_compiled(ptr: Tensor, index: Tensor, edge_value: Tensor) -> list[Tensor]:
+    check_axes(ptr=(ptr, 1), index=(index, 1))
     if int(ptr[-1]) != index.numel():  # padded
         return _matrices_reference(ptr, index, edge_value)
     ptr, index, edge_value = ptr.contiguous(), index.contiguous(), edge_value.contiguous()

@@ -32,6 +32,25 @@ def check_tensors(**values: object) -> None:
             raise TypeError(f"{name} must be a tensor, got {type(value).__name__}{advice}")
 
 
+def check_axes(**inputs: tuple[Tensor, int]) -> None:
+    """Raise where an input has another number of axes than stands beside it.
+
+    Raises:
+        ValueError: With the name of the input.
+
+    Example:
+        >>> import torch
+        >>> check_axes(x=(torch.ones(3), 2))
+        Traceback (most recent call last):
+        ...
+        ValueError: x must have 2 axes, got shape (3,)
+    """
+    for name, (tensor, axes) in inputs.items():
+        if tensor.dim() != axes:
+            word = "axis" if axes == 1 else "axes"
+            raise ValueError(f"{name} must have {axes} {word}, got shape {tuple(tensor.shape)}")
+
+
 def check_finite(**coordinates: Tensor) -> None:
     """Raise where points have no coordinates, or one that is no finite floating-point number.
 

@@ -14,6 +14,7 @@ from mgic_geo.ops.compress import check_nodes
 from mgic_geo.ops.csrc import build
 from mgic_geo.ops.gpu.choice import why_not_triton
 from mgic_geo.ops.host import why_not_on_host
+from mgic_geo.ops.inputs import check_axes
 from mgic_geo.ops.operator import Kernel, Operation
 from mgic_geo.ops.spmm import check_pointer, targets_of
 
@@ -36,6 +37,7 @@ def _reference(x: Tensor, ptr: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _compiled(x: Tensor, ptr: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
+    check_axes(x=(x, 2), ptr=(ptr, 1), index=(index, 1))
     x, ptr, index = x.contiguous(), ptr.contiguous(), index.contiguous()
     if not ptr.numel():
         raise ValueError("ptr must start with 0, got none")
@@ -46,6 +48,7 @@ def _compiled(x: Tensor, ptr: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _torch(x: Tensor, ptr: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
+    check_axes(x=(x, 2))
     check_pointer(ptr, index)
     index = index[: int(ptr[-1])]
     check_nodes(index, x.size(0), "source")  # sparse products of PyTorch's do not

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from mgic_geo.ops.host import why_not_on_host
+from mgic_geo.ops.inputs import check_axes
 from mgic_geo.ops.operator import Kernel, Operation
 
 
@@ -59,8 +60,10 @@ def check_pointer(ptr: Tensor, index: Tensor) -> None:
     """Raise where ``ptr`` is not one of ``index``.
 
     Raises:
-        ValueError: It does not start with 0, falls, or ends after the entries of ``index``.
+        ValueError: It has not one axis, does not start with 0, falls, or ends after the entries of
+            ``index``.
     """
+    check_axes(ptr=(ptr, 1), index=(index, 1))
     if not ptr.numel() or ptr[0] != 0 or not 0 <= int(ptr[-1]) <= index.numel():
         raise ValueError(
             f"ptr must start with 0 and end with {index.numel()} at most, the entries of index, "
@@ -88,6 +91,7 @@ def _reference(
 
 def _embedding_bag(x: Tensor, ptr: Tensor, index: Tensor, value: Tensor, *_: Tensor) -> Tensor:
     dtype = torch.promote_types(x.dtype, torch.float32)
+    check_axes(x=(x, 2))
     if index.shape != value.shape:
         raise ValueError(
             f"index and value must be one number an entry, got shapes {tuple(index.shape)} and "

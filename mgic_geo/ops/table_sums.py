@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from mgic_geo.ops.gpu.choice import why_not_triton
@@ -18,6 +19,8 @@ def gather(x: Tensor, nodes: Tensor) -> Tensor:
 
 def _check(nodes: Tensor, weight: Tensor, num_nodes: int, name: str, x: Tensor, fits: bool) -> None:
     """Raise where types, shapes or nodes do not fit, by the name of the first that does not."""
+    if nodes.dtype not in (torch.int64, torch.int32):
+        raise ValueError(f"nodes must be int64 or int32, got {nodes.dtype}")
     if x.dtype != weight.dtype:
         raise ValueError(f"{name} must be {weight.dtype} like weight, got {x.dtype}")
     pairs = nodes.dim() == 2 and weight.shape == (*nodes.shape, 3)

@@ -56,12 +56,12 @@ def _check(
         weight = given[name]
         if weight is not None and (weight.dim() != 4 or not weight.numel()):
             raise ValueError(f"{name} must be the weight of a map, got {tuple(weight.shape)}")
-    width, inner, outer = x.size(1), taps.size(0), last.size(0)
+    width, inner, outer, side = x.size(1), taps.size(0), last.size(0), taps.size(2) | 1
     check_counts(groups=groups)
     wanted = {
         "first": (inner, width // groups, 1, 1),
         "first_bias": (inner,),
-        "taps": (inner, 1, taps.size(2), taps.size(2) | 1),
+        "taps": (inner, 1, side, side),
         "taps_bias": (inner,),
         "last": (outer, inner // groups, 1, 1),
         "last_bias": (outer,),

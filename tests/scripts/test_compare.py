@@ -18,6 +18,7 @@ from scripts import compare
 from scripts.experiments import comparison, conversion, networks
 from scripts.experiments.comparison import REPEATS, read_config, step_seconds
 from scripts.experiments.conversion import Budget, FineTuned, converted, original, resnet
+from scripts.experiments.data import digits
 from scripts.experiments.registry import COMPARISONS
 from scripts.experiments.runs import TrainingRun, finish
 from scripts.training.reliability.errors import TrainingError
@@ -209,6 +210,8 @@ def test_steps_are_timed_on_one_thread_and_the_threads_given_back():
     assert len(threads) >= len(timed.contenders) * REPEATS
 
 
+@pytest.mark.slow
+@pytest.mark.fault(8)
 def test_a_run_is_stopped_at_the_deadline_continued_and_not_done_again(tmp_path, capsys):
     config = Path("scripts/configs/points.yaml")
     settings = {"model.name": "pointnet", "model.options.width": 8, "trainer.max_epochs": 1}
@@ -310,8 +313,11 @@ def test_words_that_are_no_settings_are_refused(capsys):
 def folder(tmp_path_factory):
     """A fine-tuning of one seed, as short as it can be."""
     folder = tmp_path_factory.mktemp("convert")
-    assert compare.main(fine_tuning(folder, 1)) == 0
-    return folder
+    images, classes = digits("test")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(conversion, "digit_batches", lambda: [(images[:20], classes[:20])])
+        assert compare.main(fine_tuning(folder, 1)) == 0
+        yield folder
 
 
 def fine_tuning(folder, seeds):

@@ -87,13 +87,11 @@ KILLS = [
 
 
 # of a network whose weights are averaged, on images that are mixed
+@pytest.mark.slow
 @pytest.mark.fault(7, 10)
 @pytest.mark.parametrize(
     ("fault", "options"),
-    [
-        (SignalAt(CLASSIFIER, "training_step", 9), []),
-        *(pytest.param(*kill, marks=pytest.mark.slow) for kill in KILLS),
-    ],
+    [(SignalAt(CLASSIFIER, "training_step", 9), []), *KILLS],
     ids=lambda value: f"{value.method}-{value.count}" if isinstance(value, SignalAt) else "",
 )
 def test_resumes_bit_for_bit_from_a_kill_anywhere(fault, options, fit, whole, tmp_path):

@@ -70,6 +70,7 @@ def fit(tiny, tmp_path):
 # runs
 
 
+@pytest.mark.slow
 @pytest.mark.fault(7)
 def test_killed_and_resumed_run_is_bit_identical(fit, whole, tmp_path):
     fit(fault=SignalAt(SEGMENTER, "training_step", 4), code=KILLED)

@@ -1,6 +1,7 @@
 """Meshes and point clouds from files of many formats, turned so that z is up.
 
-OFF files are read strictly by :mod:`datasets.off`, the other meshes by trimesh.
+OFF, PLY and OBJ are read here, where polygons are cut into triangles properly; the others, which
+hold triangles, by trimesh.
 """
 
 from __future__ import annotations
@@ -17,7 +18,9 @@ import trimesh
 
 from datasets import clouds
 from datasets.clouds import Cloud, from_columns, parse_cloud
-from datasets.off import MAX_BYTES, OFFError, OFFWarning, parse_off, shown
+from datasets.obj import parse_obj
+from datasets.off import MAX_BYTES, OFFError, OFFWarning, cut_polygons, parse_off, shown
+from datasets.ply import Lists, parse_ply
 from datasets.surface import cumulative_areas, unit_scale
 
 MESHES = (".off", ".ply", ".obj", ".stl", ".glb", ".gltf", ".3mf", ".dae")
@@ -136,6 +139,12 @@ def _parse(
     try:
         if suffix in clouds.SUFFIXES:
             return parse_cloud(data, suffix).rows(features), np.empty((0, 3), np.int64)
+        if suffix == ".ply":
+            return _parse_ply(data, features)
+        if suffix == ".obj":
+            vertices, *polygons = parse_obj(data)
+            faces = _cut(vertices, *polygons)
+            return vertices if len(faces) else Cloud(vertices).rows(features), faces
         return _parse_mesh(data, suffix, path, features)
     except Exception as error:  # readers raise whatever they do
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
@@ -154,18 +163,28 @@ def _parse_mesh(
         joined = trimesh.util.concatenate(meshes)
         return np.asarray(joined.vertices, np.float64), np.asarray(joined.faces, np.int64)
     kinds = (trimesh.Trimesh, trimesh.PointCloud)
-    found = [_cloud_of(part, features).rows(features) for part in parts if isinstance(part, kinds)]
-    return np.concatenate(found or [np.empty((0, 3))]), np.empty((0, 3), np.int64)
+    points = [np.asarray(part.vertices) for part in parts if isinstance(part, kinds)]
+    points = np.concatenate([np.empty((0, 3)), *points])
+    return Cloud(points).rows(features), np.empty((0, 3), np.int64)
 
 
-def _cloud_of(part: trimesh.Trimesh | trimesh.PointCloud, features: Sequence[str]) -> Cloud:
-    """Take points, with what a PLY file says of them where features are wanted."""
-    points = np.asarray(part.vertices, np.float64)
-    if not features or "_ply_raw" not in part.metadata:
-        return Cloud(points)
-    element = part.metadata["_ply_raw"]["vertex"]
-    columns = {name: np.ravel(element["data"][name]) for name in element["properties"]}
-    return from_columns(columns)._replace(points=points)
+def _parse_ply(data: bytes, features: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+    """Read a mesh, or a cloud where there are no faces."""
+    elements = parse_ply(data)
+    columns = elements.get("vertex", {})
+    cloud = from_columns({n: v for n, v in columns.items() if not isinstance(v, Lists)})
+    for name in ("vertex_indices", "vertex_index"):
+        polygons = elements.get("face", {}).get(name)
+        if isinstance(polygons, Lists) and len(polygons.lengths):
+            return cloud.points, _cut(cloud.points, *polygons)
+    return cloud.rows(features), np.empty((0, 3), np.int64)
+
+
+def _cut(vertices: np.ndarray, indices: np.ndarray, corners: np.ndarray) -> np.ndarray:
+    """Cut polygons into triangles, once all of their vertices are there."""
+    if len(indices) and not (indices.min() >= 0 and indices.max() < len(vertices)):
+        raise ValueError(f"a face names a vertex that is not there, of {len(vertices)}")
+    return cut_polygons(vertices, indices.astype(np.int64), corners)
 
 
 def _check_mesh_features(

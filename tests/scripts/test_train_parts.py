@@ -96,7 +96,7 @@ def test_labels_of_points_are_written_where_the_points_are_in_the_file(suffix, w
 
 
 def test_labels_of_two_files_in_one_place_are_refused():
-    with pytest.raises(TrainingError, match="two files would have the same labels, new/a.parts"):
+    with pytest.raises(TrainingError, match=r"two files would have the same labels, new/a\.parts"):
         PartClouds().check_labels(Path("new"), ["x/a.off", "y/a.stl"])
 
 

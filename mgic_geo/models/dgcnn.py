@@ -107,13 +107,13 @@ class DGCNNClassifier(PointCloudClassifier):
         self, pos: Tensor, find_graph: Callable[[Tensor], tuple], x: Tensor | None = None
     ) -> Tensor:
         """Run the stages and embed all of their features, ``(N, 3) -> (N, point_width)``."""
-        x, inputs, stages = self.join_features(pos, x), (), []
+        features, inputs, stages = self.join_features(pos, x), (), []
         for index, gconv in enumerate(self.gconvs):
             if index == 0 or self.graph == "dynamic":
-                inputs = find_graph(x if index else pos)
+                inputs = find_graph(features if index else pos)
             for layer in gconv:  # type: ignore[union-attr]
-                x = layer(x, *inputs)
-            stages.append(x)
+                features = layer(features, *inputs)
+            stages.append(features)
         return self.mlps[0](torch.cat(stages, dim=1))
 
     def pool(

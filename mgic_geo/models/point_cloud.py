@@ -213,14 +213,14 @@ class PointCloudClassifier(nn.Module):
                 coordinates, and for every further G-conv where the graph is dynamic.
             x: Further features of all points, for a network with ``num_features``.
         """
-        x, inputs = self.join_features(pos, x), ()
+        features, inputs = self.join_features(pos, x), ()
         for index, (gconv, point_mlp) in enumerate(zip(self.gconvs, self.mlps, strict=True)):
             if index == 0 or self.graph == "dynamic":
-                inputs = find_graph(x if index else pos)
+                inputs = find_graph(features if index else pos)
             for layer in gconv:  # type: ignore[union-attr]
-                x = layer(x, *inputs)
-            x = point_mlp(x)
-        return x
+                features = layer(features, *inputs)
+            features = point_mlp(features)
+        return features
 
     def join_features(self, pos: Tensor, x: Tensor | None) -> Tensor:
         """Put features beside coordinates, ``(N, 3 + num_features)``.
@@ -231,11 +231,9 @@ class PointCloudClassifier(nn.Module):
         """
         own = next(self.parameters()).dtype
         for name, value in (("pos", pos), ("x", x)):
-            wrong = value is not None and value.dtype != own
-            if wrong and not torch.is_autocast_enabled(pos.device.type):
-                raise TypeError(
-                    f"{name} is {value.dtype}, the network {own}: {name}.to({own}) fits"
-                )
+            if value is None or value.dtype == own or torch.is_autocast_enabled(pos.device.type):
+                continue
+            raise TypeError(f"{name} is {value.dtype}, the network {own}: {name}.to({own}) fits")
         wanted = (pos.size(0), self.num_features) if self.num_features else None
         got = None if x is None else tuple(x.shape)
         if got != wanted:

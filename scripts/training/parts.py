@@ -36,9 +36,9 @@ class PartClouds(CloudData):
         shapes_per_class: How many shapes ``shapes10_parts`` has of each class of furniture in
             ``train``, ``test`` and ``test-hard``; 60, 20 and 20 by default.
         augment: Random changes of training clouds.
-        kwargs: As for :class:`CloudData`; the splits are ``test`` and ``test-hard``. Of
-            ``shapenet_part``, training has the lists ``train`` and ``val``, of which the second is
-            held out unless ``val_fraction`` is 0.
+        kwargs: As for :class:`CloudData`. Splits to test are ``test`` and ``test-hard``, or of
+            ``shapenet_part`` ``test`` and ``val``; there ``val`` is held out in training, unless
+            ``val_fraction`` is 0, which trains on both.
 
     Raises:
         ValueError: Splits or counts that make no sense.
@@ -85,7 +85,7 @@ class PartClouds(CloudData):
         return [i for i in range(len(dataset)) if i not in held_out], dataset.held_out
 
     def make_sample(self, vertices: np.ndarray, faces: np.ndarray, name: str) -> Data:
-        """Add where the points lie in the file, and those that get a label.
+        """Add where the points lie in the file, and ``labeled``, those that get a label.
 
         Of a mesh these are the same; of a point cloud they are all of its points.
         """
@@ -93,9 +93,8 @@ class PartClouds(CloudData):
         drawn = self.draws.draw(*prepare(vertices, faces), self.num_points)[0, :, :3]
         used = vertices[np.unique(faces)] if len(faces) else vertices[:, :3]
         low, high = used.min(axis=0), used.max(axis=0)
-        places = drawn * ((high - low).max() / 2) + (low + high) / 2  # prepare, backwards
-        sample.places = torch.from_numpy(places)
-        sample.labeled = sample.places if len(faces) else torch.from_numpy(used)
+        sample.places = drawn * ((high - low).max() / 2) + (low + high) / 2  # prepare, backwards
+        sample.labeled = sample.places if len(faces) else used
         return sample
 
     def check_labels(self, folder: Path, files: Sequence[str]) -> None:
@@ -105,8 +104,9 @@ class PartClouds(CloudData):
     def write_labels(
         self, folder: Path, samples: Sequence[Data], labels: Sequence[np.ndarray], parts: list[str]
     ) -> None:
-        """Write what was predicted for the points of files; a point that was not drawn has the
-        part of the nearest one that was.
+        """Write what was predicted for the points of files.
+
+        A point that was not drawn has the part of the nearest one that was.
 
         Args:
             folder: Where to.
@@ -118,10 +118,9 @@ class PartClouds(CloudData):
             OSError: They cannot be written.
         """
         for sample, label in zip(samples, labels, strict=True):
-            center = sample.places.mean(dim=0)  # far from the origin float32 is coarse
-            nearest = knn(sample.places - center, sample.labeled - center, 1)[1].numpy()
-            path = label_path(folder, sample.name)
-            write_labels(path, sample.labeled.numpy(), label[nearest], parts)
+            drawn, wanted = (torch.from_numpy(each) for each in (sample.places, sample.labeled))
+            nearest = knn(drawn, wanted, 1)[1].numpy()
+            write_labels(label_path(folder, sample.name), sample.labeled, label[nearest], parts)
 
     def describe(self) -> dict[str, Any]:
         """Return what a reader of the weights must know about their input, and the task."""

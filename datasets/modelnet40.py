@@ -40,7 +40,7 @@ class ModelNet40(MeshFolder):
     ) -> None:
         inside = (Path(root, name) for name in ("ModelNet40", "ModelNet40.zip"))
         super().__init__(next(filter(Path.exists, inside), root), split, **options)
-        if len(self) != (wanted := expected[split]):
+        if len(self) != (wanted := expected.get(split, len(self))):
             message = f"{split} has {len(self)} shapes, not the {wanted} of ModelNet40"
             warnings.warn(message, CountsWarning, stacklevel=2)
 

@@ -233,6 +233,8 @@ class PointClouds(CloudData):
             raise ValueError(f"data.variant is for scanobjectnn, not for {name}")
         if name not in ("modelnet10", "modelnet40") and download:
             raise ValueError(f"data.download is for modelnet10 and modelnet40, not for {name}")
+        if download and zip:
+            raise ValueError(f"data.download fetches the zip, but data.zip names one, {zip}")
         if name != "shapes10" and shapes_per_class is not None:
             raise ValueError(f"data.shapes_per_class is for shapes10, not for {name}")
         self.about = {"data": name, "root": zip or root}

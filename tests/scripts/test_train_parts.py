@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import trimesh
-from test_shapenet_part import write_shapenet
+from shapenet import write_shapenet
 from training_runs import run
 
 from datasets.off import write_off

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import trimesh
 
-from datasets import clouds
+from datasets.clouds import SUFFIXES as CLOUDS
 from datasets.clouds import Cloud, from_columns, parse_cloud
 from datasets.obj import parse_obj
 from datasets.off import MAX_BYTES, OFFError, OFFWarning, cut_polygons, parse_off, shown
@@ -24,7 +24,7 @@ from datasets.ply import Lists, parse_ply
 from datasets.surface import cumulative_areas, unit_scale
 
 MESHES = (".off", ".ply", ".obj", ".stl", ".glb", ".gltf", ".3mf", ".dae")
-SUFFIXES = (*MESHES, *clouds.SUFFIXES)
+SUFFIXES = (*MESHES, *CLOUDS)
 Y_UP = (".glb", ".gltf")  # formats whose specification says so
 
 # suffix -> packages that its reader imports
@@ -137,7 +137,7 @@ def _parse(
         names = " ".join(ON_PYPI.get(package, package) for package in missing)
         raise OFFError(f"{name}: reading {suffix} needs another package: pip install {names}")
     try:
-        if suffix in clouds.SUFFIXES:
+        if suffix in CLOUDS:
             return parse_cloud(data, suffix).rows(features), np.empty((0, 3), np.int64)
         if suffix == ".ply":
             return _parse_ply(data, features)
@@ -213,7 +213,7 @@ def _checked(
         vertices, faces = vertices[finite], (np.cumsum(finite) - 1)[faces[kept]]
     if len(faces) and not cumulative_areas(unit_scale(vertices), faces)[-1] > 0:
         _complain(lenient, f"{name}: the mesh has no area, all its faces are degenerate")
-    if not len(faces) and suffix not in (".ply", *clouds.SUFFIXES):
+    if not len(faces) and suffix not in (".ply", *CLOUDS):
         _complain(lenient, f"{name}: it holds no faces")
     return vertices, faces
 

@@ -9,6 +9,7 @@ from datasets import modelnet40
 from datasets.download import DownloadError
 from datasets.modelnet10 import CountsWarning
 from datasets.modelnet40 import ModelNet40, fetch
+from scripts.training.points import PointClouds
 
 FEW = {"train": 4, "test": 2}
 
@@ -59,3 +60,13 @@ def test_the_zip_is_fetched_and_its_hash_is_looked_at(root, tmp_path):
 def test_a_server_that_does_not_tell_the_size_is_named(tmp_path):
     with pytest.raises(DownloadError, match="does not tell the size"):
         fetch(tmp_path, url=(tmp_path / "none.zip").as_uri())
+
+
+def test_the_scripts_read_it_by_name(root):
+    data = PointClouds("modelnet40", root=str(root), features="xyz,normal", num_points=8)
+    with pytest.warns(CountsWarning, match="train has 4 shapes"):
+        data.setup("validate")
+    assert data.classes == ["chair", "range_hood"]
+    assert data.val_set[0].x.shape == (8, 3)
+    with pytest.raises(ValueError, match=r"data.zip names one, a\.zip"):
+        PointClouds("modelnet40", zip="a.zip", download=True)

@@ -25,8 +25,8 @@ class Augment:
             that has seen clouds of many sizes changes its mind less from one draw to the next.
 
     Shape:
-        - ``pos``: ``(P, 3)``; returns ``(P', 3)`` of the same dtype and device, ``P' = P`` unless
-          ``keep`` says otherwise.
+        - ``pos``: ``(P, 3 + C)``, features after the coordinates; returns ``(P', 3 + C)`` of the
+          same dtype and device, ``P' = P`` unless ``keep`` says otherwise.
 
     Raises:
         ValueError: A negative strength, a scale that is not ``0 < low <= high``, or shares that are
@@ -55,8 +55,16 @@ class Augment:
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"{name} must be 0 or more, got {getattr(self, name)}")
 
-    def __call__(self, pos: Tensor, generator: np.random.Generator) -> Tensor:
-        """Return a changed copy of ``pos``; all randomness comes from ``generator``."""
+    def __call__(
+        self, pos: Tensor, generator: np.random.Generator, *, normals: bool = False
+    ) -> Tensor:
+        """Return a changed copy of ``pos``; all randomness comes from ``generator``.
+
+        Args:
+            pos: The cloud.
+            generator: Draws the change.
+            normals: Whether the first three features are normals, which turn with the cloud.
+        """
         if self.keep != (1.0, 1.0):  # else nothing is drawn: clouds are what they were without it
             pos = pos[: max(1, round(generator.uniform(*self.keep) * len(pos)))]
         angle = math.radians(generator.uniform(-self.rotate_z, self.rotate_z))
@@ -64,12 +72,16 @@ class Augment:
         turn = np.array([[cos, sin, 0.0], [-sin, cos, 0.0], [0.0, 0.0, 1.0]])  # p -> p @ turn
         factors = generator.uniform(*self.scale, size=3)
         shift = generator.uniform(-self.translate, self.translate, size=3)
-        noise = generator.standard_normal(tuple(pos.shape)).clip(-3, 3) * self.jitter
-        affine, shift, noise = (
+        noise = generator.standard_normal((len(pos), 3)).clip(-3, 3) * self.jitter
+        affine, across, shift, noise = (
             torch.as_tensor(value, dtype=pos.dtype, device=pos.device)
-            for value in (turn * factors, shift, noise)
+            for value in (turn * factors, turn / factors, shift, noise)
         )
-        return pos @ affine + shift + noise
+        changed = pos.clone()
+        changed[:, :3] = pos[:, :3] @ affine + shift + noise
+        if normals:  # what is at right angles to a surface is scaled the other way
+            changed[:, 3:6] = torch.nn.functional.normalize(pos[:, 3:6] @ across, dim=1)
+        return changed
 
 
 @dataclass(frozen=True)
@@ -80,7 +92,7 @@ class AnyRotation:
         after: What changes the cloud before it is turned, if anything.
 
     Shape:
-        - ``pos``: ``(P, 3)``; returns what ``after`` returns, turned.
+        - ``pos``: ``(P, 3 + C)``; returns what ``after`` returns, turned.
 
     Example:
         >>> turned = AnyRotation()(torch.eye(3), np.random.default_rng(0))
@@ -90,10 +102,12 @@ class AnyRotation:
 
     after: Augment | None = None
 
-    def __call__(self, pos: Tensor, generator: np.random.Generator) -> Tensor:
-        """Return a changed copy of ``pos``; all randomness comes from ``generator``."""
+    def __call__(
+        self, pos: Tensor, generator: np.random.Generator, *, normals: bool = False
+    ) -> Tensor:
+        """Return a changed copy of ``pos``; arguments as for :class:`Augment`."""
         if self.after is not None:
-            pos = self.after(pos, generator)
+            pos = self.after(pos, generator, normals=normals)
         quaternion = generator.standard_normal(4)  # its direction is uniform on the sphere
         w, x, y, z = quaternion / np.linalg.norm(quaternion)
         turn = np.array(
@@ -103,4 +117,7 @@ class AnyRotation:
                 [2 * (x * z - y * w), 2 * (y * z + x * w), 1 - 2 * (x * x + y * y)],
             ]
         )
-        return pos @ torch.as_tensor(turn, dtype=pos.dtype, device=pos.device)
+        matrix, changed = torch.as_tensor(turn, dtype=pos.dtype, device=pos.device), pos.clone()
+        for first in (0, 3) if normals else (0,):
+            changed[:, first : first + 3] = pos[:, first : first + 3] @ matrix
+        return changed

@@ -24,7 +24,12 @@ class DownloadError(OSError):
 
 
 def download(
-    url: str, path: str | os.PathLike[str], *, size: int, sha256: str, timeout: float = 60.0
+    url: str,
+    path: str | os.PathLike[str],
+    *,
+    size: int | None = None,
+    sha256: str,
+    timeout: float = 60.0,
 ) -> Path:
     """Make sure that ``path`` is the file with this size and hash, and fetch it if it is not there.
 
@@ -35,7 +40,7 @@ def download(
     Args:
         url: ``http``, ``https`` or ``file`` address.
         path: Where the file goes; its folder is created.
-        size: Bytes it must have.
+        size: Bytes it must have; where they are not known, those that the server tells.
         sha256: Hash it must have, in hexadecimal digits.
         timeout: Seconds to wait for an answer.
 
@@ -51,7 +56,7 @@ def download(
             _check_existing(path, size, sha256)
             return path
         part = path.with_name(f"{path.name}.part")
-        _fetch(url, part, size, timeout)
+        _fetch(url, part, _told_size(url, timeout) if size is None else size, timeout)
         digest = _sha256(part)
         if digest != sha256:
             part.unlink()
@@ -63,10 +68,10 @@ def download(
     return path
 
 
-def _check_existing(path: Path, size: int, sha256: str) -> None:
+def _check_existing(path: Path, size: int | None, sha256: str) -> None:
     """Refuse a file that is not the right one; hash it unless nothing changed since last time."""
     status = path.stat()
-    if status.st_size != size:
+    if size not in (None, status.st_size):
         raise DownloadError(
             f"{shown(path)}: has {status.st_size} bytes instead of {size}; remove it to download it"
         )
@@ -74,7 +79,7 @@ def _check_existing(path: Path, size: int, sha256: str) -> None:
         known = json.loads(_note(path).read_text("ascii"))
     except (OSError, ValueError):
         known = None
-    if known == {"bytes": size, "mtime_ns": status.st_mtime_ns, "sha256": sha256}:
+    if known == {"bytes": status.st_size, "mtime_ns": status.st_mtime_ns, "sha256": sha256}:
         return
     digest = _sha256(path)
     if digest != sha256:
@@ -84,10 +89,25 @@ def _check_existing(path: Path, size: int, sha256: str) -> None:
     _remember(path, sha256)
 
 
-def _fetch(url: str, part: Path, size: int, timeout: float) -> None:
-    """Bring ``part`` to ``size`` bytes, continuing what is there if the server can."""
+def _told_size(url: str, timeout: float) -> int:
+    """Ask the server how many bytes a file has."""
+    request = urllib.request.Request(_checked(url), method="HEAD")
+    try:
+        with urllib.request.urlopen(request, timeout=timeout) as answer:
+            return int(answer.headers["Content-Length"])
+    except (OSError, http.client.HTTPException, TypeError, ValueError) as error:
+        raise DownloadError(f"{url}: the server does not tell the size: {error}") from error
+
+
+def _checked(url: str) -> str:
     if not re.match(r"(https?|file)://", url):
         raise DownloadError(f"{url}: only http, https and file addresses are fetched")
+    return url
+
+
+def _fetch(url: str, part: Path, size: int, timeout: float) -> None:
+    """Bring ``part`` to ``size`` bytes, continuing what is there if the server can."""
+    _checked(url)
     have = part.stat().st_size if part.exists() else 0
     if have == size:
         return

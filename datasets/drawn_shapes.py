@@ -16,22 +16,28 @@ from datasets.draws import Draws
 from datasets.mesh_cache import MeshCache
 from datasets.surface import normalize, sample_surface
 
-AugmentFunction = Callable[[Tensor, np.random.Generator], Tensor]
+# of cloud and generator; for clouds with normals called with normals=True, see Augment
+AugmentFunction = Callable[..., Tensor]
 Prepared = tuple[np.ndarray, np.ndarray, np.ndarray]  # what datasets.surface.prepare returns
 
 
 class MeshCloud(Data):
-    """One shape as points: ``pos`` of one or more draws, ``y``, ``name`` and ``index``."""
+    """One shape as points: ``pos`` and ``x`` of one or more draws, ``y``, ``name`` and ``index``.
+
+    ``x`` are the features of the points, where there are any.
+    """
 
     def __inc__(self, key: str, value: Any, *args: Any, **kwargs: Any) -> Any:
         # PyG takes every attribute with "index" in its name for node numbers to be shifted
         return 0 if key == "index" else super().__inc__(key, value, *args, **kwargs)
 
 
-def make_cloud(clouds: np.ndarray, **attributes: Any) -> MeshCloud:
-    """Join the draws of a shape, ``(votes, P, 3)``, into one item."""
-    pos = torch.from_numpy(clouds.reshape(-1, 3))
-    return MeshCloud(pos=pos, votes=len(clouds), **attributes)
+def make_cloud(clouds: np.ndarray | Tensor, **attributes: Any) -> MeshCloud:
+    """Join the draws of a shape, ``(votes, P, 3 + C)``, into one item."""
+    rows = torch.as_tensor(clouds).flatten(0, 1)
+    if rows.size(1) > 3:
+        attributes["x"] = rows[:, 3:].contiguous()
+    return MeshCloud(pos=rows[:, :3].contiguous(), votes=len(clouds), **attributes)
 
 
 class DrawnShapes(Dataset[MeshCloud]):
@@ -44,6 +50,7 @@ class DrawnShapes(Dataset[MeshCloud]):
         augment: ``(pos, generator) -> pos``, applied to clouds of ``train`` only.
         draws: How points are drawn for evaluation, also from ``train``; by default once from every
             other split.
+        features: Of :data:`datasets.clouds.FEATURES`, in that order: what ``x`` of an item holds.
 
     Attributes:
         classes: Class names.
@@ -66,6 +73,7 @@ class DrawnShapes(Dataset[MeshCloud]):
         seed: int,
         augment: AugmentFunction | None,
         draws: Draws | None,
+        features: Sequence[str] = (),
     ) -> None:
         if num_points < 1:
             raise ValueError(f"num_points must be at least 1, got {num_points}")
@@ -73,6 +81,7 @@ class DrawnShapes(Dataset[MeshCloud]):
             raise ValueError(f"seed must be 0 or more, got {seed}")
         self.split, self.num_points, self.seed, self.augment = split, num_points, seed, augment
         self.draws = Draws(seed=seed) if draws is None and split != "train" else draws
+        self.features = tuple(features)
 
     def __len__(self) -> int:
         return len(self.names)
@@ -84,16 +93,18 @@ class DrawnShapes(Dataset[MeshCloud]):
             raise IndexError(f"index {index} is out of range for {len(self)} shapes")
         index %= len(self)
         vertices, faces, areas = self._meshes[index]
-        y = torch.tensor([self.targets[index]])
+        about = {"y": torch.tensor([self.targets[index]]), "name": self.names[index]}
+        normals = {"normals": True} if "normal" in self.features else {}
         if self.draws is not None:
-            clouds = self.draws.points(vertices, faces, areas, self.num_points)
-            return make_cloud(clouds, y=y, name=self.names[index], index=index)
+            clouds = self.draws.points(vertices, faces, areas, self.num_points, **normals)
+            return make_cloud(clouds, index=index, **about)
         generator = np.random.default_rng([self.seed, epoch, index])
-        drawn = sample_surface(vertices, faces, self.num_points, generator, cumulative=areas)
-        pos = torch.from_numpy(normalize(drawn))
+        options = {"cumulative": areas, **normals}
+        drawn = sample_surface(vertices, faces, self.num_points, generator, **options)
+        rows = torch.from_numpy(normalize(drawn))
         if self.augment is not None:
-            pos = self.augment(pos, generator)
-        return MeshCloud(pos=pos, y=y, name=self.names[index], index=index, votes=1)
+            rows = self.augment(rows, generator, **normals)
+        return make_cloud(rows[None], index=index, **about)
 
     def __repr__(self) -> str:
         return (

@@ -51,26 +51,47 @@ class Draws:
         faces: np.ndarray,
         areas: np.ndarray | None,
         num_points: int,
+        *,
+        normals: bool = False,
     ) -> np.ndarray:
-        """Return normalized points of every draw.
+        """Return normalized points of every draw; arguments as for :meth:`draw`.
+
+        Shape:
+            - Returns float32 ``(votes, P, 3 + C)``.
+        """
+        drawn = self.draw(vertices, faces, areas, num_points, normals=normals)
+        return np.stack([normalize(points) for points in drawn])
+
+    def draw(
+        self,
+        vertices: np.ndarray,
+        faces: np.ndarray,
+        areas: np.ndarray | None,
+        num_points: int,
+        *,
+        normals: bool = False,
+    ) -> np.ndarray:
+        """Return points of every draw where they lie on the shape.
 
         Args:
             vertices: Float32, as :func:`datasets.surface.prepare` returns them.
             faces: Int32.
             areas: Cumulative areas of the faces, to save the time.
             num_points: Points of a draw, :math:`P`.
+            normals: Put the normal of its face beside every point of a mesh.
 
         Shape:
-            - Returns float32 ``(votes, P, 3)``.
+            - Returns float32 ``(votes, P, 3 + C)``, with the features of a point cloud or normals.
         """
         many = num_points * (CROWD if self.sampling == "farthest" else 1)
         clouds = []
         for vote in range(self.votes):
             generator = np.random.default_rng([self.seed, vote])
-            points = sample_surface(vertices, faces, many, generator, cumulative=areas)
+            options = {"cumulative": areas, "normals": normals}
+            points = sample_surface(vertices, faces, many, generator, **options)
             if self.sampling == "farthest":
-                points = points[farthest_points(points, num_points)]
-            clouds.append(normalize(points))
+                points = points[farthest_points(points[:, :3], num_points)]
+            clouds.append(points)
         return np.stack(clouds)
 
 

@@ -38,7 +38,8 @@ class MeshCache:
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
         self.folder = Path(folder)
-        arrays = {name: _map(self.folder / f"{name}.bin", *_ARRAYS[name]) for name in _ARRAYS}
+        layout = _columns(self._manifest["key"])
+        arrays = {name: _map(self.folder / f"{name}.bin", *layout[name]) for name in layout}
         self._vertices, self._faces = arrays["vertices"], arrays["faces"]
         self._areas, self._starts = arrays["areas"][:, 0], arrays["starts"]
 
@@ -48,8 +49,12 @@ class MeshCache:
     @property
     def digest(self) -> str:
         """SHA-256 of all meshes, whenever and wherever they were built."""
-        files = json.loads((self.folder / "manifest.json").read_text("ascii"))["files"]
+        files = self._manifest["files"]
         return hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()
+
+    @property
+    def _manifest(self) -> dict[str, Any]:
+        return json.loads((self.folder / "manifest.json").read_text("ascii"))
 
     def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return a mesh's vertices in [-1, 1], faces, and cumulative areas of these."""
@@ -58,6 +63,15 @@ class MeshCache:
 
     def __reduce__(self) -> tuple[type[MeshCache], tuple[Path]]:
         return type(self), (self.folder,)
+
+
+def cache_for(root: Path) -> Path:
+    """Return a folder for the caches of a data set that may be read-only."""
+    root = root.parent if root.is_file() else root
+    if os.access(root, os.W_OK):
+        return root / ".mesh-cache"
+    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return home / "mgic" / "meshes" / hashlib.sha256(os.fsencode(root.resolve())).hexdigest()[:16]
 
 
 def open_cache(
@@ -74,7 +88,8 @@ def open_cache(
 
     Args:
         folder: Where the cache is; its parent is created if needed.
-        key: All that the arrays depend on, as JSON would return it.
+        key: All that the arrays depend on, as JSON would return it. ``columns``, if there, is the
+            width of the vertices, 3 coordinates and features; meshes, which have none, get zeros.
         read: Yields vertices and faces of each mesh, in order; called only to build.
         verify: Compare the SHA-256 of every file, at 0.7 to 2 GB/s; sizes are always compared.
 
@@ -113,7 +128,7 @@ def find_fault(
         changed = sorted(k for k in {*stored, *key} if stored.get(k) != key.get(k))
         if changed:
             return f"it was made with other {', '.join(changed)}"
-        for name, (dtype, columns) in _ARRAYS.items():
+        for name, (dtype, columns) in _columns(key).items():
             path, promised = Path(folder, f"{name}.bin"), files[f"{name}.bin"]
             size = path.stat().st_size
             whole = size == promised["bytes"] and size % (np.dtype(dtype).itemsize * columns) == 0
@@ -124,9 +139,14 @@ def find_fault(
     return None
 
 
+def _columns(key: dict[str, Any]) -> dict[str, tuple[str, int]]:
+    """Return type and width of every array of a cache; clouds have features after coordinates."""
+    return _ARRAYS | {"vertices": ("<f4", key.get("columns", 3))}
+
+
 def _write(folder: Path, key: dict[str, Any], meshes: Iterable[tuple[Any, Any]]) -> None:
     """Write arrays, then the manifest that vouches for them."""
-    _write_arrays(folder, meshes)
+    _write_arrays(folder, key.get("columns", 3), meshes)
     files = {
         path.name: {"bytes": path.stat().st_size, "sha256": _sha256(path)}
         for path in (folder / f"{name}.bin" for name in _ARRAYS)
@@ -135,14 +155,15 @@ def _write(folder: Path, key: dict[str, Any], meshes: Iterable[tuple[Any, Any]])
     (folder / "manifest.json").write_text(manifest, "ascii")
 
 
-def _write_arrays(folder: Path, meshes: Iterable[tuple[Any, Any]]) -> None:
+def _write_arrays(folder: Path, columns: int, meshes: Iterable[tuple[Any, Any]]) -> None:
     """Stream meshes to disk, centered and scaled in float64 before they are rounded to float32."""
     starts = [(0, 0)]
     with contextlib.ExitStack() as stack:
         files = {n: stack.enter_context(open(folder / f"{n}.bin", "wb")) for n in _ARRAYS}
         for vertices, faces in meshes:
             vertices, faces, areas = prepare(vertices, faces)
-            files["vertices"].write(vertices.tobytes())
+            missing = ((0, 0), (0, columns - vertices.shape[1]))
+            files["vertices"].write(np.pad(vertices, missing).tobytes())
             files["faces"].write(faces.tobytes())
             files["areas"].write(areas.astype("<f8").tobytes())
             starts.append((starts[-1][0] + len(vertices), starts[-1][1] + len(faces)))

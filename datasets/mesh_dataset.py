@@ -14,8 +14,8 @@ from datasets.drawn_shapes import AugmentFunction, DrawnShapes
 from datasets.draws import Draws
 from datasets.list_source import ListSource
 from datasets.mesh_cache import open_cache
-from datasets.off import parse_off
 from datasets.progress import progress
+from datasets.shape_files import parse_shape
 from datasets.source import FolderSource, SourceError, ZipSource
 
 Source = FolderSource | ZipSource | ListSource
@@ -48,6 +48,7 @@ class MeshDataset(DrawnShapes):
         cache: Folder of this split's cache.
         lenient: As in :func:`datasets.off.read_off`.
         verify: As in :func:`datasets.mesh_cache.open_cache`.
+        features: As for :class:`DrawnShapes`.
 
     Attributes:
         classes: Sorted class names.
@@ -57,14 +58,16 @@ class MeshDataset(DrawnShapes):
 
     Shape:
         - Items are PyG ``Data`` with ``pos``, float32 ``(votes * P, 3)``, of each draw mean 0 and
-          largest distance 1 before ``augment``, without unit; ``y``, int64 ``(1,)``; ``name``, str;
-          ``index`` and ``votes``, int.
+          largest distance 1 before ``augment``, without unit; ``x``, float32 ``(votes * P, 3 C)``,
+          with ``C`` features; ``y``, int64 ``(1,)``; ``name``, str; ``index`` and ``votes``, int.
 
     Raises:
         SourceError: A class folder is missing, the split is empty, a file is in the wrong folder.
-        OFFError: A mesh cannot be read.
+        OFFError: A mesh cannot be read, or lacks a feature.
         ValueError: ``num_points`` below 1, or a negative seed or epoch.
     """
+
+    up = "z"  # the axis that is up in files that do not say
 
     def __init__(
         self,
@@ -79,13 +82,16 @@ class MeshDataset(DrawnShapes):
         draws: Draws | None = None,
         lenient: bool = False,
         verify: bool = True,
+        features: Sequence[str] = (),
     ) -> None:
-        super().__init__(split, num_points, seed, augment, draws)
+        super().__init__(split, num_points, seed, augment, draws, features)
         self.classes = sorted(set(classes))
         self.names = self._find_files(source)
         self.targets = [self.classes.index(name.split("/")[0]) for name in self.names]
         self._check_files()
         key = {"files": {n: source.files[n] for n in self.names}, "lenient": lenient}
+        if features:  # a cache of its own: every shape in it has them
+            key, cache = key | {"features": self.features}, "-".join([str(cache), *self.features])
         self._meshes = open_cache(
             cache, key | self._reading(), lambda: self._read_all(source, lenient), verify=verify
         )
@@ -107,7 +113,8 @@ class MeshDataset(DrawnShapes):
         self, content: bytes, name: str, path: Path | None, lenient: bool
     ) -> tuple[np.ndarray, np.ndarray]:
         """Read a mesh from the bytes of a file."""
-        return parse_off(content, name, lenient=lenient)
+        options = {"up": self.up, "lenient": lenient, "features": self.features}
+        return parse_shape(content, name, path=path, **options)
 
     def _read_all(self, source: Source, lenient: bool) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         names = progress(self.names, f"reading {source.label}, {self.split}")

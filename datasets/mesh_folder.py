@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from datasets.drawn_shapes import AugmentFunction
 from datasets.draws import Draws
 from datasets.list_source import ListSource
+from datasets.mesh_cache import cache_for
 from datasets.mesh_dataset import MeshDataset, select_files
 from datasets.off import shown
-from datasets.shape_files import SUFFIXES, parse_shape
+from datasets.shape_files import SUFFIXES
 from datasets.source import SPLITS, FolderSource, SourceError, ZipSource
 
 __all__ = ["MeshFolder", "open_folder"]
+
+_IN_FOLDERS = tuple(suffix for suffix in SUFFIXES if suffix != ".txt")  # there it may be a README
 
 
 class MeshFolder(MeshDataset):
@@ -38,6 +38,7 @@ class MeshFolder(MeshDataset):
             can be written there, a folder of the user's cache.
         lenient: As in :func:`datasets.shape_files.parse_shape`.
         verify: As in :func:`datasets.mesh_cache.open_cache`.
+        features: As for :class:`DrawnShapes`.
 
     Raises:
         SourceError: No such folder, or none of the classes in it, or others.
@@ -59,6 +60,7 @@ class MeshFolder(MeshDataset):
         cache_dir: str | os.PathLike[str] | None = None,
         lenient: bool = False,
         verify: bool = True,
+        features: Sequence[str] = (),
     ) -> None:
         self.up = up
         source = open_folder(root)
@@ -71,9 +73,9 @@ class MeshFolder(MeshDataset):
         if not found:
             raise SourceError(
                 f"{source.label}: no <class>/train and <class>/test with files of "
-                f"{' '.join(SUFFIXES)} in it"
+                f"{' '.join(_IN_FOLDERS)} in it"
             )
-        cache_dir = _cache_of(Path(root)) if cache_dir is None else Path(cache_dir)
+        cache_dir = cache_for(Path(root)) if cache_dir is None else Path(cache_dir)
         super().__init__(
             source,
             split,
@@ -85,6 +87,7 @@ class MeshFolder(MeshDataset):
             draws=draws,
             lenient=lenient,
             verify=verify,
+            features=features,
         )
 
     def _find_files(self, source: FolderSource | ZipSource | ListSource) -> list[str]:
@@ -92,12 +95,8 @@ class MeshFolder(MeshDataset):
         return select_files(source, self.split, present, by_class=False)
 
     def _reading(self) -> dict[str, Any]:
-        return {"up": self.up}
-
-    def _parse(
-        self, content: bytes, name: str, path: Path | None, lenient: bool
-    ) -> tuple[np.ndarray, np.ndarray]:
-        return parse_shape(content, name, path=path, up=self.up, lenient=lenient)
+        columns = {"columns": 3 + 3 * len(self.features)} if self.features else {}
+        return {"up": self.up, **columns}
 
 
 def open_folder(root: str | os.PathLike[str]) -> FolderSource | ZipSource | ListSource:
@@ -110,24 +109,15 @@ def open_folder(root: str | os.PathLike[str]) -> FolderSource | ZipSource | List
     if root.suffix.lower() == ".csv":
         return ListSource(root, SUFFIXES)
     if root.is_file():
-        return ZipSource(root, None, SUFFIXES)
+        return ZipSource(root, None, _IN_FOLDERS)
     if not root.is_dir():
         raise SourceError(f"{shown(root)}: neither a folder nor a zip")
     if not _has_classes(root):
         inner = [path for path in root.iterdir() if path.is_dir() and _has_classes(path)]
         root = inner[0] if len(inner) == 1 else root
-    return FolderSource(root, SUFFIXES)
+    return FolderSource(root, _IN_FOLDERS)
 
 
 def _has_classes(folder: Path) -> bool:
     """Whether the folder is one of class folders."""
     return any(next(folder.glob(f"[!.]*/{split}"), None) for split in SPLITS)
-
-
-def _cache_of(root: Path) -> Path:
-    """Return a folder for the caches of a data set that may be read-only."""
-    root = root.parent if root.is_file() else root
-    if os.access(root, os.W_OK):
-        return root / ".mesh-cache"
-    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return home / "mgic" / "meshes" / hashlib.sha256(os.fsencode(root.resolve())).hexdigest()[:16]

@@ -68,6 +68,7 @@ class ModelNet10(MeshDataset):
         cache_dir: Folder for the caches of both splits.
         lenient: As in :func:`datasets.off.read_off`.
         verify: Compare the cache with its hashes at every start; ``False`` compares sizes only.
+        features: As for :class:`DrawnShapes`; of meshes there is ``normal``.
 
     Shape:
         - Items: ``pos``, float32 ``(P, 3)`` without unit, mean 0 and largest distance 1 before
@@ -99,6 +100,7 @@ class ModelNet10(MeshDataset):
         cache_dir: str | os.PathLike[str] | None = None,
         lenient: bool = False,
         verify: bool = True,
+        features: Sequence[str] = (),
     ) -> None:
         if split not in SPLITS:
             raise ValueError(f"split must be one of {', '.join(SPLITS)}, got {split!r}")
@@ -129,6 +131,7 @@ class ModelNet10(MeshDataset):
             draws=draws,
             lenient=lenient,
             verify=verify,
+            features=features,
         )
 
     def _check_files(self) -> None:

@@ -1,4 +1,4 @@
-"""Read PCD, the format of the Point Cloud Library: coordinates only."""
+"""Read PCD, the format of the Point Cloud Library."""
 
 from __future__ import annotations
 
@@ -11,11 +11,14 @@ _LINE = re.compile(rb"([A-Z]+)[ \t]+([^\r\n]*)\r?\n")
 _TYPES = {"F": "f", "I": "i", "U": "u"}
 
 
-def parse_pcd(data: bytes) -> np.ndarray:
-    r"""Return the coordinates in a PCD file of version 0.6 or 0.7, of any of its three encodings.
+def parse_pcd(data: bytes) -> dict[str, np.ndarray]:
+    r"""Return the fields of a PCD file of version 0.6 or 0.7, of any of its three encodings.
+
+    A color that is packed into one number, ``rgb`` or ``rgba``, becomes ``r``, ``g`` and ``b``.
 
     Shape:
-        - Returns float64 ``(V, 3)``, points without coordinates (NaN) among them.
+        - Returns ``(V,)`` each, of fields that have one number a point; NaN where a point has no
+          coordinates.
 
     Raises:
         ValueError: It is no such file, or cut short.
@@ -25,8 +28,8 @@ def parse_pcd(data: bytes) -> np.ndarray:
 
     Example:
         >>> head = b"VERSION .7\nFIELDS x y z\nSIZE 4 4 4\nTYPE F F F\nCOUNT 1 1 1\nPOINTS 1\n"
-        >>> parse_pcd(head + b"DATA ascii\n1 2 3\n").tolist()
-        [[1.0, 2.0, 3.0]]
+        >>> parse_pcd(head + b"DATA ascii\n1 2 3\n")["z"].tolist()
+        [3.0]
     """
     head, start = _read_header(data)
     try:
@@ -42,7 +45,7 @@ def parse_pcd(data: bytes) -> np.ndarray:
         raise ValueError(f"the PCD file holds no points with x, y and z, but {', '.join(names)}")
     body = data[start:]
     if head["DATA"] == "ascii":
-        return _read_text(body, fields, num_points)
+        return _unpacked(_read_text(body, fields, num_points))
     row = np.dtype(
         {
             "names": [f"{name}{place}" for place, (name, *_) in enumerate(fields)],
@@ -51,12 +54,12 @@ def parse_pcd(data: bytes) -> np.ndarray:
     )
     if num_points * row.itemsize > 200 * len(body):
         raise ValueError(f"the PCD file is cut short: it promises {num_points} points")
-    columns = [names.index(axis) for axis in "xyz"]
+    single = [place for place, (_, _, _, count) in enumerate(fields) if count == 1]
     if head["DATA"] == "binary":
         table = np.frombuffer(body, row, count=min(num_points, len(body) // row.itemsize))
         if len(table) < num_points:
             raise ValueError(f"the PCD file is cut short: {len(table)} of {num_points} points")
-        return np.stack([table[row.names[i]][:, 0] for i in columns], axis=1).astype(np.float64)
+        return _unpacked({names[i]: table[row.names[i]][:, 0] for i in single})
     if head["DATA"] != "binary_compressed":
         raise ValueError(f"the PCD file has data of the kind {head['DATA']!r}, which is not known")
     packed, size = np.frombuffer(body, "<u4", count=2).tolist()
@@ -64,11 +67,11 @@ def parse_pcd(data: bytes) -> np.ndarray:
         raise ValueError(f"the PCD file promises {num_points} points and holds {size} bytes")
     unpacked = _decompress(body[8 : 8 + packed], size)
     ends = np.cumsum([0, *(num_points * size * count for _, _, size, count in fields)])
-    columns_of = (
-        np.frombuffer(unpacked[ends[i] : ends[i + 1]], f"<{fields[i][1]}{fields[i][2]}")
-        for i in columns
-    )
-    return np.stack([column[:num_points] for column in columns_of], axis=1).astype(np.float64)
+    columns = {
+        names[i]: np.frombuffer(unpacked[ends[i] : ends[i + 1]], f"<{fields[i][1]}{fields[i][2]}")
+        for i in single
+    }
+    return _unpacked(columns)
 
 
 def _read_header(data: bytes) -> tuple[Mapping[str, str], int]:
@@ -87,17 +90,32 @@ def _read_header(data: bytes) -> tuple[Mapping[str, str], int]:
     return head, place
 
 
-def _read_text(body: bytes, fields: list[tuple[str, str, int, int]], count: int) -> np.ndarray:
+def _read_text(
+    body: bytes, fields: list[tuple[str, str, int, int]], count: int
+) -> dict[str, np.ndarray]:
     """Read one point a line."""
     ends = np.cumsum([0, *(field[3] for field in fields)])
-    columns = [int(ends[[field[0] for field in fields].index(axis)]) for axis in "xyz"]
     lines = [line.split() for line in body.splitlines() if line.strip()][:count]
     if len(lines) < count:
         raise ValueError(f"the PCD file is cut short: {len(lines)} of {count} points")
     try:
-        return np.array([[float(words[i]) for i in columns] for words in lines])
+        return {
+            name: np.array([float(words[place]) for words in lines]).astype(f"<{kind}{size}")
+            for (name, kind, size, number), place in zip(fields, ends[:-1].tolist(), strict=True)
+            if number == 1
+        }
     except IndexError:
         raise ValueError(f"a line of the PCD file has fewer than {ends[-1]} numbers") from None
+
+
+def _unpacked(columns: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Take a color that is packed into one number of four bytes apart."""
+    for name in ("rgb", "rgba"):
+        packed = columns.get(name)
+        if packed is not None and packed.dtype.itemsize == 4:
+            bits = np.ascontiguousarray(packed).view("<u4")
+            columns |= {"r": bits >> 16 & 255, "g": bits >> 8 & 255, "b": bits & 255}
+    return columns
 
 
 def _decompress(packed: bytes, size: int) -> bytes:

@@ -1,6 +1,7 @@
 """Meshes and point clouds from files of many formats, turned so that z is up.
 
-OFF files are read strictly by :mod:`datasets.off`, the other meshes by trimesh.
+OFF, PLY and OBJ are read here, where polygons are cut into triangles properly; the others, which
+hold triangles, by trimesh.
 """
 
 from __future__ import annotations
@@ -8,19 +9,22 @@ from __future__ import annotations
 import importlib.util
 import io
 import os
-import re
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import trimesh
 
-from datasets.off import MAX_BYTES, OFFError, OFFWarning, parse_off, shown
-from datasets.pcd import parse_pcd
+from datasets.clouds import SUFFIXES as CLOUDS
+from datasets.clouds import Cloud, from_columns, parse_cloud
+from datasets.obj import parse_obj
+from datasets.off import MAX_BYTES, OFFError, OFFWarning, cut_polygons, parse_off, shown
+from datasets.ply import Lists, parse_ply
 from datasets.surface import cumulative_areas, unit_scale
 
-CLOUDS = (".xyz", ".pts", ".pcd", ".npy", ".las", ".laz")  # of points, never of faces
-SUFFIXES = (".off", ".ply", ".obj", ".stl", ".glb", ".gltf", ".3mf", ".dae", *CLOUDS)
+MESHES = (".off", ".ply", ".obj", ".stl", ".glb", ".gltf", ".3mf", ".dae")
+SUFFIXES = (*MESHES, *CLOUDS)
 Y_UP = (".glb", ".gltf")  # formats whose specification says so
 
 # suffix -> packages that its reader imports
@@ -45,17 +49,28 @@ AXES = tuple(_TURNS)
 
 
 def read_shape(
-    path: str | os.PathLike[str], *, up: str = "z", lenient: bool = False
+    path: str | os.PathLike[str],
+    *,
+    up: str = "z",
+    lenient: bool = False,
+    features: Sequence[str] = (),
 ) -> tuple[np.ndarray, np.ndarray]:
     """Read a mesh or a point cloud, which then has no faces; see :func:`parse_shape`."""
     path = Path(path)
     if (size := path.stat().st_size) > MAX_BYTES:
         raise OFFError(f"{shown(path)}: {size} bytes are more than the {MAX_BYTES} that are read")
-    return parse_shape(path.read_bytes(), shown(path), path=path, up=up, lenient=lenient)
+    options = {"up": up, "lenient": lenient, "features": features}
+    return parse_shape(path.read_bytes(), shown(path), path=path, **options)
 
 
 def parse_shape(
-    data: bytes, name: str, *, path: Path | None = None, up: str = "z", lenient: bool = False
+    data: bytes,
+    name: str,
+    *,
+    path: Path | None = None,
+    up: str = "z",
+    lenient: bool = False,
+    features: Sequence[str] = (),
 ) -> tuple[np.ndarray, np.ndarray]:
     r"""Read a mesh or a point cloud from the bytes of a file.
 
@@ -67,13 +82,16 @@ def parse_shape(
             turned so that it becomes z.
         lenient: Warn and go on where a strict reader stops but a shape remains: drop vertices that
             are NaN or infinite, with their faces; accept a mesh without faces or without area.
+        features: Of :data:`datasets.clouds.FEATURES`, what a point must have beside coordinates.
+            Those of a point cloud are in its file. Of a mesh there are only normals, those of its
+            faces; they are not returned but found where a point is drawn.
 
     Shape:
-        - Returns vertices, float64 ``(V, 3)`` in the file's unit, and faces, int64 ``(F, 3)``, with
-          ``F = 0`` for a point cloud.
+        - Returns vertices, float64 ``(V, 3)`` in the file's unit, and faces, int64 ``(F, 3)``.
+        - For a point cloud these are ``(V, 3 + 3 C)``, with ``C`` features, and ``(0, 3)``.
 
     Raises:
-        OFFError: The file cannot be read, or holds nothing to draw points from.
+        OFFError: The file cannot be read, or holds nothing to draw points from, or lacks a feature.
         ValueError: An unknown axis.
 
     Example:
@@ -84,9 +102,13 @@ def parse_shape(
     if suffix == ".off":
         vertices, faces = parse_off(data, name, lenient=lenient)
     else:
-        vertices, faces = _parse(data, name, suffix, path)
+        vertices, faces = _parse(data, name, suffix, path, features)
         vertices, faces = _checked(vertices, faces, name, suffix, lenient)
-    return turn(vertices, "y" if suffix in Y_UP else up), faces
+    if features and vertices.shape[1] == 3:
+        _check_mesh_features(vertices, faces, name, features)
+    width = 6 if "normal" in features and not len(faces) else 3  # normals turn, too
+    turned = turn(vertices[:, :width].reshape(-1, 3), "y" if suffix in Y_UP else up)
+    return np.concatenate([turned.reshape(-1, width), vertices[:, width:]], axis=1), faces
 
 
 def turn(vertices: np.ndarray, up: str) -> np.ndarray:
@@ -104,7 +126,9 @@ def turn(vertices: np.ndarray, up: str) -> np.ndarray:
     return vertices if up == "z" else vertices @ np.array(_TURNS[up], float).T
 
 
-def _parse(data: bytes, name: str, suffix: str, path: Path | None) -> tuple[np.ndarray, np.ndarray]:
+def _parse(
+    data: bytes, name: str, suffix: str, path: Path | None, features: Sequence[str]
+) -> tuple[np.ndarray, np.ndarray]:
     """Read what the format holds; errors of readers become ours."""
     if suffix not in SUFFIXES:
         raise OFFError(f"{name}: no format that is read; those are {' '.join(SUFFIXES)}")
@@ -114,40 +138,22 @@ def _parse(data: bytes, name: str, suffix: str, path: Path | None) -> tuple[np.n
         raise OFFError(f"{name}: reading {suffix} needs another package: pip install {names}")
     try:
         if suffix in CLOUDS:
-            return _parse_cloud(data, suffix), np.empty((0, 3), np.int64)
-        return _parse_mesh(data, suffix, path)
+            return parse_cloud(data, suffix).rows(features), np.empty((0, 3), np.int64)
+        if suffix == ".ply":
+            return _parse_ply(data, features)
+        if suffix == ".obj":
+            vertices, *polygons = parse_obj(data)
+            faces = _cut(vertices, *polygons)
+            return vertices if len(faces) else Cloud(vertices).rows(features), faces
+        return _parse_mesh(data, suffix, path, features)
     except Exception as error:  # readers raise whatever they do
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise OFFError(f"{name}: cannot be read as {suffix[1:].upper()}: {reason}") from error
 
 
-def _parse_cloud(data: bytes, suffix: str) -> np.ndarray:
-    if suffix == ".pcd":
-        return parse_pcd(data)
-    if suffix == ".npy":
-        points = np.load(io.BytesIO(data), allow_pickle=False)
-        if points.ndim != 2 or points.shape[1] < 3 or points.dtype.kind not in "fiu":
-            raise ValueError(f"expected numbers of the shape (N, 3 or more), got {points.shape}")
-        return points[:, :3].astype(np.float64)
-    if suffix in (".las", ".laz"):
-        import laspy  # an extra package, see PACKAGES
-
-        return np.array(laspy.read(io.BytesIO(data)).xyz, np.float64)
-    return _parse_table(data)
-
-
-def _parse_table(data: bytes) -> np.ndarray:
-    """Read a text of numbers, three or more a line; a line with names or a count may come first."""
-    text = re.sub(rb"[,;]", b" ", data.removeprefix(b"\xef\xbb\xbf"))
-    rows = [words for line in text.splitlines() if (words := line.split(b"#")[0].split())]
-    if rows and (len(rows[0]) < 3 or rows[0][0][:1].isalpha()):
-        rows = rows[1:]
-    if any(len(words) < 3 for words in rows):
-        raise ValueError("a line has fewer than three numbers")
-    return np.array([[float(word) for word in words[:3]] for words in rows]).reshape(-1, 3)
-
-
-def _parse_mesh(data: bytes, suffix: str, path: Path | None) -> tuple[np.ndarray, np.ndarray]:
+def _parse_mesh(
+    data: bytes, suffix: str, path: Path | None, features: Sequence[str]
+) -> tuple[np.ndarray, np.ndarray]:
     """Read with trimesh and join all that a scene holds, faces before loose points."""
     resolver = None if path is None else trimesh.resolvers.FilePathResolver(str(path))
     loaded = trimesh.load(io.BytesIO(data), file_type=suffix[1:], resolver=resolver, process=False)
@@ -157,8 +163,38 @@ def _parse_mesh(data: bytes, suffix: str, path: Path | None) -> tuple[np.ndarray
         joined = trimesh.util.concatenate(meshes)
         return np.asarray(joined.vertices, np.float64), np.asarray(joined.faces, np.int64)
     kinds = (trimesh.Trimesh, trimesh.PointCloud)
-    points = [np.asarray(p.vertices, np.float64) for p in parts if isinstance(p, kinds)]
-    return np.concatenate([np.empty((0, 3)), *points]), np.empty((0, 3), np.int64)
+    points = [np.asarray(part.vertices) for part in parts if isinstance(part, kinds)]
+    points = np.concatenate([np.empty((0, 3)), *points])
+    return Cloud(points).rows(features), np.empty((0, 3), np.int64)
+
+
+def _parse_ply(data: bytes, features: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+    """Read a mesh, or a cloud where there are no faces."""
+    elements = parse_ply(data)
+    columns = elements.get("vertex", {})
+    cloud = from_columns({n: v for n, v in columns.items() if not isinstance(v, Lists)})
+    for name in ("vertex_indices", "vertex_index"):
+        polygons = elements.get("face", {}).get(name)
+        if isinstance(polygons, Lists) and len(polygons.lengths):
+            return cloud.points, _cut(cloud.points, *polygons)
+    return cloud.rows(features), np.empty((0, 3), np.int64)
+
+
+def _cut(vertices: np.ndarray, indices: np.ndarray, corners: np.ndarray) -> np.ndarray:
+    """Cut polygons into triangles, once all of their vertices are there."""
+    if len(indices) and not (indices.min() >= 0 and indices.max() < len(vertices)):
+        raise ValueError(f"a face names a vertex that is not there, of {len(vertices)}")
+    return cut_polygons(vertices, indices.astype(np.int64), corners)
+
+
+def _check_mesh_features(
+    vertices: np.ndarray, faces: np.ndarray, name: str, features: Sequence[str]
+) -> None:
+    """Refuse a mesh of whose points a feature cannot be told."""
+    if missing := sorted({*features} - {"normal"}):
+        raise OFFError(f"{name}: no {missing[0]} is read of meshes, only of point clouds")
+    if not len(faces) or not cumulative_areas(unit_scale(vertices), faces)[-1] > 0:
+        raise OFFError(f"{name}: a mesh without area has no normal")
 
 
 def _checked(

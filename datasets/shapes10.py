@@ -8,6 +8,7 @@ scans, noise and stray specks, where a shape has to be told by how its surfaces 
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -110,6 +111,7 @@ class Shapes10(MeshDataset):
         num_hard: Shapes of each class in ``test-hard``.
         cache_dir: Folder for the caches of all splits.
         verify: Compare the cache with its hashes at every start; ``False`` compares sizes only.
+        features: As for :class:`DrawnShapes`; of meshes there is ``normal``.
 
     Shape:
         - Items: ``pos``, float32 ``(P, 3)`` without unit, mean 0 and largest distance 1 before
@@ -141,6 +143,7 @@ class Shapes10(MeshDataset):
         num_hard: int = 20,
         cache_dir: str | os.PathLike[str] | None = None,
         verify: bool = True,
+        features: Sequence[str] = (),
     ) -> None:
         if split not in SPLITS:
             raise ValueError(f"split must be one of {', '.join(SPLITS)}, got {split!r}")
@@ -158,6 +161,7 @@ class Shapes10(MeshDataset):
             augment=augment,
             draws=draws,
             verify=verify,
+            features=features,
         )
 
 

@@ -51,8 +51,31 @@ def cumulative_areas(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
         >>> cumulative_areas(square, np.array([[0, 1, 2], [0, 2, 3]])).tolist()
         [0.5, 1.0]
     """
-    a, b, c = (np.asarray(vertices, dtype=np.float64)[faces[:, i]] for i in range(3))
-    return np.cumsum(np.linalg.norm(np.cross(b - a, c - a), axis=1) / 2)
+    return np.cumsum(np.linalg.norm(_twice_vector_areas(vertices, faces), axis=1) / 2)
+
+
+def face_normals(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
+    """Return vectors of length 1 at right angles to triangles, 0 where a triangle has no area.
+
+    They point to the side from which the corners are seen in counterclockwise order. Many meshes,
+    those of ModelNet among them, do not keep to the outside.
+
+    Shape:
+        - ``vertices``: ``(V, 3 or more)``; ``faces``: ``(F, 3)``. Returns float64 ``(F, 3)``.
+
+    Example:
+        >>> corner = np.array([[0, 0, 0], [2, 0, 0], [0, 2, 0]])
+        >>> face_normals(corner, np.array([[0, 1, 2], [0, 2, 1]])).tolist()
+        [[0.0, 0.0, 1.0], [0.0, 0.0, -1.0]]
+    """
+    vectors = _twice_vector_areas(vertices, faces)
+    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+    return np.divide(vectors, lengths, out=np.zeros_like(vectors), where=lengths > 0) + 0.0
+
+
+def _twice_vector_areas(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
+    corners = np.asarray(vertices, dtype=np.float64)[:, :3][faces]  # (F, 3 corners, 3)
+    return np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
 
 
 def prepare(vertices: np.ndarray, faces: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -61,11 +84,12 @@ def prepare(vertices: np.ndarray, faces: np.ndarray) -> tuple[np.ndarray, np.nda
     Vertices that no face names would set the scale, and no point ever lies on them.
 
     Args:
-        vertices: Coordinates in any unit.
+        vertices: Coordinates in any unit, and features of points, which stay as they are.
         faces: Corners of each triangle; none for a point cloud.
 
     Shape:
-        - Returns float32 ``(V', 3)`` from -1 to 1, int32 ``(F, 3)`` and float64 ``(F,)``.
+        - Returns float32 ``(V', 3 or more)``, coordinates from -1 to 1, int32 ``(F, 3)`` and
+          float64 ``(F,)``.
 
     Example:
         >>> corner = np.array([[0, 0, 0], [2, 0, 0], [0, 2, 0], [9, 9, 9]])
@@ -76,9 +100,10 @@ def prepare(vertices: np.ndarray, faces: np.ndarray) -> tuple[np.ndarray, np.nda
         used = np.zeros(len(vertices), dtype=bool)
         used[faces] = True
         vertices, faces = vertices[used], (np.cumsum(used) - 1)[faces]
-    scaled = unit_scale(vertices)  # in float64, and only then rounded
+    scaled = unit_scale(vertices[:, :3])  # in float64, and only then rounded
     areas = cumulative_areas(scaled, faces)
-    return scaled.astype("<f4"), np.asarray(faces).astype("<i4"), areas
+    rows = np.concatenate([scaled, vertices[:, 3:]], axis=1)
+    return rows.astype("<f4"), np.asarray(faces).astype("<i4"), areas
 
 
 def sample_surface(
@@ -88,9 +113,11 @@ def sample_surface(
     generator: np.random.Generator,
     *,
     cumulative: np.ndarray | None = None,
+    normals: bool = False,
 ) -> np.ndarray:
     """Draw points uniformly from the surface of a mesh; see :func:`sample_faces`."""
-    return sample_faces(vertices, faces, num_points, generator, cumulative=cumulative)[0]
+    options = {"cumulative": cumulative, "normals": normals}
+    return sample_faces(vertices, faces, num_points, generator, **options)[0]
 
 
 def sample_faces(
@@ -100,6 +127,7 @@ def sample_faces(
     generator: np.random.Generator,
     *,
     cumulative: np.ndarray | None = None,
+    normals: bool = False,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Draw points uniformly from the surface of a mesh, and tell which triangle each is from.
 
@@ -108,16 +136,18 @@ def sample_faces(
     no vertex twice where there are enough.
 
     Args:
-        vertices: Coordinates, finite.
+        vertices: Coordinates, finite; those of a point cloud with the features of its points.
         faces: Corners of each triangle.
         num_points: Points to draw, at least 1.
         generator: The only source of randomness.
         cumulative: What :func:`cumulative_areas` returned for this mesh, to save the time.
+        normals: Put the normal of its triangle beside every point of a mesh.
 
     Shape:
-        - ``vertices``: ``(V, 3)``; ``faces``: ``(F, 3)``; ``cumulative``: ``(F,)``.
-        - Returns float32 ``(num_points, 3)``, in the unit of the vertices, and int64
-          ``(num_points,)``, -1 where the mesh has no area.
+        - ``vertices``: ``(V, 3 + C)``; ``faces``: ``(F, 3)``; ``cumulative``: ``(F,)``.
+        - Returns float32 ``(num_points, 3)``, in the unit of the vertices, or ``(num_points, 6)``
+          with normals, and int64 ``(num_points,)``: triangles.
+        - Where the mesh has no area, ``(num_points, 3 + C)``, and which vertices those are.
 
     Raises:
         ValueError: ``num_points`` below 1, or a mesh without vertices.
@@ -137,15 +167,17 @@ def sample_faces(
     if len(cumulative) == 0 or cumulative[-1] <= 0:
         again = len(vertices) < num_points
         drawn = generator.choice(len(vertices), num_points, replace=again)
-        return np.asarray(vertices[drawn], np.float32), np.full(num_points, -1)
+        return np.asarray(vertices[drawn], np.float32), drawn
     picks = np.searchsorted(cumulative, generator.random(num_points) * cumulative[-1], "right")
     picks = np.minimum(picks, len(faces) - 1)
-    corners = np.asarray(vertices)[faces[picks]]  # (P, 3 corners, 3)
+    corners = np.asarray(vertices)[:, :3][faces[picks]]  # (P, 3 corners, 3)
     u, v = generator.random((2, num_points, 1))
     outside = u + v > 1  # fold the far half of the parallelogram back onto the triangle
     u, v = np.where(outside, 1 - u, u), np.where(outside, 1 - v, v)
     origin = corners[:, 0].astype(np.float64)
     points = origin + u * (corners[:, 1] - origin) + v * (corners[:, 2] - origin)
+    if normals:
+        points = np.concatenate([points, face_normals(vertices, faces[picks])], axis=1)
     return points.astype(np.float32), picks
 
 
@@ -153,17 +185,19 @@ def normalize(points: np.ndarray) -> np.ndarray:
     """Move the mean to the origin and scale the farthest point to distance 1.
 
     Args:
-        points: Coordinates, finite, in any unit.
+        points: Coordinates, finite, in any unit, and features of points, which stay as they are.
 
     Shape:
-        - ``points``: ``(P, 3)`` with ``P >= 1``.
-        - Returns float32 ``(P, 3)`` without unit; all zeros if the points coincide.
+        - ``points``: ``(P, 3 + C)`` with ``P >= 1``.
+        - Returns float32 ``(P, 3 + C)``, coordinates without unit; those are 0 if all coincide.
 
     Example:
         >>> normalize(np.array([[0, 0, 0], [0, 0, 4e11]])).tolist()
         [[0.0, 0.0, -1.0], [0.0, 0.0, 1.0]]
     """
-    points = unit_scale(points)
+    features = points[:, 3:]
+    points = unit_scale(points[:, :3])
     points = points - points.mean(axis=0)
     radius = np.linalg.norm(points, axis=1).max()
-    return (points / radius if radius > 0 else points).astype(np.float32)
+    points = points / radius if radius > 0 else points
+    return np.concatenate([points, features], axis=1).astype(np.float32)

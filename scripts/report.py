@@ -38,7 +38,8 @@ def main(args: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, default=Path("comparison.html"))
     options = parser.parse_args(args)
     write_whole(options.out, compare(options.runs).encode("utf-8", errors="replace"))
-    print(f"{options.out}: {len(options.runs)} runs")
+    runs = "1 run" if len(options.runs) == 1 else f"{len(options.runs)} runs"
+    print(f"{options.out}: {runs}")
 
 
 def compare(folders: Sequence[Path]) -> str:

@@ -1,7 +1,7 @@
-"""Train, test and use networks that tell the parts of generated furniture apart.
+"""Train, test and use networks that tell the parts of shapes apart.
 
 ``python -m scripts.train_parts fit --config scripts/configs/parts.yaml``, then ``test`` or
-``predict chair.off`` with ``--run_dir`` of that run.
+``predict chair.off --labels FOLDER`` with ``--run_dir`` of that run.
 """
 
 import sys

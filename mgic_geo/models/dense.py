@@ -35,7 +35,8 @@ class DensePointCloud(nn.Module):
         model: The network; it is copied, and evaluated.
 
     Shape:
-        - ``pos``: ``(B, N, 3)`` with N above ``k``. Returns ``(B, num_classes)``.
+        - ``pos``: ``(B, N, 3)`` with N above ``k``; ``(B, N, 3 + num_features)`` for a network with
+          features, which follow the coordinates. Returns ``(B, num_classes)``.
 
     Cost:
         That of the network, and B N^2 float64 numbers at once for the distances.
@@ -78,6 +79,7 @@ class DensePointCloud(nn.Module):
         """
         tables: list[Tensor] = []
         clouds, size, _ = pos.shape
+        pos, features = split_features(self.model, pos)
 
         def find_graph(x: Tensor) -> tuple[()] | tuple[Tensor | DerivativeTable]:
             if self.model.graph == "none":
@@ -91,8 +93,19 @@ class DensePointCloud(nn.Module):
             weight = dense_gradients(pos, neighbors, softening=self.model.softening)
             return (DerivativeTable.of(neighbors, weight),)
 
-        points = self.model.map_points(pos.flatten(0, 1), find_graph)
+        points = self.model.map_points(pos.flatten(0, 1), find_graph, features)
         return self.model.head(self.model.pool_dense(points.unflatten(0, (clouds, size)))), tables
+
+
+def split_features(model: PointCloudClassifier, pos: Tensor) -> tuple[Tensor, Tensor | None]:
+    """Part coordinates from the features that follow them, if the network takes any.
+
+    Shape:
+        - ``pos``: ``(B, N, 3 + F)``. Returns ``(B, N, 3)`` and ``(B * N, F)`` or ``None``.
+    """
+    if not model.num_features:
+        return pos, None
+    return pos[..., :3], pos[..., 3:].flatten(0, 1)
 
 
 class DenseEdgeConv(nn.Module):

@@ -37,9 +37,11 @@ class DGCNNClassifier(PointCloudClassifier):
         k: Neighbors of a point.
         width: Channels of the first stage, in proportion to which all others are.
         dropout: Share of features dropped after each hidden layer.
+        num_features: As for :class:`PointCloudClassifier`.
 
     Shape:
-        - ``pos``: ``(N, 3)`` coordinates, in any unit of length. ``batch``: ``(N,)``.
+        - ``pos``: ``(N, 3)`` coordinates, in any unit of length. ``batch``: ``(N,)``. ``x``:
+          ``(N, num_features)``, where there are any.
         - Returns ``(B, num_classes)`` logits.
 
     Cost:
@@ -66,14 +68,23 @@ class DGCNNClassifier(PointCloudClassifier):
         k: int = 20,
         width: int = 64,
         dropout: float = 0.5,
+        num_features: int = 0,
     ) -> None:
-        super().__init__(make_conv, num_classes, graph=graph, k=k, width=width, dropout=dropout)
+        super().__init__(
+            make_conv,
+            num_classes,
+            graph=graph,
+            k=k,
+            width=width,
+            dropout=dropout,
+            num_features=num_features,
+        )
 
     def make_layers(
         self, make_conv: Callable[[int, int], nn.Module], layers: Sequence[int], width: int
     ) -> None:
         """Build the stages and the embedding of all of them."""
-        widths = [3, *(factor * width for factor in WIDTHS)]
+        widths = [3 + self.num_features, *(factor * width for factor in WIDTHS)]
         self.gconvs = nn.ModuleList(
             nn.ModuleList([ConvNormAct(make_conv(a, b), nn.BatchNorm1d(b), nn.LeakyReLU(SLOPE))])
             for a, b in itertools.pairwise(widths)
@@ -92,15 +103,17 @@ class DGCNNClassifier(PointCloudClassifier):
             nn.Linear(second, num_classes),
         )
 
-    def map_points(self, pos: Tensor, find_graph: Callable[[Tensor], tuple]) -> Tensor:
+    def map_points(
+        self, pos: Tensor, find_graph: Callable[[Tensor], tuple], x: Tensor | None = None
+    ) -> Tensor:
         """Run the stages and embed all of their features, ``(N, 3) -> (N, point_width)``."""
-        x, inputs, stages = pos, (), []
+        features, inputs, stages = self.join_features(pos, x), (), []
         for index, gconv in enumerate(self.gconvs):
             if index == 0 or self.graph == "dynamic":
-                inputs = find_graph(x)
+                inputs = find_graph(features if index else pos)
             for layer in gconv:  # type: ignore[union-attr]
-                x = layer(x, *inputs)
-            stages.append(x)
+                features = layer(features, *inputs)
+            stages.append(features)
         return self.mlps[0](torch.cat(stages, dim=1))
 
     def pool(

@@ -52,9 +52,12 @@ class PointCloudClassifier(nn.Module):
         layers: Convolutions in a row in every G-conv, one number or one for each of the six.
         width: Channels of every layer.
         dropout: Share of features dropped in front of the classifier.
+        num_features: Features of a point beside its coordinates, such as 3 for a normal, :math:`F`.
+            Neighbors in space are found by coordinates alone.
 
     Shape:
-        - ``pos``: ``(N, 3)`` coordinates, in any unit of length. ``batch``: ``(N,)``.
+        - ``pos``: ``(N, 3)`` coordinates, in any unit of length. ``batch``: ``(N,)``. ``x``:
+          ``(N, F)``, where there are any.
         - Returns ``(B, num_classes)`` logits.
 
     Raises:
@@ -81,6 +84,7 @@ class PointCloudClassifier(nn.Module):
         layers: int | Sequence[int] = 1,
         width: int = 64,
         dropout: float = 0.0,
+        num_features: int = 0,
     ) -> None:
         super().__init__()
         num_gconvs = sum(GCONVS_BEFORE_MLP)
@@ -90,8 +94,10 @@ class PointCloudClassifier(nn.Module):
         if len(layers) != num_gconvs or min(layers) < 1:
             raise ValueError(f"layers must be one or {num_gconvs} numbers above 0, got {layers}")
         check_counts(num_classes=num_classes, k=k, width=width)
+        if num_features < 0:
+            raise ValueError(f"num_features must be 0 or more, got {num_features}")
         self.graph, self.derivatives, self.k = graph, derivatives, k
-        self.softening = softening
+        self.softening, self.num_features = softening, num_features
         self.pretrained_cfg: dict[str, Any] = {}  # what weights that were loaded say of themselves
 
         self.make_layers(make_conv, layers, width)
@@ -101,7 +107,7 @@ class PointCloudClassifier(nn.Module):
         self, make_conv: Callable[[int, int], nn.Module], layers: Sequence[int], width: int
     ) -> None:
         """Build what is in front of the pooling: ``gconvs`` and ``mlps``."""
-        in_channels = 3
+        in_channels = 3 + self.num_features
         self.gconvs, self.mlps = nn.ModuleList(), nn.ModuleList()
         for index, count in enumerate(layers):
             widths = [in_channels, *[width] * count]
@@ -157,6 +163,7 @@ class PointCloudClassifier(nn.Module):
         batch: Tensor | None = None,
         batch_size: int | None = None,
         max_points: int | None = None,
+        x: Tensor | None = None,
     ) -> Tensor:
         """Classify every cloud of the batch.
 
@@ -166,6 +173,7 @@ class PointCloudClassifier(nn.Module):
             batch_size: Number of clouds, so that it need not be read off ``batch``.
             max_points: Points of the largest cloud. On a GPU, where only ``batch_size`` is given,
                 all clouds must have as many points.
+            x: Further features of all points, for a network with ``num_features``.
         """
         check_points(pos, batch)
         clouds = cloud_table(batch, batch_size, max_points)
@@ -174,11 +182,15 @@ class PointCloudClassifier(nn.Module):
             raise ValueError(
                 "training needs at least 2 clouds in a batch (batch norm after the pooling), got 1"
             )
-        x = self.point_features(pos, batch, clouds)
-        return self.head(self.pool(x, batch, batch_size, clouds))
+        features = self.point_features(pos, batch, clouds, x)
+        return self.head(self.pool(features, batch, batch_size, clouds))
 
     def point_features(
-        self, pos: Tensor, batch: Tensor | None = None, clouds: Tensor | None = None
+        self,
+        pos: Tensor,
+        batch: Tensor | None = None,
+        clouds: Tensor | None = None,
+        x: Tensor | None = None,
     ) -> Tensor:
         """Features of every point in front of the pooling, ``(N, point_width)``.
 
@@ -186,32 +198,52 @@ class PointCloudClassifier(nn.Module):
             pos: Coordinates of all points.
             batch: Cloud of every point; ``None`` where there is one.
             clouds: As :func:`~mgic_geo.knn_indices` takes it.
+            x: Further features of all points, for a network with ``num_features``.
         """
-        return self.map_points(pos, lambda x: self._graph(x, pos, batch, clouds))
+        return self.map_points(pos, lambda each: self._graph(each, pos, batch, clouds), x)
 
-    def map_points(self, pos: Tensor, find_graph: Callable[[Tensor], tuple]) -> Tensor:
+    def map_points(
+        self, pos: Tensor, find_graph: Callable[[Tensor], tuple], x: Tensor | None = None
+    ) -> Tensor:
         """Run the layers in front of the pooling, ``(N, 3) -> (N, point_width)``.
 
         Args:
             pos: Coordinates of all points.
-            find_graph: ``(features) -> further inputs of the convolutions``; called once, or for
-                every G-conv where the graph is dynamic.
+            find_graph: ``(features) -> further inputs of the convolutions``; called once with the
+                coordinates, and for every further G-conv where the graph is dynamic.
+            x: Further features of all points, for a network with ``num_features``.
         """
-        own = next(self.parameters()).dtype
-        if pos.dtype != own and not torch.is_autocast_enabled(pos.device.type):
-            raise TypeError(f"pos is {pos.dtype}, the network {own}: pos.to({own}) fits")
-        x, inputs = pos, ()
+        features, inputs = self.join_features(pos, x), ()
         for index, (gconv, point_mlp) in enumerate(zip(self.gconvs, self.mlps, strict=True)):
             if index == 0 or self.graph == "dynamic":
-                inputs = find_graph(x)
+                inputs = find_graph(features if index else pos)
             for layer in gconv:  # type: ignore[union-attr]
-                x = layer(x, *inputs)
-            x = point_mlp(x)
-        return x
+                features = layer(features, *inputs)
+            features = point_mlp(features)
+        return features
+
+    def join_features(self, pos: Tensor, x: Tensor | None) -> Tensor:
+        """Put features beside coordinates, ``(N, 3 + num_features)``.
+
+        Raises:
+            TypeError: If they have another dtype than the network.
+            ValueError: If they are not there, or of another shape, or not wanted.
+        """
+        own = next(self.parameters()).dtype
+        for name, value in (("pos", pos), ("x", x)):
+            if value is None or value.dtype == own or torch.is_autocast_enabled(pos.device.type):
+                continue
+            raise TypeError(f"{name} is {value.dtype}, the network {own}: {name}.to({own}) fits")
+        wanted = (pos.size(0), self.num_features) if self.num_features else None
+        got = None if x is None else tuple(x.shape)
+        if got != wanted:
+            raise ValueError(f"with num_features={self.num_features} x must be {wanted}, got {got}")
+        return pos if x is None else torch.cat([pos, x], dim=1)
 
     def extra_repr(self) -> str:
         """The graph, which no submodule shows."""
-        return f"graph={self.graph!r}, k={self.k}, derivatives={self.derivatives}"
+        features = f", num_features={self.num_features}" if self.num_features else ""
+        return f"graph={self.graph!r}, k={self.k}, derivatives={self.derivatives}{features}"
 
     def _graph(
         self, x: Tensor, pos: Tensor, batch: Tensor | None, clouds: Tensor | None

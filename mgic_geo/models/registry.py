@@ -54,7 +54,7 @@ def list_options(name: str) -> list[str]:
 
     Example:
         >>> list_options("mgic_dgcnn_cls")
-        ['coarse_size', 'cycle', 'dropout', 'graph', 'group_size', 'k', 'width']
+        ['coarse_size', 'cycle', 'dropout', 'graph', 'group_size', 'k', 'num_features', 'width']
     """
     if name not in _MODELS:
         near = did_you_mean(name, _MODELS)
@@ -96,9 +96,9 @@ def create_model(
         strict: Whether every weight of the checkpoint must have its place and every place its
             weight; ``False`` warns about the others.
         **options: See :func:`list_options`: ``layers`` (convolutions in a row in every G-conv, one
-            number or six), ``graph``, ``k``, ``width``, ``dropout`` and ``softening`` of
-            :class:`PointCloudClassifier`; ``group_size``, ``coarse_size`` and ``cycle`` for the
-            MGIC models.
+            number or six), ``graph``, ``k``, ``width``, ``dropout``, ``num_features`` and
+            ``softening`` of :class:`PointCloudClassifier`; ``group_size``, ``coarse_size`` and
+            ``cycle`` for the MGIC models.
 
     Raises:
         ValueError: If there is no such model, it does not take such an option, ``graph`` is

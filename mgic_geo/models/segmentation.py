@@ -34,7 +34,8 @@ class PointCloudSegmenter(nn.Module):
         dropout: Share of features dropped in front of the last map.
 
     Shape:
-        - ``pos``: ``(N, 3)`` coordinates, in any unit of length. ``batch``: ``(N,)``.
+        - ``pos``: ``(N, 3)`` coordinates, in any unit of length. ``batch``: ``(N,)``. ``x``:
+          ``(N, num_features)`` of the backbone, where there are any.
         - Returns ``(N, num_parts)`` logits.
 
     Cost:
@@ -75,15 +76,16 @@ class PointCloudSegmenter(nn.Module):
         batch: Tensor | None = None,
         batch_size: int | None = None,
         max_points: int | None = None,
+        x: Tensor | None = None,
     ) -> Tensor:
         """Score the parts for every point; arguments as for :class:`PointCloudClassifier`."""
         check_points(pos, batch)
         clouds = cloud_table(batch, batch_size, max_points)
         batch_size = check_batch_size(batch, batch_size)
-        x = self.backbone.point_features(pos, batch, clouds)
-        whole = pool_max(x, batch, batch_size, clouds)
-        whole = whole.expand_as(x) if batch is None else whole.index_select(0, batch)
-        return self.head(torch.cat([x, whole], dim=1))
+        features = self.backbone.point_features(pos, batch, clouds, x)
+        whole = pool_max(features, batch, batch_size, clouds)
+        whole = whole.expand_as(features) if batch is None else whole.index_select(0, batch)
+        return self.head(torch.cat([features, whole], dim=1))
 
 
 def create_segmenter(

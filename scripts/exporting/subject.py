@@ -9,6 +9,7 @@ from torch import Tensor, nn
 import mgic_geo
 import mgic_vision
 from mgic_geo import DensePointCloud, PointCloudClassifier, PointCloudSegmenter, knn_indices
+from mgic_geo.models.dense import split_features
 from scripts.training.reliability.errors import TrainingError
 
 POINTS = 1024  # of a network that no run has told
@@ -81,12 +82,12 @@ class CloudSubject(Subject):
     def inputs(self, batch: int) -> Iterator[Tensor]:
         """Draw clouds of two sizes."""
         points = self.info.get("num_points", POINTS)
-        yield self._draw(batch, points, 3)
-        yield self._draw(batch, max(points // 2, self.module.min_points), 3)
+        yield self._draw(batch, points, self._channels)
+        yield self._draw(batch, max(points // 2, self.module.min_points), self._channels)
 
     def example(self) -> Tensor:
         """Draw a few small clouds."""
-        return self._draw(EXAMPLE_BATCH, self.module.min_points + 8, 3)
+        return self._draw(EXAMPLE_BATCH, self.module.min_points + 8, self._channels)
 
     def dynamic_shapes(self) -> tuple[dict[int, Any], ...]:
         """Let clouds and points vary."""
@@ -96,7 +97,12 @@ class CloudSubject(Subject):
     @torch.no_grad()
     def reference(self, x: Tensor) -> Tensor:
         """Return what the network gives for the clouds of the batch in a row."""
-        return self.network(x.flatten(0, 1), cloud_of_points(x))
+        pos, features = split_features(self.network, x)
+        return self.network(pos.flatten(0, 1), cloud_of_points(x), x=features)
+
+    @property
+    def _channels(self) -> int:
+        return 3 + self.network.num_features
 
     @property
     def finds_neighbors_of_features(self) -> bool:
@@ -112,13 +118,14 @@ class CloudSubject(Subject):
         """Return what the network gives on those neighbors.
 
         Args:
-            x: The clouds, ``(B, N, 3)``.
+            x: The clouds, ``(B, N, 3)``, features after the coordinates.
             tables: Neighbors for every G-conv, ``(B * N, k)``.
 
         Returns:
             The scores; ``None`` if neighbors are not the nearest ones, also within rounding.
         """
-        pos, batch = x.flatten(0, 1), cloud_of_points(x)
+        pos, own = split_features(self.network, x)
+        pos, batch = pos.flatten(0, 1), cloud_of_points(x)
         remaining, nearest = iter(tables), True
 
         def find_graph(features: Tensor) -> tuple:
@@ -129,8 +136,8 @@ class CloudSubject(Subject):
             nearest &= torch.allclose(found, right, rtol=TIE, atol=0)
             return self.network.graph_inputs(table, pos, batch)
 
-        points = self.network.map_points(pos, find_graph)
-        scores = self.network.head(points.unflatten(0, x.shape[:2]).amax(1))
+        points = self.network.map_points(pos, find_graph, own)
+        scores = self.network.head(self.network.pool_dense(points.unflatten(0, x.shape[:2])))
         return scores if nearest else None
 
 

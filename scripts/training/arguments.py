@@ -80,6 +80,8 @@ def add_options(parser: LightningArgumentParser, stage: str) -> None:
         parser.add_argument("--checkpoint", type=str, help=help)
     if stage == "predict":
         parser.add_argument("--format", choices=FORMATS, default="table", help="of what is printed")
+        help = "folder for the part of every point, as PLY, NPY and a picture; scripts.train_parts"
+        parser.add_argument("--labels", type=str, help=help)
         parser.add_argument("files", nargs="+", type=str, help="what to classify")
 
 

@@ -118,6 +118,7 @@ class Classifier(LightningModule):
         if self.network is None:
             if not self.classes:
                 self.classes = list(self.trainer.datamodule.classes)
+                self.options |= self.trainer.datamodule.network_options()
             torch.manual_seed(derive_seed(self.seed, "weights"))
             try:
                 self.network = self.make_network(len(self.classes))

@@ -75,6 +75,10 @@ class ClassificationData(LightningDataModule):
         self.known: list[str] = []  # classes of the network that is used, if there is one
         self.about: dict[str, Any] = {}  # what is tested, to tell one test from another
 
+    def network_options(self) -> dict[str, Any]:
+        """Return options of a network that follow from the data."""
+        return {}
+
     def adopt(self, weights: Weights) -> None:
         """Become data for the network that these weights belong to."""
         self.known = list(weights.info["classes"])
@@ -122,6 +126,14 @@ class ClassificationData(LightningDataModule):
     @abstractmethod
     def read_file(self, path: Path, info: dict[str, Any]) -> Any:
         """Make a sample of a file for a network with this ``info``."""
+
+    def check_labels(self, folder: Path, files: Sequence[str]) -> None:
+        """Look at where the labels of every point of files would go.
+
+        Raises:
+            TrainingError: Points have no labels.
+        """
+        raise TrainingError("--labels is for networks that tell the parts of point clouds apart")
 
     @abstractmethod
     def pictures(self, indices: Sequence[int]) -> tuple[str, np.ndarray]:

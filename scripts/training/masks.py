@@ -114,7 +114,7 @@ class MaskClassifier(Classifier):
         predicted = self(batch).argmax(dim=1).flatten(1)
         classes = torch.arange(len(self.classes), device=predicted.device)
         shares = [(predicted == label).float().mean(dim=1) for label in classes]
-        return Prediction(torch.stack(shares, dim=1))
+        return Prediction(torch.stack(shares, dim=1), labels=predicted.cpu())
 
 
 def iou_by_class(counts: np.ndarray) -> np.ndarray:

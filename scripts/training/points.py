@@ -3,7 +3,7 @@
 import hashlib
 import math
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 from torch_geometric.data import Batch, Data
 
-from datasets import modelnet10, shapes10
+from datasets import modelnet10, modelnet40, shapes10
 from datasets.augment import AnyRotation, Augment
+from datasets.clouds import FEATURES, parse_features, spell_features
 from datasets.drawn_shapes import AugmentFunction, DrawnShapes, make_cloud
 from datasets.draws import Draws
 from datasets.mesh_folder import MeshFolder
@@ -34,6 +35,7 @@ from scripts.training.weights import Weights
 
 Axis = Literal["x", "y", "z", "-x", "-y", "-z"]
 Sampling = Literal["random", "farthest"]
+Name = Literal["shapes10", "modelnet10", "modelnet40", "folder", "scanobjectnn"]
 COMPARED = 8  # of the draws of a shape: how many labels differ among them grows with their number
 
 
@@ -50,13 +52,17 @@ class CloudData(ClassificationData):
         sampling: How points are drawn for evaluation: ``random``, or ``farthest`` for points that
             cover a shape evenly.
         up: The axis that is up in files that do not say; shapes are turned so that it becomes z.
+        features: What the network sees of a point: ``xyz``, or also its ``normal`` and ``color``,
+            as ``xyz,normal``. By default what it was trained on, or ``xyz``.
         lenient: Warn of what is wrong with the numbers of a file, and leave it out, instead of
             stopping: vertices that are not finite, faces without area.
         kwargs: As for :class:`ClassificationData`.
 
     Raises:
-        ValueError: Splits or counts that make no sense.
+        ValueError: Splits, counts or features that make no sense.
     """
+
+    holds: ClassVar[Mapping[str, Sequence[str]]] = {}  # data set -> features that it has
 
     def __init__(
         self,
@@ -68,6 +74,7 @@ class CloudData(ClassificationData):
         votes: int = 1,
         sampling: Sampling = "random",
         up: Axis | None = None,
+        features: str | None = None,
         lenient: bool = False,
         **kwargs: Any,
     ):
@@ -80,12 +87,24 @@ class CloudData(ClassificationData):
                 f"{nearest(unknown[0], splits)}"
             )
         self.asked_points, self.num_points = num_points, num_points or 1024
-        self.augment, self.up, self.lenient = augment, up, lenient
+        self.name, self.augment, self.up, self.lenient = name, augment, up, lenient
+        self.asked_features, self.features = features, parse_features(features or "xyz")
         self.votes, self.draws = votes, Draws(votes, sampling, self.seed)
 
     def adopt(self, weights: Weights) -> None:
-        """Draw as many points as the network was trained on, unless others were asked for."""
+        """Draw as many points as the network was trained on, unless others were asked for.
+
+        Raises:
+            TrainingError: It was trained on other features than those asked for.
+        """
         super().adopt(weights)
+        trained = weights.info.get("features", "xyz")
+        self.features = parse_features(trained)
+        if self.asked_features and parse_features(self.asked_features) != self.features:
+            raise TrainingError(
+                f"data.features must be {trained}, on which the network was trained, got "
+                f"{self.asked_features}"
+            )
         self.num_points = self.asked_points or weights.info.get("num_points", self.num_points)
 
     @staticmethod
@@ -95,19 +114,52 @@ class CloudData(ClassificationData):
 
     def describe(self) -> dict[str, Any]:
         """Return what a reader of the weights must know about their input."""
-        return {"num_points": self.num_points}
+        features = {"features": spell_features(self.features)} if self.features else {}
+        return {"num_points": self.num_points, **features}
+
+    def network_options(self) -> dict[str, Any]:
+        """Return how many numbers the network gets beside coordinates."""
+        return {"num_features": 3 * len(self.features)} if self.features else {}
+
+    def feature_options(self) -> dict[str, Any]:
+        """Return the features as a data set takes them.
+
+        Raises:
+            ValueError: It does not have them.
+        """
+        if missing := [name for name in self.features if name not in self.holds[self.name]]:
+            raise ValueError(
+                f"{self.name} has no {' and no '.join(missing)}; data.features can be "
+                f"{spell_features(self.holds[self.name])}"
+            )
+        return {"features": self.features} if self.features else {}
 
     def about_test(self) -> dict[str, Any]:
         """Return what was tested, and with which points."""
-        points = {"num_points": self.num_points, "votes": self.votes, "up": self.up}
-        return self.about | points | {"sampling": self.draws.sampling, "seed": self.seed}
+        points = {"votes": self.votes, "up": self.up, "sampling": self.draws.sampling}
+        return self.about | self.describe() | points | {"seed": self.seed}
 
     def read_file(self, path: Path, info: dict[str, Any]) -> Data:
-        """Draw points from a file, as a test does."""
+        """Draw points from a file, as a test does.
+
+        Raises:
+            TrainingError: The file cannot be read; the message names it.
+        """
         if self.up is None and path.suffix.lower() not in (".off", *Y_UP):
             message = f"{shown(path)}: the file does not say which axis is up; taken for z, --up "
             warnings.warn(message + "names another", TrainingWarning, stacklevel=2)
-        return read_cloud(path, self.num_points, self.draws, up=self.up, lenient=self.lenient)
+        options = {"lenient": self.lenient, "features": self.features}
+        try:
+            vertices, faces = read_shape(path, up=self.up or "z", **options)
+        except (OSError, ValueError) as error:
+            message = str(error) if shown(path) in str(error) else f"{shown(path)}: {error}"
+            raise TrainingError(f"cannot read {message}") from error
+        return self.make_sample(vertices, faces, str(path))
+
+    def make_sample(self, vertices: np.ndarray, faces: np.ndarray, name: str) -> Data:
+        """Draw points from a shape, as the data sets draw them for a test."""
+        normals, prepared = "normal" in self.features, prepare(vertices, faces)
+        return make_cloud(self.draws.points(*prepared, self.num_points, normals=normals), name=name)
 
     def pictures(self, indices: Sequence[int]) -> tuple[str, np.ndarray]:
         """Return the points of some test clouds, the first draw of each, ``(M, num_points, 3)``."""
@@ -121,12 +173,13 @@ class PointClouds(CloudData):
     Args:
         name: ``shapes10`` is made on the spot; ``modelnet10`` must be there or be downloaded;
             ``folder`` is any folder or zip with ``<class>/{train,test}/*`` of meshes or point
-            clouds, such as ModelNet40, or a CSV file with the columns file, class and split;
-            ``scanobjectnn`` has its own files in HDF5.
+            clouds, or a CSV file with the columns file, class and split; ``modelnet40`` is such a
+            folder, or its zip; ``scanobjectnn`` has its own files in HDF5.
         root: Folder of the data set and its cache; by default ``data/<name>``.
-        zip: Archive to read instead of the folder, without unpacking (``modelnet10``, ``folder``).
+        zip: Archive to read instead of the folder, without unpacking (not for ``shapes10`` and
+            ``scanobjectnn``).
         variant: Which files of ``scanobjectnn``, by what their names end in.
-        download: Fetch ModelNet10 from its publisher if it is not there.
+        download: Fetch ModelNet10 or ModelNet40 from its publisher if it is not there.
         check_counts: Whether ``modelnet10`` has to be complete; ``false`` for other meshes in the
             same layout.
         shapes_per_class: How many shapes ``shapes10`` has of each class in ``train``, ``test`` and
@@ -140,6 +193,11 @@ class PointClouds(CloudData):
     """
 
     made: ClassVar = {"shapes10": "folder"}
+    holds: ClassVar = {
+        **dict.fromkeys(("shapes10", "modelnet10", "modelnet40"), ("normal",)),
+        "folder": FEATURES,
+        "scanobjectnn": (),
+    }
     source: ClassVar = {
         **ClassificationData.source,
         "zip": "null",
@@ -151,7 +209,7 @@ class PointClouds(CloudData):
 
     def __init__(
         self,
-        name: Literal["shapes10", "modelnet10", "folder", "scanobjectnn"] = "shapes10",
+        name: Name = "shapes10",
         root: str | None = None,
         zip: str | None = None,
         download: bool = False,
@@ -170,11 +228,13 @@ class PointClouds(CloudData):
         if name == "folder" and not (root or zip):
             raise ValueError("data.name folder needs data.root, the folder, or data.zip")
         if name in ("shapes10", "scanobjectnn") and zip:
-            raise ValueError(f"data.zip is for modelnet10 and folder, not for {name}")
+            raise ValueError(f"data.zip is for modelnet10, modelnet40 and folder, not for {name}")
         if name != "scanobjectnn" and variant is not None:
             raise ValueError(f"data.variant is for scanobjectnn, not for {name}")
-        if name != "modelnet10" and download:
-            raise ValueError(f"data.download is for modelnet10, not for {name}")
+        if name not in ("modelnet10", "modelnet40") and download:
+            raise ValueError(f"data.download is for modelnet10 and modelnet40, not for {name}")
+        if download and zip:
+            raise ValueError(f"data.download fetches the zip, but data.zip names one, {zip}")
         if name != "shapes10" and shapes_per_class is not None:
             raise ValueError(f"data.shapes_per_class is for shapes10, not for {name}")
         self.about = {"data": name, "root": zip or root}
@@ -185,8 +245,8 @@ class PointClouds(CloudData):
             names = ("num_train", "num_test", "num_hard")
             counts = three_counts("shapes_per_class", shapes_per_class, names)
             self._open = partial(shapes10.Shapes10, root, **counts)
-        elif name == "folder":
-            self._open = self._open_folder(zip or root)
+        elif name in ("folder", "modelnet40"):
+            self._open = self._open_folder(zip or root, download)
         elif name == "scanobjectnn":
             which = {} if variant is None else {"variant": variant}
             self._open = partial(ScanObjectNN, root, up=self.up or "y", **which)
@@ -196,10 +256,13 @@ class PointClouds(CloudData):
                 options["expected_counts"] = None
             self._open = partial(modelnet10.ModelNet10, root, lenient=self.lenient, **options)
 
-    def _open_folder(self, root: str) -> Callable[..., MeshFolder]:
+    def _open_folder(self, root: str, download: bool) -> Callable[..., MeshFolder]:
+        kind = MeshFolder if self.name == "folder" else modelnet40.ModelNet40
+
         def open_split(split: str, **kwargs: Any) -> MeshFolder:
+            place = modelnet40.fetch(root) if download else root
             up, known = self.up or "z", self.known or None
-            return MeshFolder(root, split, classes=known, up=up, lenient=self.lenient, **kwargs)
+            return kind(place, split, classes=known, up=up, lenient=self.lenient, **kwargs)
 
         return open_split
 
@@ -213,7 +276,7 @@ class PointClouds(CloudData):
         draws = None if training else replace(self.draws, votes=self.votes if self.testing else 1)
         augment = self.augment if training else None
         options = {"num_points": self.num_points, "seed": self.seed, "augment": augment}
-        return self._open(split, draws=draws, **options)
+        return self._open(split, draws=draws, **options, **self.feature_options())
 
     def labels_to_balance(self) -> Sequence[int] | None:
         """Return the classes of the training samples where all are to be drawn equally often."""
@@ -291,7 +354,7 @@ class PointClassifier(Classifier):
 
     def forward(self, batch: Batch) -> Tensor:
         """Score the classes, ``(B, num_classes)``."""
-        return self.network(batch.pos, batch.batch)
+        return self.network(batch.pos, batch.batch, x=batch.x)
 
     def score(self, batch: Batch) -> Scores:
         """Score every draw of the clouds; the logits are of the mean of their probabilities."""
@@ -301,8 +364,8 @@ class PointClassifier(Classifier):
         clouds = batch.num_graphs * votes
         of_point = torch.arange(clouds, device=batch.pos.device)
         of_point = of_point.repeat_interleave(len(batch.pos) // clouds)
-        logits = self.network(batch.pos, of_point).float().view(batch.num_graphs, votes, -1)
-        logs = logits.log_softmax(dim=2)
+        scores = self.network(batch.pos, of_point, x=batch.x).float()
+        logs = scores.view(batch.num_graphs, votes, -1).log_softmax(dim=2)
         return Scores(logs.logsumexp(dim=1) - math.log(votes), logs.exp())
 
     def on_test_epoch_end(self) -> None:
@@ -317,19 +380,3 @@ class PointClassifier(Classifier):
     def sample_info(self, batch: Batch) -> tuple[Tensor, list[int], list[str]]:
         """Return classes, indices and names of the clouds."""
         return batch.y, batch.index.tolist(), batch.name
-
-
-def read_cloud(
-    path: Path, num_points: int, draws: Draws, *, up: str | None = None, lenient: bool = False
-) -> Data:
-    """Draw points from a mesh or point cloud, as the data sets draw them for a test.
-
-    Raises:
-        TrainingError: The file cannot be read; the message names it.
-    """
-    try:
-        vertices, faces = read_shape(path, up=up or "z", lenient=lenient)
-    except (OSError, ValueError) as error:
-        message = str(error) if shown(path) in str(error) else f"{shown(path)}: {error}"
-        raise TrainingError(f"cannot read {message}") from error
-    return make_cloud(draws.points(*prepare(vertices, faces), num_points), name=str(path))

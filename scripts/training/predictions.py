@@ -17,10 +17,12 @@ class Prediction(NamedTuple):
     Args:
         probabilities: ``(B, num_classes)``.
         spread: Their standard deviation from draw to draw, where there are several.
+        labels: Class of every point or pixel, ``(B, ...)``, where those have one.
     """
 
     probabilities: Tensor
     spread: Tensor | None = None
+    labels: Tensor | None = None
 
 
 def format_predictions(

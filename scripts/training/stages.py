@@ -81,7 +81,10 @@ class Stages:
             print(f"validation: {model.evaluation.describe(metrics)}")
 
     def predict(self, model: Classifier, datamodule: ClassificationData) -> None:
-        """Print the most probable classes of files."""
+        """Print the most probable classes of files, and write labels of their points if asked."""
+        labels = self.option("labels")
+        if labels is not None:
+            datamodule.check_labels(Path(labels), self.option("files"))
         weights = self._weights()
         model.adopt(weights)
         datamodule.adopt(weights)
@@ -99,6 +102,15 @@ class Stages:
             outputs = self.trainer.predict(model, dataloaders=datamodule.loader_of(samples))
         if self.trainer.is_global_zero:
             print(format_predictions(self.option("format"), files, outputs, model.classes))
+            if labels is not None:
+                found = [row.numpy() for output in outputs for row in output.labels]
+                self._write_labels(datamodule, Path(labels), samples, found, model.classes)
+
+    def _write_labels(self, datamodule: ClassificationData, folder: Path, *about: Any) -> None:
+        try:
+            datamodule.write_labels(folder, *about)
+        except OSError as error:
+            raise TrainingError(f"labels were not written: {error}") from error
 
     def _roll_back(self, error: NonFiniteError) -> None:
         if self.option("on_nonfinite") != "rollback":

@@ -21,7 +21,7 @@ from scripts.training.reliability.claim import (
 )
 from scripts.training.reliability.errors import TrainingError
 
-PATHS = ("run_dir", "checkpoint", "data.root", "data.zip")  # which may look like anything
+PATHS = ("run_dir", "checkpoint", "labels", "data.root", "data.zip")  # which may look like anything
 
 
 def spin_briefly(environment: MutableMapping[str, str]) -> None:

@@ -28,13 +28,13 @@ def never():
 
 def test_a_second_start_reads_no_mesh(root, monkeypatch):
     first = load(root)[1, 2].pos
-    monkeypatch.setattr("datasets.mesh_dataset.parse_off", never)
+    monkeypatch.setattr("datasets.mesh_dataset.parse_shape", never)
     assert_close(load(root, num_points=32, seed=0)[1, 2].pos, first, atol=0, rtol=0)
 
 
 def test_what_only_changes_the_points_keeps_the_cache(root, monkeypatch):
     load(root)
-    monkeypatch.setattr("datasets.mesh_dataset.parse_off", never)
+    monkeypatch.setattr("datasets.mesh_dataset.parse_shape", never)
     assert load(root, num_points=7, seed=5)[0].pos.shape == (7, 3)
 
 

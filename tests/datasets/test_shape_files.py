@@ -79,7 +79,9 @@ def test_copies_in_compressed_data_reach_into_themselves():
     zeros = np.zeros((5, 4), "<f4")
     packed = bytes([0, 0]) + bytes([0xE0, 70, 0])  # one literal byte, then 79 times the one before
     body = struct.pack("<II", len(packed), zeros.nbytes) + packed
-    assert_close(parse_pcd(pcd("binary_compressed", body)), np.zeros((5, 3)))
+    fields = parse_pcd(pcd("binary_compressed", body))
+    assert fields.keys() == {"intensity", "x", "y", "z"}
+    assert not any(values.any() for values in fields.values())
 
 
 @pytest.mark.parametrize("kind", PCD)
@@ -125,15 +127,26 @@ def test_formats_that_need_another_package_name_it(suffix, monkeypatch):
         parse_shape(b"", f"a{suffix}")
 
 
+class FakeLAS:
+    """What is used of laspy's files, with a red of 16 bits."""
+
+    point_format = types.SimpleNamespace(dimension_names=("X", "red", "green", "blue"))
+
+    def __init__(self, xyz):
+        self.xyz = xyz
+
+    def __getitem__(self, name):
+        share = self.xyz[:, 0] / 6 if name == "red" else np.zeros(len(self.xyz))
+        return np.round(share * 65535).astype(np.uint16)
+
+
 def test_las_is_read_by_laspy(monkeypatch):
     fake = types.ModuleType("laspy")
-    fake.read = lambda file: types.SimpleNamespace(
-        xyz=np.frombuffer(file.read()).reshape(-1, 3).copy()
-    )
+    fake.read = lambda file: FakeLAS(np.frombuffer(file.read()).reshape(-1, 3).copy())
     fake.__spec__ = types.SimpleNamespace(name="laspy")
     monkeypatch.setitem(sys.modules, "laspy", fake)
-    vertices, _ = parse_shape(POINTS.tobytes(), "a.las")
-    assert_close(vertices, POINTS)
+    vertices, _ = parse_shape(POINTS.tobytes(), "a.las", features=("color",))
+    assert_close(vertices, np.column_stack([POINTS, POINTS / 6 * [1, 0, 0]]), atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("suffix", [".off", ".stl", ".ply", ".obj", ".glb", ".gltf"])

@@ -266,3 +266,30 @@ def test_a_network_of_its_own_classes_tests_a_folder_that_lacks_some(whole, tmp_
     told = call("test", whole, "--data.root", few)
     assert "3 samples" in told
     assert "has no ball, no crate" in told
+
+
+def test_a_network_sees_normals_in_training_test_and_prediction(folder, tmp_path, call):
+    data = ["--data.name", "folder", "--data.root", folder, "--data.features", "xyz,normal"]
+    few = ["--data.val_fraction", 0.2, "--trainer.max_epochs", 1, "--votes", 2, "--report", "false"]
+    run(tmp_path / "log", "fit", *data, *NETWORK, *few, "--run_dir", tmp_path / "normals")
+    result = json.loads((tmp_path / "normals" / "test.json").read_text())
+    assert result["tested"]["features"] == "xyz,normal"
+    with np.load(tmp_path / "normals" / "predictions.npz") as arrays:
+        first, tested = arrays["names"][0], arrays["probabilities"][0]
+    bare = tmp_path / "bare.xyz"
+    bare.write_text("0 0 0\n1 0 0\n0 1 0\n")
+    ask = partial(call, "predict", tmp_path / "normals", "--up", "z", "--format", "json")
+    told = ask(folder / first, bare, code=1)
+    assert "bare.xyz: cannot be read as XYZ: it holds no normal, but xyz" in told
+    (row,) = json.loads(told[told.index("[") :])
+    np.testing.assert_allclose(list(row["probabilities"].values()), tested, atol=1e-5)
+    told = ask("--data.features", "xyz", folder / first, code=1)
+    assert "data.features must be xyz,normal, on which the network was trained, got xyz" in told
+    told = ask("--labels", tmp_path / "labels", folder / first, code=1)
+    assert "--labels is for networks that tell the parts of point clouds apart" in told
+
+
+def test_features_that_a_data_set_does_not_have_are_refused(tmp_path):
+    data = ["--data.root", tmp_path / "data", "--data.shapes_per_class", "[2, 1, 1]"]
+    told = run(tmp_path / "log", "fit", *data, *NETWORK, "--data.features", "xyz,color", code=1)
+    assert "shapes10 has no color; data.features can be xyz,normal" in told

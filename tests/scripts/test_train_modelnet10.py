@@ -571,8 +571,14 @@ def test_broken_mesh_ends_the_run_with_its_name_unless_it_may_be_lenient(root, t
         (["--data.batch_size", "1"], "batch_size must be at least 2 in training"),
         (["--model.options.hops", "3"], "mgic_diffgcn does not take hops"),
         (["--model.name", "mgicnet"], "no model 'mgicnet'"),
-        (["--data.zip", "a.zip"], "data.zip is for modelnet10 and folder, not for shapes10"),
-        (["--data.download", "true"], "data.download is for modelnet10, not for shapes10"),
+        (
+            ["--data.zip", "a.zip"],
+            "data.zip is for modelnet10, modelnet40 and folder, not for shapes10",
+        ),
+        (
+            ["--data.download", "true"],
+            "data.download is for modelnet10 and modelnet40, not for shapes10",
+        ),
         (["--trainer.max_steps", "3"], "trainer.max_steps must stay -1"),
         (["--model.optimizer.lr", "-1"], "lr must be above 0"),
         (["--model.optimizer.speed", "1"], "speed"),

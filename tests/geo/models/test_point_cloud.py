@@ -7,8 +7,10 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 
 from mgic_geo import (
+    DensePointCloud,
     GroupedEdgeConv,
     PointCloudClassifier,
+    create_model,
     knn_indices,
     list_models,
 )
@@ -233,3 +235,41 @@ def test_more_clouds_than_batch_size_are_refused():
 def test_cloud_without_points_is_one_of_zeros():
     model, (pos, batch) = small("pointnet").eval(), clouds(5, 5)
     assert_close(model(pos, batch, batch_size=3)[:2], model(pos, batch), **CLOSE)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_features_reach_the_points_and_neighbors_are_those_of_the_coordinates(name):
+    model, (pos, batch) = small(name, num_features=2).eval(), clouds(9, 12)
+    x = torch.randn(21, 2, dtype=pos.dtype, generator=torch.Generator().manual_seed(0))
+    searched = []
+
+    def find_graph(features):
+        searched.append(features)
+        return model._graph(features, pos, batch, None)
+
+    features = model.map_points(pos, find_graph, x)
+    assert searched[0] is pos
+    assert_close(model.point_features(pos, batch, x=x), features)
+    assert_close(model.point_features(pos[:9], x=x[:9]), features[:9], **CLOSE)
+    one, other = (model.train().point_features(pos, batch, x=each) for each in (x, -x))
+    assert not torch.allclose(one, other)
+
+
+@pytest.mark.parametrize("name", ["mgic_diffgcn", "dgcnn_cls"])
+def test_dense_form_takes_features_after_the_coordinates(name):
+    model, (pos, batch) = small(name, num_features=2).eval(), clouds(9, 9)
+    x = torch.randn(18, 2, dtype=pos.dtype, generator=torch.Generator().manual_seed(0))
+    wide = torch.cat([pos, x], dim=1).view(2, 9, 5)
+    assert_close(DensePointCloud(model)(wide), model(pos, batch, x=x), **CLOSE)
+
+
+def test_features_that_are_missing_or_not_wanted_are_said():
+    pos, x = torch.rand(9, 3), torch.rand(9, 2)
+    with pytest.raises(ValueError, match=r"num_features=2 x must be \(9, 2\), got None"):
+        create_model("pointnet", num_features=2).eval()(pos)
+    with pytest.raises(ValueError, match=r"num_features=0 x must be None, got \(9, 2\)"):
+        create_model("pointnet").eval()(pos, x=x)
+    with pytest.raises(TypeError, match=r"x is torch.float64, the network torch.float32"):
+        create_model("pointnet", num_features=2).eval()(pos, x=x.double())
+    with pytest.raises(ValueError, match="num_features must be 0 or more, got -1"):
+        create_model("dgcnn_cls", num_features=-1)

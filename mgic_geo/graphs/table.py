@@ -81,6 +81,7 @@ class DerivativeTable(NamedTuple):
             - ``neighbors``: ``(N, k)``. ``weight``: ``(N, k, 3)``.
         """
         itself = torch.arange(neighbors.size(0), device=neighbors.device).unsqueeze(1)
+        weight = weight * (neighbors != itself).unsqueeze(2)  # a loop derives nothing
         own = -weight.sum(1, keepdim=True)
         return cls(torch.cat([neighbors, itself], dim=1), torch.cat([weight, own], dim=1))
 

@@ -41,7 +41,16 @@ def weigh_edges(
 def _reference(
     pos: Tensor, source: Tensor, target: Tensor, batch: Tensor | None, softening: float
 ) -> Tensor:
+    _check(pos, batch)
     return weigh_edges(pos, source, target, _cloud_places(pos, batch), softening)
+
+
+def _check(pos: Tensor, batch: Tensor | None) -> None:
+    check_axes(pos=(pos, 2))
+    if not pos.is_floating_point():
+        raise ValueError(f"pos must be floating point, got {pos.dtype}")
+    if batch is not None and batch.dtype != torch.int64:
+        raise ValueError(f"batch must be int64, got {batch.dtype}")
 
 
 def _cloud_places(pos: Tensor, batch: Tensor | None) -> Tensor:
@@ -54,6 +63,7 @@ def _cloud_places(pos: Tensor, batch: Tensor | None) -> Tensor:
 def _compiled(
     pos: Tensor, source: Tensor, target: Tensor, batch: Tensor | None, softening: float
 ) -> Tensor:
+    _check(pos, batch)
     if batch is not None and (batch[1:] >= batch[:-1]).all():
         cloud = batch.unique_consecutive(return_inverse=True)[1]
     else:
@@ -103,6 +113,8 @@ def _matrices_reference(ptr: Tensor, index: Tensor, edge_value: Tensor) -> list[
     targets = targets_of(ptr, edges)
     real = targets < num_nodes  # padding is a loop at the last node
     targets = targets.clamp_max(num_nodes - 1)
+    # a loop derives nothing; its weight and the node's own would only nearly cancel
+    edge_value = edge_value * (index != targets).unsqueeze(1)
     own = edge_value.new_zeros(num_nodes, 3).index_add(0, targets, edge_value).neg()
     starts = ptr + torch.arange(num_nodes + 1, device=index.device)
     places = torch.arange(edges, device=index.device) + targets + (~real).long()

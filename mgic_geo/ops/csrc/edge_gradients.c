@@ -128,9 +128,11 @@ ENTRY mgic_derivative_operators(INTS(ptr), INTS(index), FLOATS(edge_value), OUT_
         float *own = value + 3 * (all_ptr[node + 1] - 1);
         memset(own, 0, 3 * sizeof(float));
         for (int64_t e = ptr[node]; e < ptr[node + 1]; e++) {
+            /* a loop derives nothing; its weight and the node's own would only nearly cancel */
+            const float counts = index[e] != node;
             all_index[e + node] = index[e];
             for (int a = 0; a < 3; a++)
-                own[a] -= value[3 * (e + node) + a] = edge_value[3 * e + a];
+                own[a] -= value[3 * (e + node) + a] = counts * edge_value[3 * e + a];
         }
         all_index[all_ptr[node + 1] - 1] = node;
     }

@@ -120,6 +120,18 @@ def test_follow_the_order_of_what_is_given(graph, edges):
     assert_close(edge_gradients(cloud(), graph), oracles.edge_gradients(cloud(), edges), **CLOSE)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_loops_derive_nothing_whatever_they_weigh(dtype):
+    edges = torch.cat([torch.tensor([[0, 3], [0, 3]]), EDGES], dim=1)
+    weight = edge_gradients(cloud(), edges).to(dtype)
+    graph, x = to_adjacency(edges, NUM_NODES, NUM_NODES), cloud(1).to(dtype)
+    results = []
+    for of_loops in (0.0, 1e18):
+        weight[:2] = of_loops
+        results.append(derivative_operators(graph, graph.sort(weight)).derive(x, groups=1))
+    assert_close(*results, **EXACT)
+
+
 def padded_graphs() -> tuple[Adjacency, Adjacency]:
     # the last node has neighbors, beside which the padding must not count
     edges = torch.cat([EDGES, torch.tensor([[0, 2], [5, 5]])], dim=1)

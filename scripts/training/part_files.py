@@ -91,12 +91,12 @@ def draw_parts(
     parts: Sequence[str],
 ) -> Figure:
     """Draw points in the colors of their parts, with a legend."""
-    figure = Figure(figsize=(6, 5), layout="constrained")
+    figure = Figure(figsize=(6, 5))
     draw_colored(figure.subplots(), (points, colors))
     numbers, first = np.unique(labels, return_index=True)
     legend = [
         Line2D([], [], color=colors[place], marker="o", ls="", label=figures.label(parts[number]))
         for number, place in zip(numbers, first, strict=True)
     ]
-    figure.legend(handles=legend, loc="outside right upper", fontsize=8)
+    figure.legend(handles=legend, loc="outside right upper")
     return figure

@@ -48,7 +48,7 @@ def branch_widths(branch: nn.Module) -> tuple[int, int]:
         elif not is_squeeze(leaf):
             _check_vectors(leaf)
     require(ends, "has no convolution or linear map")
-    nothing = "is depthwise: it mixes no channels, and a cycle would save nothing"
+    nothing = "is depthwise: a cycle over channels would save nothing"
     require(depthwise < len(ends), nothing, known="a map between channels beside it")
     outer = ends[0][0]
     changes = f"changes the width from {outer} to {ends[-1][1]}"

@@ -187,7 +187,7 @@ def test_scale_in_front_of_a_permutation_acts_once_on_the_sum():
         (Strided, "changes width or resolution", "act(x + f(x)), x as it is"),
         (TwoBranches, "adds 2 branches of x, and not x itself", "act(x + f(x))"),
         (Attending, "does not understand `softmax`", OPERATIONS),
-        (Filtering, "is depthwise: it mixes no channels, and a cycle would save nothing", "a map"),
+        (Filtering, "is depthwise: a cycle over channels would save nothing", "a map"),
     ],
 )
 def test_block_that_is_left_has_a_reason_and_what_would_have_been_known(kind, reason, known):

@@ -86,8 +86,9 @@ class GroupedConv2d(nn.Conv2d):
     @leaf_of_fx
     def forward(self, x: Tensor) -> Tensor:
         """Convolve ``x``."""
-        fits = is_depthwise(self) and x.dim() == 4 and x.size(1) == self.in_channels
-        if fits and not is_tracing():  # whoever reads TorchScript knows PyTorch's operators only
+        if is_tracing():  # whoever reads TorchScript knows PyTorch's operators only
+            return super().forward(x)
+        if is_depthwise(self) and x.dim() == 4 and x.size(1) == self.in_channels:
             return depthwise(x, self.weight, self.dilation[0])
         return super().forward(x)
 

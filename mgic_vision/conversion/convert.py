@@ -110,8 +110,9 @@ def convert(
     sizes: dict[str, Any] = {"group_size": group_size, "coarse_size": coarse_size}
     check_convertible(model, **sizes, min_width=min_width, cycle=cycle)
     make = partial(_cycle, sizes=sizes, min_width=min_width, project=project, cycle=cycle)
-    joined, pairs = join_pairs(model)
-    found = find_blocks(joined, blocks or {})
+    splits = blocks or {}
+    joined, pairs = join_pairs(model, splits.keys())
+    found = find_blocks(joined, splits)
     if not found:
         raise ValueError(
             f"{type(model).__name__} has no block that is known here: {nearest(model)}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,12 +35,18 @@ class FeedForward(nn.Sequential):
     """Both maps of a feed-forward layer, in the place of the first."""
 
 
-def join_pairs(model: nn.Module) -> tuple[nn.Module, list[Pair]]:
+def join_pairs(
+    model: nn.Module, known: Collection[type[nn.Module]]
+) -> tuple[nn.Module, list[Pair]]:
     """A copy with both maps of each pair in the place of the first; the model itself without any.
 
     The second map is read by nothing but the first module, so that the network computes the same.
+
+    Args:
+        model: The network; it is left as it is.
+        known: Classes whose modules stay as they are.
     """
-    pairs = list(find_pairs(without_hooks(model)))
+    pairs = list(find_pairs(without_hooks(model), known))
     if not pairs:
         return model, pairs
     joined = copy.deepcopy(model)
@@ -55,21 +61,27 @@ def join_pairs(model: nn.Module) -> tuple[nn.Module, list[Pair]]:
 
 def part_left(model: nn.Module, pairs: list[Pair]) -> None:
     """Put the maps of pairs that were left back to where they were, in place."""
+    places = dict(model.named_modules())
     for pair in pairs:
-        both = model.get_submodule(pair.first)
+        both = places.get(pair.first)
         if isinstance(both, FeedForward):
             first, last = both
             model.set_submodule(pair.first, first)
             model.set_submodule(pair.last, last)
 
 
-def find_pairs(model: nn.Module) -> Iterator[Pair]:
-    """The pairs of a network without hooks."""
-    for name, parent in model.named_modules():
+def find_pairs(model: nn.Module, known: Collection[type[nn.Module]]) -> Iterator[Pair]:
+    """The pairs of a network without hooks, outside of modules of the known classes."""
+    places = dict(model.named_modules())
+    fixed = tuple(f"{name}." if name else "" for name in places if type(places[name]) in known)
+    for name, parent in places.items():
+        if f"{name}.".startswith(fixed):
+            continue
         lasts = {child: map_of_first_input(module) for child, module in parent.named_children()}
-        for node in _calls(parent) if any(lasts.values()) else ():
+        calls = _calls(parent) if any(lasts.values()) else []
+        for node in calls:
             path, before = lasts.get(str(node.target), ""), node.args[0]
-            if not path or not isinstance(before, fx.Node) or before.op != "call_module":
+            if not path or not isinstance(before, fx.Node) or before not in calls:
                 continue
             first = f"{name}.{before.target}".lstrip(".")
             last = f"{name}.{node.target}.{path}".lstrip(".")

@@ -119,9 +119,9 @@ def _what_is_missing(module: nn.Module) -> str:
         return "there is more than one input or output"
     while len(end.all_input_nodes) == 1:
         (end,) = end.all_input_nodes
-    return (
-        f"`{name_of(end)}` is in the place of the sum" if end.all_input_nodes else "x is not added"
-    )
+    if not end.all_input_nodes:
+        return "x is not added"
+    return f"`{name_of(end)}` is in the place of the sum"
 
 
 @dataclass(frozen=True)
@@ -187,10 +187,10 @@ def _residual(block: nn.Module, start: fx.Node, end: fx.Node) -> Parts | None:
             return None
         last.insert(0, total)
         (total,) = total.all_input_nodes
-    added = dict.fromkeys(summands(total))
+    added = summands(total)
     shortcuts = [node for node in added if _is_shortcut(node, start, block)]
     others = [node for node in added if node not in shortcuts]
-    if not shortcuts:
+    if len(added) > 1 and not shortcuts:
         _check_shortcut(block, start, others)
     if len(shortcuts) != 1 or not others:
         return None

@@ -224,6 +224,39 @@ def test_map_in_two_modules_becomes_one_cycle():
     assert all(row.after < row.before for row in report.rows)
 
 
+class Alone(Layer):
+    """Two modules of one map that are a residual block."""
+
+    def forward(self, x):
+        return self.output(self.intermediate(x), x)
+
+
+def test_map_in_two_modules_of_one_block_is_converted_with_it():
+    new, row = change(Alone())
+    assert (row.name, row.kind) == ("0", "Alone")
+    assert new(torch.randn(2, 5, 32)).shape == (2, 5, 32)
+
+
+def test_map_in_two_modules_of_a_known_class_stays_where_it_is():
+    def parts(block):
+        layers = block.intermediate.dense, nn.GELU(), block.output.dense
+        return Parts(nn.Sequential(*layers), act=block.output.norm, is_image=False)
+
+    _, row = change(Alone(), blocks={Alone: parts})
+    assert row.kind == "Alone"
+    assert row.after is not None
+
+
+@pytest.mark.parametrize("forward", [lambda x, y: x + (x + y), lambda x, y: (x + y) + 1])
+def test_other_sums_are_no_residual_block(forward):
+    class Sum(Own):
+        def forward(self, x):
+            return forward(x, self.branch(x))
+
+    with pytest.raises(ValueError, match="has no block that is known here"):
+        change(Sum())
+
+
 def test_map_whose_result_is_read_twice_is_not_taken_for_one():
     class Twice(Layer):
         def forward(self, x):

@@ -1,4 +1,5 @@
 import ast
+import copy
 from pathlib import Path
 
 import pytest
@@ -6,6 +7,7 @@ import timm
 import torch
 import torchvision
 from image_blocks import BLOCKS, SIZES, features
+from image_networks import assert_equal, shift_norms
 from timm.layers import BatchNormAct2d, ConvMlp, Mlp, create_conv2d
 from timm.models.resnetv2 import PreActBottleneck
 from torch import nn
@@ -14,7 +16,7 @@ from torchvision.models import resnet18, shufflenet_v2_x0_5, vgg11
 
 import mgic_vision
 from mgic_geo import GroupedLinear, Level, MGICBlock, num_weights
-from mgic_vision import convert
+from mgic_vision import convert, fuse
 from mgic_vision.conversion.narrow import narrow
 from mgic_vision.conversion.tracer import is_scale
 from scripts.experiments.conversion import BARS
@@ -46,6 +48,15 @@ def test_one_level_is_the_block_itself(name):
             norm.weight.zero_()
     x = features(block)
     assert_close(new(x), block(x), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", BLOCKS)
+def test_converted_block_is_fused(name):
+    block = copy.deepcopy(BLOCKS[name])
+    new = shift_norms(convert(block, **SIZES)[0]).eval()
+    x = features(block)
+    with torch.no_grad():
+        assert_equal(fuse(new)(x), new(x))
 
 
 @pytest.mark.parametrize("name", BLOCKS)

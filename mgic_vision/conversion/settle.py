@@ -69,7 +69,8 @@ def shrink_corrections(cycle: MGICBlock, branch: nn.Module, *, is_image: bool) -
     except Exception:  # a user's module may take other shapes only
         return
     for norm in cycle.norms:
-        norm.weight.mul_(y.std())
+        weight: Any = norm.weight
+        weight.mul_(y.std())
 
 
 def batch_norms(module: nn.Module) -> list[Any]:

@@ -34,14 +34,19 @@ class NotConvertible(ValueError):
     """Why a block is left as it is."""
 
 
-def require(fits: object, reason: str) -> None:
+def require(fits: object, reason: str, *, known: str = "") -> None:
     """Leave the block where something does not fit.
+
+    Args:
+        fits: Whether it does.
+        reason: What is in the way.
+        known: What would have been taken in its place.
 
     Raises:
         NotConvertible: With the reason.
     """
     if not fits:
-        raise NotConvertible(reason)
+        raise NotConvertible(f"{reason}; known is {known}" if known else reason)
 
 
 def check_convertible(
@@ -328,7 +333,8 @@ def _warn_of_hooks(name: str, block: nn.Module, kept: frozenset[nn.Module]) -> N
 
 def _hook_dictionaries(module: nn.Module) -> list[dict[int, Callable]]:
     """Of torch, and of PyG's message passing."""
-    return [value for name, value in vars(module).items() if name.endswith("_hooks")]
+    every = (value for name, value in vars(module).items() if name.endswith("_hooks"))
+    return [value for value in every if isinstance(value, dict)]  # of graph modules some are lists
 
 
 def _unwrapped(hook: Callable) -> Callable:

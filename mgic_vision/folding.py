@@ -7,12 +7,13 @@ from itertools import pairwise
 from typing import Any, cast
 
 import torch
-from torch import nn
+from torch import fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils import fuse_conv_bn_eval, fuse_linear_bn_eval
 
 from mgic_geo.levels import MGICBlock, Residual
 from mgic_vision.norm import Chain
+from mgic_vision.ops.kernel import is_plain
 from mgic_vision.tracing import Shallow
 
 
@@ -44,17 +45,22 @@ def fold_norms_(module: nn.Module) -> nn.Module:
         _fold_cycle(module)
     elif type(module).forward is nn.Sequential.forward:
         _fold_sequence(cast(nn.Sequential, module))
-    elif isinstance(module, nn.ModuleList | nn.ModuleDict):
+    elif isinstance(module, nn.ModuleList | nn.ModuleDict) or type(module) is nn.Module:
         pass  # their order says nothing about what follows what
-    elif any(isinstance(child, _BatchNorm) for child in module.children()):
+    elif isinstance(module, fx.GraphModule) or any(map(_is_norm, module.children())):
         _fold_traced(module)
     return module
+
+
+def _is_norm(module: nn.Module) -> bool:
+    return isinstance(module, _BatchNorm)
 
 
 def can_fold(linear: nn.Module, norm: nn.Module) -> bool:
     """Whether a norm can go into the weights of the map before it."""
     return (
         isinstance(linear, nn.Conv2d | nn.Linear)
+        and is_plain(linear)
         and isinstance(norm, _BatchNorm)
         and norm.running_mean is not None
     )
@@ -88,7 +94,7 @@ def _fold_cycle(cycle: MGICBlock) -> None:
     name, first = next(branch.named_children())
     if can_fold(cycle.restrict[-1], first):
         cycle.restrict[-1] = folded(cycle.restrict[-1], first)
-        delattr(branch, name)
+        branch.set_submodule(name, rest_of(first))
 
 
 def _fold_sequence(sequence: nn.Sequential) -> None:

@@ -28,11 +28,11 @@ def fuse(model: Model, *, native: str = "auto", sample: Tensor | None = None) ->
 
     Batch norms are folded into the linear maps next to them wherever algebra allows it (see
     :func:`mgic_vision.folding.fold_norms_`), cycles run in correction form, and convolutions in
-    channels-last order, in which grouped ones are fast on a processor. A cycle of bottlenecks or
-    inverted residuals is one call of a kernel compiled at first use, which takes each group of each
-    level through all its convolutions while it is in cache; so is a convolution with narrow groups
-    where the width changes. The result has the interface of ``model`` (features, head) and exports
-    through ``torch.export`` and to ONNX, without kernels.
+    channels-last order, in which grouped ones are fast on a processor. A cycle of bottlenecks,
+    inverted residuals or basic blocks is one call of a kernel compiled at first use, which takes
+    each group of each level through all its convolutions while it is in cache; so is a convolution
+    with narrow groups where the width changes. The result has the interface of ``model`` (features,
+    head) and exports through ``torch.export`` and to ONNX, without kernels.
 
     Args:
         model: A network of this package, trained; also one of torchvision or timm from the

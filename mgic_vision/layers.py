@@ -9,6 +9,7 @@ from functools import partial
 
 import torch
 from torch import Tensor, nn
+from torch.jit._trace import is_tracing
 
 from mgic_vision.norm import BatchNorm2d, Chain
 from mgic_vision.ops.depthwise import depthwise
@@ -85,6 +86,8 @@ class GroupedConv2d(nn.Conv2d):
     @leaf_of_fx
     def forward(self, x: Tensor) -> Tensor:
         """Convolve ``x``."""
+        if is_tracing():  # whoever reads TorchScript knows PyTorch's operators only
+            return super().forward(x)
         if is_depthwise(self) and x.dim() == 4 and x.size(1) == self.in_channels:
             return depthwise(x, self.weight, self.dilation[0])
         return super().forward(x)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from mgic_vision.layers import GroupedConv2d
+from mgic_vision.ops.kernel import is_plain
 
 BLOCK = 8
 WIDEST = 128  # channels of a group that are tried: wider ones are zeros for the most part
@@ -56,7 +57,7 @@ def merge_groups(model: Model, *, block: int = BLOCK) -> Model:
         raise ValueError(f"block must be at least 1 channel, got {block}")
     merged = copy.deepcopy(model)
     for module in merged.modules():
-        if isinstance(module, nn.Conv2d):
+        if isinstance(module, nn.Conv2d) and is_plain(module):
             _merge_(module, _groups_to_merge(module, block))
     return merged
 

@@ -43,13 +43,16 @@ def tiny_blocks():
 def blocks_of_timm():
     """Blocks of whose classes nothing is known but what they compute."""
     from timm.layers import ConvMlp, GluMlp, SwiGLU
-    from timm.models import regnet, resnetv2
+    from timm.models import byobnet, fastvit, regnet, resnest, resnetv2
     from timm.models._efficientnet_blocks import UniversalInvertedResidual
 
     yield regnet.Bottleneck(64, 64, bottle_ratio=1, group_size=8, se_ratio=0.25)
     yield resnetv2.PreActBottleneck(128, 128, bottle_ratio=0.25, norm_layer=BatchNormAct2d)
     yield resnetv2.PreActBasic(32, 32, bottle_ratio=1.0, norm_layer=BatchNormAct2d)
     yield UniversalInvertedResidual(32, 32, 5, 3, 0, exp_ratio=4.0, layer_scale_init_value=0.5)
+    yield resnest.ResNestBottleneck(256, 64, radix=2)
+    yield byobnet.MobileOneBlock(32, 32, num_conv_branches=2)
+    yield fastvit.MobileOneBlock(32, 32, 3, use_se=True)
     yield ConvMlp(32, 128)
     yield GluMlp(32, 256)
     yield SwiGLU(32, 96)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from mgic_geo import MGICBlock
 from mgic_geo.ops.csrc import build
-from mgic_vision import bottleneck, depthwise_change, inverted_residual, mgic_unit
+from mgic_vision import basic_block, bottleneck, depthwise_change, inverted_residual, mgic_unit
 from mgic_vision.folding import fold_norms_
 from mgic_vision.layers import HARDSWISH
 from mgic_vision.ops.cycle import NativeCycle
@@ -30,6 +30,9 @@ LAYERS = {
     "bottleneck-wide-groups": (80, 40, 40, 20, 1, bottleneck),
     "bottleneck-odd": (24, 10, 5, 5, 1, bottleneck),
     "bottleneck-dense": (24, 16, 16, 16, 0, bottleneck),
+    "basic": (64, 64, 8, 8, 1, basic_block),
+    "basic-odd": (30, 30, 10, 5, 1, partial(basic_block, dilation=2, activation=HARDSWISH)),
+    "basic-dense": (24, 24, 24, 24, 0, basic_block),
     "inverted": (40, 120, 20, 10, 1, partial(inverted_residual, activation=HARDSWISH)),
     "inverted-no-expansion": (16, 16, 4, 4, 1, inverted_residual),
     "inverted-5x5": (12, 36, 6, 6, 1, partial(inverted_residual, kernel=5, dilation=2)),

@@ -21,10 +21,11 @@ from mgic_geo.conversion import (
     rewrite,
 )
 from mgic_geo.levels import Level, MGICBlock, Residual, level_plan
+from mgic_vision.conversion.joining import join_pairs, part_left
 from mgic_vision.conversion.narrow import as_linear, branch_widths, leaves, narrow
 from mgic_vision.conversion.parts import CycleBranch, CycleResidual, Parts
-from mgic_vision.conversion.settle import settle
-from mgic_vision.conversion.structure import Split, Splits, find_blocks
+from mgic_vision.conversion.settle import settle, shrink_corrections
+from mgic_vision.conversion.structure import Split, Splits, find_blocks, nearest
 from mgic_vision.cost import HasInputSize, without_values
 from mgic_vision.norm import BatchNorm2d
 from mgic_vision.transfers import TransferConv2d, make_correction
@@ -48,13 +49,15 @@ def convert(
 ) -> tuple[nn.Module, Report]:
     """Rewrite a network: cycles of the same kind of block where a residual block keeps its width.
 
-    A block is known by what it computes, as ``torch.fx`` traces it: ``act(x + f(x))`` with ``f`` a
-    chain of convolutions, linear maps, norms, activations and squeeze-excite, followed by what
-    scales or drops its result; or a feed-forward map, out to a wider layer and back, gated or not.
-    That is so in ResNet, RegNet, MobileNet, EfficientNet, ConvNeXt, transformers and many more, of
-    whatever library. On every level of the cycle stands the block's own branch, modules and order
-    as they were, at the widths and with the groups of the level; squeeze-excite is on the finest
-    level only, as in MGIC-MobileNetV3, and what scales, drops or activates the sum stays where it
+    A block is known by what it computes, as ``torch.fx`` traces it: ``act(x + f(x))`` with ``f``
+    made of convolutions, linear maps, norms, activations, their sums and products, and attention
+    over channels (squeeze-excite, ResNeSt's), followed by what scales or drops its result; or a
+    feed-forward map, out to a wider layer and back, gated or not, also where its two maps are in
+    two modules that follow each other, as in BERT. That is so in ResNet, RegNet, MobileNet,
+    EfficientNet, MobileOne, ConvNeXt, transformers and many more, of whatever library. On every
+    level of the cycle stands the block's own branch, modules and order as they were, at the widths
+    and with the groups of the level; attention over channels is on the finest level only, as
+    squeeze-excite in MGIC-MobileNetV3, and what scales, drops or activates the sum stays where it
     was, once. Stem, head, shapes, device, precision and mode stay as they are. Everything that is
     new has to be trained.
 
@@ -107,9 +110,16 @@ def convert(
     sizes: dict[str, Any] = {"group_size": group_size, "coarse_size": coarse_size}
     check_convertible(model, **sizes, min_width=min_width, cycle=cycle)
     make = partial(_cycle, sizes=sizes, min_width=min_width, project=project, cycle=cycle)
-    found = find_blocks(model, blocks or {})
+    splits = blocks or {}
+    joined, pairs = join_pairs(model, splits.keys())
+    found = find_blocks(joined, splits)
+    if not found:
+        raise ValueError(
+            f"{type(model).__name__} has no block that is known here: {nearest(model)}"
+        )
     makers = {name: partial(make, split=split) for name, split in found.items()}
-    new, report = rewrite(model, makers, include=include, exclude=exclude, gradual=gradual)
+    new, report = rewrite(joined, makers, include=include, exclude=exclude, gradual=gradual)
+    part_left(new, pairs)
     before, after = _work(model, new, input_size)
     return new, replace(report, multiply_adds_before=before, multiply_adds_after=after)
 
@@ -127,7 +137,7 @@ def _cycle(
     outer, inner = branch_widths(parts.branch)
     require(outer >= min_width, f"{outer} channels, below min_width {min_width}")
     own = set(block.modules())
-    for module in {m for p in (parts.branch, parts.after, parts.act) for m in p.modules()}:
+    for module in _all_modules(parts):
         if module not in own:  # those keep their own mode, frozen norms too
             module.training = block.training
     finest = level_plan(outer, inner, **sizes)[0]
@@ -153,7 +163,10 @@ def _cycle(
         transfers.to(example).train(block.training)
     if parts.is_image:
         settle(made, parts.branch, project=project)
-    new = CycleResidual(made, parts.after, parts.act) if parts.is_residual else CycleBranch(made)
+    shrink_corrections(made, parts.branch, is_image=parts.is_image)
+    new: nn.Module = CycleBranch(made)
+    if parts.is_residual:
+        new = CycleResidual(made, parts.after, parts.act, parts.shortcut)
     for container in (new, made, made.layers, *made.layers):
         container.training = block.training
     return Replacement(new, made.levels, _kept(block, parts))
@@ -161,10 +174,14 @@ def _cycle(
 
 def _kept(block: nn.Module, parts: Parts) -> frozenset[nn.Module]:
     """Modules of a block that are in the cycle's finest level or around the cycle."""
-    found = {module for part in (parts.branch, parts.after, parts.act) for module in part.modules()}
     every = leaves(parts.branch)
     made_anew = {leaf for leaf in every if isinstance(as_linear(leaf) or leaf, nn.Linear)}
-    return frozenset(found - made_anew - {block})
+    return frozenset(_all_modules(parts) - made_anew - {block})
+
+
+def _all_modules(parts: Parts) -> set[nn.Module]:
+    every = (parts.branch, parts.after, parts.act, parts.shortcut)
+    return {module for part in every for module in part.modules()}
 
 
 def _norm_of(parts: Parts, width: int) -> nn.Module:

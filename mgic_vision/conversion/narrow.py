@@ -12,11 +12,16 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from mgic_geo import GroupedLinear
 from mgic_geo.conversion import drop_hooks, require, shared_hooks
 from mgic_geo.levels import Level, group_count, reset_parameters
-from mgic_vision.conversion.parts import is_squeeze
+from mgic_vision.conversion.parts import coarse_form, is_squeeze
 
 GATED = 2
 MIXING_NORMS = (nn.GroupNorm, nn.InstanceNorm2d)
 Widths = dict[int, int]
+#: What a branch may be made of.
+MODULES = (
+    "a branch of convolutions, linear maps, norms of every channel, activations and attention over "
+    "channels"
+)
 
 
 def branch_widths(branch: nn.Module) -> tuple[int, int]:
@@ -24,9 +29,10 @@ def branch_widths(branch: nn.Module) -> tuple[int, int]:
 
     Raises:
         NotConvertible: If it changes the width, has more than two widths, weights that two modules
-            share or modules that are not understood.
+            share or modules that are not understood, or mixes no channels.
     """
     ends: list[tuple[int, int]] = []
+    depthwise = 0
     found = leaves(branch)
     weights = [id(weight) for leaf in found for weight in leaf.parameters()]
     require(len(weights) == len(set(weights)), "shares weights between two of its modules")
@@ -34,19 +40,24 @@ def branch_widths(branch: nn.Module) -> tuple[int, int]:
         if isinstance(leaf, nn.Conv2d | nn.Linear):
             _check_plain(leaf)
         if isinstance(leaf, nn.Conv2d):
-            require(set(leaf.stride) == {1}, "changes the resolution")
+            require(set(leaf.stride) == {1}, "changes the resolution", known="a stride of 1")
+            depthwise += is_depthwise(leaf)
             ends.append((leaf.in_channels, leaf.out_channels))
         elif isinstance(leaf, nn.Linear):
             ends.append((leaf.in_features, leaf.out_features))
         elif not is_squeeze(leaf):
             _check_vectors(leaf)
     require(ends, "has no convolution or linear map")
+    nothing = "is depthwise: a cycle over channels would save nothing"
+    require(depthwise < len(ends), nothing, known="a map between channels beside it")
     outer = ends[0][0]
-    require(ends[-1][1] == outer, f"changes the width from {outer} to {ends[-1][1]}")
+    changes = f"changes the width from {outer} to {ends[-1][1]}"
+    require(ends[-1][1] == outer, changes, known=f"a way back to {outer}")
     inner = {width for pair in ends for width in pair} - {outer}
     least = min(inner, default=outer)
     twice = {least, GATED * least}  # halves of one map, of which one gates the other
-    require(inner <= twice, f"has more than two widths: {outer}, {sorted(inner)}")
+    more = f"has more than two widths: {outer}, {sorted(inner)}"
+    require(inner <= twice, more, known="one inner width, or twice that for a gate")
     return outer, least
 
 
@@ -61,7 +72,7 @@ def leaves(branch: nn.Module) -> list[nn.Module]:
     inside = any(True for child in children for _ in child.parameters())
     if is_squeeze(branch) or not children or (own and not inside):  # a norm with its activation
         return [branch]
-    require(not own, f"does not understand {type(branch).__name__}")
+    require(not own, f"does not understand {type(branch).__name__}", known=MODULES)
     return list(dict.fromkeys(leaf for child in children for leaf in leaves(child)))
 
 
@@ -76,17 +87,23 @@ def as_linear(leaf: nn.Module) -> nn.Linear | None:
     return linear.train(leaf.training)
 
 
+def is_depthwise(leaf: nn.Module) -> bool:
+    """Whether this is a convolution of every channel alone."""
+    return isinstance(leaf, nn.Conv2d) and leaf.groups == leaf.in_channels == leaf.out_channels
+
+
 def _check_plain(leaf: nn.Module) -> None:
     """Pruned, normalized and standardized weights are computed from others."""
     state = {name for name, _ in (*leaf.named_parameters(), *leaf.named_buffers())}
     others = sorted(state - {"weight", "bias"})
-    require(not others, f"does not understand {type(leaf).__name__} with {', '.join(others)}")
+    computed = f"does not understand {type(leaf).__name__} with {', '.join(others)}"
+    require(not others, computed, known="a weight that is a parameter")
 
 
 def _check_vectors(leaf: nn.Module) -> None:
     known = all(tensor.dim() < 2 for tensor in leaf.state_dict().values())
     known = known and not isinstance(leaf, MIXING_NORMS)
-    require(known, f"does not understand {type(leaf).__name__}")
+    require(known, f"does not understand {type(leaf).__name__}", known=MODULES)
 
 
 def narrow(branch: nn.Module, level: Level, finest: Level, *, project: bool) -> nn.Module:
@@ -133,7 +150,7 @@ def _narrow_leaf(
 ) -> nn.Module:
     if is_squeeze(leaf):
         if not level.finest:
-            return nn.Identity().train(leaf.training)
+            return coarse_form(leaf).train(leaf.training)
         squeeze = copy.deepcopy(leaf, memo)
         if not keep:
             reset_parameters(squeeze)

@@ -1,4 +1,4 @@
-"""Running statistics of the batch norms in a new cycle, without data."""
+"""Where the norms of a new cycle start, without data."""
 
 from __future__ import annotations
 
@@ -47,6 +47,32 @@ def settle(cycle: MGICBlock, branch: nn.Module, *, project: bool) -> None:
             norm.running_var.copy_(there.running_var * share)
 
 
+@torch.no_grad()
+def shrink_corrections(cycle: MGICBlock, branch: nn.Module, *, is_image: bool) -> None:
+    """Let corrections start at a tenth of what a branch without batch norms adds.
+
+    A layer norm gives a correction the size of its scale, however small the change is; the branch
+    of an untrained network may add far less. What it adds is looked at on noise of variance 1, as
+    norms in front of it give. Nothing is changed without values.
+
+    Args:
+        cycle: Whose corrections end with norms at a tenth of their scale.
+        branch: Of the block that it replaces.
+        is_image: Whether features are ``(B, C, H, W)``; otherwise the channels are last.
+    """
+    example, width = next(branch.parameters()), cycle.levels[0].outer
+    if example.is_meta or batch_norms(branch):
+        return
+    x = torch.randn(SAMPLES, SIZE, SIZE, width, device=example.device).to(example.dtype)
+    try:
+        y = _bare(branch)(x.movedim(-1, 1) if is_image else x)
+    except Exception:  # a user's module may take other shapes only
+        return
+    for norm in cycle.norms:
+        weight: Any = norm.weight
+        weight.mul_(y.std())
+
+
 def batch_norms(module: nn.Module) -> list[Any]:
     """Those that keep statistics, outside of squeeze-excite."""
     norms = (leaf for leaf in leaves(module) if isinstance(leaf, _BatchNorm))
@@ -55,11 +81,17 @@ def batch_norms(module: nn.Module) -> list[Any]:
 
 def _run(module: nn.Module, x: Tensor) -> nn.Module:
     """A copy whose norms have the statistics of what reaches them."""
-    module = copy.deepcopy(module).eval()
-    drop_hooks(module)
+    module = _bare(module)
     for norm in batch_norms(module):
         norm.register_forward_pre_hook(_look)
     module(x.clone())  # in place, perhaps
+    return module
+
+
+def _bare(module: nn.Module) -> nn.Module:
+    """A copy in evaluation mode without the user's hooks."""
+    module = copy.deepcopy(module).eval()
+    drop_hooks(module)
     return module
 
 

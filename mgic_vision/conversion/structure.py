@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from torch import fx, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from mgic_geo.conversion import NotConvertible, require
-from mgic_vision.conversion.narrow import as_linear, branch_widths, leaves
-from mgic_vision.conversion.parts import ChannelScale, Parts, sequence
+from mgic_vision.conversion.narrow import as_linear, branch_widths, is_depthwise, leaves
+from mgic_vision.conversion.parts import ChannelScale, Parts, sequence, taken_apart
 from mgic_vision.conversion.tracer import (
     ADDITIONS,
     ELEMENTWISE,
@@ -24,7 +26,11 @@ from mgic_vision.conversion.tracer import (
     is_scale,
     is_shell,
     is_silent,
+    name_of,
     nodes_between,
+    reached_from,
+    subgraph,
+    summands,
     the_input,
     the_output,
     trace,
@@ -36,7 +42,8 @@ from mgic_vision.layers import Permute
 Split = Callable[[Any], Parts]
 #: How the user splits blocks of a class of theirs.
 Splits = Mapping[type[nn.Module], Split]
-NO_SHORTCUT = "changes width or resolution, or has no shortcut"
+RESIDUAL = "act(x + f(x))"
+NO_SHORTCUT = f"changes width or resolution, or has no shortcut; known is {RESIDUAL}"
 
 
 def find_blocks(model: nn.Module, splits: Splits) -> dict[str, Split]:
@@ -87,6 +94,36 @@ def _find(
     return fits
 
 
+def nearest(model: nn.Module) -> str:
+    """What comes nearest to a block in a network without any, and what it lacks."""
+    inner = dict[type[nn.Module], tuple[str, nn.Module]]()
+    count = Counter[type[nn.Module]]()
+    for name, module in without_hooks(model).named_modules():
+        if may_be_block(module) and not type(module).__module__.startswith("torch.nn"):
+            inner.setdefault(type(module), (name, module))
+            count[type(module)] += 1
+    known = f"known are {RESIDUAL} and maps to a wider layer and back"
+    if not count:
+        return known
+    name, module = inner[count.most_common(1)[0][0]]
+    place = f"{type(module).__name__} ({name or 'the model itself'})"
+    return f"{known}; nearest is {place}, in which {_what_is_missing(module)}"
+
+
+def _what_is_missing(module: nn.Module) -> str:
+    graph = trace(module)
+    if graph is None:
+        return "the course depends on values"
+    end = the_output(graph)
+    if the_input(graph) is None or end is None:
+        return "there is more than one input or output"
+    while len(end.all_input_nodes) == 1:
+        (end,) = end.all_input_nodes
+    if not end.all_input_nodes:
+        return "x is not added"
+    return f"`{name_of(end)}` is in the place of the sum"
+
+
 @dataclass(frozen=True)
 class Refusal:
     """Leaves a block."""
@@ -117,13 +154,17 @@ def split_traced(block: nn.Module) -> Split | None:
     Raises:
         NotConvertible: If it is one that cannot be a cycle.
     """
-    maps = sum(
-        isinstance(m, nn.Conv2d | nn.Linear) or as_linear(m) is not None for m in block.modules()
-    )
-    if not maps or not list(block.children()) or isinstance(block, nn.ModuleList | nn.ModuleDict):
+    if not may_be_block(block):
         return None
     graph = trace(block)
     return None if graph is None or read(block, graph) is None else Traced(graph)
+
+
+def may_be_block(module: nn.Module) -> bool:
+    """Whether a module has parts, maps among them, and calls them itself."""
+    if not list(module.children()) or isinstance(module, nn.ModuleList | nn.ModuleDict):
+        return False
+    return any(isinstance(m, nn.Conv2d | nn.Linear) or as_linear(m) for m in module.modules())
 
 
 def read(block: nn.Module, graph: fx.Graph) -> Parts | None:
@@ -139,49 +180,83 @@ def read(block: nn.Module, graph: fx.Graph) -> Parts | None:
 
 
 def _residual(block: nn.Module, start: fx.Node, end: fx.Node) -> Parts | None:
-    """``act(x + after(branch(x)))``."""
+    """``act(shortcut(x) + after(branch(x)))``."""
     total, last = end, list[fx.Node]()
     while not is_call(total, ADDITIONS):
         if len(total.all_input_nodes) != 1 or total.op not in ("call_module", *CALLS):
             return None
         last.insert(0, total)
         (total,) = total.all_input_nodes
-    if len(total.args) != 2 or len(total.all_input_nodes) != 2:
+    added = summands(total)
+    shortcuts = [node for node in added if _is_shortcut(node, start, block)]
+    others = [node for node in added if node not in shortcuts]
+    if len(added) > 1 and not shortcuts:
+        _check_shortcut(block, start, others)
+    if len(shortcuts) != 1 or not others:
         return None
-    one, other = total.all_input_nodes
-    if start not in (one, other):
-        _check_shortcut(block, start, one, other)
-        return None
-    path = chain_between(other if one is start else one, start)
-    modules = [m for node in path if (m := as_module(node, block)) is not None]
-    act = sequence(*(m for node in last if (m := as_module(node, block)) is not None))
-    branch, after = _take_off_after(modules)
+    act = sequence(*_modules(last, block))
+    branch, after = _take_off_after(_path(block, start, others))
     is_image = any(isinstance(m, nn.Conv2d) for m in branch.modules())
-    parts = Parts(branch, after=after, act=act, is_image=is_image)
+    shortcut = _modules(chain_between(shortcuts[0], start), block)
+    parts = Parts(branch, after=after, act=act, is_image=is_image, shortcut=sequence(*shortcut))
     branch_widths(parts.branch)
     return parts
+
+
+def _is_shortcut(node: fx.Node, start: fx.Node, block: nn.Module) -> bool:
+    """Whether a node is the input, or a norm of it, as in MobileOne."""
+    while node is not start:
+        if node.op != "call_module" or len(node.all_input_nodes) != 1:
+            return False
+        module = block.get_submodule(str(node.target))
+        if not (isinstance(module, _BatchNorm) or is_silent(module)):
+            return False
+        (node,) = node.all_input_nodes
+    return True
+
+
+def _path(block: nn.Module, start: fx.Node, ends: list[fx.Node]) -> list[nn.Module]:
+    """What gives the sum of ``ends``, in order: what branches inside is one module."""
+    tail = list[fx.Node]()
+    while len(ends) == 1 and ends[0] is not start:
+        (end,) = ends
+        if not _follows(end, start):
+            break
+        tail.insert(0, end)
+        ends = [node for node in end.all_input_nodes if node in reached_from(start)]
+    whole = [] if ends == [start] else [subgraph(start, ends, block)]
+    return [*whole, *_modules(tail, block)]
+
+
+def _follows(node: fx.Node, start: fx.Node) -> bool:
+    """Whether a node works on one result, of which nothing else is made."""
+    before = [other for other in node.all_input_nodes if other in reached_from(start)]
+    return len(before) == 1 and (before[0] is start or len(before[0].users) == 1)
+
+
+def _modules(chain: list[fx.Node], block: nn.Module) -> list[nn.Module]:
+    modules = [m for node in chain if (m := as_module(node, block)) is not None]
+    return [part for module in modules for part in taken_apart(module)]
 
 
 CALLS = ("call_function", "call_method")
 
 
-def _check_shortcut(block: nn.Module, start: fx.Node, one: fx.Node, other: fx.Node) -> None:
+def _check_shortcut(block: nn.Module, start: fx.Node, added: list[fx.Node]) -> None:
     """Say why a block with something on its shortcut is left.
 
     Raises:
-        NotConvertible: If both ways begin at the input.
+        NotConvertible: If all that is added up begins at the input.
     """
-    for node in (one, other):
+    for node in added:
         try:
             chain_between(node, start)
         except NotConvertible:
             return  # the end of something larger
     shrinks = any(isinstance(m, nn.Conv2d) and max(m.stride) > 1 for m in block.modules())
-    require(
-        not shrinks and not _changes_width(block),
-        "changes width or resolution",
-    )
-    raise NotConvertible("adds two branches of x; known is x + f(x)")
+    stays = not shrinks and not _changes_width(block)
+    require(stays, "changes width or resolution", known=f"{RESIDUAL}, x as it is")
+    require(False, f"adds {len(added)} branches of x, and not x itself", known=RESIDUAL)
 
 
 def _changes_width(block: nn.Module) -> bool:
@@ -233,7 +308,7 @@ def _feed_forward(block: nn.Module, graph: fx.Graph, start: fx.Node) -> Parts | 
         return None
     if inner <= outer or sum(map(_is_dense, maps)) < 2:
         return None
-    if not all(_is_dense(leaf) or _is_depthwise(leaf) for leaf in maps):
+    if not all(_is_dense(leaf) or is_depthwise(leaf) for leaf in maps):
         return None
     is_image = any(isinstance(leaf, nn.Conv2d) for leaf in maps)
     return Parts(block, is_image=is_image, is_residual=False)
@@ -241,7 +316,3 @@ def _feed_forward(block: nn.Module, graph: fx.Graph, start: fx.Node) -> Parts | 
 
 def _is_dense(leaf: nn.Module) -> bool:
     return not isinstance(leaf, nn.Conv2d) or (leaf.groups == 1 and leaf.kernel_size == (1, 1))
-
-
-def _is_depthwise(leaf: nn.Module) -> bool:
-    return isinstance(leaf, nn.Conv2d) and leaf.groups == leaf.in_channels == leaf.out_channels

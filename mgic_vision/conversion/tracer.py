@@ -12,11 +12,12 @@ from torch import Tensor, fx, nn
 from torch.nn import functional
 
 from mgic_geo.conversion import NotConvertible, require
-from mgic_vision.conversion.parts import ChannelScale, is_squeeze
+from mgic_vision.conversion.parts import ChannelScale, is_split_attention, is_squeeze
 from mgic_vision.layers import Permute
 from mgic_vision.tracing import Shallow
 
 ADDITIONS = {operator.add, operator.iadd, torch.add, "add", "add_"}
+DIFFERENCES = {operator.sub, operator.isub, torch.sub, "sub", "sub_"}
 PRODUCTS = {operator.mul, operator.imul, torch.mul, "mul", "mul_"}
 PERMUTATIONS = {torch.permute, "permute"}
 HALVES = {torch.chunk, "chunk", operator.getitem}
@@ -31,6 +32,11 @@ ELEMENTWISE: dict[Any, Callable[[], nn.Module]] = {
     **dict.fromkeys((torch.sigmoid, functional.sigmoid, "sigmoid"), nn.Sigmoid),
     **dict.fromkeys((torch.tanh, functional.tanh, "tanh"), nn.Tanh),
 }
+#: What may stand between modules, in words.
+OPERATIONS = "sums, products, activations and the order of axes between modules"
+ONE_USE = "act(x + f(x)) whose f stands for itself"
+#: What makes one number of those of one channel and place.
+POINTWISE = {*ADDITIONS, *DIFFERENCES, *PRODUCTS, *PERMUTATIONS, *NOTHING, *ELEMENTWISE}
 
 
 class Blocks(fx.Tracer):
@@ -41,7 +47,7 @@ class Blocks(fx.Tracer):
         own = any(True for _ in m.parameters(recurse=False))
         every = any(True for _ in m.parameters())
         outside = super().is_leaf_module(m, module_qualified_name)
-        return outside or own or not every or is_squeeze(m)
+        return outside or own or not every or is_squeeze(m) or is_split_attention(m)
 
 
 def trace(block: nn.Module) -> fx.Graph | None:
@@ -50,11 +56,18 @@ def trace(block: nn.Module) -> fx.Graph | None:
         graph = Blocks().trace(block)
     except Exception:  # whatever the forward of the user's module does not take
         return None
-    for node in graph.find_nodes(op="call_module"):
-        if type(block.get_submodule(str(node.target))) is nn.Identity:
-            node.replace_all_uses_with(node.args[0])
+    for node in graph.nodes:
+        if _does_nothing(node, block):
+            node.replace_all_uses_with(node.all_input_nodes[0])
             graph.erase_node(node)
     return graph
+
+
+def _does_nothing(node: fx.Node, block: nn.Module) -> bool:
+    """Whether a node is an identity, or the first summand of a loop that starts from zero."""
+    if node.op == "call_module":
+        return type(block.get_submodule(str(node.target))) is nn.Identity
+    return is_call(node, ADDITIONS) and len(node.args) == 2 and 0 in node.args
 
 
 def the_input(graph: fx.Graph) -> fx.Node | None:
@@ -84,6 +97,60 @@ def reached_from(*starts: fx.Node) -> set[fx.Node]:
     return found
 
 
+def name_of(node: fx.Node) -> str:
+    """What a node calls, as its user wrote it."""
+    return getattr(node.target, "__name__", str(node.target))
+
+
+def _is_half(node: fx.Node) -> bool:
+    """Whether a node divides channels in as many parts at any width, or is one of these."""
+    if is_call(node, (operator.getitem,)):
+        return isinstance(node.args[1], int) and _is_half(node.all_input_nodes[0])
+    return is_call(node, (torch.chunk, "chunk"))
+
+
+def summands(node: fx.Node) -> list[fx.Node]:
+    """What a sum adds up, through sums of which nothing else is made."""
+    plain = is_call(node, ADDITIONS) and not node.kwargs
+    if not (plain and len(node.args) == len(node.all_input_nodes) == 2):
+        return [node]
+    return [
+        found
+        for part in node.all_input_nodes
+        for found in (summands(part) if len(part.users) == 1 else [part])
+    ]
+
+
+def subgraph(start: fx.Node, ends: list[fx.Node], block: nn.Module) -> fx.GraphModule:
+    """The sum of nodes as a module that takes ``start``.
+
+    Raises:
+        NotConvertible: If something on the way works on more than every number alone and is none of
+            the block's modules, or is used elsewhere, too.
+    """
+    inside, left = set[fx.Node](), list(ends)
+    while left:
+        node = left.pop()
+        if node is not start and node not in inside:
+            inside.add(node)
+            left += node.all_input_nodes
+    for node in inside:
+        known = node.op == "call_module" or is_call(node, POINTWISE) or _is_half(node)
+        require(known, f"does not understand `{name_of(node)}`", known=OPERATIONS)
+        alone = node in ends or inside.issuperset(node.users)
+        require(alone, f"uses {node.name} in two places", known=ONE_USE)
+    graph = fx.Graph()
+    copies = {start: graph.placeholder("x")}
+    for node in start.graph.nodes:
+        if node in inside:
+            copies[node] = graph.node_copy(node, copies.__getitem__)
+    first, *others = (copies[node] for node in ends)
+    for node in others:
+        first = graph.call_function(operator.add, (first, node))
+    graph.output(first)
+    return fx.GraphModule(block, graph, "Branch")
+
+
 def chain_between(end: fx.Node, start: fx.Node) -> list[fx.Node]:
     """Nodes one after another from ``start``, which is left out, to ``end``.
 
@@ -93,11 +160,11 @@ def chain_between(end: fx.Node, start: fx.Node) -> list[fx.Node]:
     found, reached = list[fx.Node](), reached_from(start)
     while end is not start:
         before = [node for node in end.all_input_nodes if node in reached]
-        require(len(before) == 1, f"is no chain of modules: several ways lead to {end.name}")
+        require(len(before) == 1, f"several ways lead to {end.name}")
         found.insert(0, end)
         end = before[0]
         alone = end is start or len(end.users) == 1
-        require(alone, f"is no chain of modules: {end.name} is used twice")
+        require(alone, f"uses {end.name} in two places", known=ONE_USE)
     return found
 
 
@@ -121,12 +188,12 @@ def as_module(node: fx.Node, block: nn.Module) -> nn.Module | None:
         return None
     if is_call(node, PRODUCTS):
         factors = _without_input(node)
-        require(len(factors) == 1, f"does not understand {node.name}")
+        require(len(factors) == 1, f"does not understand `{name_of(node)}`", known=OPERATIONS)
         value = value_of(factors[0], block)
         if value.dim() == 4:
             value = value[0]
         return ChannelScale(nn.Parameter(value.detach().clone(), value.requires_grad))
-    raise NotConvertible(f"does not understand {node.name}")
+    raise NotConvertible(f"does not understand `{name_of(node)}`; known is {OPERATIONS}")
 
 
 def value_of(node: fx.Node, block: nn.Module) -> Tensor:
@@ -138,7 +205,8 @@ def value_of(node: fx.Node, block: nn.Module) -> Tensor:
     if node.op == "get_attr":
         path, _, name = str(node.target).rpartition(".")
         return getattr(block.get_submodule(path), name)
-    require(node.op in ("call_method", "call_function"), f"does not understand {node.name}")
+    computed = node.op in ("call_method", "call_function")
+    require(computed, f"does not understand `{name_of(node)}`", known=OPERATIONS)
     arguments = [value(argument) for argument in node.args]
     if node.op == "call_method":
         return getattr(arguments[0], str(node.target))(*arguments[1:], **node.kwargs)

@@ -18,13 +18,15 @@ from mgic_vision.ops.kernel import is_pointwise, keeps_size
 class Branch:
     """A branch with its norms folded: [norm, activation,] [1x1,] k x k, [squeeze-excite,] 1x1.
 
+    Or, in a basic block, [norm, activation,] k x k, k x k.
+
     Args:
         norm: In front of everything, where it could not be folded.
         leading: The activation in front of everything.
         first: 1x1, from the outer to the inner width; ``None`` where they agree.
         spatial: Keeps the inner width; depthwise, or in the groups of the level.
         squeeze: On the inner width.
-        last: 1x1, back to the outer width.
+        last: 1x1, back to the outer width; in a basic block as ``spatial``.
         activation: What follows the norm and all but the last convolution, as in activations.h.
     """
 
@@ -40,6 +42,11 @@ class Branch:
     def depthwise(self) -> bool:
         """Whether the inner convolution has one channel a group."""
         return self.spatial.groups == self.spatial.in_channels
+
+    @property
+    def basic(self) -> bool:
+        """Whether this is a basic block's, whose two convolutions have several taps."""
+        return self.last.kernel_size != (1, 1)
 
 
 def read_branch(layer: nn.Module, level: Level) -> Branch | None:
@@ -78,7 +85,7 @@ def read_branch(layer: nn.Module, level: Level) -> Branch | None:
     )
     outer_maps = [conv for conv in (first, last) if conv is not None]
     known = (
-        all(map(is_pointwise, outer_maps))
+        (all(map(is_pointwise, outer_maps)) or _is_basic(branch))
         and all(conv.groups == level.groups for conv in outer_maps)
         and keeps_size(spatial)
         and spatial.in_channels == spatial.out_channels == level.inner
@@ -88,6 +95,14 @@ def read_branch(layer: nn.Module, level: Level) -> Branch | None:
         and all(type(x.act) is nn.ReLU and type(x.gate) is nn.Hardsigmoid for x in squeezes)
     )
     return branch if known else None
+
+
+def _is_basic(branch: Branch) -> bool:
+    """Whether there are two convolutions of the same kernel, in the groups of the level."""
+    spatial, last = branch.spatial, branch.last
+    alike = spatial.kernel_size == last.kernel_size and spatial.dilation == last.dilation
+    alone = branch.first is None and branch.squeeze is None
+    return alone and alike and keeps_size(last) and spatial.groups == last.groups
 
 
 def is_nothing(module: nn.Module) -> bool:

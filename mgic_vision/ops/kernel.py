@@ -45,12 +45,20 @@ def is_pointwise(layer: nn.Module) -> bool:
     return isinstance(layer, nn.Conv2d) and layer.kernel_size == (1, 1) and keeps_size(layer)
 
 
+def is_plain(linear: nn.Module) -> bool:
+    """Whether a map uses its weight as it is; others standardize it, as timm's ``StdConv2d``."""
+    forward = type(linear).forward
+    ours = forward.__module__.startswith("mgic_vision.")
+    return ours or forward in (nn.Conv2d.forward, nn.Linear.forward)
+
+
 def has_known_kernel(conv: nn.Conv2d) -> bool:
     """Whether a kernel is square, odd and none too large, with as many zeros around the image."""
     kernel, dilation = conv.kernel_size[0], conv.dilation[0]
     margin = kernel // 2 * dilation
     return (
-        conv.kernel_size == (kernel, kernel)
+        is_plain(conv)
+        and conv.kernel_size == (kernel, kernel)
         and conv.dilation == (dilation, dilation)
         and kernel % 2 == 1
         and kernel <= MAX_KERNEL

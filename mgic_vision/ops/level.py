@@ -156,6 +156,6 @@ def _read(layer: Residual) -> Branch | None:
         return None
     widths = convs[-1].out_channels, convs[-1].in_channels, convs[-1].groups
     branch = read_branch(layer, Level(0, *widths, finest=True, coarsest=True))
-    if branch is None or branch.leading or branch.squeeze is not None or not branch.depthwise:
+    if branch is None or branch.leading or branch.squeeze is not None:
         return None
-    return branch
+    return branch if branch.depthwise and not branch.basic else None

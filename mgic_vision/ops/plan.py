@@ -26,6 +26,7 @@ class LevelPlan(NamedTuple):
     inner: int
     groups: int
     kernel: int
+    first_kernel: int
     dilation: int
     depthwise: int
     activation: int
@@ -54,7 +55,8 @@ class LevelPlan(NamedTuple):
 
     def multiply_adds(self, places: int) -> int:
         """Of one image with so many places, without the zeros that fill up vectors."""
-        outer = self.channels * self.inner // self.groups * (1 + (self.first_weight != ABSENT))
+        taps = (self.first_weight != ABSENT) * self.first_kernel**2 + (self.last_weight != ABSENT)
+        outer = self.channels * self.inner // self.groups * taps
         seen = 1 if self.depthwise else self.inner // self.groups
         transfers = sum(
             self.channels * self.coarse // groups
@@ -112,11 +114,14 @@ def _is_moved(branch: Branch) -> bool:
 
 
 def _plan_branch(branch: Branch, level: Level, store: Store) -> LevelPlan:
-    groups, spatial = level.groups, branch.spatial
+    groups, first, spatial, last = level.groups, branch.first, branch.spatial, branch.last
+    if branch.basic:  # the kernel has several taps in its first map, and leaves out its last
+        first, spatial, last = spatial, last, None
     pack = pack_filter if branch.depthwise else pack_map
     plan = LevelPlan(
         *(level.outer, level.inner, groups),
         kernel=spatial.kernel_size[0],
+        first_kernel=1 if first is None else first.kernel_size[0],
         dilation=spatial.dilation[0],
         depthwise=int(branch.depthwise),
         activation=branch.activation,
@@ -124,13 +129,16 @@ def _plan_branch(branch: Branch, level: Level, store: Store) -> LevelPlan:
         squeezed=0,
         spatial_weight=store.add(pack(spatial.weight, groups)),
         spatial_bias=store.add(pack_bias(spatial.bias, level.inner, groups)),
-        last_weight=store.add(pack_map(branch.last.weight, groups)),
-        last_bias=store.add(pack_bias(branch.last.bias, level.outer, groups)),
     )
-    if branch.first is not None:
+    if last is not None:
         plan = plan._replace(
-            first_weight=store.add(pack_map(branch.first.weight, groups)),
-            first_bias=store.add(pack_bias(branch.first.bias, level.inner, groups)),
+            last_weight=store.add(pack_map(last.weight, groups)),
+            last_bias=store.add(pack_bias(last.bias, level.outer, groups)),
+        )
+    if first is not None:
+        plan = plan._replace(
+            first_weight=store.add(pack_map(first.weight, groups)),
+            first_bias=store.add(pack_bias(first.bias, level.inner, groups)),
         )
     if branch.norm is not None:
         scale, shift = _scale_and_shift(branch.norm)

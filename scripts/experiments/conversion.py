@@ -84,13 +84,15 @@ def count_converted(library: str, name: str) -> Row:
 
 
 def shorten(reason: str) -> str:
-    """A reason without what differs from block to block.
+    """A reason without what differs from block to block, and what would have been known.
 
     Example:
         >>> shorten("16 channels, below min_width 64")
         'below min_width 64'
+        >>> shorten("changes the resolution; known is a stride of 1")
+        'changes the resolution'
     """
-    return reason.rpartition("channels, ")[2]
+    return reason.rpartition("channels, ")[2].partition("; known is")[0]
 
 
 WIDTHS, NARROW = (32, 64, 128, 256), (23, 47, 94, 189)  # of the stages

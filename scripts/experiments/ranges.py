@@ -15,12 +15,15 @@ def summarize(runs: Collection[Mapping[str, Any]], keys: Sequence[str]) -> Row:
     Example:
         >>> summarize([{"test": 90.0}, {"test": 92.0}], ["test"])["test_max"]
         92.0
+        >>> summarize([{"test": math.nan}, {"test": math.nan}], ["test"])["test_std"]
+        nan
     """
     row: Row = {}
     for key in keys:
         values = [float(run[key]) for run in runs]
         row[f"{key}_mean"] = statistics.fmean(values) if values else None
-        row[f"{key}_std"] = statistics.stdev(values) if len(values) > 1 else math.nan
+        there = len(values) > 1 and not any(map(math.isnan, values))
+        row[f"{key}_std"] = statistics.stdev(values) if there else math.nan
         row |= {f"{key}_min": min(values, default=None), f"{key}_max": max(values, default=None)}
     return row
 

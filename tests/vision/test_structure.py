@@ -13,7 +13,7 @@ from mgic_geo import MGICBlock
 from mgic_vision import Parts, convert
 from mgic_vision.conversion import structure
 from mgic_vision.conversion.structure import find_blocks
-from mgic_vision.conversion.tracer import is_scale, is_silent
+from mgic_vision.conversion.tracer import OPERATIONS, is_scale, is_silent
 
 IMAGE = torch.randn(2, 32, 6, 6, generator=torch.Generator().manual_seed(0))
 
@@ -76,6 +76,30 @@ class Gated(Own):
         return x + self.b(y * torch.sigmoid(self.n(y)))
 
 
+class NormedShortcut(Own):
+    """Parallel branches and a norm on the shortcut, as MobileOne has them."""
+
+    def forward(self, x):
+        y = 0
+        for conv in (self.a, self.b):
+            y += conv(x)
+        return torch.relu(y + self.n(x))
+
+
+class Attending(Own):
+    def forward(self, x):
+        return x + self.b(self.a(x).softmax(1))
+
+
+class Filtering(Own):
+    def __init__(self):
+        super().__init__()
+        self.b = nn.Conv2d(32, 32, 3, padding=1, groups=32)
+
+    def forward(self, x):
+        return x + self.b(x)
+
+
 class Branching(Own):
     def forward(self, x):
         return x + self.branch(x) if x.sum() > 0 else x
@@ -93,6 +117,37 @@ class GatedMap(nn.Module):
         return self.down(functional.silu(self.gate(x)) * self.up(x))
 
 
+class Out(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.dense = nn.Linear(32, 128)
+
+    def forward(self, x):
+        return functional.gelu(self.dense(x))
+
+
+class Back(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.dense, self.norm = nn.Linear(128, 32), nn.LayerNorm(32)
+
+    def forward(self, y, x):
+        return self.norm(self.dense(y) + x)
+
+
+class Layer(nn.Module):
+    """A transformer's layer whose feed-forward map is in two modules, as BERT's."""
+
+    def __init__(self):
+        super().__init__()
+        self.attention = nn.MultiheadAttention(32, 2, batch_first=True)
+        self.intermediate, self.output = Out(), Back()
+
+    def forward(self, x, mask=None, **kwargs):
+        y, _ = self.attention(x, x, x, key_padding_mask=mask)
+        return self.output(self.intermediate(y), y)
+
+
 class Squeezing(nn.Module):
     def __init__(self):
         super().__init__()
@@ -108,7 +163,7 @@ def change(block, **options):
     return new, report.rows[0]
 
 
-@pytest.mark.parametrize("kind", [Own, ActivatedAfter, Scaled])
+@pytest.mark.parametrize("kind", [Own, ActivatedAfter, Scaled, Gated, NormedShortcut])
 def test_one_level_of_the_users_block_is_that_block(kind):
     torch.manual_seed(0)
     block = kind().eval()
@@ -127,16 +182,18 @@ def test_scale_in_front_of_a_permutation_acts_once_on_the_sum():
 
 
 @pytest.mark.parametrize(
-    ("kind", "reason"),
+    ("kind", "reason", "known"),
     [
-        (Strided, "changes width or resolution"),
-        (TwoBranches, "adds two branches of x; known is x + f(x)"),
-        (Gated, "is no chain of modules: several ways lead to mul"),
+        (Strided, "changes width or resolution", "act(x + f(x)), x as it is"),
+        (TwoBranches, "adds 2 branches of x, and not x itself", "act(x + f(x))"),
+        (Attending, "does not understand `softmax`", OPERATIONS),
+        (Filtering, "is depthwise: a cycle over channels would save nothing", "a map"),
     ],
 )
-def test_block_that_is_left_has_a_reason(kind, reason):
+def test_block_that_is_left_has_a_reason_and_what_would_have_been_known(kind, reason, known):
     _, row = change(kind())
-    assert (row.reason, row.kind) == (reason, kind.__name__)
+    assert row.reason.startswith(f"{reason}; known is {known}")
+    assert row.kind == kind.__name__
 
 
 @pytest.mark.parametrize("make", [Branching, Squeezing, lambda: nn.Conv2d(32, 32, 3)])
@@ -150,6 +207,64 @@ def test_gated_map_becomes_a_cycle_of_gated_maps():
     assert row.after < row.before
     assert new(torch.randn(2, 5, 32)).shape == (2, 5, 32)
     assert [type(layer.branch) for layer in new[0].cycle.layers] == [GatedMap] * len(row.levels)
+
+
+def test_map_in_two_modules_becomes_one_cycle():
+    torch.manual_seed(0)
+    model, x = nn.Sequential(Layer(), Layer()).eval(), torch.randn(2, 5, 32)
+    whole = {"group_size": 512, "coarse_size": 16, "min_width": 1, "project": True}
+    new, report = convert(model, **whole, exclude=["1.*"])
+    assert [row.name for row in report.changed] == ["0.intermediate"]
+    with torch.no_grad():
+        for norm in new[0].intermediate.cycle.norms:
+            norm.weight.zero_()
+    assert_close(new(x), model(x))
+    assert new[1].state_dict().keys() == model[1].state_dict().keys()
+    _, report = convert(model, **SIZES)
+    assert all(row.after < row.before for row in report.rows)
+
+
+class Alone(Layer):
+    """Two modules of one map that are a residual block."""
+
+    def forward(self, x):
+        return self.output(self.intermediate(x), x)
+
+
+def test_map_in_two_modules_of_one_block_is_converted_with_it():
+    new, row = change(Alone())
+    assert (row.name, row.kind) == ("0", "Alone")
+    assert new(torch.randn(2, 5, 32)).shape == (2, 5, 32)
+
+
+def test_map_in_two_modules_of_a_known_class_stays_where_it_is():
+    def parts(block):
+        layers = block.intermediate.dense, nn.GELU(), block.output.dense
+        return Parts(nn.Sequential(*layers), act=block.output.norm, is_image=False)
+
+    _, row = change(Alone(), blocks={Alone: parts})
+    assert row.kind == "Alone"
+    assert row.after is not None
+
+
+@pytest.mark.parametrize("forward", [lambda x, y: x + (x + y), lambda x, y: (x + y) + 1])
+def test_other_sums_are_no_residual_block(forward):
+    class Sum(Own):
+        def forward(self, x):
+            return forward(x, self.branch(x))
+
+    with pytest.raises(ValueError, match="has no block that is known here"):
+        change(Sum())
+
+
+def test_map_whose_result_is_read_twice_is_not_taken_for_one():
+    class Twice(Layer):
+        def forward(self, x):
+            y = self.intermediate(x)
+            return self.output(y, x) + y.mean()
+
+    with pytest.raises(ValueError, match="has no block that is known here"):
+        change(Twice())
 
 
 def test_innermost_block_is_taken_where_others_only_hold_it():
@@ -169,7 +284,7 @@ def test_block_of_a_known_kind_without_shortcut_is_named():
 
     _, report = convert(nn.Sequential(Either(False), Either(True)), **SIZES)
     (left,) = report.left
-    assert (left.name, left.reason) == ("0", "changes width or resolution, or has no shortcut")
+    assert (left.name, left.reason) == ("0", structure.NO_SHORTCUT)
 
 
 def test_user_says_what_a_block_is_made_of():
@@ -238,10 +353,11 @@ def test_layer_scale_and_drop_path_of_timm_are_known():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["ViT", "GPT2", "Llama", "ConvNext", "ResNet"])
+@pytest.mark.parametrize("name", ["Bert", "ViT", "GPT2", "Llama", "ConvNext", "ResNet"])
 def test_blocks_of_hugging_face_are_known(name):
     transformers = pytest.importorskip("transformers")
     sizes = {
+        "Bert": {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2},
         "ViT": {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2},
         "GPT2": {"n_embd": 48, "n_layer": 2, "vocab_size": 10},
         "Llama": {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2},

@@ -1,4 +1,5 @@
 import ast
+import copy
 from pathlib import Path
 
 import pytest
@@ -6,15 +7,16 @@ import timm
 import torch
 import torchvision
 from image_blocks import BLOCKS, SIZES, features
-from timm.layers import BatchNormAct2d, create_conv2d
+from image_networks import assert_equal, shift_norms
+from timm.layers import BatchNormAct2d, ConvMlp, Mlp, create_conv2d
 from timm.models.resnetv2 import PreActBottleneck
 from torch import nn
 from torch.testing import assert_close
-from torchvision.models import resnet18
+from torchvision.models import resnet18, shufflenet_v2_x0_5, vgg11
 
 import mgic_vision
 from mgic_geo import GroupedLinear, Level, MGICBlock, num_weights
-from mgic_vision import convert
+from mgic_vision import convert, fuse
 from mgic_vision.conversion.narrow import narrow
 from mgic_vision.conversion.tracer import is_scale
 from scripts.experiments.conversion import BARS
@@ -49,11 +51,36 @@ def test_one_level_is_the_block_itself(name):
 
 
 @pytest.mark.parametrize("name", BLOCKS)
+def test_converted_block_is_fused(name):
+    block = copy.deepcopy(BLOCKS[name])
+    new = shift_norms(convert(block, **SIZES)[0]).eval()
+    x = features(block)
+    with torch.no_grad():
+        assert_equal(fuse(new)(x), new(x))
+
+
+@pytest.mark.parametrize("name", BLOCKS)
 def test_corrections_start_at_a_tenth(name):
     new, _ = convert(BLOCKS[name], **SIZES)
     assert new.cycle.norms
     for norm in new.cycle.norms:
-        assert_close(norm.weight, torch.full_like(norm.weight, 0.1), rtol=0, atol=0)
+        if isinstance(norm, nn.BatchNorm2d):
+            assert_close(norm.weight, torch.full_like(norm.weight, 0.1), rtol=0, atol=0)
+        else:  # of what the branch adds
+            assert_close(norm.weight, new.cycle.norms[0].weight[:1].expand_as(norm.weight))
+
+
+@pytest.mark.parametrize("scale", [0.02, 1.0, 3.0])
+@pytest.mark.parametrize("kind", [Mlp, ConvMlp])
+def test_map_without_batch_norms_starts_with_the_variance_that_it_had(kind, scale):
+    torch.manual_seed(0)
+    block = kind(128, 512)
+    for parameter in block.parameters():
+        parameter.data.mul_(scale if parameter.dim() > 1 else 0)
+    new, _ = convert(block, group_size=16, coarse_size=16)
+    x = torch.randn(8, 128, 8, 8) if kind is ConvMlp else torch.randn(8, 64, 128)
+    with torch.no_grad():
+        assert 0.8 < (new(x).std() / block(x).std()).item() < 1.25
 
 
 def test_levels_are_halved_down_to_the_width_of_a_group():
@@ -218,7 +245,7 @@ def test_report_says_what_was_left_and_why():
     )
     reasons = {row.name: row.reason for row in report.left}
     assert reasons["layer1.0"] == "not in `include`"
-    assert reasons["layer3.0"] == "changes width or resolution"
+    assert reasons["layer3.0"].startswith("changes width or resolution; known is act(x + f(x))")
     assert reasons["layer3.1"] == "256 channels, below min_width 512"
     assert [row.name for row in report.changed] == ["layer4.1"]
     changed = report.changed[0]
@@ -236,7 +263,9 @@ def test_report_says_what_was_left_and_why():
         (resnet18, {"exclude": ["conv1"]}, "no known block fits 'conv1'"),
         (resnet18, {"group_size": 0}, "group_size must be at least 1, got 0"),
         (resnet18, {"min_width": 0}, "min_width must be at least 1, got 0"),
-        (nn.Sequential, {}, "Sequential has no block that is known here"),
+        (nn.Sequential, {}, r"Sequential has no block that is known here: known are act\(x"),
+        (vgg11, {}, r"nearest is VGG \(the model itself\), in which x is not added"),
+        (shufflenet_v2_x0_5, {}, r"nearest is InvertedResidual .* `view` is in the place of the"),
     ],
 )
 def test_what_cannot_be_done_is_said(make, options, message):
@@ -250,14 +279,14 @@ def test_block_that_computes_something_else_is_left_with_what_is_not_understood(
             return 2 * super().forward(x)
 
     (left,) = convert(nn.Sequential(Other(64, 64)), **SIZES)[1].left
-    assert left.reason == "does not understand mul"
+    assert left.reason.startswith("does not understand `mul`; known is sums, products")
 
 
 def test_norm_that_mixes_groups_of_channels_is_left():
     model = resnet18(norm_layer=lambda width: nn.GroupNorm(8, width))
     _, report = convert(model, group_size=32, coarse_size=64)
     assert not report.changed
-    assert {row.reason for row in report.left} == {
+    assert {row.reason.partition("; known is")[0] for row in report.left} == {
         "does not understand GroupNorm",
         "changes width or resolution",
     }

@@ -6,8 +6,9 @@ import io
 import pytest
 import torch
 from image_networks import MODELS, assert_equal, build, make_input, norms, shift_norms
-from torch import nn
+from torch import fx, nn
 from torch.testing import assert_close
+from torchvision.models import resnet18
 
 from mgic_geo import MGICBlock
 from mgic_vision import LRASPP, basic_block, bottleneck, fuse, mgic_unit
@@ -73,6 +74,14 @@ def test_features_of_a_fused_network_keep_their_names(name, model):
     assert features.keys() == expected.keys()
     for key in expected:
         assert_equal(features[key], expected[key])
+
+
+def test_networks_of_torch_fx_are_fused_by_their_graph():
+    model = fx.symbolic_trace(shift_norms(resnet18()).eval())
+    fused, x = fuse(model), torch.randn(1, 3, 32, 32)
+    assert not norms(fused)
+    with torch.no_grad():
+        assert_equal(fused(x), model(x))
 
 
 @pytest.mark.parametrize("ours", EXPORTED)

@@ -2,9 +2,9 @@
  *
  *     z = x + P e,    e' = P e + F(z)  (on the finest level x + P e + F(z), the result)
  *
- * with F a bottleneck (1x1, 3x3, 1x1) or an inverted residual (1x1, depthwise, 1x1). Groups do not
- * see each other, so that one strip of one group runs through all of F while it is in cache. Only
- * squeeze-excite, which averages over the whole map, takes F apart. */
+ * with F a bottleneck (1x1, 3x3, 1x1), an inverted residual (1x1, depthwise, 1x1) or a basic block
+ * (3x3, 3x3). Groups do not see each other, so that one strip of one group runs through all of F
+ * while it is in cache. Only squeeze-excite, which averages over the whole map, takes F apart. */
 
 #ifndef MGIC_LEVEL_H
 #define MGIC_LEVEL_H
@@ -32,9 +32,16 @@ INLINE int64_t hidden_row(const level *l, int64_t width)
     return (width + 2 * margin_of(l)) * padded(width_inside(l));
 }
 
+/* The same of what a first map with several taps reads; 0 for one tap, which needs no strip */
+INLINE int64_t entered_row(const level *l, int64_t width)
+{
+    return l->first_kernel > 1 ? (width + 2 * first_margin_of(l)) * padded(width_in(l)) : 0;
+}
+
 static int64_t strip_rows(const level *l, int64_t height, int64_t width, int64_t threads)
 {
-    int64_t rows = STRIP_NUMBERS / hidden_row(l, width) - 2 * margin_of(l);
+    const int64_t row = hidden_row(l, width) + entered_row(l, width);
+    int64_t rows = STRIP_NUMBERS / row - 2 * margin_of(l);
     if (rows < 4)
         rows = 4;
     const int64_t shares = l->groups % threads ? threads : 1;
@@ -47,11 +54,14 @@ static int64_t strip_rows(const level *l, int64_t height, int64_t width, int64_t
 static int64_t strip_room(const level *l, int64_t height, int64_t width)
 {
     const int64_t row = times(plus(width, 2 * margin_of(l)), padded(width_inside(l)));
-    if (row < 0)
+    const int64_t side = first_margin_of(l);
+    const int64_t entered = times(plus(width, 2 * side), side ? padded(width_in(l)) : 0);
+    if (row < 0 || entered < 0 || plus(row, entered) < 0)
         return -1;
     const int64_t rows = strip_rows(l, height, width, 1) + 2 * margin_of(l); /* most for one */
     const int64_t chunks = plus(padded(width_in(l)), padded(width_inside(l)));
-    return plus(times(rows, row), times(PIXELS, chunks));
+    const int64_t strips = plus(times(rows, row), times(rows + 2 * side, entered));
+    return plus(strips, times(PIXELS, chunks));
 }
 
 INLINE map map_of(const float *weights, int64_t weight, int64_t bias, int64_t group,
@@ -100,26 +110,66 @@ static void enter(const job *j, int64_t group, int64_t pixel, int64_t rows, int6
     }
 }
 
+/* Offsets of the taps of a kernel in rows of `row_size` numbers, `step` from pixel to pixel */
+static int64_t place_taps(int64_t kernel, int64_t row_size, int64_t step, int64_t *taps)
+{
+    for (int64_t n = 0; n < kernel * kernel; n++)
+        taps[n] = n / kernel * row_size + n % kernel * step;
+    return kernel * kernel;
+}
+
+/* Makes `side` numbers on both sides of a row zero, or, outside the image, all of it: then 0. */
+static int64_t begin_row(const job *j, int64_t row, float *numbers, int64_t row_size, int64_t side)
+{
+    const int64_t inside = row >= 0 && row < j->height;
+    memset(numbers, 0, (inside ? side : row_size) * sizeof(float));
+    if (inside)
+        memset(numbers + row_size - side, 0, side * sizeof(float));
+    return inside;
+}
+
+/* A strip of z for a first map with several taps, with the rows around it that both maps reach */
+static void fill_entered(const job *j, int64_t group, int64_t top, int64_t bottom, float *entered)
+{
+    const level *l = j->l;
+    const int64_t side = first_margin_of(l), margin = margin_of(l) + side;
+    const int64_t pitch = padded(width_in(l)), row_size = entered_row(l, j->width);
+    for (int64_t row = top - margin; row < bottom + margin; row++, entered += row_size) {
+        if (!begin_row(j, row, entered, row_size, side * pitch))
+            continue;
+        for (int64_t column = 0, rows; column < j->width; column += rows) {
+            rows = next_rows(j->width - column);
+            enter(j, group, row * j->width + column, rows, row >= top && row < bottom,
+                  entered + (side + column) * pitch);
+        }
+    }
+}
+
 /* A strip of the first map, with `margin` pixels around it that are zero outside the image */
-static void fill_hidden(const job *j, int64_t group, int64_t top, int64_t bottom, float *hidden,
-                        float *chunk)
+static void fill_hidden(const job *j, int64_t group, int64_t top, int64_t bottom,
+                        const float *entered, float *hidden, float *chunk)
 {
     const level *l = j->l;
     const int64_t margin = margin_of(l), row_size = hidden_row(l, j->width);
     const int64_t pitch = padded(width_in(l)), inside = padded(width_inside(l));
+    const int64_t entered_size = entered_row(l, j->width);
+    int64_t taps[MAX_TAPS];
+    const int64_t num_taps =
+        place_taps(l->first_kernel, l->dilation * entered_size, l->dilation * pitch, taps);
     const map first = map_of(j->weights, l->first_weight, l->first_bias, group, width_inside(l),
-                             width_in(l), 1, at_once, l->activation);
-    for (int64_t row = top - margin; row < bottom + margin; row++, hidden += row_size) {
-        if (row < 0 || row >= j->height) {
-            memset(hidden, 0, row_size * sizeof(float));
+                             width_in(l), num_taps, taps, l->activation);
+    for (int64_t row = top - margin; row < bottom + margin;
+         row++, hidden += row_size, entered += entered_size) {
+        if (!begin_row(j, row, hidden, row_size, margin * inside))
             continue;
-        }
-        memset(hidden, 0, margin * inside * sizeof(float));
-        memset(hidden + row_size - margin * inside, 0, margin * inside * sizeof(float));
         const int64_t own = row >= top && row < bottom;
         for (int64_t column = 0, rows; column < j->width; column += rows) {
             rows = next_rows(j->width - column);
             float *to = hidden + (margin + column) * inside;
+            if (entered_size) {
+                multiply(&first, entered + column * pitch, pitch, to, inside, rows);
+                continue;
+            }
             if (l->first_weight == ABSENT) {
                 enter(j, group, row * j->width + column, rows, own, to);
                 continue;
@@ -130,7 +180,7 @@ static void fill_hidden(const job *j, int64_t group, int64_t top, int64_t bottom
     }
 }
 
-/* Adds the last map of a few hidden pixels to the result. */
+/* Adds the last map of a few hidden pixels, or themselves where there is none, to the result. */
 static void leave(const job *j, int64_t group, int64_t pixel, int64_t rows, const float *hidden,
                   float *chunk)
 {
@@ -138,12 +188,14 @@ static void leave(const job *j, int64_t group, int64_t pixel, int64_t rows, cons
     const int64_t count = width_in(l), pitch = padded(count);
     const map last = map_of(j->weights, l->last_weight, l->last_bias, group, count,
                             width_inside(l), 1, at_once, NONE);
-    multiply(&last, hidden, padded(width_inside(l)), chunk, pitch, rows);
+    if (l->last_weight != ABSENT)
+        multiply(&last, hidden, padded(width_inside(l)), chunk, pitch, rows);
+    const float *from = l->last_weight != ABSENT ? chunk : hidden;
     for (int64_t r = 0; r < rows; r++)
         for (int64_t c = 0; c < count; c += LANES) {
             const int64_t lanes = least(LANES, count - c);
             float *to = j->out + (pixel + r) * l->channels + group * count + c;
-            store_lanes(to, load_lanes(to, lanes) + LOAD(chunk + r * pitch + c), lanes);
+            store_lanes(to, load_lanes(to, lanes) + LOAD(from + r * pitch + c), lanes);
         }
 }
 
@@ -167,15 +219,17 @@ static void run_strip(const job *j, int64_t group, int64_t strip, int64_t rows_o
     const int64_t inside = padded(width_inside(l)), row_size = hidden_row(l, j->width);
     float *chunk = j->scratch, *filtered = chunk + PIXELS * padded(width_in(l));
     float *hidden = filtered + PIXELS * inside;
-    int64_t taps[MAX_TAPS], num_taps = 0;
-    for (int64_t y = 0; y < l->kernel; y++)
-        for (int64_t x = 0; x < l->kernel; x++)
-            taps[num_taps++] = l->dilation * (y * row_size + x * inside);
+    float *entered = hidden + (bottom - top + 2 * margin_of(l)) * row_size;
+    int64_t taps[MAX_TAPS];
+    const int64_t num_taps =
+        place_taps(l->kernel, l->dilation * row_size, l->dilation * inside, taps);
     const map spatial = map_of(j->weights, l->spatial_weight, l->spatial_bias, group,
                                width_inside(l), l->depthwise ? 1 : width_inside(l), num_taps,
-                               taps, l->activation);
+                               taps, l->last_weight == ABSENT ? NONE : l->activation);
 
-    fill_hidden(j, group, top, bottom, hidden, chunk);
+    if (entered_row(l, j->width))
+        fill_entered(j, group, top, bottom, entered);
+    fill_hidden(j, group, top, bottom, entered, hidden, chunk);
     for (int64_t row = top; row < bottom; row++) {
         float *sums = j->pooled + (row * l->groups + group) * inside;
         if (l->squeezed)

@@ -12,7 +12,7 @@
 /* A level (LevelPlan of plan.py, which reads this): sizes, then where weights begin. */
 typedef struct {
     int64_t channels, inner, groups;
-    int64_t kernel, dilation, depthwise, activation;
+    int64_t kernel, first_kernel, dilation, depthwise, activation;
     int64_t pre; /* whether scale, shift and activation stand in front of the first map */
     int64_t squeezed; /* width inside squeeze-excite, 0 for none */
     int64_t coarse, restrict_groups, prolong_groups, restrict_activation;
@@ -24,6 +24,7 @@ typedef struct {
 #define FIELDS ((int64_t)(sizeof(level) / sizeof(int64_t)))
 
 INLINE int64_t margin_of(const level *l) { return l->kernel / 2 * l->dilation; }
+INLINE int64_t first_margin_of(const level *l) { return l->first_kernel / 2 * l->dilation; }
 INLINE int64_t width_in(const level *l) { return l->channels / l->groups; }
 INLINE int64_t width_inside(const level *l) { return l->inner / l->groups; }
 
@@ -64,6 +65,9 @@ static report check_sizes(const level *l, int64_t n)
     FIELD(kernel, 1, MAX_KERNEL);
     CHECK(l->kernel % 2, "level %lld: kernel must be odd, got %lld", (long long)n,
           (long long)l->kernel);
+    CHECK(l->first_kernel == 1 || l->first_kernel == l->kernel,
+          "level %lld: first_kernel must be 1 or kernel, got %lld", (long long)n,
+          (long long)l->first_kernel);
     FIELD(dilation, 1, l->kernel > 1 ? MAX_MARGIN / (l->kernel / 2) : MAX_SIZE);
     FIELD(depthwise, 0, 1);
     FIELD(activation, NONE, HARD_SWISH);
@@ -93,12 +97,17 @@ static report check_layer(const level *l, int64_t n, int64_t length)
 {
     const int64_t outer = width_in(l), inside = width_inside(l);
     const int64_t seen = times(l->kernel * l->kernel, l->depthwise ? 1 : inside);
-    if (l->first_weight == ABSENT)
+    if (l->first_weight == ABSENT || l->last_weight == ABSENT)
         FIELD(inner, l->channels, l->channels);
+    if (l->first_weight == ABSENT)
+        FIELD(first_kernel, 1, 1);
     else
-        MAP(first, l->groups, inside, outer);
+        MAP(first, l->groups, inside, times(l->first_kernel * l->first_kernel, outer));
     MAP(spatial, l->groups, inside, seen);
-    MAP(last, l->groups, outer, inside);
+    if (l->last_weight == ABSENT)
+        FIELD(squeezed, 0, 0);
+    else
+        MAP(last, l->groups, outer, inside);
     if (l->pre) {
         PART(scale, l->channels);
         PART(shift, l->channels);

@@ -20,15 +20,16 @@ from torch import nn
 from torch.testing import assert_close
 
 from mgic_geo import MGICBlock, multiply_adds
+from mgic_geo.levels import Residual
 from mgic_geo.ops.csrc import build
 from mgic_vision import (
     TransferConv2d,
-    basic_block,
     bottleneck,
     create_model,
     fuse,
 )
 from mgic_vision.folding import fold_norms_
+from mgic_vision.layers import GroupedConv2d
 from mgic_vision.ops.branch import read_branch
 from mgic_vision.ops.cycle import NativeCycle, run_cycle
 from mgic_vision.ops.grouped_conv import MAX_ZEROS, NativeConv, run_grouped_conv
@@ -118,7 +119,9 @@ def test_the_operator_is_sound():
     torch.library.opcheck(run_grouped_conv.registered, (x, *conv.pack()))
 
 
-@pytest.mark.parametrize("name", ["mgic_mobilenetv3", "mgic_resnet50", "function_mgic"])
+@pytest.mark.parametrize(
+    "name", ["mgic_mobilenetv3", "mgic_resnet50", "mgic_resnet56", "function_mgic"]
+)
 def test_every_cycle_of_a_network_is_compiled(name):
     options = {"layers": (1, 1, 1, 1)} if name == "mgic_resnet50" else {}
     model = create_model(name, **options)
@@ -139,10 +142,15 @@ def test_a_fused_network_is_one_graph():
         assert_close(y, model(x))
 
 
+def two_kernels(level):
+    convs = [GroupedConv2d(16, 16, kernel=k, groups=level.groups) for k in (5, 3)]
+    return Residual(nn.Sequential(nn.ReLU(), convs[0], nn.ReLU(), convs[1]))
+
+
 @pytest.mark.parametrize(
     "layer",
-    [basic_block, partial(bottleneck, activation=nn.SiLU)],
-    ids=["basic", "silu"],
+    [two_kernels, partial(bottleneck, activation=nn.SiLU)],
+    ids=["kernels", "silu"],
 )
 def test_other_layers_stay_plain(layer):
     cycle = fold_norms_(make_cycle(16, 16, 8, 8, 1, layer))

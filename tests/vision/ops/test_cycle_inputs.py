@@ -88,7 +88,7 @@ def test_a_plan_that_leads_out_of_its_weights_is_refused(kind):
         torch.ops.mgic_vision.cycle(x, plan, weights[: weights.numel() // 2])
 
 
-@pytest.mark.parametrize("kind", ["bottleneck", "squeeze-every"])
+@pytest.mark.parametrize("kind", ["bottleneck", "basic", "squeeze-every"])
 def test_any_plan_is_refused_or_computed(kind):
     plan, weights = make_native(kind).pack()
     generator, computed = torch.Generator().manual_seed(0), 0
@@ -113,10 +113,10 @@ def test_any_plan_is_refused_or_computed(kind):
         ({"x": torch.randn(2, 24, 5, 5).double()}, "x must be torch.float32"),
         ({"x": torch.randn(2, 23, 5, 5)}, "x must have 1200 numbers, got 1150"),
         ({"x": torch.empty(2, 24, 5, 5, device="meta")}, "on meta"),
-        ({"plan": torch.zeros(3, 29)}, "plan must be torch.int64"),
-        ({"plan": torch.zeros(3, 58, dtype=torch.int64)[:, ::2]}, "plan must be in order"),
+        ({"plan": torch.zeros(3, 30)}, "plan must be torch.int64"),
+        ({"plan": torch.zeros(3, 60, dtype=torch.int64)[:, ::2]}, "plan must be in order"),
         (
-            {"plan": torch.zeros(3, 29, dtype=torch.int64, device="meta")},
+            {"plan": torch.zeros(3, 30, dtype=torch.int64, device="meta")},
             "got x on cpu, plan on meta",
         ),
         ({"weights": torch.randn(20000).half()}, "weights must be torch.float32"),

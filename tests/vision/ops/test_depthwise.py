@@ -145,6 +145,14 @@ def test_modes_and_transforms_see_a_convolution():
     assert_close(slope, conv(x).sum().detach(), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit.trace")
+def test_traces_hold_operators_of_pytorch_only():
+    conv, x = DepthwiseConv2d(3, 3), images(2, 3, 4, 4)
+    traced = torch.jit.trace(conv, x)
+    assert {node.kind().partition("::")[0] for node in traced.graph.nodes()} == {"prim", "aten"}
+    assert_close(traced(x), conv(x), rtol=1e-4, atol=1e-4)
+
+
 def test_wrong_channels_are_refused_as_torch_does():
     with pytest.raises(RuntimeError, match="channels"):
         DepthwiseConv2d(4, 4)(images(2, 5, 6, 6))

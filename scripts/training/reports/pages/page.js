@@ -216,9 +216,11 @@ function drawConfusion() {
       });
       return el("tr", {}, el("th", { scope: "row" }, classes[i]), ...cells);
     });
+    const heads = classes.map(name => el("th", { scope: "col" }, el("span", {}, name)));
     const title = el("figcaption", { style: `color: ${colorOf(run)}` }, run.name);
     return el("figure", { "data-run": run.name }, title,
-      el("table", { class: "matrix" + small }, el("tbody", {}, ...rows)));
+      el("table", { class: "matrix" + small },
+        el("thead", {}, el("tr", {}, el("td", {}), ...heads)), el("tbody", {}, ...rows)));
   }));
 }
 

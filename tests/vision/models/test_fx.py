@@ -34,8 +34,11 @@ def test_a_traced_network_computes_the_same(name, training):
     x = make_input(model, batch=4)
     with torch.no_grad():
         assert_equal(traced(x), model(x))
-    buffers = dict(model.named_buffers())  # norms move on by one step
-    assert_close(dict(traced.named_buffers()), buffers, rtol=1e-4, atol=1e-4)
+    buffers, found = dict(model.named_buffers()), dict(traced.named_buffers())
+    for count in set(buffers) - set(found):  # torch.fx leaves out what timm's own norms count
+        assert count.endswith("bn1.num_batches_tracked")
+        del buffers[count]
+    assert_close(found, buffers, rtol=1e-4, atol=1e-4)  # norms move on by one step
 
 
 @pytest.mark.parametrize("name", ["mgic_resnet56", "mgic_mobilenetv3_small"])

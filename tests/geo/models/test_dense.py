@@ -90,6 +90,9 @@ def test_what_has_no_dense_form_is_named():
         DensePointCloud(PointCloudClassifier(GCNConv, 3))
 
 
+@pytest.mark.skipif(
+    torch.__version__ < "2.14", reason="torch.export guarded a size that it need not"
+)
 def test_a_traced_program_takes_other_sizes_and_needs_none_of_this_package():
     model = network("diffgcn")
     dense = DensePointCloud(model)

@@ -105,8 +105,11 @@ def count_crossings(targets: Tensor, sources: Tensor, num_nodes: int) -> Tensor:
 
 def _matrices_reference(ptr: Tensor, index: Tensor, edge_value: Tensor) -> list[Tensor]:
     check_axes(ptr=(ptr, 1), index=(index, 1))
-    if not edge_value.is_floating_point():
-        raise ValueError(f"edge_value must be floating point, got {edge_value.dtype}")
+    if edge_value.shape != (*index.shape, 3) or not edge_value.is_floating_point():
+        raise ValueError(
+            f"edge_value must be ({index.size(0)}, 3) floating point, got shape "
+            f"{tuple(edge_value.shape)} of {edge_value.dtype}"
+        )
     # the center's own weight, minus the sum of the others, as one more edge of every node
     num_nodes, edges = ptr.numel() - 1, index.numel()
     nodes = torch.arange(num_nodes, device=index.device)

@@ -18,6 +18,8 @@ from matplotlib.figure import Figure
 
 from scripts.benchmarks.timing import spread
 from scripts.experiments.figures import BLUE, GRAY, RED
+from scripts.experiments.pages import as_png
+from scripts.training.reliability.files import write_whole
 
 MARKERS = "os^vDPX*"
 
@@ -32,12 +34,17 @@ def main(args: Sequence[str] | None = None) -> int:
     races = [result for result in report["results"] if "seconds" in result]
     if not races:
         parser.error(f"{arguments.bench} has no timed benchmark")
-    figure = Figure(figsize=(8, 4.5 * len(races)))
-    panels = figure.subplots(len(races), squeeze=False)[:, 0]
-    for panel, race in zip(panels, races, strict=True):
-        draw(panel, race, report["machine"]["copy_gigabytes_per_second"])
-    figure.savefig(arguments.picture, dpi=110)
+    bandwidth = report["machine"]["copy_gigabytes_per_second"]
+    write_whole(arguments.picture, as_png(draw_all, races, bandwidth))
     return 0
+
+
+def draw_all(races: Sequence[Mapping[str, Any]], bandwidth: float) -> Figure:
+    """Draw the races, one panel each."""
+    figure = Figure(figsize=(8, 4.5 * len(races)))
+    for panel, race in zip(figure.subplots(len(races), squeeze=False)[:, 0], races, strict=True):
+        draw(panel, race, bandwidth)
+    return figure
 
 
 def read_points(race: Mapping[str, Any]) -> dict[str, tuple[float, float]]:

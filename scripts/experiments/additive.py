@@ -157,7 +157,7 @@ class Additive:
             self.name,
             text,
             rows,
-            {"": as_png(dot_rows([Panel("test and test-hard", rows, "accuracy", "accuracy, %")]))},
+            {"": as_png(dot_rows, [Panel("test and test-hard", rows, "accuracy", "accuracy, %")])},
         )
 
 

@@ -161,7 +161,7 @@ class Comparison:
         )
         first = [piece for key, piece in pieces.items() if key in found and key[-1] == 0]
         with_folder = [piece for piece in first if piece.path.exists()]
-        pictures = {"": as_png(self.draw(rows, with_folder))} if first else {}
+        pictures = {"": as_png(self.draw, rows, with_folder)} if first else {}
         return write_page(options.docs, self.name, text, rows, pictures)
 
     def choose_rates(

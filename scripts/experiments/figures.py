@@ -3,16 +3,14 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from matplotlib import style
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
 
-from scripts.training.reports.figures import BLUE, GRAY, STYLE
+from scripts.training.reports.figures import BLUE, GRAY
 from scripts.training.reports.figures import VERMILION as RED
 
 # dense models are blue, MGIC red, controls gray
-style.use(["default", STYLE])  # once for all: a figure takes it when it is made
 
 
 def color_of(row: Mapping[str, Any]) -> str:
@@ -111,7 +109,7 @@ def dot_rows(
                 axes.axvspan(low, high, color=color(row), alpha=0.15, linewidth=0)
         frame(axes, xlabel=panel.label, title=panel.title)
     grid[0].set_yticks(range(len(names)), names)
-    grid[0].set_ylim(len(names) - 0.5, -0.5)
+    grid[0].set_ylim(max(len(names), 1) - 0.5, -0.5)
     return figure
 
 

@@ -2,9 +2,9 @@
 
 import csv
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec
 
 import jinja2
 import torch
@@ -14,6 +14,8 @@ from matplotlib.figure import Figure
 from scripts.experiments import ranges
 from scripts.training.reliability.files import write_whole
 from scripts.training.reports.figures import STYLE, png_of
+
+P = ParamSpec("P")
 
 DOCS = Path("docs/results")
 FOLDERS = [Path(__file__).parent / "pages", Path(__file__).parent / "paper" / "notes"]
@@ -119,7 +121,7 @@ def _cell(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def as_png(figure: Figure) -> bytes:
-    """Draw a figure."""
+def as_png(draw: Callable[P, Figure], *args: P.args, **kwargs: P.kwargs) -> bytes:
+    """Draw a figure in the style of all."""
     with style.context(["default", STYLE]):
-        return png_of(figure)
+        return png_of(draw(*args, **kwargs))

@@ -48,10 +48,10 @@ def make_figure5(arguments: argparse.Namespace) -> Page:
             rows.append(line | {name: float(row[f"{column}_{end}"]) for end, name in names.items()})
     note = "The first panel has the paper's numbers of Table 7; the others are of networks trained "
     note += "here on other data, and are not to be compared with it."
-    return Page(rows, note, {"": draw_costs(rows)})
+    return Page(rows, note, {"": as_png(draw_costs, rows)})
 
 
-def draw_costs(rows: Sequence[Mapping[str, Any]]) -> bytes:
+def draw_costs(rows: Sequence[Mapping[str, Any]]) -> Figure:
     """Draw one panel a data set, one curve a family of networks; MGIC thick and in warm colors.
 
     Bars are ranges over the seeds.
@@ -83,7 +83,7 @@ def draw_costs(rows: Sequence[Mapping[str, Any]]) -> bytes:
         axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2, fontsize=7)
     for axes in figure.axes[len(places) :]:
         axes.set_axis_off()
-    return as_png(figure)
+    return figure
 
 
 def family(name: str) -> str:
@@ -132,7 +132,7 @@ def make_figure6(arguments: argparse.Namespace) -> Page:
             rows.append(line | {"lowest": min(best), "highest": max(best), "seeds": len(best)})
     seeds = "of every row as many as it says"
     if curves:
-        return Page(rows, fill("figure6.md", why=""), {"": draw_curves(curves)}, seeds)
+        return Page(rows, fill("figure6.md", why=""), {"": as_png(draw_curves, curves)}, seeds)
     kept, picture = read_rows(arguments.docs / "figure6.csv"), arguments.docs / "figure6.png"
     kept = [row for row in kept if row["run"].startswith("ours")]
     rows += [{key: _number(value) for key, value in row.items()} for row in kept]
@@ -173,7 +173,7 @@ def read_curves(folder: Path) -> dict[tuple[str, str], list[list[float]]]:
     return curves
 
 
-def draw_curves(curves: Mapping[tuple[str, str], Sequence[Sequence[float]]]) -> bytes:
+def draw_curves(curves: Mapping[tuple[str, str], Sequence[Sequence[float]]]) -> Figure:
     """Draw the mean over the seeds by epoch, and their range, one panel a data set; MGIC thick."""
     places = list(dict.fromkeys(place for place, _ in curves))
     figure = Figure(figsize=(7.5 * len(places), 4.6))
@@ -189,7 +189,7 @@ def draw_curves(curves: Mapping[tuple[str, str], Sequence[Sequence[float]]]) -> 
             axes.fill_between(epochs, low, high, color=style["color"], alpha=0.1, linewidth=0)
         frame(axes, xlabel="epoch", ylabel="validation accuracy, %")
         axes.set_title(f"ours, {place}")
-    return as_png(figure)
+    return figure
 
 
 FIGURE5 = Item(

@@ -197,7 +197,7 @@ def make(arguments: argparse.Namespace) -> Page:
         missing=len(trials) - len(found),
         minutes=sum(result["seconds"] for result in found.values()) / 60,
     )
-    return Page(rows, notes, {"": as_png(draw(rows))}, seeds="of every row its folds, from 0")
+    return Page(rows, notes, {"": as_png(draw, rows)}, seeds="of every row its folds, from 0")
 
 
 def make_row(

@@ -45,7 +45,7 @@ def make(arguments: argparse.Namespace) -> Page:
     minutes = sum(result["seconds"] for result in found.values()) / 60
     missing = len(trials) - len(found)
     notes = fill("levels_study.md", task=DIGITS, missing=missing, minutes=minutes)
-    return Page(rows, notes, {"": as_png(draw(rows))}, seeds=seeds_of(arguments))
+    return Page(rows, notes, {"": as_png(draw, rows)}, seeds=seeds_of(arguments))
 
 
 def seeds_of(arguments: argparse.Namespace) -> str:

@@ -116,7 +116,7 @@ def make(arguments: argparse.Namespace) -> Page:
     missing = len(trials) - len(found)
     minutes = sum(result["seconds"] for result in found.values()) / 60
     notes = fill("open_questions.md", rows=rows, tasks=TASKS, missing=missing, minutes=minutes)
-    return Page(rows, notes, {"": as_png(draw(found))}, seeds=seeds_of(arguments))
+    return Page(rows, notes, {"": as_png(draw, found)}, seeds=seeds_of(arguments))
 
 
 def make_row(question: Question, task: Task, found: Results) -> dict[str, Any]:

@@ -69,7 +69,7 @@ def make(arguments: argparse.Namespace) -> Page:
             row[f"{key} / dense"] = row[key] / dense[row["width"]][key]
     fits = {quantity: exponents(rows, quantity) for quantity in QUANTITIES}
     notes = fill("section34.md", fits=fits, options=arguments)
-    return Page(rows, notes, {"": as_png(draw(rows))}, seeds="0 of the weights")
+    return Page(rows, notes, {"": as_png(draw, rows)}, seeds="0 of the weights")
 
 
 def make_row(kind: str, width: int, size: int, milliseconds: float | None) -> dict[str, Any]:

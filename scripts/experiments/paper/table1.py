@@ -63,7 +63,10 @@ def make(arguments: argparse.Namespace) -> Page:
     features = load_features(arguments)
     rows = [row for source in features for row in make_rows(source, arguments.steps)[0]]
     return Page(
-        rows, fill("table1.md", options=arguments), {"": draw_errors(rows)}, seeds=SEEDS_USED
+        rows,
+        fill("table1.md", options=arguments),
+        {"": as_png(draw_errors, rows)},
+        seeds=SEEDS_USED,
     )
 
 
@@ -73,7 +76,7 @@ def make_figure(arguments: argparse.Namespace) -> Page:
     for index, source in enumerate(load_features(arguments)):
         lines, coders = make_rows(source, arguments.steps)
         rows += lines
-        pictures["" if index == 0 else f"-{index + 1}"] = draw_maps(source, coders)
+        pictures["" if index == 0 else f"-{index + 1}"] = as_png(draw_maps, source, coders)
     return Page(rows, fill("figure3.md", options=arguments), pictures, seeds=SEEDS_USED)
 
 
@@ -118,7 +121,7 @@ def make_rows(
     return rows, {row["s_g"]: coder for row, coder, _ in lines if "s_g" in row}
 
 
-def draw_errors(rows: Sequence[dict[str, Any]]) -> bytes:
+def draw_errors(rows: Sequence[dict[str, Any]]) -> Figure:
     """Draw the error by group size: over that at s_g = 32, as the paper's, and over the bound."""
     figure = Figure(figsize=(10, 4.6))
     growth, bound = figure.subplots(1, 2)
@@ -146,11 +149,11 @@ def draw_errors(rows: Sequence[dict[str, Any]]) -> bytes:
         axes.minorticks_off()
         axes.set_yticks([1, 2, 5, 10, 20], map(str, [1, 2, 5, 10, 20]))
         axes.legend(loc="upper left", bbox_to_anchor=(0, -0.14))
-    return as_png(figure)
+    return figure
 
 
 @torch.no_grad()
-def draw_maps(features: Features, coders: dict[int, ChannelCoder]) -> bytes:
+def draw_maps(features: Features, coders: dict[int, ChannelCoder]) -> Figure:
     """Draw Figure 3 for one image."""
     x = features.maps.permute(1, 2, 0).double()
     decoded = {size: coder(x) for size, coder in coders.items()}
@@ -168,7 +171,7 @@ def draw_maps(features: Features, coders: dict[int, ChannelCoder]) -> bytes:
     _show(upper.subplots(1, 6), top, titles)
     names = ["feature maps", "the coarsest level, s_g = 16", "decoded, s_g = 16"]
     _show(lower.subplots(1, 3), bottom, names)
-    return as_png(figure)
+    return figure
 
 
 def _show(row: Any, pictures: Sequence[Tensor], titles: Sequence[str]) -> None:

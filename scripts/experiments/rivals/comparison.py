@@ -85,7 +85,7 @@ class Rivals:
             verdicts=verdicts(rows, options.tasks),
             conclusions=conclusions(rows, options.tasks),
         )
-        picture = as_png(draw(rows, options.tasks))
+        picture = as_png(draw, rows, options.tasks)
         return write_page(options.docs, self.name, text, rows, {"": picture})
 
 

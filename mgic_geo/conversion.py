@@ -197,6 +197,7 @@ def rewrite(
     include: Sequence[str] | None,
     exclude: Sequence[str] | None,
     gradual: bool = False,
+    nearest: str = "",
 ) -> tuple[nn.Module, Report]:
     """Replace the blocks of a copy of ``model``, and report without multiply-adds.
 
@@ -210,12 +211,14 @@ def rewrite(
         exclude: Patterns of names that are left; likewise.
         gradual: Whether the block stays beside what takes its place, in a
             :class:`~mgic_geo.blending.Blend`. The report is of the network without it.
+        nearest: What comes nearest to a block, where none is known.
 
     Raises:
         ValueError: No block is known, or a pattern fits none; with what there is.
     """
     if not makers:
-        raise ValueError(f"{type(model).__name__} has no block that is known here")
+        advice = f": {nearest}" if nearest else ""
+        raise ValueError(f"{type(model).__name__} has no block that is known here{advice}")
     places = {name: find_places(model, name) for name in makers}
     known = [*chain(*places.values())]
     for pattern in (*(include or ()), *(exclude or ())):

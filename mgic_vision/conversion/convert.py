@@ -113,12 +113,15 @@ def convert(
     splits = blocks or {}
     joined, pairs = join_pairs(model, splits.keys())
     found = find_blocks(joined, splits)
-    if not found:
-        raise ValueError(
-            f"{type(model).__name__} has no block that is known here: {nearest(model)}"
-        )
     makers = {name: partial(make, split=split) for name, split in found.items()}
-    new, report = rewrite(joined, makers, include=include, exclude=exclude, gradual=gradual)
+    new, report = rewrite(
+        joined,
+        makers,
+        include=include,
+        exclude=exclude,
+        gradual=gradual,
+        nearest="" if found else nearest(model),
+    )
     part_left(new, pairs)
     before, after = _work(model, new, input_size)
     return new, replace(report, multiply_adds_before=before, multiply_adds_after=after)

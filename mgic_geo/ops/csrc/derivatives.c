@@ -143,6 +143,7 @@ INLINE void mix_width(const task *task, int64_t start, int64_t rows, int64_t ori
     const parts parts = {near, near_stride, slopes, PARTS - 1, 3 * width};
     packing plan = task->plan, products = task->products;
     plan.origin = channel;
+    plan.scale = NULL; /* as it is: a constant, so that no code for a norm is left */
     if (plan.addend)
         plan.addend += start * plan.out;
     while (plan.from < plan.to && plan.begins[plan.from] < channel)

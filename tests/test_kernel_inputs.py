@@ -270,8 +270,8 @@ def test_many_drawn_wrong_inputs(tmp_path, pytestconfig):
     first = seed = pytestconfig.getoption("fuzz_seed")
     calls, wrong = 0, list[str]()
     while time.monotonic() < end and len(wrong) < 40:
-        made, found = _fuzz(seed, seed + 100, tmp_path / "call")
-        seed, calls, wrong = seed + 100, calls + made, wrong + found
+        made, found = _fuzz(seed, seed + SEEDS, tmp_path / "call")
+        seed, calls, wrong = seed + SEEDS, calls + made, wrong + found
     print(f"{calls} calls, seeds {first} to {seed - 1}")
     assert not wrong, "\n".join(wrong)
 

@@ -267,7 +267,7 @@ def test_sealed_checkpoint_is_still_a_torch_file(tmp_path):
 
 
 @pytest.mark.fault(1, 2)
-def test_everyflipped_bit_and_every_cut_is_noticed():
+def test_every_flipped_bit_and_every_cut_is_noticed():
     sealed = seal(b"some weights")
     for place in range(len(sealed)):
         for damaged in (

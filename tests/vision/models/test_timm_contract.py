@@ -315,7 +315,7 @@ def test_segmentation_models_dilate_the_networks(timm, kind):
     smp = pytest.importorskip("segmentation_models_pytorch")
     model = getattr(smp, kind)("tu-mgic_resnet50", encoder_weights=None, classes=4)
     with torch.no_grad():
-        assert model.eval()(torch.rand(1, 3, 64, 64)).shape == (1, 4, 64, 64)
+        assert model.eval()(torch.rand(1, 3, 128, 128)).shape == (1, 4, 128, 128)
 
 
 @pytest.mark.slow

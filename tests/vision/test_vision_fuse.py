@@ -7,6 +7,7 @@ import pytest
 import torch
 from image_networks import MODELS, assert_equal, build, make_input, norms, shift_norms
 from torch import fx, nn
+from torch.nn.utils import prune
 from torch.testing import assert_close
 from torchvision.models import resnet18
 
@@ -153,7 +154,7 @@ def test_an_unknown_choice_is_named():
 
 def pruned(layer):
     mask = torch.rand_like(layer.weight) < 0.7  # torch draws none of weights in channels-last order
-    nn.utils.prune.custom_from_mask(layer, "weight", mask)
+    prune.custom_from_mask(layer, "weight", mask)
 
 
 #: Ways to compute a weight from other parameters: by a hook, as older ones do, or by a property.

@@ -11,7 +11,7 @@ from fnmatch import fnmatchcase
 from itertools import chain
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.module import _WrappedHook
 
 from mgic_geo.blending import Blend
@@ -224,7 +224,7 @@ def rewrite(
     for pattern in (*(include or ()), *(exclude or ())):
         if not fits(known, [pattern]):
             raise ValueError(f"no known block fits {pattern!r}; there are {', '.join(known)}")
-    new: nn.Module = copy.deepcopy(model)
+    new: nn.Module = copy.deepcopy(model, computed_tensors(model))
     rows, kept = [], 0
     for name, found in places.items():
         block = new.get_submodule(name)
@@ -297,6 +297,23 @@ def user_hooks(module: nn.Module, block: nn.Module) -> list[Callable]:
         if not (inspect.ismethod(hook) and id(hook.__self__) in own)
         and not type(hook).__module__.startswith("torch.nn.utils.")
     ]
+
+
+def computed_tensors(module: nn.Module) -> dict[int, Any]:
+    """For ``copy.deepcopy``, which refuses what hooks computed from parameters: copies of these.
+
+    Such are the weights that ``torch.nn.utils.prune`` and ``weight_norm`` put on modules.
+
+    Example:
+        >>> from torch.nn.utils import prune
+        >>> linear = prune.random_unstructured(nn.Linear(2, 2), "weight", amount=1)
+        >>> new = copy.deepcopy(linear, computed_tensors(linear))
+        >>> bool((new.weight == linear.weight).all())
+        True
+    """
+    found = (value for part in module.modules() for value in vars(part).values())
+    computed = (value for value in found if isinstance(value, Tensor) and not value.is_leaf)
+    return {id(tensor): tensor.detach().clone() for tensor in computed}
 
 
 def shared_hooks(block: nn.Module) -> dict[int, Any]:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from mgic_geo.conversion import computed_tensors
 from mgic_geo.levels import MGICBlock, Residual
 from mgic_geo.nn.diff_conv import DiffGCNConv
 from mgic_geo.nn.grouped_linear import GroupedLinear
@@ -56,7 +57,7 @@ def fuse(model: Model) -> Model:
     """
     check_module(model)
     with torch.inference_mode(False):  # tensors made in it do not count their changes
-        fused = copy.deepcopy(model).eval().requires_grad_(False)
+        fused = copy.deepcopy(model, computed_tensors(model)).eval().requires_grad_(False)
         _multiply_out(fused)
         for module in list(fused.modules()):
             _fold_children(module)
@@ -154,7 +155,9 @@ def _scale_and_shift(linear: nn.Linear | GroupedLinear, scale: Tensor, shift: Te
 def _last_map(module: nn.Module) -> nn.Linear | GroupedLinear | None:
     """The linear map whose result is the module's, if there is one."""
     last = _last_layer(module)
-    return last.lin if isinstance(last, DiffGCNConv) else last
+    linear = last.lin if isinstance(last, DiffGCNConv) else last
+    # what is pruned or normalized is computed from other parameters
+    return linear if linear is not None and "weight" in linear._parameters else None
 
 
 def _last_layer(module: nn.Module) -> nn.Linear | GroupedLinear | DiffGCNConv | None:

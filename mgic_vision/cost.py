@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from mgic_geo import GroupedLinear, WidthChange, num_weights
-from mgic_geo.conversion import drop_hooks
+from mgic_geo.conversion import computed_tensors, drop_hooks
 from mgic_geo.levels import Level, MGICBlock
 from mgic_vision.layers import DepthwiseConv2d
 from mgic_vision.norm import BatchNorm2d
@@ -245,6 +245,8 @@ def without_hooks(model: nn.Module) -> nn.Module:
         memo[id(parameter)] = nn.Parameter(torch.empty_like(parameter, device="meta"))
     for buffer in model.buffers():
         memo[id(buffer)] = torch.empty_like(buffer, device="meta")
+    for key, tensor in computed_tensors(model).items():
+        memo[key] = torch.empty_like(tensor, device="meta")
     shadow = copy.deepcopy(model, memo)
     drop_hooks(shadow)
     return shadow

@@ -8,6 +8,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
+from mgic_geo.conversion import computed_tensors
 from mgic_geo.ops.gpu.choice import is_asked_for
 from mgic_geo.ops.inputs import check_module, check_tensors
 from mgic_vision.folding import fold_norms_
@@ -67,7 +68,7 @@ def fuse(model: Model, *, native: str = "auto", sample: Tensor | None = None) ->
     if native not in NATIVE:
         raise ValueError(f"native must be one of {', '.join(NATIVE)}, got {native!r}")
     with torch.inference_mode(False):  # tensors made in it do not count their changes
-        fused = copy.deepcopy(model).eval().requires_grad_(False)
+        fused = copy.deepcopy(model, computed_tensors(model)).eval().requires_grad_(False)
         for module in fused.modules():
             if isinstance(module, PackedModule):
                 module.give_back()

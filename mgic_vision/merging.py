@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from mgic_geo.conversion import computed_tensors
 from mgic_vision.layers import GroupedConv2d
 from mgic_vision.ops.kernel import is_plain
 
@@ -55,7 +56,7 @@ def merge_groups(model: Model, *, block: int = BLOCK) -> Model:
     """
     if block < 1:
         raise ValueError(f"block must be at least 1 channel, got {block}")
-    merged = copy.deepcopy(model)
+    merged = copy.deepcopy(model, computed_tensors(model))
     for module in merged.modules():
         if isinstance(module, nn.Conv2d) and is_plain(module):
             _merge_(module, _groups_to_merge(module, block))

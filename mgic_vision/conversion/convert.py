@@ -90,8 +90,9 @@ def convert(
         The network and a report that prints as a table.
 
     Raises:
-        ValueError: If a size is below 1, a pattern fits no known block, there is none at all, or
-            the model is wrapped (``DataParallel``, ``DistributedDataParallel``, compiled).
+        ValueError: If a size is below 1, a pattern fits no known block, there is none at all,
+            ``blocks`` does not give parts by class, or the model is wrapped (``DataParallel``,
+            ``DistributedDataParallel``, compiled).
 
     References:
         Section 5 ("a universal approach ... suitable for different kinds of CNNs").
@@ -111,6 +112,9 @@ def convert(
     check_convertible(model, **sizes, min_width=min_width, cycle=cycle)
     make = partial(_cycle, sizes=sizes, min_width=min_width, project=project, cycle=cycle)
     splits = blocks or {}
+    for kind in splits:
+        if not (isinstance(kind, type) and issubclass(kind, nn.Module)):
+            raise ValueError(f"blocks goes by the class of a module, got {kind!r}")
     joined, pairs = join_pairs(model, splits.keys())
     found = find_blocks(joined, splits)
     makers = {name: partial(make, split=split) for name, split in found.items()}
@@ -137,6 +141,8 @@ def _cycle(
     cycle: str,
 ) -> Replacement:
     parts = split(block)
+    if not isinstance(parts, Parts):
+        raise ValueError(f"blocks must give Parts of {type(block).__name__}, got {parts!r}")
     outer, inner = branch_widths(parts.branch)
     require(outer >= min_width, f"{outer} channels, below min_width {min_width}")
     own = set(block.modules())

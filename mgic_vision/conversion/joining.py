@@ -11,6 +11,7 @@ from typing import Any
 
 from torch import Tensor, fx, nn
 
+from mgic_geo.conversion import computed_tensors
 from mgic_vision.conversion.narrow import as_linear
 from mgic_vision.conversion.tracer import trace
 from mgic_vision.cost import without_hooks
@@ -49,7 +50,7 @@ def join_pairs(
     pairs = list(find_pairs(without_hooks(model), known))
     if not pairs:
         return model, pairs
-    joined = copy.deepcopy(model)
+    joined = copy.deepcopy(model, computed_tensors(model))
     for pair in pairs:
         first, last = joined.get_submodule(pair.first), joined.get_submodule(pair.last)
         both = FeedForward(first, last)

@@ -12,7 +12,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from mgic_geo import GroupedLinear
 from mgic_geo.conversion import drop_hooks, require, shared_hooks
 from mgic_geo.levels import Level, group_count, reset_parameters
-from mgic_vision.conversion.parts import coarse_form, is_squeeze
+from mgic_vision.conversion.parts import coarse_form
+from mgic_vision.conversion.squeeze import is_squeeze
 
 GATED = 2
 MIXING_NORMS = (nn.GroupNorm, nn.InstanceNorm2d)

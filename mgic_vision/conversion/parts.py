@@ -32,15 +32,6 @@ class Parts:
     shortcut: nn.Module = field(default_factory=nn.Identity)
 
 
-#: Names of attention over channels, which is kept on the finest level only.
-SQUEEZES = ("SqueezeExcite", "SqueezeExcitation", "SEModule", "EffectiveSEModule", "PartsAttention")
-
-
-def is_squeeze(module: nn.Module) -> bool:
-    """Whether this is attention over channels."""
-    return type(module).__name__ in SQUEEZES
-
-
 def is_split_attention(module: nn.Module) -> bool:
     """Whether this is timm's convolution with attention over parts of its result, for ResNeSt."""
     return type(module).__name__ == "SplitAttn"

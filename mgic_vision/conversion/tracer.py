@@ -12,13 +12,13 @@ from torch import Tensor, fx, nn
 from torch.nn import functional
 
 from mgic_geo.conversion import NotConvertible, require
-from mgic_vision.conversion.parts import ChannelScale, is_split_attention, is_squeeze
+from mgic_vision.conversion.parts import ChannelScale, is_split_attention
+from mgic_vision.conversion.squeeze import PRODUCTS, is_squeeze
 from mgic_vision.layers import Permute
 from mgic_vision.tracing import Shallow
 
 ADDITIONS = {operator.add, operator.iadd, torch.add, "add", "add_"}
 DIFFERENCES = {operator.sub, operator.isub, torch.sub, "sub", "sub_"}
-PRODUCTS = {operator.mul, operator.imul, torch.mul, "mul", "mul_"}
 PERMUTATIONS = {torch.permute, "permute"}
 HALVES = {torch.chunk, "chunk", operator.getitem}
 NOTHING = {"contiguous", "clone"}
@@ -134,7 +134,7 @@ def subgraph(start: fx.Node, ends: list[fx.Node], block: nn.Module) -> fx.GraphM
         if node is not start and node not in inside:
             inside.add(node)
             left += node.all_input_nodes
-    for node in inside:
+    for node in filter(inside.__contains__, start.graph.nodes):  # always for the same reason
         known = node.op == "call_module" or is_call(node, POINTWISE) or _is_half(node)
         require(known, f"does not understand `{name_of(node)}`", known=OPERATIONS)
         alone = node in ends or inside.issuperset(node.users)

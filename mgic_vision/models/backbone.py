@@ -95,7 +95,12 @@ class Backbone(nn.Module):
         check_counts(in_chans=self.in_chans)
         self.grad_checkpointing, self.drop_path_rate = False, 0.0
         rows: list[dict[str, Any]] = [
-            {"name": name, "num_chs": width, "reduction": int(name[1:]), "module": f"stages.{name}"}
+            {
+                "name": name,
+                "num_chs": width,
+                "reduction": stages.strides[name],
+                "module": f"stages.{name}",
+            }
             for name, width in stages.widths.items()
         ]
         rows[-1] |= {"num_chs": self.num_features, "module": "final"}

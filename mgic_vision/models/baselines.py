@@ -59,8 +59,11 @@ def torchvision_resnet(
         name, in_chans, weights=weights, replace_stride_with_dilation=dilated
     )
     stages = Stages(source.bn1.num_features, 4)
-    for layer in (source.layer1, source.layer2, source.layer3, source.layer4):
-        _add_blocks(stages, layer, lambda block: block.bn3.num_features)
+    for stride, layer in zip(
+        (4, 8, 16, 32), (source.layer1, source.layer2, source.layer3, source.layer4), strict=True
+    ):
+        dilation = max(stride // output_stride, 1)
+        _add_blocks(stages, layer, lambda block: block.bn3.num_features, dilation)
     stem = _take(source, "conv1", "bn1", "relu", "maxpool")
     model = make_model(
         Backbone(stem, stages, input_size=(in_chans, 224, 224)), num_classes, **options
@@ -230,10 +233,13 @@ def _mobilenet_backbone(source: Any, *input_size: int) -> Backbone:
     return Backbone(stem, stages, final, num_features=features, input_size=input_size)
 
 
-def _add_blocks(stages: Stages, blocks: Iterable[nn.Module], width: Callable[[Any], int]) -> None:
+def _add_blocks(
+    stages: Stages, blocks: Iterable[nn.Module], width: Callable[[Any], int], dilation: int = 1
+) -> None:
     for block in blocks:
         convs = (module for module in block.modules() if isinstance(module, nn.Conv2d))
-        stages.add(block, width(block), stride=max(conv.stride[0] for conv in convs))
+        stride = max(conv.stride[0] for conv in convs)
+        stages.add(block, width(block), stride=stride, dilation=dilation)
 
 
 def _keep_classifier(model: Backbone, classifier: nn.Linear) -> Backbone:

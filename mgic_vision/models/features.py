@@ -9,8 +9,10 @@ from typing import Any
 Indices = Sequence[int] | int | None
 
 
-class FeatureInfo(Sequence[dict[str, Any]]):
+class FeatureInfo(list[dict[str, Any]]):
     """Channels, stride and module of every feature map of a network, as timm's class of this name.
+
+    It is a list of what is known of each, from which timm's own wrappers make theirs.
 
     Args:
         rows: For every feature map ``num_chs``, ``reduction`` (its stride) and ``module``.
@@ -27,8 +29,17 @@ class FeatureInfo(Sequence[dict[str, Any]]):
     """
 
     def __init__(self, rows: Sequence[dict[str, Any]], out_indices: Indices = None) -> None:
-        self.info = [{"index": number, **row} for number, row in enumerate(rows)]
-        self.out_indices = take_indices(len(self.info), out_indices)
+        super().__init__({"index": number, **row} for number, row in enumerate(rows))
+        self.out_indices = take_indices(len(self), out_indices)
+
+    @property
+    def info(self) -> list[dict[str, Any]]:
+        """The rows, by timm's name for them."""
+        return self
+
+    def from_other(self, out_indices: Indices) -> FeatureInfo:
+        """The same rows, of which a network gives others."""
+        return FeatureInfo(self, out_indices)
 
     def get(self, key: str, idx: int | Sequence[int] | None = None) -> Any:
         """One entry of the features that are given, or of those at ``idx``, given or not."""
@@ -56,12 +67,6 @@ class FeatureInfo(Sequence[dict[str, Any]]):
     def module_name(self, idx: int | Sequence[int] | None = None) -> Any:
         """Names of the modules that give them, as :meth:`get`."""
         return self.get("module", idx)
-
-    def __getitem__(self, index: Any) -> Any:
-        return self.info[index]
-
-    def __len__(self) -> int:
-        return len(self.info)
 
 
 def take_indices(count: int, indices: Indices) -> tuple[int, ...]:

@@ -126,8 +126,10 @@ class LRASPP(nn.Module):
 
     @property
     def feature_info(self) -> FeatureInfo:
-        """The backbone's."""
-        return self.backbone.feature_info
+        """The backbone's, whose modules are inside it."""
+        info = self.backbone.feature_info
+        rows = [row | {"module": f"backbone.{row['module']}"} for row in info]
+        return FeatureInfo(rows, info.out_indices)
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """As :meth:`Backbone.set_grad_checkpointing`."""

@@ -9,6 +9,7 @@ from torch import nn
 
 from mgic_vision.models.lraspp import make_segmenter
 from mgic_vision.models.mobilenetv3 import NetworkOptions, Table, mobile_backbone
+from mgic_vision.models.stages import StagesByResolution
 
 
 def lraspp_mgic(
@@ -51,7 +52,9 @@ def lraspp_mgic(
     """
     network.setdefault("output_stride", 16)
     return make_segmenter(
-        mobile_backbone(halve_last_block(table), 1024, 2048, **network),
+        mobile_backbone(
+            halve_last_block(table), 1024, 2048, **network, make_stages=StagesByResolution
+        ),
         num_classes,
         filters=filters,
         pool_window=pool_window,

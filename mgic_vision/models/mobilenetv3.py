@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Unpack
@@ -206,10 +207,12 @@ def mobile_backbone(
     change: str = "depthwise",
     downsample: str = "stride",
     in_chans: int = 3,
+    make_stages: Callable[[int, int], Stages] = Stages,
 ) -> Backbone:
     """An MGIC-MobileNetV3 without its head, for images of ``size``, their height and width.
 
-    The other arguments are those of :class:`NetworkOptions`.
+    ``make_stages`` says how blocks are named; the other arguments are those of
+    :class:`NetworkOptions`.
 
     Raises:
         ValueError: If ``width`` is not positive, ``output_stride`` not a power of 2 from 2 on, or
@@ -220,7 +223,7 @@ def mobile_backbone(
     dilation = Dilation(output_stride, 2)
     swish = HARDSWISH if h_swish else RELU
     stem_width, last = round_width(16 * width), round_width(table.last * width)
-    stages = Stages(stem_width, 2)
+    stages = make_stages(stem_width, 2)
     for row in table.rows:
         before = dilation.taps
         stride = dilation.reduce(stages.stride, row.stride)
@@ -246,7 +249,7 @@ def mobile_backbone(
             cycle=cycle,
             downsample=downsample,
         )
-        stages.add(unit, out, stride=stride)
+        stages.add(unit, out, stride=stride, dilation=dilation.taps)
     stem = conv_norm_act(in_chans, stem_width, kernel=3, stride=2, activation=swish)
     final = conv_norm_act(stages.channels, last, activation=swish)
     return Backbone(stem, stages, final, num_features=last, input_size=(in_chans, *size))

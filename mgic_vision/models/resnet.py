@@ -201,6 +201,6 @@ def _mgic_resnet(
                 cycle=cycle,
                 downsample=downsample,
             )
-            stages.add(unit, row.out, stride=stride)
+            stages.add(unit, row.out, stride=stride, dilation=dilation.taps)
     final = Chain(OrderedDict(norm=BatchNorm2d(stages.channels), act=RELU()))
     return make_model(Backbone(stem, stages, final, input_size=input_size), num_classes, **options)

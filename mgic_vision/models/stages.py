@@ -12,7 +12,10 @@ from torch.utils.checkpoint import checkpoint
 
 
 class Stages(nn.ModuleDict):
-    """The blocks of a network, by the stride they run at: ``s4``, ``s8`` and so on.
+    """The blocks of a network by stride: ``s4``, ``s8`` and so on.
+
+    Where dilation takes the place of a stride the name stays: weights of a network fit it with
+    another output stride, which has as many features.
 
     Args:
         channels: Channels that the stem gives.
@@ -23,24 +26,54 @@ class Stages(nn.ModuleDict):
         >>> stages.add(nn.MaxPool2d(2), 16, stride=2)
         >>> list(stages), stages.widths
         (['s4'], {'s4': 16})
+        >>> stages.add(nn.Conv2d(16, 16, 3, dilation=2), 16, dilation=2)
+        >>> stages.strides
+        {'s4': 4, 's8': 4}
     """
 
     def __init__(self, channels: int, stride: int) -> None:
         super().__init__()
         self.channels, self.stride = channels, stride
         self.widths: dict[str, int] = {}
+        self.strides: dict[str, int] = {}
         self.keeps: dict[str, list[bool]] = {}  # whether a block gives the shape that it gets
 
-    def add(self, block: nn.Module, channels: int, *, stride: int = 1) -> None:
-        """Append a block that gives ``channels`` and divides the resolution by ``stride``."""
+    def add(self, block: nn.Module, channels: int, *, stride: int = 1, dilation: int = 1) -> None:
+        """Append a block.
+
+        Args:
+            block: The block.
+            channels: Channels that it gives.
+            stride: By which it divides the resolution.
+            dilation: What stands for strides, up to this block.
+        """
         keeps = stride == 1 and channels == self.channels
         self.channels, self.stride = channels, self.stride * stride
-        name = f"s{self.stride}"
+        name = self.name(dilation)
         if name not in self:
             self[name], self.keeps[name] = nn.Sequential(), []
         cast(nn.Sequential, self[name]).append(block)
-        self.widths[name] = channels
+        self.widths[name], self.strides[name] = channels, self.stride
         self.keeps[name].append(keeps)
+
+    def name(self, dilation: int) -> str:
+        """Name of the stage of a block."""
+        return f"s{self.stride * dilation}"
+
+
+class StagesByResolution(Stages):
+    """The same by the stride that blocks run at, whatever dilation stands for.
+
+    Example:
+        >>> stages = StagesByResolution(16, 16)
+        >>> stages.add(nn.Conv2d(16, 16, 3, dilation=2), 16, dilation=2)
+        >>> list(stages)
+        ['s16']
+    """
+
+    def name(self, dilation: int) -> str:
+        """Name of the stage of a block."""
+        return super().name(1)
 
 
 class Dilation:

@@ -46,7 +46,13 @@ def is_pointwise(layer: nn.Module) -> bool:
 
 
 def is_plain(linear: nn.Module) -> bool:
-    """Whether a map uses its weight as it is; others standardize it, as timm's ``StdConv2d``."""
+    """Whether a map uses its weight as it is.
+
+    Others standardize it, as timm's ``StdConv2d``, or compute it from other parameters, as where
+    it is pruned or normalized.
+    """
+    if "weight" not in linear._parameters:
+        return False
     forward = type(linear).forward
     ours = forward.__module__.startswith("mgic_vision.")
     return ours or forward in (nn.Conv2d.forward, nn.Linear.forward)

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.utils import prune
 from torch.testing import assert_close
 from torch_geometric.nn import GCNConv
 
@@ -132,3 +133,11 @@ def test_fused_network_is_one_graph():
     fused = fuse(create_model("mgic_diffgcn", 4, width=16, k=4, layers=1))
     compiled = torch.compile(fused, backend="eager", fullgraph=True)
     assert_close(compiled(*POINTS, 3), fused(*POINTS, 3))
+
+
+def test_a_pruned_weight_stays_as_it_is():
+    model = nn.Sequential(nn.Linear(8, 8), nn.BatchNorm1d(8)).train()
+    model(2 * torch.randn(32, 8) + 1)
+    prune.random_unstructured(model[0], "weight", 0.5)
+    x = torch.randn(4, 8)
+    assert_close(fuse(model)(x), model.eval()(x))

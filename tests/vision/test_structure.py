@@ -12,6 +12,7 @@ from torch.testing import assert_close
 from mgic_geo import MGICBlock
 from mgic_vision import Parts, convert
 from mgic_vision.conversion import structure
+from mgic_vision.conversion.squeeze import is_squeeze
 from mgic_vision.conversion.structure import find_blocks
 from mgic_vision.conversion.tracer import OPERATIONS, is_scale, is_silent
 
@@ -103,6 +104,55 @@ class Filtering(Own):
 class Branching(Own):
     def forward(self, x):
         return x + self.branch(x) if x.sum() > 0 else x
+
+
+class PooledGate(nn.Module):
+    """Attention over channels by functions, as in many a network of one file."""
+
+    def __init__(self):
+        super().__init__()
+        self.maps = nn.Sequential(nn.Linear(32, 8), nn.ReLU(), nn.Linear(8, 32), nn.Sigmoid())
+
+    def pooled(self, x):
+        return x.mean((2, 3))
+
+    def forward(self, x):
+        batch, channels, _, _ = x.size()
+        return x * self.maps(self.pooled(x)).view(batch, channels, 1, 1).expand_as(x)
+
+
+class AdaptiveGate(PooledGate):
+    def pooled(self, x):
+        return functional.adaptive_avg_pool2d(x, 1).flatten(1)
+
+
+class BandGate(nn.Module):
+    """As ECA: one short filter over the channels."""
+
+    def __init__(self):
+        super().__init__()
+        self.pool = nn.AdaptiveAvgPool2d(1)
+        self.filter = nn.Conv1d(1, 1, 3, padding=1, bias=False)
+
+    def forward(self, x):
+        y = self.filter(self.pool(x).squeeze(-1).transpose(1, 2)).transpose(1, 2)
+        return y.unsqueeze(-1).sigmoid() * x
+
+
+class PlaceGate(PooledGate):
+    """Differs from place to place."""
+
+    def forward(self, x):
+        return x * self.maps(x.mean(2).transpose(1, 2)).transpose(1, 2).unsqueeze(2)
+
+
+class Squeezed(Own):
+    def __init__(self, gate):
+        super().__init__()
+        self.gate = gate
+
+    def forward(self, x):
+        return x + self.gate(self.branch(x))
 
 
 class GatedMap(nn.Module):
@@ -285,6 +335,44 @@ def test_block_of_a_known_kind_without_shortcut_is_named():
     _, report = convert(nn.Sequential(Either(False), Either(True)), **SIZES)
     (left,) = report.left
     assert (left.name, left.reason) == ("0", structure.NO_SHORTCUT)
+
+
+@pytest.mark.parametrize("gate", [PooledGate, AdaptiveGate, BandGate])
+def test_attention_over_channels_is_on_the_finest_level_alone(gate):
+    torch.manual_seed(0)
+    block = Squeezed(gate()).eval()
+    new, row = change(block)
+    assert row.after is not None
+    assert [type(m) for m in new.modules()].count(gate) == 1
+    same, _ = convert(block, group_size=512, coarse_size=16, min_width=1, project=True)
+    with torch.no_grad():
+        for norm in same.eval().cycle.norms:
+            norm.weight.zero_()
+    assert_close(same(IMAGE), block(IMAGE), rtol=1e-5, atol=1e-5)
+
+
+def test_what_differs_from_place_to_place_is_no_attention_over_channels():
+    assert is_squeeze(PooledGate())
+    assert not is_squeeze(PlaceGate())
+    _, row = change(Squeezed(PlaceGate()))
+    assert "does not understand `mean`" in row.reason
+
+
+def test_a_block_is_always_left_for_the_same_reason():
+    class Many(Own):
+        def forward(self, x):
+            y = self.a(x)
+            return x + self.b(y.softmax(1) + y.cumsum(1) + y.flip(1) + y.roll(1, 1))
+
+    assert {change(Many())[1].reason for _ in range(5)} == {
+        f"does not understand `softmax`; known is {OPERATIONS}"
+    }
+
+
+@pytest.mark.parametrize("blocks", [{"Own": Parts}, {Own: lambda block: block.a}])
+def test_what_gives_no_parts_by_class_is_refused(blocks):
+    with pytest.raises(ValueError, match=r"blocks (goes by the class|must give Parts of Own)"):
+        change(Own(), blocks=blocks)
 
 
 def test_user_says_what_a_block_is_made_of():

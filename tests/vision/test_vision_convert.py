@@ -11,6 +11,7 @@ from image_networks import assert_equal, shift_norms
 from timm.layers import BatchNormAct2d, ConvMlp, Mlp, create_conv2d
 from timm.models.resnetv2 import PreActBottleneck
 from torch import nn
+from torch.nn.utils import prune
 from torch.testing import assert_close
 from torchvision.models import resnet18, shufflenet_v2_x0_5, vgg11
 
@@ -308,3 +309,18 @@ def test_timm_and_torchvision_are_not_imported_with_mgic_vision():
             names = [alias.name for alias in getattr(node, "names", [])]
             modules = [node.module or ""] if isinstance(node, ast.ImportFrom) else names
             assert not any(module.split(".")[0] in ("timm", "torchvision") for module in modules)
+
+
+@pytest.mark.parametrize("gradual", [False, True])
+def test_a_network_with_pruned_and_normalized_weights_is_converted_but_for_those(gradual):
+    model = resnet18().eval()
+    prune.random_unstructured(model.layer1[0].conv1, "weight", 0.5)
+    nn.utils.parametrizations.weight_norm(model.layer1[1].conv2)
+    model(torch.rand(1, 3, 32, 32))  # computes the pruned weight with a gradient
+    new, report = convert(model, group_size=16, gradual=gradual, input_size=(3, 32, 32))
+    reasons = {row.name: row.reason for row in report.left}
+    assert "weight_mask, weight_orig" in reasons["layer1.0"]
+    assert "does not understand Parametrization" in reasons["layer1.1"]
+    assert [row.name for row in report.changed] == ["layer2.1", "layer3.1", "layer4.1"]
+    new(torch.rand(1, 3, 32, 32)).sum().backward()
+    assert new.layer1[0].conv1.weight_orig.grad is not None

@@ -7,11 +7,12 @@ import pytest
 import torch
 from image_networks import MODELS, assert_equal, build, make_input, norms, shift_norms
 from torch import fx, nn
+from torch.nn.utils import prune
 from torch.testing import assert_close
 from torchvision.models import resnet18
 
 from mgic_geo import MGICBlock
-from mgic_vision import LRASPP, basic_block, bottleneck, fuse, mgic_unit
+from mgic_vision import LRASPP, basic_block, bottleneck, fuse, merge_groups, mgic_unit
 from mgic_vision.folding import fold_norms_
 
 # one that is pre-activation with a norm on every finer level, one with squeeze-excite, one vector
@@ -149,3 +150,41 @@ def test_a_norm_without_statistics_stays():
 def test_an_unknown_choice_is_named():
     with pytest.raises(ValueError, match="native must be one of auto, never, got 'always'"):
         fuse(nn.Identity(), native="always")
+
+
+def pruned(layer):
+    mask = torch.rand_like(layer.weight) < 0.7  # torch draws none of weights in channels-last order
+    prune.custom_from_mask(layer, "weight", mask)
+
+
+#: Ways to compute a weight from other parameters: by a hook, as older ones do, or by a property.
+COMPUTED = {"pruned": pruned, "normalized": nn.utils.parametrizations.weight_norm}
+
+
+@pytest.mark.parametrize("compute", COMPUTED.values(), ids=COMPUTED)
+@pytest.mark.parametrize("native", ["auto", "never"])
+@pytest.mark.parametrize("name", ["mgic_resnet56", "mgic_mobilenetv3_small"])
+def test_what_computes_weights_stays_as_it_is(name, native, compute):
+    """A norm in such a weight would be lost when it is computed again."""
+    model = trained(name).eval()
+    for layer in [m for m in model.modules() if isinstance(m, nn.Conv2d)]:
+        compute(layer)
+    x = make_input(model)
+    with torch.no_grad():
+        assert_equal(fuse(model, native=native)(x), model(x))
+        merged = merge_groups(fuse(model, native=native), block=64)
+        assert_equal(merged(x), model(x))
+
+
+@pytest.mark.parametrize("compute", COMPUTED.values(), ids=COMPUTED)
+def test_weights_of_a_fused_network_are_pruned_and_normalized(compute):
+    model = trained("mgic_resnet56")
+    fused, plain = fuse(model), fuse(model, native="never")
+    x = make_input(model)
+    with torch.no_grad():
+        fused(x)
+        for network in (fused, plain):
+            torch.manual_seed(0)
+            for layer in [m for m in network.modules() if isinstance(m, nn.Conv2d)]:
+                compute(layer)
+        assert_equal(fused(x), plain(x))

@@ -19,6 +19,7 @@ from mgic_vision.norm import BatchNorm2d
 from mgic_vision.ops.packed import PackedModule
 
 LEVELS = ("s8", "s16", "s32")
+MASKS = [name for name in MODELS if name.startswith("lraspp")]
 
 
 QUICK = ("function_mgic", "ghost_resnet56", "lraspp_mgic_small", "mgic_resnet56", "resnet50")
@@ -73,14 +74,17 @@ def test_a_cycle_alone_is_traced():
     assert_close(fx.symbolic_trace(nn.Sequential(cycle))(x), cycle(x))
 
 
-@pytest.mark.parametrize("name", ["mgic_resnet56", "mgic_mobilenetv3_small", "resnet50"])
+@pytest.mark.parametrize(
+    "name", [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in MODELS]
+)
 def test_torchvisions_extractor_gives_the_features_of_every_stride(name):
     model = build(name).eval()
     names = [info["module"] for info in model.feature_info]
     extractor = create_feature_extractor(model, {module: module for module in names}).eval()
     x = make_input(model)
     with torch.no_grad():
-        found, expected = extractor(x), model.features(x)
+        found = extractor(x)
+        expected = model.forward_features(x) if name in MASKS else model.features(x)
     assert_close([found[module] for module in names], list(expected.values()))
 
 

@@ -1,6 +1,7 @@
 """What timm's tools ask of a classifier, asked of every one in the registry."""
 
 import copy
+import pickle
 import warnings
 
 import pytest
@@ -164,6 +165,24 @@ def test_information_on_features_answers_as_timms(timm, model):
     assert len(model.feature_info) == len(theirs)
 
 
+@pytest.mark.parametrize("wrapper", ["FeatureGetterNet", "FeatureGraphNet"])
+def test_timms_wrappers_take_the_network_itself(timm, model, wrapper):
+    theirs = getattr(timm.models._features, wrapper, None) or getattr(timm.models, wrapper)
+    theirs = theirs(copy.deepcopy(model), out_indices=(0, 2)).eval()
+    assert theirs.feature_info.channels() == model.feature_info.channels((0, 2))
+    x = image(model)
+    with torch.no_grad():
+        expected = list(model.features(x).values())
+        assert_close(theirs(x), [expected[0], expected[2]])
+
+
+def test_information_on_features_is_copied_with_what_is_given(model):
+    info = build(model.registered, features_only=True, out_indices=(0, -1)).feature_info
+    for again in (copy.deepcopy(info), pickle.loads(pickle.dumps(info)), info.from_other((0, -1))):
+        assert type(again) is type(info)
+        assert (list(again), again.out_indices) == (list(info), info.out_indices)
+
+
 # the head
 
 
@@ -262,10 +281,10 @@ def test_vectors_are_no_images_whose_blocks_are_left_out(name):
 def test_strides_beyond_the_output_stride_become_dilation(name, stride):
     model, plain = build(name, output_stride=stride).eval(), build(name).eval()
     assert model.feature_info.reduction(-1) == stride
-    shapes = {key: tensor.shape for key, tensor in plain.state_dict().items()}
-    assert sorted(map(str, shapes.values())) == sorted(
-        str(tensor.shape) for tensor in model.state_dict().values()
-    )
+    model.load_state_dict(plain.state_dict())
+    assert model.feature_info.channels() == plain.feature_info.channels()
+    reductions = [min(reduction, stride) for reduction in plain.feature_info.reduction()]
+    assert model.feature_info.reduction() == reductions
     with torch.no_grad():
         assert model.forward_features(torch.rand(1, 3, 64, 64)).shape[2:] == (64 // stride,) * 2
     dilated = {m.dilation[0] for m in model.modules() if isinstance(m, nn.Conv2d)}
@@ -282,6 +301,21 @@ def test_timm_builds_features_as_we_do(timm, name):
     theirs = timm.create_model(name, features_only=True, out_indices=(0, -1), feature_cls="getter")
     ours = create_model(name, features_only=True, out_indices=(0, -1))
     assert str(theirs) == str(ours)
+
+
+def test_pretrained_weights_take_another_output_stride(timm):
+    model = timm.create_model("mgic_resnet56", pretrained=True, output_stride=2).eval()
+    with torch.no_grad():
+        assert model.forward_features(torch.rand(1, 3, 28, 28)).shape == (1, 64, 14, 14)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["DeepLabV3Plus", "PAN"])
+def test_segmentation_models_dilate_the_networks(timm, kind):
+    smp = pytest.importorskip("segmentation_models_pytorch")
+    model = getattr(smp, kind)("tu-mgic_resnet50", encoder_weights=None, classes=4)
+    with torch.no_grad():
+        assert model.eval()(torch.rand(1, 3, 128, 128)).shape == (1, 4, 128, 128)
 
 
 @pytest.mark.slow

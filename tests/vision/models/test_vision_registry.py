@@ -420,8 +420,8 @@ def test_pools_follow_the_cycles_where_asked(name):
 
 def test_dilation_replaces_strides_beyond_the_output_stride():
     model = build(V3, output_stride=16)
-    assert model.feature_info[-1]["name"] == "s16"
-    dilated = {m.dilation for m in model.stages["s16"][-1].modules() if isinstance(m, nn.Conv2d)}
+    assert model.feature_info.reduction() == [2, 4, 8, 16, 16]
+    dilated = {m.dilation for m in model.stages["s32"][-1].modules() if isinstance(m, nn.Conv2d)}
     assert (2, 2) in dilated
     assert num_weights(model) == COSTS[V3][0]
 

@@ -1,10 +1,11 @@
 """The parser of training scripts: what is wrong is said in three lines, with the nearest name."""
 
 import argparse
+import dataclasses
 import re
 import sys
 from collections.abc import Collection
-from typing import Any, NoReturn
+from typing import Any, NoReturn, get_args
 
 from lightning.pytorch.cli import LightningArgumentParser
 
@@ -27,8 +28,12 @@ class Parser(LightningArgumentParser):
 
     def option_names(self) -> list[str]:
         """Return the dotted names of all options, those of nested classes among them."""
-        options = (action.dest for action in self._actions if action.option_strings)
-        names = [name for name in options if not name.endswith(".help")]
+        options = [action for action in self._actions if action.option_strings]
+        names = [action.dest for action in options if not action.dest.endswith(".help")]
+        for action in options:
+            for kind in get_args(getattr(action, "_typehint", None)):  # as of Augment | None
+                if dataclasses.is_dataclass(kind):
+                    names += [f"{action.dest}.{field.name}" for field in dataclasses.fields(kind)]
         for action in self._actions:
             if isinstance(action, argparse._SubParsersAction):
                 names += action.choices["fit"].option_names()
@@ -45,12 +50,16 @@ def explain(message: str, names: Collection[str]) -> str:
         'no option data.nam; did you mean data.name?'
         >>> explain("Parser key \"seed\":  Expected a <class 'int'>. Got value: x", ["seed"])
         'seed: expected int, got x'
+        >>> explain("argument --format: invalid choice: 'jsn' (choose from 'csv', 'json')", [])
+        "argument --format: invalid choice: 'jsn' (choose from 'csv', 'json'); did you mean json?"
     """
     if found := re.match(r"unrecognized arguments: (--?[^\s=]+)", message):
         name = found[1].lstrip("-").replace("-", "_")
         return f"no option {found[1]}{nearest(name, names, '--')}"
     if found := re.search(r"does not accept option '([^']+)'", message):
         return f"no option {found[1]}{nearest(found[1], names)}"
+    if found := re.search(r"invalid choice: '([^']*)' \(choose from (.+)\)$", message):
+        return message + nearest(found[1], re.findall(r"[\w-]+", found[2]))
     key = re.match(r'Parser key "([^"]+)":\s*', message)
     if key and (inner := re.search(r"Option '([^']+)' is not accepted", message)):
         return f"no option {key[1]}.{inner[1]}{nearest(f'{key[1]}.{inner[1]}', names)}"

@@ -186,6 +186,8 @@ def test_callbacks_that_change_frozen_settings_are_refused_by_name(name, fit, tm
         (["--data.nmae", "x"], "no option --data.nmae; did you mean --data.name?"),
         (["--data.nam", "x"], "no option --data.nam; did you mean --data.name?"),
         (["--rsume"], "no option --rsume; did you mean --resume?"),
+        (["--data.augment.jiter", "1"], "did you mean data.augment.jitter?"),
+        (["--on_nonfinite", "rolback"], "; did you mean rollback?"),
         (["--data.name", "shape10"], "got shape10; did you mean shapes10?"),
         (["--data.batch_size", "x"], "data.batch_size: expected int, got x"),
         (["--data.test_splits", "[tset]"], "no split tset in shapes10"),
@@ -203,6 +205,7 @@ def test_wrong_options_are_told_in_three_lines_with_the_nearest_name(args, messa
     [
         ("data:\n  nam: x\n", "no option data.nam; did you mean data.name?"),
         ("trainer:\n  max_epoch: 3\n", "did you mean trainer.max_epochs?"),
+        ("data:\n  augment:\n    rotat_z: 9\n", "did you mean data.augment.rotate_z?"),
         ("trainer: [\n", "while parsing a flow node"),
     ],
 )

@@ -9,6 +9,7 @@ from lightning.pytorch import Callback, callbacks
 from lightning.pytorch.cli import LightningArgumentParser
 
 from scripts.training.data import ClassificationData
+from scripts.training.parser import SHORT
 from scripts.training.predictions import FORMATS
 from scripts.training.reliability.errors import TrainingError
 from scripts.training.reliability.run_folder import CONFIG
@@ -32,8 +33,6 @@ ON_NONFINITE = {
     "stop": "end with an error that names step, learning rate and samples",
     "rollback": "go back to the last checkpoint and leave the batch out",
 }
-
-SHORT = {"--votes": "--data.votes", "--up": "--data.up"}
 
 ONLY = {
     "max_steps": (-1,),

@@ -49,10 +49,10 @@ def test_another_number_of_shapes_is_a_warning(root):
 
 
 def test_what_is_not_there_is_said_with_the_way_to_fetch_it(tmp_path):
-    with pytest.raises(SourceError, match="neither a folder nor a zip; modelnet40.fetch downloads"):
+    with pytest.raises(SourceError, match=r"nor a zip; modelnet40\.fetch downloads"):
         ModelNet40(tmp_path / "nowhere")
     data = PointClouds("modelnet40", str(tmp_path / "nowhere"))
-    with pytest.raises(TrainingError, match="--data.download true fetches ModelNet40"):
+    with pytest.raises(TrainingError, match=r"--data\.download true fetches ModelNet40"):
         data.setup("fit")
 
 

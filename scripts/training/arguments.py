@@ -95,7 +95,7 @@ def with_saved_config(
     Raises:
         TrainingError: Only a root is named, and the data set of the run is none that is read.
     """
-    stage, rest = args[:1], [_spelled_out(word) for word in args[1:]]
+    stage, rest = args[:1], _spelled_out(args[1:])
     found = read_settings(rest)
     own_config = any(word.partition("=")[0] == "--config" for word in rest)
     continued = "resume" in found and not own_config if stage == ["fit"] else True
@@ -138,10 +138,21 @@ def _other_data(
     return ["--data.name", reader, *forgotten]
 
 
-def _spelled_out(word: str) -> str:
-    """Return the whole name of an option that has a short one."""
-    name, equals, value = word.partition("=")
-    return f"{SHORT.get(name, name)}{equals}{value}"
+def _spelled_out(words: Sequence[str]) -> list[str]:
+    """Write the whole names of options that have short ones, and an axis as part of its option.
+
+    Example:
+        >>> _spelled_out(["--votes", "4", "--up", "-z"])  # -z alone would be taken for an option
+        ['--data.votes', '4', '--data.up=-z']
+    """
+    spelled: list[str] = []
+    for word in words:
+        name, equals, value = word.partition("=")
+        if spelled[-1:] == [SHORT["--up"]] and word in ("-x", "-y", "-z"):
+            spelled[-1] += f"={word}"
+        else:
+            spelled.append(f"{SHORT.get(name, name)}{equals}{value}")
+    return spelled
 
 
 def refuse_inexact(trainer: Mapping[str, Any]) -> None:

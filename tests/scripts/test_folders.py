@@ -14,6 +14,8 @@ from training_runs import run
 
 from datasets.off import write_off
 from scripts.report import name_columns
+from scripts.training.points import PointClouds
+from scripts.training.reliability.errors import TrainingError
 from scripts.training.reports.report import read_splits
 from scripts.training.results import same_test
 
@@ -257,6 +259,13 @@ def test_an_axis_that_is_not_known_is_warned_about_and_an_option_turns_it(whole,
     probabilities = list(one["probabilities"].values())
     for (other,) in others:
         assert list(other["probabilities"].values()) == pytest.approx(probabilities, abs=1e-3)
+
+
+def test_a_file_that_is_not_read_is_not_asked_for_its_axis(tmp_path):
+    path = tmp_path / "notes.md"
+    path.write_text("1 2 3")
+    with pytest.raises(TrainingError, match="no format that is read"):
+        PointClouds().read_file(path, {})
 
 
 def test_other_seeds_draw_other_points_and_the_same_seed_the_same(whole, folder, call):

@@ -10,6 +10,8 @@ from typing import Any
 from datasets.download import download as download_file
 from datasets.mesh_folder import MeshFolder
 from datasets.modelnet10 import CountsWarning
+from datasets.off import shown
+from datasets.source import SourceError
 
 URL = "https://modelnet.cs.princeton.edu/ModelNet40.zip"
 ZIP_SHA256 = "42dc3e656932e387f554e25a4eb2cc0e1a1bd3ab54606e2a9eae444c60e536ac"
@@ -39,7 +41,11 @@ class ModelNet40(MeshFolder):
         **options: Any,
     ) -> None:
         inside = (Path(root, name) for name in ("ModelNet40", "ModelNet40.zip"))
-        super().__init__(next(filter(Path.exists, inside), root), split, **options)
+        place = next(filter(Path.exists, inside), Path(root))
+        if not place.exists():
+            hint = "modelnet40.fetch downloads ModelNet40"
+            raise SourceError(f"{shown(root)}: neither a folder nor a zip; {hint}")
+        super().__init__(place, split, **options)
         if len(self) != (wanted := expected.get(split, len(self))):
             message = f"{split} has {len(self)} shapes, not the {wanted} of ModelNet40"
             warnings.warn(message, CountsWarning, stacklevel=2)

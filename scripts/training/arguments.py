@@ -9,6 +9,7 @@ from lightning.pytorch import Callback, callbacks
 from lightning.pytorch.cli import LightningArgumentParser
 
 from scripts.training.data import ClassificationData
+from scripts.training.parser import SHORT
 from scripts.training.predictions import FORMATS
 from scripts.training.reliability.errors import TrainingError
 from scripts.training.reliability.run_folder import CONFIG
@@ -32,8 +33,6 @@ ON_NONFINITE = {
     "stop": "end with an error that names step, learning rate and samples",
     "rollback": "go back to the last checkpoint and leave the batch out",
 }
-
-SHORT = {"--votes": "--data.votes", "--up": "--data.up"}
 
 ONLY = {
     "max_steps": (-1,),
@@ -96,7 +95,7 @@ def with_saved_config(
     Raises:
         TrainingError: Only a root is named, and the data set of the run is none that is read.
     """
-    stage, rest = args[:1], [_spelled_out(word) for word in args[1:]]
+    stage, rest = args[:1], _spelled_out(args[1:])
     found = read_settings(rest)
     own_config = any(word.partition("=")[0] == "--config" for word in rest)
     continued = "resume" in found and not own_config if stage == ["fit"] else True
@@ -139,10 +138,21 @@ def _other_data(
     return ["--data.name", reader, *forgotten]
 
 
-def _spelled_out(word: str) -> str:
-    """Return the whole name of an option that has a short one."""
-    name, equals, value = word.partition("=")
-    return f"{SHORT.get(name, name)}{equals}{value}"
+def _spelled_out(words: Sequence[str]) -> list[str]:
+    """Write the whole names of options that have short ones, and an axis as part of its option.
+
+    Example:
+        >>> _spelled_out(["--votes", "4", "--up", "-z"])  # -z alone would be taken for an option
+        ['--data.votes', '4', '--data.up=-z']
+    """
+    spelled: list[str] = []
+    for word in words:
+        name, equals, value = word.partition("=")
+        if spelled[-1:] == [SHORT["--up"]] and word in ("-x", "-y", "-z"):
+            spelled[-1] += f"={word}"
+        else:
+            spelled.append(f"{SHORT.get(name, name)}{equals}{value}")
+    return spelled
 
 
 def refuse_inexact(trainer: Mapping[str, Any]) -> None:

@@ -20,6 +20,7 @@ from scripts.training.weights import Weights
 # arguments of data sets, as their messages spell them -> options of the command line
 OPTIONS = {
     "download=True": "--data.download true",
+    "modelnet40.fetch downloads": "--data.download true fetches",
     "expected_counts=None": "--data.check_counts false",
     "name those to use as classes=": "read any classes with --data.name folder",
     "source=": "--data.zip ",

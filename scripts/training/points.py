@@ -145,15 +145,15 @@ class CloudData(ClassificationData):
         Raises:
             TrainingError: The file cannot be read; the message names it.
         """
-        if self.up is None and path.suffix.lower() not in (".off", *Y_UP):
-            message = f"{shown(path)}: the file does not say which axis is up; taken for z, --up "
-            warnings.warn(message + "names another", TrainingWarning, stacklevel=2)
         options = {"lenient": self.lenient, "features": self.features}
         try:
             vertices, faces = read_shape(path, up=self.up or "z", **options)
         except (OSError, ValueError) as error:
             message = str(error) if shown(path) in str(error) else f"{shown(path)}: {error}"
             raise TrainingError(f"cannot read {message}") from error
+        if self.up is None and path.suffix.lower() not in (".off", *Y_UP):
+            message = f"{shown(path)}: the file does not say which axis is up; taken for z, --up "
+            warnings.warn(message + "names another", TrainingWarning, stacklevel=2)
         return self.make_sample(vertices, faces, str(path))
 
     def make_sample(self, vertices: np.ndarray, faces: np.ndarray, name: str) -> Data:

@@ -9,7 +9,9 @@ from datasets import modelnet40
 from datasets.download import DownloadError
 from datasets.modelnet10 import CountsWarning
 from datasets.modelnet40 import ModelNet40, fetch
+from datasets.source import SourceError
 from scripts.training.points import PointClouds
+from scripts.training.reliability.errors import TrainingError
 
 FEW = {"train": 4, "test": 2}
 
@@ -44,6 +46,14 @@ def test_folder_and_zip_give_the_same_clouds(place, root, tmp_path):
 def test_another_number_of_shapes_is_a_warning(root):
     with pytest.warns(CountsWarning, match="test has 2 shapes, not the 2468 of ModelNet40"):
         ModelNet40(root, "test")
+
+
+def test_what_is_not_there_is_said_with_the_way_to_fetch_it(tmp_path):
+    with pytest.raises(SourceError, match=r"nor a zip; modelnet40\.fetch downloads"):
+        ModelNet40(tmp_path / "nowhere")
+    data = PointClouds("modelnet40", str(tmp_path / "nowhere"))
+    with pytest.raises(TrainingError, match=r"--data\.download true fetches ModelNet40"):
+        data.setup("fit")
 
 
 def test_the_zip_is_fetched_and_its_hash_is_looked_at(root, tmp_path):

@@ -186,6 +186,13 @@ def test_callbacks_that_change_frozen_settings_are_refused_by_name(name, fit, tm
         (["--data.nmae", "x"], "no option --data.nmae; did you mean --data.name?"),
         (["--data.nam", "x"], "no option --data.nam; did you mean --data.name?"),
         (["--rsume"], "no option --rsume; did you mean --resume?"),
+        (["--data.augment.jiter", "1"], "did you mean data.augment.jitter?"),
+        (["--on_nonfinite", "rolback"], "; did you mean rollback?"),
+        (["--vote", "3"], "no option --vote; did you mean --votes?"),
+        (["--data.num_points", "many"], "data.num_points: expected int or null, got many"),
+        (["--data.rotate", "s03"], "expected 'so3' or null, got s03; did you mean so3?"),
+        (["--data.augment.jitter", "x"], "data.augment.jitter: expected float, got x"),
+        (["--data.test_splits", "test"], "data.test_splits: expected list[str] or null, got test"),
         (["--data.name", "shape10"], "got shape10; did you mean shapes10?"),
         (["--data.batch_size", "x"], "data.batch_size: expected int, got x"),
         (["--data.test_splits", "[tset]"], "no split tset in shapes10"),
@@ -203,6 +210,7 @@ def test_wrong_options_are_told_in_three_lines_with_the_nearest_name(args, messa
     [
         ("data:\n  nam: x\n", "no option data.nam; did you mean data.name?"),
         ("trainer:\n  max_epoch: 3\n", "did you mean trainer.max_epochs?"),
+        ("data:\n  augment:\n    rotat_z: 9\n", "did you mean data.augment.rotate_z?"),
         ("trainer: [\n", "while parsing a flow node"),
     ],
 )

@@ -14,6 +14,8 @@ from training_runs import run
 
 from datasets.off import write_off
 from scripts.report import name_columns
+from scripts.training.points import PointClouds
+from scripts.training.reliability.errors import TrainingError
 from scripts.training.reports.report import read_splits
 from scripts.training.results import same_test
 
@@ -242,16 +244,28 @@ def test_a_shape_gets_the_same_label_with_z_up_and_as_gltf_with_y_up(whole, tmp_
 
 @pytest.mark.fault(56)
 def test_an_axis_that_is_not_known_is_warned_about_and_an_option_turns_it(whole, tmp_path, call):
-    path, turned = tmp_path / "pipe.stl", tmp_path / "y-pipe.stl"
+    path, turned, over = (tmp_path / name for name in ("pipe.stl", "y-pipe.stl", "over.stl"))
     mesh = MAKERS["pipe"](1.0)
     mesh.export(path)
-    mesh.vertices = mesh.vertices[:, [0, 2, 1]] * [1, 1, -1]
+    upright = mesh.vertices
+    mesh.vertices = upright[:, [0, 2, 1]] * [1, 1, -1]
     mesh.export(turned)
+    mesh.vertices = upright * [1, -1, -1]
+    mesh.export(over)
     assert "does not say which axis is up; taken for z" in call("predict", whole, path)
     ask = partial(call, "predict", whole, "--format", "json")
-    (one,), (other,) = (json.loads(ask("--up", up, p)) for up, p in (("z", path), ("y", turned)))
+    ways = (("z", path), ("y", turned), ("-z", over))
+    (one,), *others = (json.loads(ask("--up", up, p)) for up, p in ways)
     probabilities = list(one["probabilities"].values())
-    assert list(other["probabilities"].values()) == pytest.approx(probabilities, abs=1e-3)
+    for (other,) in others:
+        assert list(other["probabilities"].values()) == pytest.approx(probabilities, abs=1e-3)
+
+
+def test_a_file_that_is_not_read_is_not_asked_for_its_axis(tmp_path):
+    path = tmp_path / "notes.md"
+    path.write_text("1 2 3")
+    with pytest.raises(TrainingError, match="no format that is read"):
+        PointClouds().read_file(path, {})
 
 
 def test_other_seeds_draw_other_points_and_the_same_seed_the_same(whole, folder, call):

@@ -546,6 +546,12 @@ def test_short_options_stand_for_those_of_the_data():
     assert with_saved_config(args) == ["predict", "--data.votes=3", "--data.up", "y", "a.off"]
 
 
+@pytest.mark.parametrize("option", ["--up", "--data.up"])
+def test_an_axis_with_a_minus_is_no_option(option):
+    args = ["predict", option, "-z", "-x.off"]
+    assert with_saved_config(args) == ["predict", "--data.up=-z", "-x.off"]
+
+
 def test_fit_reads_the_configuration_of_a_run_only_to_continue_it(tmp_path):
     config = tmp_path / "config.yaml"
     config.touch()

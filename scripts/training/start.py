@@ -1,6 +1,5 @@
 """How training scripts start: what can be refused is refused before torch is imported."""
 
-import ctypes
 import importlib
 import os
 import signal
@@ -22,9 +21,6 @@ from scripts.training.reliability.claim import (
 )
 from scripts.training.reliability.errors import TrainingError
 
-# what `mallopt` of glibc takes, in bytes: memory at the end that is not returned and that is taken
-# in advance, and the size from which on a block is the system's own
-M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3
 PATHS = ("run_dir", "checkpoint", "labels", "data.root", "data.zip")  # which may look like anything
 
 
@@ -47,24 +43,6 @@ def spin_briefly(environment: MutableMapping[str, str]) -> None:
     """
     if not {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"} & environment.keys():
         environment["GOMP_SPINCOUNT"] = "5000"
-
-
-def keep_memory(environment: Mapping[str, str]) -> None:
-    """Let memory that was freed stay with the process, where the C library is glibc.
-
-    By default large blocks go back to the system, and a training step of 16 clouds of 1,024 points
-    takes some 10,000 pages anew.
-
-    Args:
-        environment: Of the process; a choice of the user's stays.
-    """
-    if any(name.startswith("MALLOC_") for name in environment):
-        return
-    with suppress(OSError, TypeError, AttributeError):  # no C library that can be asked
-        mallopt = ctypes.CDLL(None).mallopt
-        mallopt(M_TRIM_THRESHOLD, (1 << 31) - 1)
-        mallopt(M_TOP_PAD, 1 << 26)
-        mallopt(M_MMAP_THRESHOLD, 1 << 25)  # more is refused
 
 
 @dataclass(frozen=True)
@@ -92,7 +70,6 @@ class Script:
             if sys.stderr.isatty():
                 print("starting: torch and Lightning are loaded", file=sys.stderr, flush=True)
             spin_briefly(os.environ)
-            keep_memory(os.environ)
             cli = importlib.import_module("scripts.training.cli")
             return cli.main(*self.load(), f"python -m {self.name}", args)
         except TrainingError as error:

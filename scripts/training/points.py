@@ -218,7 +218,7 @@ class PointClouds(CloudData):
         variant: str | None = None,
         rotate: Literal["so3"] | None = None,
         balance: bool = False,
-        votes: int = 16,
+        votes: int = 32,
         augment: Augment | None = None,
         **kwargs: Any,
     ):

@@ -13,7 +13,7 @@ from torch.nn.utils import fuse_conv_bn_eval, fuse_linear_bn_eval
 
 from mgic_geo.levels import MGICBlock, Residual
 from mgic_vision.norm import Chain
-from mgic_vision.ops.kernel import is_plain
+from mgic_vision.ops.kernel import can_change
 from mgic_vision.tracing import Shallow
 
 
@@ -60,7 +60,7 @@ def can_fold(linear: nn.Module, norm: nn.Module) -> bool:
     """Whether a norm can go into the weights of the map before it."""
     return (
         isinstance(linear, nn.Conv2d | nn.Linear)
-        and is_plain(linear)
+        and can_change(linear)
         and isinstance(norm, _BatchNorm)
         and norm.running_mean is not None
     )

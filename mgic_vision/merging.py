@@ -13,7 +13,7 @@ from torch.overrides import TorchFunctionMode
 
 from mgic_geo.conversion import computed_tensors
 from mgic_vision.layers import GroupedConv2d
-from mgic_vision.ops.kernel import is_plain
+from mgic_vision.ops.kernel import can_change
 
 BLOCK = 8
 WIDEST = 128  # channels of a group that are tried: wider ones are zeros for the most part
@@ -58,7 +58,7 @@ def merge_groups(model: Model, *, block: int = BLOCK) -> Model:
         raise ValueError(f"block must be at least 1 channel, got {block}")
     merged = copy.deepcopy(model, computed_tensors(model))
     for module in merged.modules():
-        if isinstance(module, nn.Conv2d) and is_plain(module):
+        if isinstance(module, nn.Conv2d) and can_change(module):
             _merge_(module, _groups_to_merge(module, block))
     return merged
 

@@ -46,16 +46,18 @@ def is_pointwise(layer: nn.Module) -> bool:
 
 
 def is_plain(linear: nn.Module) -> bool:
-    """Whether a map uses its weight as it is.
-
-    Others standardize it, as timm's ``StdConv2d``, or compute it from other parameters, as where
-    it is pruned or normalized.
-    """
-    if "weight" not in linear._parameters:
-        return False
+    """Whether a map uses its weight as it is; others standardize it, as timm's ``StdConv2d``."""
     forward = type(linear).forward
     ours = forward.__module__.startswith("mgic_vision.")
     return ours or forward in (nn.Conv2d.forward, nn.Linear.forward)
+
+
+def can_change(linear: nn.Module) -> bool:
+    """Whether another weight can be put in place of a map's own.
+
+    A weight that is pruned or normalized is computed from other parameters.
+    """
+    return is_plain(linear) and "weight" in linear._parameters
 
 
 def has_known_kernel(conv: nn.Conv2d) -> bool:

@@ -79,7 +79,7 @@ def test_training_scripts_open_it_by_name(root):
     data.setup("fit")
     assert len(data.train_indices) + len(data.val_indices) == 6
     data.setup("test")
-    assert data.test_set[0].pos.shape == (16 * 8, 3)
+    assert data.test_set[0].pos.shape == (32 * 8, 3)
     assert len(data.about_test()["shapes"]) == 64
     with pytest.raises(ValueError, match="variant is for scanobjectnn, not for shapes10"):
         PointClouds(variant="augmentedrot")

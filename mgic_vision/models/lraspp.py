@@ -57,7 +57,7 @@ class LRASPP(nn.Module):
     them and from the finer features at stride 8 are added.
 
     Args:
-        backbone: Gives features by name, ``s8`` and ``s16`` among them.
+        backbone: Gives features of strides 8 and 16, the last of which are taken.
         num_classes: Classes to tell apart; 0 for the weighted features.
         filters: Channels of the weighted features.
         pool_window: Side of the windows, in features; ``None`` for one window over the whole map,
@@ -97,12 +97,14 @@ class LRASPP(nn.Module):
         global_pool: str = "",
     ) -> None:
         super().__init__()
-        widths = {info["name"]: info["num_chs"] for info in backbone.feature_info}
-        if not {"s8", "s16"} <= widths.keys():
-            raise ValueError(f"backbone must offer s8 and s16, got {', '.join(widths)}")
+        taps = {info["reduction"]: info for info in backbone.feature_info}  # the last of a stride
+        if not {8, 16} <= taps.keys():
+            names = ", ".join(info["name"] for info in backbone.feature_info)
+            raise ValueError(f"backbone must offer s8 and s16, got {names}")
         check_counts(filters=filters)
         self.backbone = backbone
-        self.low_channels, self.num_features = widths["s8"], widths["s16"]
+        self.low_name, self.high_name = taps[8]["name"], taps[16]["name"]
+        self.low_channels, self.num_features = taps[8]["num_chs"], taps[16]["num_chs"]
         self.head_hidden_size = filters
         self.value = conv_norm_act(self.num_features, filters)
         self.gate = nn.Sequential(
@@ -167,7 +169,7 @@ class LRASPP(nn.Module):
 
     def forward_head(self, features: dict[str, Tensor], pre_logits: bool = False) -> Tensor:
         """From features to scores at stride 8, or to the weighted features at stride 16."""
-        low, high = features["s8"], features["s16"]
+        low, high = features[self.low_name], features[self.high_name]
         gate = functional.interpolate(
             self.gate(high), size=high.shape[-2:], mode="bilinear", align_corners=False
         )

@@ -479,6 +479,15 @@ def test_the_head_takes_any_backbone_and_exports_with_any_size():
         assert_close(program.module()(x), model(x))
 
 
+def test_the_head_takes_the_last_features_of_a_stride():
+    backbone = build(V3, output_stride=16, features_only=True)
+    model = LRASPP(backbone, 3, filters=4)
+    assert model.num_features == backbone.feature_info.channels(-1)
+    model(torch.randn(2, 3, 64, 64)).mean().backward()
+    last = backbone.stages["s32"]
+    assert all(parameter.grad is not None for parameter in last.parameters())
+
+
 def test_the_head_costs_what_its_cost_line_says():
     model = build("lraspp_mgic_small")
     head = num_weights(model) - num_weights(model.backbone)

@@ -18,7 +18,7 @@ from mgic_geo.ops.batch_norm_act import (
 from mgic_geo.ops.compiled import why_not_compiled
 from mgic_geo.ops.csrc import build
 from mgic_geo.ops.gpu.choice import why_not_multiply_in_triton, why_not_triton
-from mgic_geo.ops.grouped_linear import grouped_linear, num_shares, packing, why_not_multiply
+from mgic_geo.ops.grouped_linear import grouped_linear, packing, why_not_multiply
 from mgic_geo.ops.host import is_readable
 from mgic_geo.ops.operator import Kernel, Operation, gradients_of
 
@@ -58,12 +58,9 @@ def _compiled(addend: Tensor, x: Tensor, weight: Tensor, *norm: Any) -> tuple[Te
     scale, shift = (None if each is None else each.contiguous() for each in norm[:2])
     plan, out = packing(*weight.shape, lanes=build.lanes()), addend.size(1)
     y, statistics = torch.empty_like(addend), empty_statistics(addend)
-    shares = num_shares(x.size(0))
     build.run(
         *("mgic_add_normalized_linear", addend, x, *x.shape, plan.begins, plan.inputs, out),
-        *(plan.pack(weight), scale, shift, norm[2], y, statistics),
-        *(x.new_zeros(2, shares, out, dtype=torch.double),),
-        *(x.new_zeros(3, plan.index.size(0) * plan.index.size(3)), shares),
+        *(*plan.pack(weight), scale, shift, norm[2], y, statistics),
     )
     return y, statistics
 
@@ -150,17 +147,14 @@ def _backward_compiled(
     groups, rows, columns = weight.shape
     plan = packing(groups, rows, columns, lanes=build.lanes())
     back = packing(groups, columns, rows, lanes=build.lanes())
-    out, shares, grad_x = grad.size(1), num_shares(x.size(0)), torch.empty_like(x)
-    grad_map = x.new_zeros(shares, *plan.index.shape)
+    out, grad_x, grad_weight = grad.size(1), torch.empty_like(x), x.new_empty(weight.shape)
     grad_scale, grad_shift = x.new_empty(out), x.new_empty(out)
-    room = x.new_zeros(3, plan.index.size(0) * plan.index.size(3))
     build.run(
         *("mgic_add_normalized_linear_backward", grad, x, *x.shape, plan.begins, plan.inputs, out),
-        *(plan.pack(weight), back.begins, back.inputs, back.pack(weight.transpose(1, 2))),
-        *(statistics, eps, grad_x, grad_map, grad_scale, grad_shift, room),
-        *(x.new_zeros(2, shares, out, dtype=torch.double), shares),
+        *(*plan.pack(weight), back.begins, back.inputs, *back.pack(weight.transpose(1, 2))),
+        *(statistics, eps, grad_x, plan.inverse, grad_weight, grad_scale, grad_shift),
     )
-    return grad_x, plan.unpack(grad_map, weight.shape), grad_scale, grad_shift
+    return grad_x, grad_weight, grad_scale, grad_shift
 
 
 def _backward_triton(

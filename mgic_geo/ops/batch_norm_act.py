@@ -12,7 +12,6 @@ from torch.nn import functional
 from mgic_geo.ops.compiled import why_not_compiled, why_not_in_autocast
 from mgic_geo.ops.csrc import build
 from mgic_geo.ops.csrc.call import read_constant
-from mgic_geo.ops.grouped_linear import num_shares
 from mgic_geo.ops.host import is_readable
 from mgic_geo.ops.operator import Kernel, Operation, gradients_of
 
@@ -87,12 +86,10 @@ def _compiled(
     x = x.contiguous(memory_format=memory_order(x))
     weight, bias = (None if each is None else each.contiguous() for each in (weight, bias))
     rows, channels = _rows_of(x)
-    shares = num_shares(rows)
     y, statistics = torch.empty_like(x), empty_statistics(x)
-    sums = x.new_zeros(2, shares, channels, dtype=torch.double)
     build.run(
         *("mgic_norm", in_memory(x), rows, channels, weight, bias, eps, activation),
-        *(in_memory(y), statistics, sums, shares),
+        *(in_memory(y), statistics),
     )
     return y, statistics
 
@@ -159,14 +156,11 @@ def _backward_compiled(grad: Tensor, x: Tensor, *norm: Any) -> tuple[Tensor, Ten
     order = memory_order(x)
     grad, x = grad.contiguous(memory_format=order), x.contiguous(memory_format=order)
     rows, channels = _rows_of(x)
-    shares = num_shares(rows)
-    grad_x, room = torch.empty_like(x), x.new_empty(2, channels)
+    grad_x = torch.empty_like(x)
     grad_weight, grad_bias = x.new_empty(channels), x.new_empty(channels)
-    sums = x.new_zeros(2, shares, channels, dtype=torch.double)
     build.run(
         *("mgic_norm_backward", in_memory(grad), in_memory(x), rows, channels),
         *(statistics.contiguous(), eps, activation, in_memory(grad_x), grad_weight, grad_bias),
-        *(room, sums, shares),
     )
     return grad_x, grad_weight, grad_bias
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from mgic_geo.ops.csrc import build
-from mgic_geo.ops.host import is_readable
+from mgic_geo.ops.host import is_as_on_device
 
 MAX_ROWS = 1 << 31  # rows are int32 in the kernels
 
@@ -28,13 +28,13 @@ def why_not_readable(**tensors: Tensor | None) -> str | None:
             continue
         if x.dtype is not torch.float32:
             return f"{name} is {x.dtype}, not float32"
-        if not is_readable(x):
+        if not x.is_cpu:
             return f"{name} is on {x.device}, not on a processor"
         if x.layout is not torch.strided:
             return f"{name} is {x.layout}, not torch.strided"
         if x.dim() and x.size(0) >= MAX_ROWS:
             return f"{name} has {x.size(0)} rows, {MAX_ROWS} or more"
-    return None
+    return "tensors are treated as on another device" if is_as_on_device() else None
 
 
 def why_not_in_autocast(device: str = "cpu") -> str | None:

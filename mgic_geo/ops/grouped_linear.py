@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -17,14 +16,7 @@ from mgic_geo.ops.gpu.choice import why_not_multiply_in_triton
 from mgic_geo.ops.host import is_readable
 from mgic_geo.ops.operator import ELSEWHERE, Kernel, Operation
 
-ROWS_PER_SHARE = 1024
-MAX_SHARES = 64
 MAX_COLUMNS = 7 * 128  # inputs of a group up to which the kernel is faster than torch's product
-
-
-def num_shares(rows: int) -> int:
-    """Shares of the rows whose sums are added up in the end, whatever the number of threads."""
-    return min(max(rows // ROWS_PER_SHARE, 1), MAX_SHARES)
 
 
 class Packing(NamedTuple):
@@ -42,19 +34,18 @@ class Packing(NamedTuple):
     index: Tensor
     inverse: Tensor
 
-    def pack(self, weight: Tensor) -> Tensor:
-        """Returns the packed weight, ``(pieces, parts, inputs, lanes)``."""
+    def pack(self, weight: Tensor) -> tuple[Tensor, Tensor | None]:
+        """What a kernel takes: the weight and how to pack it, or a packed one and ``None``."""
         if weight not in _kept:
-            return self._pack(weight)
+            return weight.contiguous(), self.index
         kept = _kept[weight]
         if kept is None or not kept.holds(self, weight):
             _kept[weight] = kept = _Kept(self, weight)
-        return kept.packed
+        return kept.packed, None
 
-    def _pack(self, weight: Tensor) -> Tensor:
-        packed = weight.new_empty(self.index.shape)
-        build.run("mgic_pack", weight.contiguous(), self.index, packed)
-        return packed
+    def lay_out(self, weight: Tensor) -> Tensor:
+        """Returns the packed weight, ``(pieces, parts, inputs, lanes)``."""
+        return torch.cat([weight.flatten(), weight.new_zeros(1)])[self.index]
 
     @property
     def inputs(self) -> int:
@@ -70,12 +61,6 @@ class Packing(NamedTuple):
         missing = self.index.size(3) * self.index.size(0) - width
         return functional.pad(bias, (0, missing)) if missing else bias.contiguous()
 
-    def unpack(self, sums: Tensor, shape: Sequence[int]) -> Tensor:
-        """Returns the weight that several packed ones add up to, ``(shares, *packed)``."""
-        weight = sums.new_empty(shape)
-        build.run("mgic_unpack", sums, self.index.numel(), self.inverse, weight)
-        return weight
-
 
 class _Kept:
     """A packed weight, as long as the weight is what it was."""
@@ -84,7 +69,7 @@ class _Kept:
         self.plan = plan
         # its memory cannot become another weight's while this one is kept
         self.source, self.version = weight.detach(), weight._version
-        self.packed = plan._pack(weight)
+        self.packed = plan.lay_out(self.source)
 
     def holds(self, plan: Packing, weight: Tensor) -> bool:
         """Whether this is that weight, packed in that way."""
@@ -164,7 +149,7 @@ def _compiled(
         raise ValueError(f"addend must be {tuple(y.shape)}, got shape {tuple(addend.shape)}")
     build.run(
         *("mgic_grouped_linear", x, *x.shape, plan.begins, plan.inputs, y.size(1)),
-        *(plan.pack(weight), plan.pad(bias, y.size(1))),
+        *(*plan.pack(weight), plan.pad(bias, y.size(1))),
         *(None if addend is None else addend.contiguous(), y),
     )
     return y
@@ -248,12 +233,12 @@ def _weight_compiled(x: Tensor, grad: Tensor, groups: int) -> Tensor:
     x, grad = in_rows(x), grad.contiguous()
     rows, columns = grad.size(1) // groups, x.size(1) // groups
     plan = packing(groups, rows, columns, lanes=build.lanes())
-    sums = grad.new_zeros(num_shares(x.size(0)), *plan.index.shape)
+    grad_weight = grad.new_empty(groups, rows, columns)
     build.run(
         *("mgic_grouped_linear_weight", x, *x.shape, plan.begins, plan.inputs, grad.size(1)),
-        *(grad, sums, sums.size(0)),
+        *(grad, plan.inverse, grad_weight),
     )
-    return plan.unpack(sums, (groups, rows, columns))
+    return grad_weight
 
 
 def _weight_triton(x: Tensor, grad: Tensor, groups: int) -> Tensor:

@@ -25,7 +25,12 @@ def is_readable(x: Tensor) -> bool:
         >>> is_readable(torch.ones(1)), is_readable(torch.ones(1, device="meta"))
         (True, False)
     """
-    return x.is_cpu and (torch.compiler.is_compiling() or not _as_device.get())
+    return x.is_cpu and not is_as_on_device()
+
+
+def is_as_on_device() -> bool:
+    """Whether :func:`as_on_device` is at work, of which compilers do not know."""
+    return not torch.compiler.is_compiling() and _as_device.get()
 
 
 def why_not_on_host(x: Tensor) -> str | None:

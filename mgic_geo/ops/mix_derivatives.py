@@ -11,7 +11,6 @@ from mgic_geo.ops.csrc import build
 from mgic_geo.ops.grouped_linear import (
     grouped_linear,
     grouped_linear_weight,
-    num_shares,
     packing,
     sum_rows,
     why_not_multiply,
@@ -94,7 +93,7 @@ def _compiled(
     subtrahend: Tensor | None,
     relu: bool,
     *operators: Tensor,
-    products: tuple[Tensor | int | None, ...] = (None, 0, None, 0, None, None),
+    products: tuple[Tensor | int | None, ...] = (None, 0, None, 0, None, None, None),
 ) -> Tensor:
     """The kernel; ``products`` says what it adds up beside the result: see there."""
     ptr, index, value, *_, crossings = (tensor.contiguous() for tensor in operators)
@@ -106,9 +105,8 @@ def _compiled(
         raise ValueError(f"subtrahend must be {tuple(y.shape)}, got shape {given}")
     build.run(
         *("mgic_mix_derivatives", x, *x.shape, ptr, index, value, crossings, plan.begins),
-        *(plan.inputs, y.size(1), plan.pack(weight), plan.pad(bias, y.size(1)), relu),
+        *(plan.inputs, y.size(1), *plan.pack(weight), plan.pad(bias, y.size(1)), relu),
         *(None if subtrahend is None else subtrahend.contiguous(), y, *products),
-        num_shares(x.size(0)),
     )
     return y
 
@@ -202,14 +200,16 @@ def _backward_compiled(
             f"{tuple(x.shape)} and {tuple(grad.shape)}"
         )
     plan = packing(groups, rows, columns // PARTS, PARTS, lanes=build.lanes())
-    sums = grad.new_zeros(num_shares(x.size(0)), *plan.index.shape)
-    totals = grad.new_zeros(sums.size(0), grad.size(1))
-    products = x.contiguous(), x.size(1), plan.begins, plan.inputs, sums, totals
+    grad_weight, grad_bias = x.new_empty(weight.shape), x.new_empty(grad.size(1))
+    products = (
+        *(x.contiguous(), x.size(1), plan.begins, plan.inputs, plan.inverse),
+        *(grad_weight, grad_bias),
+    )
     swapped = weight.reshape(groups, rows, PARTS, -1).transpose(1, 3).flatten(2)
     *forth, crossings = operators
     transposed = *forth[3:], *forth[:3], crossings
     grad_x = _compiled(grad, swapped, None, None, False, *transposed, products=products)
-    return grad_x, plan.unpack(sums, weight.shape), sum_rows(totals)
+    return grad_x, grad_weight, grad_bias
 
 
 #: ``(grad, x, weight, *operators)``: gradients of ``x``, ``weight`` and ``bias`` of

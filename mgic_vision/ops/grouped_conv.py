@@ -134,14 +134,13 @@ def pack_conv(conv: nn.Conv2d, act: nn.Module) -> tuple[Tensor, Tensor, Tensor, 
     """What :func:`run_grouped_conv` takes beside the images."""
     layout = _layout(conv, loaded().lanes)
     weight = conv.weight.detach().flatten(2).transpose(1, 2)  # (out, taps, in)
-    numbers = torch.cat([weight.flatten(), weight.new_zeros(1)])
     bias = None if conv.bias is None else conv.bias.detach()
     sizes = ConvPlan(
         *(conv.in_channels, conv.out_channels, conv.kernel_size[0], conv.stride[0]),
         *(conv.dilation[0], ACTIVATIONS[type(act)], layout.index.size(2), conv.groups),
     )
     padded = pack_bias(bias, conv.out_channels, 1).flatten()
-    return layout.begins, numbers[layout.index], padded, list(sizes)
+    return layout.begins, layout.lay_out(weight), padded, list(sizes)
 
 
 def _layout(conv: nn.Conv2d, lanes: int) -> Packing:

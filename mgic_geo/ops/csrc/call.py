@@ -1,6 +1,6 @@
 """Calls of compiled functions, whose C prototypes are the one description of their arguments.
 
-A prototype such as ``ENTRY mgic_pack(FLOATS(weight), INTS(index), OUT_FLOATS(y), int threads)``
+A prototype such as ``ENTRY mgic_sum(FLOATS(x), INTS(index), OUT_FLOATS(y), int threads)``
 says what Python has to pass, in this order: tensors of that type, whole numbers, doubles. ``None``
 stands for an array that is not there. The number of threads is added here.
 """
@@ -131,25 +131,29 @@ class Entry:
         kinds = [kind for parameter in parameters for kind in parameter.ctypes]
         function.argtypes, function.restype = [*kinds, ctypes.c_int], ctypes.c_char_p
         self.function = function
-        self.plan = [(parameter, _ARRAYS.get(parameter.kind)) for parameter in parameters]
+        # of each argument: its name, type and order, and what stands for None; called often
+        self.plan = [
+            (each.name, *_ARRAYS.get(each.kind, (None, None)), (0,) * len(each.ctypes))
+            for each in parameters
+        ]
 
     def __call__(self, *arguments: Any) -> None:
         """Call it with tensors and numbers, one a parameter."""
         flat: list[Any] = []
-        for (parameter, array), x in zip(self.plan, arguments, strict=True):
-            if array is None:
+        for (name, dtype, is_in_order, nothing), x in zip(self.plan, arguments, strict=True):
+            if dtype is None:
                 flat.append(x)
             elif x is None:
-                flat += (0,) * len(parameter.ctypes)
-            elif x.dtype is not array[0] or not x.is_cpu or x.layout is not torch.strided:
+                flat += nothing
+            elif x.dtype is not dtype or not x.is_cpu or x.layout is not torch.strided:
                 raise TypeError(
-                    f"{parameter.name} must be {array[0]} on a processor, got {x.dtype} on "
-                    f"{x.device} ({x.layout})"
+                    f"{name} must be {dtype} on a processor, got {x.dtype} on {x.device} "
+                    f"({x.layout})"
                 )
-            elif not array[1](x) or x.is_neg():
-                raise ValueError(f"{parameter.name} must be in order, got strides {x.stride()}")
-            elif parameter.kind == "ROWS":
-                # from the first number to the last one, gaps between rows included
+            elif not is_in_order(x) or x.is_neg():
+                raise ValueError(f"{name} must be in order, got strides {x.stride()}")
+            elif len(nothing) == 3:
+                # ROWS: from the first number to the last one, gaps between rows included
                 reach = (x.size(0) - 1) * x.stride(0) + x.size(1) if x.size(0) else 0
                 flat += (x.data_ptr(), reach, x.stride(0))
             else:

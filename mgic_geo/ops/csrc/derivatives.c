@@ -6,8 +6,6 @@
  * another cloud starts. Second derivatives are needed for a few rows at a time and never leave the
  * cache; with clouds and narrow groups first ones do not either. */
 
-#include <stdlib.h>
-
 #include "entry.h"
 #include "pieces.h"
 
@@ -337,47 +335,54 @@ static int is_narrow(const packing *plan)
 }
 
 /* x: (nodes, channels); ptr, crossings: (nodes + 1); index: (edges); value: (edges, 3); begins:
- * (pieces); weight: packed for PARTS parts of `inputs`; bias: (pieces * LANES) or null; subtrahend,
+ * (pieces); weight, places: of PARTS parts of `inputs`; bias: (pieces * LANES) or null; subtrahend,
  * y: (nodes, out), the first one or null: y has ReLU where that is asked for, less subtrahend.
  *
- * Where `other` is given, (nodes, other_channels), its products with all parts are added up as
- * well, share by share, in the packed form of a weight from `other` to x's channels: the gradient
- * of the weight if x is the output's and the graph is transposed. So are the rows of x, into totals,
- * (shares, channels): the gradient of the bias. */
+ * Where grad_bias is given, (channels), the rows of x are added up into it, and the products of
+ * `other`, (nodes, other_channels), with all parts into the weight from `other` to x's channels that
+ * is packed as other_begins and inverse say: gradients if x is the output's and the graph is
+ * transposed. */
 ENTRY mgic_mix_derivatives(FLOATS(x), int64_t nodes, int64_t channels, INTS(ptr), INTS(index),
                            FLOATS(value), INTS(crossings), INTS(begins), int64_t inputs,
-                           int64_t out, FLOATS(weight), FLOATS(bias), int64_t relu,
+                           int64_t out, FLOATS(weight), INTS(places), FLOATS(bias), int64_t relu,
                            FLOATS(subtrahend), OUT_FLOATS(y), FLOATS(other),
                            int64_t other_channels, INTS(other_begins), int64_t other_inputs,
-                           OUT_FLOATS(sums), OUT_FLOATS(totals), int64_t shares, int threads)
+                           INTS(inverse), OUT_FLOATS(grad_weight), OUT_FLOATS(grad_bias),
+                           int threads)
 {
     const int64_t pieces = begins_length, other_pieces = other_begins_length;
     WITHIN(nodes, 0, MAX_SIZE);
     WITHIN(channels, 1, MAX_SIZE);
-    WITHIN(shares, 1, MAX_SIZE);
     HOLDS(x, times(nodes, channels));
     HOLDS(ptr, nodes + 1);
     HOLDS(crossings, nodes + 1);
     HOLDS(value, times(index_length, 3));
     TRY(check_starts("ptr", ptr, nodes + 1, index_length));
     TRY(check_plan("begins", begins, pieces, inputs, out, channels));
-    HOLDS(weight, times(pieces, PARTS * inputs * LANES));
+    PACKS(weight, places, times(pieces, PARTS * inputs * LANES));
     HOLDS_OR_NULL(bias, times(pieces, LANES));
     HOLDS_OR_NULL(subtrahend, times(nodes, out));
     HOLDS(y, times(nodes, out));
-    if (other || other_length) {
+    int64_t size = 0;
+    if (grad_bias) {
         HOLDS(other, times(nodes, other_channels));
         TRY(check_plan("other_begins", other_begins, other_pieces, other_inputs, channels,
                        other_channels));
-        HOLDS(sums, times(shares, times(other_pieces, PARTS * other_inputs * LANES)));
-        HOLDS(totals, times(shares, channels));
+        size = times(other_pieces, PARTS * other_inputs * LANES);
+        UNPACKS(grad_weight, inverse, size);
+        HOLDS(grad_bias, channels);
     }
+    const int64_t shares = shares_of(nodes), numbers = shares * (size + grad_bias_length);
+    float *room = zeros((places_length + numbers) * sizeof(float));
+    if (!room)
+        return NO_MEMORY;
+    float *sums = room + places_length, *totals = sums + shares * size;
     task task = {
         .edges = {ptr, index, crossings, value, nodes},
         .x = x,
         .channels = channels,
         .plan = all_pieces(begins, pieces, inputs, out),
-        .weight = weight,
+        .weight = pack(weight, weight_length, places, places_length, room),
         .bias = bias,
         .y = y,
         .other = other,
@@ -394,6 +399,15 @@ ENTRY mgic_mix_derivatives(FLOATS(x), int64_t nodes, int64_t channels, INTS(ptr)
         is_narrow(&task.plan) ? largest_clouds(&task.edges, shares, chunks) : INT64_MAX;
     const outcome result = largest <= LARGE ? mix_clouds(&task, largest, shares, threads)
                                             : mix_nodes(&task, shares, threads);
+    if (grad_bias) {
+        unpack(sums, shares, size, inverse, inverse_length, grad_weight);
+        for (int64_t c = 0; c < channels; c++) {
+            grad_bias[c] = 0;
+            for (int64_t share = 0; share < shares; share++)
+                grad_bias[c] += totals[share * channels + c];
+        }
+    }
+    free(room);
     if (result == OUT_OF_MEMORY)
         return NO_MEMORY;
     if (result == BAD_EDGE) {

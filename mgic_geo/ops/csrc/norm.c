@@ -8,6 +8,7 @@
 
 #include "entry.h"
 #include "norm.h"
+#include "shares.h"
 
 #define BLOCK 128       /* rows whose sums are in float, at most */
 #define BYTES 32768     /* of those rows: a piece of each row at a time, they stay in cache */
@@ -254,66 +255,67 @@ static void run_all(const norm *n, double *first, double *second, int64_t shares
     }
 }
 
-static void run(norm n, double *sums, int64_t shares, int threads)
+static report run(norm n, int threads)
 {
-    double *first = sums, *second = sums + shares * n.channels;
-    const int64_t width = piece_width(&n);
+    const int64_t shares = shares_of(n.rows), width = piece_width(&n);
+    double *first = zeros(2 * shares * n.channels * sizeof(double));
+    if (!first)
+        return NO_MEMORY;
+    double *second = first + shares * n.channels;
     n.apart = width && width < n.channels;
     if (width)
         run_pieces(&n, width, first, second, threads);
     else
         run_all(&n, first, second, shares, threads);
+    free(first);
+    return NULL;
 }
 
-static report check_sizes(int64_t rows, int64_t channels, int64_t shares, int64_t activation)
+static report check_sizes(int64_t rows, int64_t channels, int64_t activation)
 {
     WITHIN(rows, 2, MAX_SIZE);
     WITHIN(channels, 1, MAX_SIZE);
-    WITHIN(shares, 1, rows);
     WITHIN(activation, NONE, HARD_SWISH);
     return NULL;
 }
 
 /* x, y: (rows, channels); weight, bias: (channels) or null; statistics: (STATISTICS, channels), what
- * the batch comes to; sums: (2, shares, channels), zero. */
+ * the batch comes to. */
 ENTRY mgic_norm(FLOATS(x), int64_t rows, int64_t channels, FLOATS(weight), FLOATS(bias), double eps,
-                int64_t activation, OUT_FLOATS(y), OUT_FLOATS(statistics), OUT_DOUBLES(sums),
-                int64_t shares, int threads)
+                int64_t activation, OUT_FLOATS(y), OUT_FLOATS(statistics), int threads)
 {
-    TRY(check_sizes(rows, channels, shares, activation));
+    TRY(check_sizes(rows, channels, activation));
     HOLDS(x, times(rows, channels));
     HOLDS_OR_NULL(weight, channels);
     HOLDS_OR_NULL(bias, channels);
     HOLDS(y, times(rows, channels));
     HOLDS(statistics, times(STATISTICS, channels));
-    HOLDS(sums, times(2, times(shares, channels)));
     norm n = {.rows = rows, .channels = channels, .activation = activation, .eps = eps, .x = x,
               .weight = weight, .bias = bias, .y = y};
     place_statistics(&n, statistics);
-    run(n, sums, shares, threads);
-    return NULL;
+    return run(n, threads);
 }
 
-/* grad, x, grad_x: (rows, channels); statistics, sums: as above; grad_weight, grad_bias: (channels);
- * room: (2, channels), to work with. */
+/* grad, x, grad_x: (rows, channels); statistics: as above; grad_weight, grad_bias: (channels). */
 ENTRY mgic_norm_backward(FLOATS(grad), FLOATS(x), int64_t rows, int64_t channels,
                          FLOATS(statistics), double eps, int64_t activation, OUT_FLOATS(grad_x),
-                         OUT_FLOATS(grad_weight), OUT_FLOATS(grad_bias), OUT_FLOATS(room),
-                         OUT_DOUBLES(sums), int64_t shares, int threads)
+                         OUT_FLOATS(grad_weight), OUT_FLOATS(grad_bias), int threads)
 {
-    TRY(check_sizes(rows, channels, shares, activation));
+    TRY(check_sizes(rows, channels, activation));
     HOLDS(grad, times(rows, channels));
     HOLDS(x, times(rows, channels));
     HOLDS(statistics, times(STATISTICS, channels));
     HOLDS(grad_x, times(rows, channels));
     HOLDS(grad_weight, channels);
     HOLDS(grad_bias, channels);
-    HOLDS(room, times(2, channels));
-    HOLDS(sums, times(2, times(shares, channels)));
+    float *room = zeros(2 * channels * sizeof(float));
+    if (!room)
+        return NO_MEMORY;
     norm n = {.rows = rows, .channels = channels, .activation = activation, .eps = eps, .x = x,
               .grad = grad, .slope = room, .offset = room + channels,
               .grad_weight = grad_weight, .grad_bias = grad_bias, .y = grad_x};
     place_statistics(&n, (float *)statistics); /* only read on the way back */
-    run(n, sums, shares, threads);
-    return NULL;
+    const report result = run(n, threads);
+    free(room);
+    return result;
 }

@@ -5,8 +5,6 @@
  * sums that decide on the gradient and for that gradient. So the values are those of map and norm
  * one after the other, also where the map's inputs nearly agree and z is small beside them. */
 
-#include <stdlib.h>
-
 #include "entry.h"
 #include "norm.h"
 #include "pieces.h"
@@ -138,34 +136,35 @@ static void center(const task *t, double *first, double *second)
     }
 }
 
-/* addend, y: (rows, out); x: (rows, columns); begins, weight: how the map is packed; scale, shift:
- * (out) or null; statistics: (STATISTICS, out), those of z; sums: (2, shares, out), zero; room:
- * (3, pieces * LANES), zero. */
+/* addend, y: (rows, out); x: (rows, columns); begins, weight, index: how the map is packed; scale, shift:
+ * (out) or null; statistics: (STATISTICS, out), those of z. */
 ENTRY mgic_add_normalized_linear(FLOATS(addend), FLOATS(x), int64_t rows, int64_t columns,
                                  INTS(begins), int64_t inputs, int64_t out, FLOATS(weight),
-                                 FLOATS(scale), FLOATS(shift), double eps, OUT_FLOATS(y),
-                                 OUT_FLOATS(statistics), OUT_DOUBLES(sums), OUT_FLOATS(room),
-                                 int64_t shares, int threads)
+                                 INTS(index), FLOATS(scale), FLOATS(shift), double eps,
+                                 OUT_FLOATS(y), OUT_FLOATS(statistics), int threads)
 {
-    const int64_t pieces = begins_length, padded = pieces * LANES;
+    const int64_t pieces = begins_length, padded = pieces * LANES, shares = shares_of(rows);
     WITHIN(rows, 2, MAX_SIZE);
-    WITHIN(shares, 1, rows);
     TRY(check_plan("begins", begins, pieces, inputs, out, columns));
-    HOLDS(weight, times(pieces, inputs * LANES));
+    PACKS(weight, index, times(pieces, inputs * LANES));
     HOLDS(addend, times(rows, out));
     HOLDS(x, times(rows, columns));
     HOLDS_OR_NULL(scale, out);
     HOLDS_OR_NULL(shift, out);
     HOLDS(y, times(rows, out));
     HOLDS(statistics, times(STATISTICS, out));
-    HOLDS(sums, times(2, times(shares, out)));
-    HOLDS(room, times(3, padded));
+    const int64_t numbers = index_length + 3 * padded;
+    float *all = zeros(numbers * sizeof(float) + 2 * shares * out * sizeof(double));
+    if (!all)
+        return NO_MEMORY;
+    const float *packed = pack(weight, weight_length, index, index_length, all);
+    float *room = all + index_length;
+    double *first = (double *)(all + numbers), *second = first + shares * out;
     norm n = {.rows = rows, .channels = out, .activation = NONE, .eps = eps, .weight = scale,
               .bias = shift};
     place_statistics(&n, statistics);
-    const packed_map map = {all_pieces(begins, pieces, inputs, out), weight, columns};
+    const packed_map map = {all_pieces(begins, pieces, inputs, out), packed, columns};
     const task t = {.all = &n, .forth = &map, .x = x, .room = room};
-    double *first = sums, *second = sums + shares * out;
     guess_means(&t, first, second);
     sum_shares(&t, first, second, shares, threads);
     center(&t, first, second);
@@ -179,7 +178,8 @@ ENTRY mgic_add_normalized_linear(FLOATS(addend), FLOATS(x), int64_t rows, int64_
     plan.shift = room + 2 * padded;
     plan.addend = addend;
     plan.sign = 1;
-    multiply_all(x, columns, rows, &plan, weight, 0, y, threads);
+    multiply_all(x, columns, rows, &plan, packed, 0, y, threads);
+    free(all);
     return NULL;
 }
 
@@ -226,42 +226,48 @@ static void finish_share(const task *t, int64_t from, int64_t to, float *sums, f
     }
 }
 
-/* grad: (rows, out); x, grad_x: (rows, columns); begins, weight: how the map is packed; back_begins,
- * back_weight: its transpose; statistics: of the way forward; grad_map: (shares, as weight), zero;
- * grad_scale, grad_shift: (out); room: (3, out), zero; sums: (2, shares, out), zero. */
+/* grad: (rows, out); x, grad_x: (rows, columns); begins, weight, index, inverse: how the map is packed;
+ * back_begins, back_weight, back_index: its transpose; statistics: of the way forward; grad_weight:
+ * as the map before it is packed; grad_scale, grad_shift: (out). */
 ENTRY mgic_add_normalized_linear_backward(
     FLOATS(grad), FLOATS(x), int64_t rows, int64_t columns, INTS(begins), int64_t inputs,
-    int64_t out, FLOATS(weight), INTS(back_begins), int64_t back_inputs, FLOATS(back_weight),
-    FLOATS(statistics), double eps, OUT_FLOATS(grad_x), OUT_FLOATS(grad_map),
-    OUT_FLOATS(grad_scale), OUT_FLOATS(grad_shift), OUT_FLOATS(room), OUT_DOUBLES(sums),
-    int64_t shares, int threads)
+    int64_t out, FLOATS(weight), INTS(index), INTS(back_begins), int64_t back_inputs,
+    FLOATS(back_weight), INTS(back_index), FLOATS(statistics), double eps, OUT_FLOATS(grad_x),
+    INTS(inverse), OUT_FLOATS(grad_weight), OUT_FLOATS(grad_scale), OUT_FLOATS(grad_shift),
+    int threads)
 {
     const int64_t pieces = begins_length, back_pieces = back_begins_length, padded = pieces * LANES;
     WITHIN(rows, 2, MAX_SIZE);
-    WITHIN(shares, 1, rows);
     TRY(check_plan("begins", begins, pieces, inputs, out, columns));
+    const int64_t shares = shares_of(rows), size = times(pieces, inputs * LANES);
     TRY(check_plan("back_begins", back_begins, back_pieces, back_inputs, columns, out));
-    HOLDS(weight, times(pieces, inputs * LANES));
-    HOLDS(back_weight, times(back_pieces, back_inputs * LANES));
+    PACKS(weight, index, size);
+    PACKS(back_weight, back_index, times(back_pieces, back_inputs * LANES));
     HOLDS(grad, times(rows, out));
     HOLDS(x, times(rows, columns));
     HOLDS(statistics, times(STATISTICS, out));
     HOLDS(grad_x, times(rows, columns));
-    HOLDS(grad_map, times(shares, weight_length));
+    UNPACKS(grad_weight, inverse, size);
     HOLDS(grad_scale, out);
     HOLDS(grad_shift, out);
-    HOLDS(room, times(3, padded));
-    HOLDS(sums, times(2, times(shares, out)));
+    const int64_t numbers = index_length + back_index_length + 3 * padded + shares * size;
+    float *all = zeros(numbers * sizeof(float) + 2 * shares * out * sizeof(double));
+    if (!all)
+        return NO_MEMORY;
+    float *back_room = all + index_length, *sums = back_room + back_index_length;
+    float *room = sums + shares * size;
+    double *first = (double *)(all + numbers), *second = first + shares * out;
     norm n = {.rows = rows, .channels = out, .activation = NONE, .eps = eps, .grad = grad,
               .slope = room + padded, .offset = room + 2 * padded, .grad_weight = grad_scale,
               .grad_bias = grad_shift};
     place_statistics(&n, (float *)statistics); /* only read on the way back */
     memcpy(room, n.mean, out * sizeof(float));
-    const packed_map forth = {all_pieces(begins, pieces, inputs, out), weight, columns};
-    const packed_map back = {all_pieces(back_begins, back_pieces, back_inputs, columns),
-                             back_weight, out};
+    const packed_map forth = {all_pieces(begins, pieces, inputs, out),
+                              pack(weight, weight_length, index, index_length, all), columns};
+    const packed_map back = {
+        all_pieces(back_begins, back_pieces, back_inputs, columns),
+        pack(back_weight, back_weight_length, back_index, back_index_length, back_room), out};
     const task t = {&n, &forth, &back, x, grad_x, room};
-    double *first = sums, *second = sums + shares * out;
     sum_shares(&t, first, second, shares, threads);
     settle(&n, 0, out, first, second);
     int failed = 0;
@@ -270,12 +276,14 @@ ENTRY mgic_add_normalized_linear_backward(
         float *grad_z = malloc(BLOCK_ROWS * out * sizeof(float));
         if (grad_z)
             finish_share(&t, rows * share / shares, rows * (share + 1) / shares,
-                         grad_map + share * weight_length, grad_z);
+                         sums + share * size, grad_z);
         else {
 #pragma omp atomic write
             failed = 1;
         }
         free(grad_z);
     }
+    unpack(sums, shares, size, inverse, inverse_length, grad_weight);
+    free(all);
     return failed ? NO_MEMORY : NULL;
 }

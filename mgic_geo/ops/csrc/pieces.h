@@ -1,7 +1,7 @@
 /* Block-diagonal matrices times a few rows, and the gradients of their weights.
  *
  * Narrow groups leave vector registers half empty, so that the output is cut into pieces of
- * LANES channels instead, each with the range of input channels that its groups see. The weights come
+ * LANES channels instead, each with the range of input channels that its groups see. Weights are
  * packed in this form, zero where a group ends inside a piece: weight[piece][part][input][LANES].
  * Inputs may lie in several parts: the features and their derivatives. */
 
@@ -10,6 +10,7 @@
 
 #include "entry.h"
 #include "kernels.h"
+#include "shares.h"
 
 #define ROWS_TOGETHER 8              /* rows whose sums are in registers together */
 #define MANY 3                       /* gradients at most of which the same holds, with four inputs */
@@ -54,6 +55,43 @@ __attribute__((unused)) static report check_plan(const char *name, const int64_t
     CHECK(bad == pieces, "%s[%lld] must be from 0 to %lld, got %lld", name, (long long)bad,
           (long long)(channels - inputs), (long long)begins[bad]);
     return NULL;
+}
+
+/* A weight comes with an index: where each number of the packed form is in it, its length for 0. Or it
+ * is packed already, and the index is null. */
+#define PACKS(weight, index, size)                                                                 \
+    HOLDS_OR_NULL(index, size);                                                                    \
+    if (index)                                                                                     \
+        NODES_WITHIN(index, index##_length, 0, weight##_length + 1);                               \
+    else                                                                                           \
+        HOLDS(weight, size)
+
+/* The packed form, in `room` for as many numbers as the index has. */
+INLINE const float *pack(const float *weight, int64_t weight_length, const int64_t *index,
+                         int64_t index_length, float *room)
+{
+    for (int64_t i = 0; i < index_length; i++)
+        room[i] = index[i] < weight_length ? weight[index[i]] : 0;
+    return index ? room : weight;
+}
+
+/* The way back has the inverse: where each number of a weight is in the packed form. */
+#define UNPACKS(weight, inverse, size)                                                             \
+    WITHIN(size, 0, MAX_SIZE);                                                                     \
+    HOLDS(weight, inverse##_length);                                                               \
+    NODES_WITHIN(inverse, inverse##_length, 0, size)
+
+/* The weight that the packed sums of all shares come to: sums, (shares, size). */
+__attribute__((unused)) static void unpack(const float *sums, int64_t shares, int64_t size,
+                                           const int64_t *inverse, int64_t inverse_length,
+                                           float *weight)
+{
+    for (int64_t i = 0; i < inverse_length; i++) {
+        float sum = 0;
+        for (int64_t share = 0; share < shares; share++)
+            sum += sums[share * size + inverse[i]];
+        weight[i] = sum;
+    }
 }
 
 INLINE int64_t lanes_of(const packing *plan, int64_t piece)

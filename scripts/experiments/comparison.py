@@ -2,7 +2,6 @@
 
 import argparse
 import os
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -116,9 +115,14 @@ class Comparison:
             for setting in (options.images if self.settings else [None])
             for contender in self.contenders
         ]
-        start = time.monotonic()
-        rates = self.choose_rates(places, options, changes)
-        options.minutes -= (time.monotonic() - start) / 60
+        keys = {(contender.name, setting): contender for contender, setting in places}
+        rates: Mapping[tuple[str, int | None], float | None] = dict.fromkeys(keys)
+        if self.rates:
+
+            def make_run(place: tuple[str, int | None], rate: float) -> TrainingRun:
+                return self.make_run(keys[place], place[1], 0, options.runs, changes, rate)
+
+            rates = runs.choose_rates(keys, self.rates, make_run, options)
         pieces = {
             (contender.name, setting, rates[contender.name, setting], seed): self.make_run(
                 *(contender, setting, seed, options.runs, changes),
@@ -163,36 +167,6 @@ class Comparison:
         with_folder = [piece for piece in first if piece.path.exists()]
         pictures = {"": as_png(self.draw, rows, with_folder)} if first else {}
         return write_page(options.docs, self.name, text, rows, pictures)
-
-    def choose_rates(
-        self,
-        places: Sequence[tuple[Contender, int | None]],
-        options: argparse.Namespace,
-        changes: Mapping[str, Any],
-    ) -> dict[tuple[str, int | None], float | None]:
-        """Run the first seed with every rate; return the best rates, where all have been run."""
-        if not self.rates:
-            return {(contender.name, setting): None for contender, setting in places}
-        found = runs.finish(
-            {
-                (contender.name, setting, rate, 0): self.make_run(
-                    contender, setting, 0, options.runs, changes, rate
-                )
-                for contender, setting in places
-                for rate in self.rates
-            },
-            options,
-        )
-        chosen: dict[tuple[str, int | None], float | None] = {}
-        for contender, setting in places:
-            held_out = {
-                rate: found[key]["val"]
-                for rate in self.rates
-                if (key := (contender.name, setting, rate, 0)) in found
-            }
-            if len(held_out) == len(self.rates):
-                chosen[contender.name, setting] = max(held_out, key=held_out.__getitem__)
-        return chosen
 
     def make_run(
         self,

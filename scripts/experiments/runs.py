@@ -26,6 +26,7 @@ from scripts.training.reports.report import read_metrics
 STOPPED = (75, -signal.SIGTERM)  # exit codes of a run that was told to stop, late and early
 
 Key = TypeVar("Key", bound=tuple)
+Place = TypeVar("Place", bound=tuple)  # a key without rate and seed
 
 
 class Piece(Protocol):
@@ -111,6 +112,31 @@ def finish(pieces: Mapping[Key, Piece], options: argparse.Namespace) -> dict[Key
     if errors:
         raise errors[0] if len(errors) == 1 else TrainingError("\n".join(map(str, errors)))
     return {key: (known | found)[key] for key in pieces if key in known or key in found}
+
+
+def choose_rates(
+    places: Iterable[Place],
+    rates: Sequence[float],
+    make_piece: Callable[[Place, float], Piece],
+    options: argparse.Namespace,
+    *,
+    best: Callable[..., float] = max,
+) -> dict[Place, float]:
+    """Run seed 0 of every place with every rate; its time is taken off ``options.minutes``.
+
+    Returns:
+        The rate that is best on the training data held out, of each place with all of them run.
+    """
+    start, places = time.monotonic(), list(places)
+    pieces = {(*place, rate, 0): make_piece(place, rate) for place in places for rate in rates}
+    found = finish(pieces, options)
+    options.minutes -= (time.monotonic() - start) / 60
+    chosen = {}
+    for place in places:
+        keys = {rate: (*place, rate, 0) for rate in rates}
+        if all(key in found for key in keys.values()):
+            chosen[place] = best(rates, key=lambda rate: found[keys[rate]]["val"])
+    return chosen
 
 
 def over_seeds(found: Mapping[tuple, dict[str, Any]], *place: Any) -> dict[int, dict[str, Any]]:

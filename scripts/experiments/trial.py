@@ -35,6 +35,7 @@ class Course:
         loss: What is minimized.
         test: ``() -> batches`` of the test, the same for all.
         score: What is compared.
+        held_out: ``() -> batches`` on which rates are compared.
         before_step: Called with the network and the share of the training that is over.
     """
 
@@ -44,6 +45,7 @@ class Course:
     loss: Measure
     test: Callable[[], Sequence[Batch]]
     score: Measure
+    held_out: Callable[[], Sequence[Batch]] | None = None
     before_step: Callable[[nn.Module, float], None] = lambda network, progress: None
 
 
@@ -110,7 +112,7 @@ class Trial:
             optimizer.load_state_dict(state["optimizer"])
             result = state["result"]
         elif self.score_first:
-            result["start"] = evaluate(network, course)
+            result["start"] = evaluate(network, course, course.test())
         saved = time.monotonic()
         while result["epochs"] < course.epochs:
             start = time.monotonic()
@@ -128,7 +130,9 @@ class Trial:
                 saved = time.monotonic()
             if stop:
                 return
-        result["score"] = evaluate(network, course)
+        if course.held_out is not None:
+            result["val"] = evaluate(network, course, course.held_out())
+        result["score"] = evaluate(network, course, course.test())
         if self.keep:
             self._save(network, optimizer, result)
         write_json(self.path, {"run": self.describe(), "result": result})
@@ -188,10 +192,9 @@ def train_epoch(
 
 
 @torch.no_grad()
-def evaluate(network: nn.Module, course: Course) -> float:
-    """Return the mean score over all samples of the test."""
+def evaluate(network: nn.Module, course: Course, batches: Sequence[Batch]) -> float:
+    """Return the mean score over all samples."""
     network.eval()
-    batches = course.test()
     scores = [course.score(network(*x), y).item() * len(y) for *x, y in batches]
     return sum(scores) / sum(len(y) for *_, y in batches)
 

@@ -9,7 +9,7 @@ from mgic_geo import num_weights
 from scripts import compare
 from scripts.experiments.pages import read_rows
 from scripts.experiments.rivals import maps, matching, units
-from scripts.experiments.rivals.comparison import make_trial
+from scripts.experiments.rivals.comparison import RATES, Optimizer, make_trial
 from scripts.experiments.rivals.tasks import TASKS
 from scripts.experiments.rivals.units import DENSE, MGIC, RIVALS, Unit
 
@@ -108,7 +108,7 @@ def test_rivals_of_equal_time_are_the_nearest_by_the_clock(kind, monkeypatch):
 def test_a_run_repeats_bit_for_bit_and_learns(task, unit, tmp_path):
     results = []
     for place, steps in (("one", 3), ("two", 3), ("more", 12)):
-        trial = make_trial(unit, task, steps, 1, tmp_path / place)
+        trial = make_trial(unit, task, steps, 0.002, 1, tmp_path / place)
         trial.run(float("inf"))
         results.append(trial.read())
     one, two, more = results
@@ -151,9 +151,9 @@ def fake(folder, errors):
     (folder / "sizes.json").write_text(json.dumps(rows))
     for unit in found:
         for task in TASKS:
-            for seed in range(2):
-                trial = make_trial(unit, task, 200, seed, folder)
-                result = {"score": errors[unit.kind] + seed}
+            for rate, seed in (*((rate, 0) for rate in RATES), (0.002, 1)):
+                trial = make_trial(unit, task, 200, rate, seed, folder)
+                result = {"score": errors[unit.kind] + seed, "val": abs(rate - 0.002)}
                 trial.path.write_text(json.dumps({"run": trial.describe(), "result": result}))
 
 
@@ -175,18 +175,38 @@ def test_page_says_who_is_better_by_ranges_and_what_is_missing(tmp_path):
     assert "(seeds: 2)" in (tmp_path / "rivals.md").read_text()
 
 
+def test_cores_of_a_block_tensor_train_have_rates_by_their_inputs():
+    layer = maps.BlockTensorTrain(64, 256, rank=2)
+    groups = Optimizer(lr=0.1).make_optimizer(torch.nn.Sequential(layer)).param_groups
+    rates = {parameter: group["lr"] for group in groups for parameter in group["params"]}
+    assert rates[layer.first.weight] == pytest.approx(0.1 * 64 / 8 / 2)
+    assert rates[layer.second.weight] == pytest.approx(0.1 * 64 / 16 / 2)
+    assert rates[layer.second.bias] == 0.1
+
+
+@pytest.mark.parametrize("name", ["text", "image", "graph"])
+def test_what_is_held_out_is_never_trained_with(name):
+    task, generator = TASKS[name], torch.Generator().manual_seed(0)
+
+    def samples(batches):
+        rows = [x.view(len(y), -1) for x, *_, y in batches]
+        return {tuple(row.tolist()) for row in torch.cat(rows)}
+
+    assert samples(task.draw(generator) for _ in range(20)).isdisjoint(samples(task.held_out()))
+
+
 def test_only_runs_that_are_missing_are_trained_and_those_of_another_network_refused(
     tmp_path, capsys
 ):
     fake(tmp_path, {"dense": 1.0, "MGIC": 2.0, "narrow": 3.0})
-    path = tmp_path / "text-narrow-weights-0.json"
+    path = tmp_path / "text-narrow-weights-0.002-1.json"
     run_of = json.loads(path.read_text())["run"]
     path.unlink()
     where = ["--seeds", "2", "--tasks", "text", "--steps", "200"]
     assert run(tmp_path, *where, "--minutes", "0") == 0
     assert not path.exists()
     rows = {row["model"]: row for row in read_rows(tmp_path / "rivals.csv")}
-    assert (rows["narrow"]["text_runs"], rows["narrow"]["text_max"]) == ("1", "4.0")
+    assert (rows["narrow"]["text_runs"], rows["narrow"]["text_max"]) == ("1", "3.0")
     path.write_text(json.dumps({"run": run_of | {"weights": 1}, "result": {"score": 9.0}}))
     assert run(tmp_path, *where, "--page-only") == 1
     assert "weights: 1 -> " in capsys.readouterr().err

@@ -6,12 +6,15 @@ them. ``--time`` measures the units for the page, which wants a quiet machine; i
 
 import argparse
 import os
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from matplotlib.figure import Figure
+from torch import nn
 
 from mgic_geo import num_weights
 from scripts.experiments import runs
@@ -19,6 +22,7 @@ from scripts.experiments.figures import BLUE, GRAY, RED, Panel, dot_rows
 from scripts.experiments.pages import as_png, fill, write_page
 from scripts.experiments.ranges import Row, judge, summarize
 from scripts.experiments.rivals import units as all_units
+from scripts.experiments.rivals.maps import BlockTensorTrain
 from scripts.experiments.rivals.matching import inference_seconds, match, step_seconds
 from scripts.experiments.rivals.tasks import TASKS
 from scripts.experiments.rivals.units import Unit
@@ -27,7 +31,7 @@ from scripts.training.optimizer import OptimizerSettings
 from scripts.training.reliability.files import read_json, write_json
 from scripts.training.reliability.seeds import derive_seed
 
-OPTIMIZER = OptimizerSettings(lr=2e-3, weight_decay=1e-4, warmup_epochs=0.1)
+RATES = (0.001, 0.002, 0.005)
 OPEN = "open"  # of a verdict with fewer than two seeds
 
 
@@ -52,11 +56,17 @@ class Rivals:
         if options.time:
             write_json(times, measure(units))
         options.page_only |= options.time
+        by_name = {unit.name: unit for unit in units}
+        places = [(unit.name, task) for task in options.tasks for unit in units]
+
+        def make_piece(place: tuple[str, str], rate: float, seed: int = 0) -> Trial:
+            return make_trial(by_name[place[0]], place[1], options.steps, rate, seed, options.runs)
+
+        rates = runs.choose_rates(places, RATES, make_piece, options, best=min)
         trials = {
-            (unit.name, task, seed): make_trial(unit, task, options.steps, seed, options.runs)
+            (*place, rate, seed): make_piece(place, rate, seed)
             for seed in range(options.seeds)
-            for task in options.tasks
-            for unit in units
+            for place, rate in rates.items()
         }
         found = runs.finish(trials, options)
         measured = read_json(times) if times.exists() else {}
@@ -68,9 +78,11 @@ class Rivals:
             row |= {"weights": num_weights(unit.make())}
             row |= {f"{key}_ms": own.get(key) for key in ("training", "inference")}
             for task in options.tasks:
-                own = runs.over_seeds(found, unit.name, task).values()
+                rate = rates.get((unit.name, task))
+                own = runs.over_seeds(found, unit.name, task, rate).values()
                 errors = [{task: result["score"]} for result in own]
-                row |= {f"{task}_runs": len(errors)} | summarize(errors, [task])
+                row |= {f"{task}_rate": rate, f"{task}_runs": len(errors)}
+                row |= summarize(errors, [task])
             rows.append(row)
         text = fill(
             "rivals.md",
@@ -78,18 +90,39 @@ class Rivals:
             tasks={name: TASKS[name] for name in options.tasks},
             options=options,
             units=all_units,
-            optimizer=OPTIMIZER,
+            rates=RATES,
             load=measured.get("machine", {}).get("load"),
             cores=os.cpu_count(),
-            missing=len(trials) - len(found),
-            verdicts=verdicts(rows, options.tasks),
-            conclusions=conclusions(rows, options.tasks),
+            missing=options.seeds * len(places) - len(found),
+            verdicts={cycle: verdicts(rows, options.tasks, cycle) for cycle in all_units.CYCLES},
+            conclusions=conclusions,
         )
         picture = as_png(draw, rows, options.tasks)
         return write_page(options.docs, self.name, text, rows, {"": picture})
 
 
-def make_trial(unit: Unit, task_name: str, steps: int, seed: int, folder: Path) -> Trial:
+@dataclass(frozen=True)
+class Optimizer(OptimizerSettings):
+    """AdamW; the cores of a block tensor-train have the rates of their authors' rule."""
+
+    weight_decay: float = 1e-4
+    warmup_epochs: float = 0.1
+
+    def make_optimizer(self, network: nn.Module) -> torch.optim.Optimizer:
+        """Build the optimizer, with a group for every rate."""
+        factors: dict[nn.Parameter, float] = {}
+        for module in network.modules():
+            factors |= module.rates() if isinstance(module, BlockTensorTrain) else {}
+        groups = defaultdict(list)
+        for parameter in network.parameters():
+            groups[self.lr * factors.get(parameter, 1.0)].append(parameter)
+        weights = [{"params": group, "lr": lr, "initial_lr": lr} for lr, group in groups.items()]
+        return torch.optim.AdamW(weights, lr=self.lr, weight_decay=self.weight_decay)
+
+
+def make_trial(
+    unit: Unit, task_name: str, steps: int, rate: float, seed: int, folder: Path
+) -> Trial:
     """The training of one network; its batches are the same for all units."""
     task = TASKS[task_name]
 
@@ -102,8 +135,8 @@ def make_trial(unit: Unit, task_name: str, steps: int, seed: int, folder: Path) 
         return (task.draw(generator) for _ in range(steps))
 
     return Trial(
-        folder / f"{task_name}-{unit.name.replace(' ', '_')}-{seed}.json",
-        Course(steps, 1, OPTIMIZER, task.loss, task.test, task.error),
+        folder / f"{task_name}-{unit.name.replace(' ', '_')}-{rate:g}-{seed}.json",
+        Course(steps, 1, Optimizer(lr=rate), task.loss, task.test, task.error, task.held_out),
         make_network,
         batches,
         {"unit": unit.kind, "options": unit.options, "steps": steps}
@@ -133,16 +166,21 @@ def verdict(mgic: Row, rival: Row, task: str) -> str:
     return f"{word} ({difference:+.{TASKS[task].digits}f})"
 
 
-def verdicts(rows: Sequence[Row], tasks: Sequence[str]) -> list[tuple[Row, list[str]]]:
-    """Judge MGIC beside every other row."""
-    (mgic,) = (row for row in rows if row["model"] == "MGIC")
-    return [(row, [verdict(mgic, row, task) for task in tasks]) for row in rows if row is not mgic]
+Verdicts = list[tuple[Row, list[str]]]
 
 
-def conclusions(rows: Sequence[Row], tasks: Sequence[str]) -> list[str]:
+def verdicts(rows: Sequence[Row], tasks: Sequence[str], cycle: str) -> Verdicts:
+    """Judge MGIC, in one of its cycles, beside every other row."""
+    for mgic in (row for row in rows if row["model"] == cycle):
+        others = [row for row in rows if row["model"] not in all_units.CYCLES]
+        return [(row, [verdict(mgic, row, task) for task in tasks]) for row in others]
+    return []
+
+
+def conclusions(judged_rows: Verdicts, tasks: Sequence[str]) -> list[str]:
     """Sentences of what the table of the verdicts says, and nothing beyond."""
     found: dict[tuple[str, str], list[str]] = {}
-    for row, words in verdicts(rows, tasks):
+    for row, words in judged_rows:
         if row["model"] != "MGICLinear":  # no rival: it is not counted
             for task, word in zip(tasks, words, strict=True):
                 place = row["matched"], word.split(" ")[0]
@@ -171,5 +209,5 @@ def draw(rows: Sequence[Row], tasks: Sequence[str]) -> Figure:
     return dot_rows(
         [Panel(task, rows, task, TASKS[task].unit) for task in tasks],
         name=lambda row: row["model"] + matched.get(row["matched"], ""),
-        color=lambda row: RED if row["model"] == "MGIC" else colors[row["matched"]],
+        color=lambda row: RED if row["model"] in all_units.CYCLES else colors[row["matched"]],
     )

@@ -109,7 +109,7 @@ class BlockTensorTrain(nn.Module):
         y_{\alpha \beta} = \sum_{\gamma \sigma} L_{\alpha \beta \gamma \sigma}
         \sum_\delta R_{\beta \gamma \sigma \delta} x_{\gamma \delta}
 
-    Both cores start with the variance of their authors' rule.
+    Both cores start with the variance of their authors' rule, and :meth:`rates` has their rates.
 
     Args:
         in_channels: Channels in, :math:`C`.
@@ -134,6 +134,11 @@ class BlockTensorTrain(nn.Module):
         for core in (self.first, self.second):
             outputs, inputs = core.weight.shape[1:]
             nn.init.normal_(core.weight, std=math.sqrt(min(1, outputs / inputs) / inputs))
+
+    def rates(self) -> dict[nn.Parameter, float]:
+        """How many times the rate of a dense map the cores get: two factors, each of few inputs."""
+        dense = self.first.in_channels
+        return {core.weight: dense / core.weight.size(2) / 2 for core in (self.first, self.second)}
 
     def forward(self, x: Tensor) -> Tensor:
         """Multiply by both cores."""

@@ -10,7 +10,16 @@ from torch import nn
 
 from mgic_geo import num_weights
 from scripts.benchmarks.machine import median_time
-from scripts.experiments.rivals.units import DENSE, EXPANSION, MGIC, RIVALS, ROWS, WIDTH, Unit
+from scripts.experiments.rivals.units import (
+    ADDITIVE,
+    DENSE,
+    EXPANSION,
+    MGIC,
+    RIVALS,
+    ROWS,
+    WIDTH,
+    Unit,
+)
 
 WARMUP, REPEATS = 2, 9
 
@@ -37,10 +46,10 @@ def sizes(kind: str) -> list[dict[str, int]]:
     if kind == "Monarch":
         return [{"inner": m, "blocks": b} for m in inners for b in (2, 4, 8, 16)]
     if kind == "MGICLinear":
-        shapes = [(8, 8), (16, 16), (16, 32), (32, 32), (32, 64), (64, 64)]
+        shapes = [(8, 16), (8, 32), (8, 64), (16, 32), (16, 64), (32, 64)]
         return [
-            {"layers": layers, "group_size": group_size, "coarse_size": coarse_size}
-            for layers in range(2, 7)
+            {"inner": m, "group_size": group_size, "coarse_size": coarse_size}
+            for m in inners
             for group_size, coarse_size in shapes
         ]
     return [
@@ -93,7 +102,7 @@ def of_equal_time(kind: str, target: float) -> Unit:
 def match() -> list[dict[str, Any]]:
     """All units of the comparison, as plain values; takes about a minute of measuring."""
     target = step_seconds(MGIC.make())
-    units = [DENSE, MGIC, *(of_equal_weights(kind) for kind in RIVALS)]
+    units = [DENSE, MGIC, ADDITIVE, *(of_equal_weights(kind) for kind in RIVALS)]
     units += [of_equal_time(kind, target) for kind in RIVALS]
     return [asdict(unit) for unit in units]
 

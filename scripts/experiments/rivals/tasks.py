@@ -9,6 +9,7 @@ import pydoc_data.topics
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -31,6 +32,7 @@ class Task:
     Args:
         make_network: Builds the network around units.
         draw: ``(generator) -> batch``, one of training: inputs, then the target.
+        held_out: ``() -> batches`` by which rates are chosen, never trained with.
         test: ``() -> batches``, always the same.
         loss: What is minimized.
         error: What the table has.
@@ -41,6 +43,7 @@ class Task:
 
     make_network: Callable[[MakeUnit], nn.Module]
     draw: Callable[[torch.Generator], Batch]
+    held_out: Callable[[], list[Batch]]
     test: Callable[[], list[Batch]]
     loss: Measure
     error: Measure
@@ -84,10 +87,16 @@ class Network(nn.Module):
 
 
 @functools.cache
-def drawn(draw: Callable[[torch.Generator], Batch], count: int) -> list[Batch]:
+def drawn(draw: Callable[[torch.Generator], Batch], count: int, seed: int = 1) -> list[Batch]:
     """Batches for a test, always the same."""
-    generator = torch.Generator().manual_seed(1)
+    generator = torch.Generator().manual_seed(seed)
     return [draw(generator) for _ in range(count)]
+
+
+def hold_out(count: int) -> tuple[Tensor, Tensor]:
+    """The training samples to train with, and a tenth of them to choose rates by."""
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(1))
+    return order[count // 10 :], order[: count // 10]
 
 
 def percent_wrong(output: Tensor, target: Tensor) -> Tensor:
@@ -110,6 +119,7 @@ def function_batch(generator: torch.Generator) -> Batch:
 FUNCTION = Task(
     lambda unit: Network(nn.Linear(5, WIDTH), [Block(unit()) for _ in range(3)], 1),
     function_batch,
+    partial(drawn, function_batch, 8, 2),
     partial(drawn, function_batch, 8),
     loss=functional.mse_loss,
     error=lambda output, target: functional.mse_loss(output, target) / target.var(),
@@ -155,26 +165,26 @@ class Embedding(nn.Module):
 
 
 @functools.cache
-def text() -> tuple[Tensor, Tensor, int]:
-    """Training text, test text and the number of characters: the help that comes with Python."""
+def text() -> tuple[dict[str, Tensor], int]:
+    """The splits of a text and its number of characters: the help that comes with Python."""
     whole = "\n".join(topic for _, topic in sorted(pydoc_data.topics.topics.items()))
     alphabet = {character: number for number, character in enumerate(sorted(set(whole)))}
     codes = torch.tensor([alphabet[character] for character in whole])
-    split = len(codes) * 9 // 10
-    return codes[:split], codes[split:], len(alphabet)
+    tenths = [len(codes) * tenth // 10 for tenth in (0, 8, 9, 10)]
+    parts = zip(("train", "held out", "test"), pairwise(tenths), strict=True)
+    return {split: codes[begin:end] for split, (begin, end) in parts}, len(alphabet)
 
 
 def text_network(make_unit: MakeUnit) -> nn.Module:
     """A transformer of two blocks."""
-    num_characters = text()[2]
+    num_characters = text()[1]
     blocks: list[nn.Module] = [TextBlock(make_unit()) for _ in range(2)]
     return Network(Embedding(num_characters), blocks, num_characters)
 
 
 def text_batch(split: str, generator: torch.Generator) -> Batch:
     """Pieces of a text, and the same one character later."""
-    train, test, _ = text()
-    codes = train if split == "train" else test
+    codes = text()[0][split]
     begins = torch.randint(len(codes) - CONTEXT, (ROWS // CONTEXT, 1), generator=generator)
     places = begins + torch.arange(CONTEXT + 1)
     return codes[places[:, :-1]], codes[places[:, 1:]]
@@ -188,13 +198,14 @@ def character_loss(output: Tensor, target: Tensor) -> Tensor:
 TEXT = Task(
     text_network,
     partial(text_batch, "train"),
+    partial(drawn, partial(text_batch, "held out"), 16),
     partial(drawn, partial(text_batch, "test"), 16),
     loss=character_loss,
     error=lambda output, target: character_loss(output, target) / math.log(2),
     unit="bits a character",
     digits=3,
     about="a transformer of two blocks on the characters of the help that comes with Python "
-    "(`pydoc_data.topics`, the last tenth is the test)",
+    "(`pydoc_data.topics`, the last tenth is the test, the one before it is held out)",
 )
 
 # a small convolutional network on digits, channels last
@@ -229,13 +240,22 @@ def image_network(make_unit: MakeUnit) -> nn.Module:
 def image_batch(generator: torch.Generator) -> Batch:
     """Sixteen digits."""
     images, classes = digits("train", SIZE)
-    rows = torch.randint(len(images), (ROWS * PATCH**2 // SIZE**2,), generator=generator)
+    rows = hold_out(len(images))[0]
+    rows = rows[torch.randint(len(rows), (ROWS * PATCH**2 // SIZE**2,), generator=generator)]
     return images[rows, :1], classes[rows]
+
+
+def held_out_images() -> list[Batch]:
+    """Digits of the training set that are not trained with."""
+    images, classes = digits("train", SIZE)
+    rows = hold_out(len(images))[1]
+    return [(images[rows, :1], classes[rows])]
 
 
 IMAGE = Task(
     image_network,
     image_batch,
+    held_out_images,
     lambda: [(images[:, :1], classes) for images, classes in digit_batches(SIZE)],
     loss=functional.cross_entropy,
     error=percent_wrong,
@@ -284,13 +304,16 @@ def graph_batch(split: str, rows: Tensor) -> Batch:
 
 def graph_training(generator: torch.Generator) -> Batch:
     """Sixteen clouds."""
-    size = (ROWS // POINTS,)
-    return graph_batch("train", torch.randint(len(clouds("train")[0]), size, generator=generator))
+    rows = hold_out(len(clouds("train")[0]))[0]
+    return graph_batch(
+        "train", rows[torch.randint(len(rows), (ROWS // POINTS,), generator=generator)]
+    )
 
 
 GRAPH = Task(
     graph_network,
     graph_training,
+    lambda: [graph_batch("train", hold_out(len(clouds("train")[0]))[1])],
     lambda: [graph_batch("test", rows) for rows in torch.arange(len(clouds("test")[0])).split(50)],
     loss=functional.cross_entropy,
     error=percent_wrong,

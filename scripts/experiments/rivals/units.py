@@ -3,6 +3,7 @@
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
@@ -35,9 +36,18 @@ class CycleUnit(nn.Module):
         inner: Inner width of the finest level.
         group_size: Channels per group.
         coarse_size: Width of the coarsest level.
+        cycle: Kind of cycle.
     """
 
-    def __init__(self, width: int, *, inner: int, group_size: int, coarse_size: int) -> None:
+    def __init__(
+        self,
+        width: int,
+        *,
+        inner: int,
+        group_size: int,
+        coarse_size: int,
+        cycle: str = "multiplicative",
+    ) -> None:
         super().__init__()
         self.block = MGICBlock(
             width,
@@ -47,6 +57,7 @@ class CycleUnit(nn.Module):
             group_size=group_size,
             coarse_size=coarse_size,
             make_norm=nn.LayerNorm,
+            cycle=cycle,
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -69,17 +80,10 @@ def pair_of(make_map: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
     return make
 
 
-def mgic_linears(width: int, *, layers: int, group_size: int, coarse_size: int) -> nn.Module:
-    """A cycle for every linear map, which keeps the width, in place of one around them all."""
-    steps: list[nn.Module] = [MGICLinear(width, group_size=group_size, coarse_size=coarse_size)]
-    for _ in range(layers - 1):
-        steps += [nn.GELU(), MGICLinear(width, group_size=group_size, coarse_size=coarse_size)]
-    return after_norm(width, nn.Sequential(*steps))
-
-
 MAKERS: dict[str, Callable[..., nn.Module]] = {
     "dense": pair_of(nn.Linear),
     "MGIC": CycleUnit,
+    "MGIC additive": partial(CycleUnit, cycle="additive"),
     "narrow": pair_of(nn.Linear),
     "low rank": pair_of(low_rank),
     "shuffle": pair_of(ShuffledLinear),
@@ -88,9 +92,10 @@ MAKERS: dict[str, Callable[..., nn.Module]] = {
     "butterfly": pair_of(ButterflyLinear),
     "BTT": pair_of(BlockTensorTrain),
     "BLAST": pair_of(BlastLinear),
-    "MGICLinear": mgic_linears,
+    "MGICLinear": pair_of(partial(MGICLinear, cycle="additive")),
 }
-RIVALS = tuple(kind for kind in MAKERS if kind not in ("dense", "MGIC"))
+CYCLES = ("MGIC", "MGIC additive")
+RIVALS = tuple(kind for kind in MAKERS if kind not in ("dense", *CYCLES))
 
 
 @dataclass(frozen=True)
@@ -99,8 +104,8 @@ class Unit:
 
     Args:
         kind: A key of ``MAKERS``.
-        matched: ``"weights"`` or ``"time"``, what it shares with MGIC; empty for MGIC itself and
-            for the dense unit that MGIC has on its finest level, without groups.
+        matched: ``"weights"`` or ``"time"``, what it shares with MGIC; empty for MGIC itself, in
+            both cycles, and for the dense unit that MGIC has on its finest level, without groups.
         options: What it is made with, beside the width.
     """
 
@@ -119,7 +124,5 @@ class Unit:
 
 
 DENSE = Unit("dense", options={"inner": EXPANSION * WIDTH})
-MGIC = Unit(
-    "MGIC",
-    options={"inner": EXPANSION * WIDTH, "group_size": GROUP_SIZE, "coarse_size": COARSE_SIZE},
-)
+_SIZES = {"inner": EXPANSION * WIDTH, "group_size": GROUP_SIZE, "coarse_size": COARSE_SIZE}
+MGIC, ADDITIVE = (Unit(kind, options=_SIZES) for kind in CYCLES)

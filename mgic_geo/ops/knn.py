@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mgic_geo.ops import knn_batched, knn_compiled
 from mgic_geo.ops.gpu.choice import why_not_triton
-from mgic_geo.ops.host import why_not_on_host
+from mgic_geo.ops.host import check, why_not_on_host
 from mgic_geo.ops.inputs import check_clouds, check_finite
 from mgic_geo.ops.knn_batched import cloud_table
 from mgic_geo.ops.knn_reference import search
@@ -40,6 +40,7 @@ def _reference(
     if batch is None:
         return knn_batched.search(x, torch.arange(x.size(0), device=x.device)[None], k)
     numbers, places, counts = torch.unique(batch, return_inverse=True, return_counts=True)
+    check(numbers[0] >= 0, lambda: "batch must not be negative", "batch must not be negative")
     return knn_batched.search(x, cloud_table(places, numbers.numel(), int(counts.max())), k)
 
 
@@ -53,6 +54,8 @@ def _why_not_in_triton(
     x: Tensor, batch: Tensor | None, k: int, backend: str, *_: object
 ) -> str | None:
     reason = why_not_triton(x)
+    if reason is None and not x.size(0):
+        return "x is empty"
     if reason is None and k > MAX_IN_TRITON:
         return f"k is {k}, more than {MAX_IN_TRITON}"
     return f"backend is {backend!r}" if reason is None and backend != "auto" else reason

@@ -101,6 +101,8 @@ def test_what_does_not_fit_is_refused():
             cloud_table(batch, 1, 3)
         with pytest.raises(RuntimeError, match="x must be finite"):
             knn_indices(torch.tensor([[0.0], [torch.nan], [1.0]]), 1)
+        with pytest.raises(RuntimeError, match="batch must not be negative"):
+            knn_indices(normal(3, 3), 1, batch - 1)
 
 
 # Graphs

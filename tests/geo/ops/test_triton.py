@@ -121,6 +121,11 @@ def test_neighbors_in_clouds_of_any_size_and_order():
 
 
 @interpreted
+def test_no_points_have_no_neighbors():
+    assert knn_indices(normal(0, 3), 4).shape == (0, 4)
+
+
+@interpreted
 def test_points_that_are_not_finite_are_refused():
     with pytest.raises(ValueError, match="x must be finite"):
         knn_indices(torch.tensor([[0.0], [torch.inf]]), 1)

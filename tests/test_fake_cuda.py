@@ -3,6 +3,8 @@
 Nothing is computed, so that a value that the host reads, or a shape that depends on one, fails too.
 """
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -14,14 +16,14 @@ from mgic_geo.ops.knn import knn
 from tests.image_networks import MODELS, build, make_input
 
 
-def run(model: nn.Module, *inputs: object) -> Tensor:
+def run(model: nn.Module, *inputs: object, call: Callable[..., Tensor] = functional_call) -> Tensor:
     """The model with tensors in place of its own that claim to be on a GPU."""
     state = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     state = {
         name: torch.empty_strided(x.shape, x.stride(), dtype=x.dtype, device="cuda")
         for name, x in state.items()
     }
-    return functional_call(model, state, inputs)
+    return call(model, state, inputs)
 
 
 def clouds() -> tuple[Tensor, Tensor]:
@@ -44,6 +46,18 @@ def test_point_networks_of_additive_cycles_run(name):
     with FakeTensorMode():
         y = run(model, clouds()[0])
     assert (y.device.type, y.shape) == ("cuda", (1, 10))
+
+
+@pytest.mark.parametrize("name", ["diffgcn", pytest.param("mgic_dgcnn", marks=pytest.mark.slow)])
+def test_what_a_gpu_runs_of_point_networks_is_one_graph(name):
+    model = mgic_geo.create_model(name)
+    torch.compiler.reset()
+    compiled = torch.compile(
+        lambda *inputs: functional_call(*inputs), backend="eager", fullgraph=True, dynamic=False
+    )
+    with FakeTensorMode():
+        y = run(model, *clouds(), 4, call=compiled)
+    assert (y.device.type, y.shape) == ("cuda", (4, 10))
 
 
 @pytest.mark.parametrize("name", mgic_geo.list_models())

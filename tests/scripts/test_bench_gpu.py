@@ -76,6 +76,16 @@ def test_a_benchmark_without_a_form_for_gpus_is_refused(capsys):
     assert "--device cuda has points and images, not memory" in capsys.readouterr().err
 
 
+def test_what_the_first_run_leaves_behind_is_no_peak(monkeypatch):
+    runs = []
+    for name in ("synchronize", "reset_peak_memory_stats"):
+        monkeypatch.setattr(torch.cuda, name, lambda: None)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda: 100 if runs else 0)
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda: 107)
+    assert gpu.peak_bytes(lambda: runs.append(1)) == 7
+    assert len(runs) == 2
+
+
 def test_suites_follow_the_benchmark(monkeypatch):
     monkeypatch.setattr(gpu, "WIDTHS", (16, 32))
     arguments = argparse.Namespace(benchmark="points", device="cpu", clouds=2, points=30)

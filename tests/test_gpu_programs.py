@@ -19,7 +19,8 @@ pytestmark = [
     pytest.mark.skipif(INTERPRETS, reason="Triton interprets in this process"),
 ]
 INPUTS = make_inputs(torch.Generator().manual_seed(0))
-TYPES = {torch.float32: "*fp32", torch.float16: "*fp16", torch.int64: "*i64"}
+FLOATS = {torch.float32: "*fp32", torch.bfloat16: "*bf16", torch.float16: "*fp16"}
+TYPES = {**FLOATS, torch.int64: "*i64"}
 
 
 def type_of(value: object) -> str:
@@ -40,7 +41,7 @@ def compile_for(capability: int, kernel: JITFunction, *args: Any, **options: Any
     return triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+@pytest.mark.parametrize("dtype", FLOATS)
 @pytest.mark.parametrize("name", IN_TRITON)
 def test_every_kernel_compiles(name, dtype, monkeypatch, tmp_path):
     programs = []

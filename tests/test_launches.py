@@ -8,12 +8,16 @@ The counts are taken on a processor, on the path of other devices, see
 prints how often each operation of PyTorch runs. A count below its bound by far may lower the bound.
 """
 
+import re
+from pathlib import Path
+
 import pytest
 import torch
 
 from mgic_geo import create_model
 from scripts.benchmarks.launches import NETWORKS, Launches, count_launches, training_step
 
+PAGE = Path(__file__).parents[1] / "docs" / "performance.md"
 # operations of a training step, forward and backward
 BOUNDS = {"dgcnn": 700, "mgic_dgcnn, additive": 900, "diffgcn": 500, "mgic_diffgcn": 1200}
 
@@ -26,6 +30,13 @@ def count(name: str, clouds: int, points: int = 24) -> Launches:
 def test_a_training_step_takes_no_more_operations_than_this(name):
     launches = count(name, 4)
     assert launches.operations.total() <= BOUNDS[name], launches
+
+
+def test_the_page_on_performance_has_the_counts_of_today():
+    page = PAGE.read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `(\w+)`(, additive)? \| ([\d,]+) \| 0 \|", page, re.MULTILINE)
+    found = {name + cycle: int(number.replace(",", "")) for name, cycle, number in rows}
+    assert found == {name: count(name, 4).operations.total() for name in [*BOUNDS, "mgic_dgcnn"]}
 
 
 @pytest.mark.parametrize("name", NETWORKS)

@@ -36,7 +36,7 @@ bench: .venv/.train ## training steps beside what PyG users write (needs `make c
 	$(BIN)/python -m scripts.bench points
 
 gpu: .venv/.test ## on a machine with a GPU: its tests and benchmarks, into docs/performance-gpu.md
-	$(BIN)/python -m pytest -m cuda tests
+	$(BIN)/python -m pytest -m cuda tests/test_cuda.py
 	$(BIN)/python -m scripts.bench points --device cuda --json runs/gpu/points.json
 	$(BIN)/python -m scripts.bench images --device cuda --images 32 --json runs/gpu/images.json
 	$(BIN)/python -m scripts.gpu_page runs/gpu/points.json runs/gpu/images.json

@@ -61,5 +61,7 @@ def test_without_a_batch_size_values_are_read():
 
 def test_what_reads_a_value_is_seen():
     x = torch.ones(3)
-    launches = count_launches(lambda: (x.nonzero(), bool(x.any()), int(x.sum()), x[x > 0]))
-    assert set(launches.reads) == {"nonzero", "_local_scalar_dense", "index"}
+    launches = count_launches(
+        lambda: (x.nonzero(), bool(x.any()), int(x.sum()), x[x > 0], x.long().bincount())
+    )
+    assert set(launches.reads) == {"nonzero", "_local_scalar_dense", "index", "bincount"}

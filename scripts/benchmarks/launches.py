@@ -29,7 +29,7 @@ from scripts.benchmarks.kernels import operations
 
 # these read a value, or a shape that depends on values
 READS = ("_local_scalar_dense", "is_nonzero", "equal", "nonzero", "unique_dim", "_unique2")
-READS += ("unique_consecutive", "masked_select", "repeat_interleave")
+READS += ("unique_consecutive", "masked_select", "repeat_interleave", "bincount")
 INDEXING = ("index", "index_put", "index_put_", "_index_put_impl_")  # with a mask these read, too
 # these allocate or say how memory is looked at
 NO_LAUNCH = ("empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided")

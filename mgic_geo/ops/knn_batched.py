@@ -135,6 +135,8 @@ class _Product:
     """
 
     def __init__(self, points: Tensor, missing: Tensor, dtype: torch.dtype) -> None:
+        # the mean is among the points only if places that are left hold one of them
+        points = torch.where(missing.unsqueeze(2), points[:, :1], points)
         points = (points - points.mean(1, keepdim=True)).to(dtype)
         norms = points.square().sum(-1)
         self.norms, self.dtype = norms.unsqueeze(2), dtype
@@ -145,8 +147,8 @@ class _Product:
         if dtype == torch.float32:
             high = (points.view(torch.int32) & ~0x1FFF).view(torch.float32)
             low = points - high
-            self.left = torch.cat([high, high, low], dim=-1)
-            self.right = torch.cat([high, low, high], dim=-1)
+            parts, width = torch.cat([high, high, low, high], dim=-1), 3 * points.size(-1)
+            self.left, self.right = parts[..., :width], parts[..., -width:]
 
     def distances(self, rows: slice) -> Tensor:
         """As those by differences; those near 0 may be negative."""

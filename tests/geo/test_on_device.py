@@ -56,6 +56,14 @@ def test_clouds_of_unequal_sizes_are_searched_together(sizes):
     assert_close(found, oracle(x, 6, batch))
 
 
+def test_places_that_are_left_do_not_move_the_center_of_a_cloud():
+    batch = torch.arange(2).repeat_interleave(torch.tensor([90, 250]))
+    x = normal(340, 16) + 1000
+    with as_on_device():
+        found = knn_indices(x, 6, batch)
+    assert_close(found, oracle(x, 6, batch))
+
+
 def test_rows_in_doubt_are_decided_over_their_whole_cloud(monkeypatch):
     x = CLOUDS["binary features"]()
     with as_on_device():

@@ -36,10 +36,10 @@ bench: .venv/.train ## training steps beside what PyG users write (needs `make c
 	$(BIN)/python -m scripts.bench points
 
 gpu: .venv/.test ## on a machine with a GPU: its tests and benchmarks, into docs/performance-gpu.md
-	$(BIN)/python -m pytest -m cuda tests/test_cuda.py
-	$(BIN)/python -m scripts.bench points --device cuda --json runs/gpu/points.json
-	$(BIN)/python -m scripts.bench images --device cuda --images 32 --json runs/gpu/images.json
-	$(BIN)/python -m scripts.gpu_page runs/gpu/points.json runs/gpu/images.json
+	$(BIN)/python -m pytest -m cuda tests/test_cuda.py; tests=$$?; \
+	$(BIN)/python -m scripts.bench points --device cuda --json runs/gpu/points.json && \
+	$(BIN)/python -m scripts.bench images --device cuda --images 32 --json runs/gpu/images.json && \
+	$(BIN)/python -m scripts.gpu_page runs/gpu/points.json runs/gpu/images.json && exit $$tests
 
 paper: .venv/.train ## the paper's tables and figures beside ours, into docs/results; minutes
 	@for name in $(PAPER); do $(BIN)/python -m scripts.paper $$name || exit 1; done

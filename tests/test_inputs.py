@@ -1,8 +1,5 @@
 """What people give by mistake is named in the message, with what would be accepted."""
 
-import subprocess
-import sys
-
 import numpy as np
 import pytest
 import torch
@@ -96,9 +93,3 @@ def test_linear_changes_the_width_by_a_grouped_map_and_fuses_to_one_matrix():
 
 def test_one_version():
     assert mgic_geo.__version__ == mgic_vision.__version__
-
-
-def test_imports_are_silent():
-    command = [sys.executable, "-W", "error::FutureWarning", "-c", "import mgic_vision"]
-    result = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert result.stdout + result.stderr == ""

@@ -10,11 +10,13 @@ import tomllib
 from importlib.metadata import version
 from itertools import chain
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from mgic_geo.ops.csrc import build
 from tests import no_network
 
 ROOT = Path(__file__).parents[1]
@@ -67,21 +69,33 @@ def test_no_dependency_comes_from_an_address():
     assert all(not r.url for found in requirements().values() for r in found)
 
 
-def watched(script: str) -> subprocess.CompletedProcess:
+def watched(script: str, warnings: str = "ignore") -> subprocess.CompletedProcess:
     """Run a script in a fresh process that may not connect to anything."""
     start = "import sys; from tests import no_network as n; n.refuse_network()\n"
-    command = [sys.executable, "-W", "ignore", "-c", start + textwrap.dedent(script)]
+    command = [sys.executable, "-W", warnings, "-c", start + textwrap.dedent(script)]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
 
 
 @pytest.fixture(scope="module")
-def imports() -> tuple[list[str], list[str]]:
-    """Modules there are once the packages are imported, and once everything else is."""
+def imports() -> SimpleNamespace:
+    """What a process says and has that imports the packages, and then everything else."""
     result = watched(
         """
-        import importlib, json, pkgutil
-        import mgic_geo, mgic_vision
-        packages = sorted(sys.modules)
+        import ctypes, importlib, json, pkgutil, warnings
+        from pathlib import Path
+        finders = list(sys.meta_path)
+        import mgic_geo, mgic_vision, torch
+        found = {"finders": sys.meta_path == finders, "packages": sorted(sys.modules)}
+        from mgic_geo.ops.csrc import build
+        build.library()
+        maps = Path("/proc/self/maps").read_text().splitlines()
+        files = {line.split()[-1] for line in maps if ".so" in line}
+        omp = [file for file in files if "omp" in Path(file).name]
+        found["threads"] = {file: ctypes.CDLL(file).omp_get_max_threads() for file in omp}
+        found["torch_threads"] = torch.get_num_threads()
+        print("END", flush=True)
+        print("END", file=sys.stderr)
+        warnings.simplefilter("ignore")
         for top in ("mgic_geo", "mgic_vision", "datasets", "scripts"):
             package = importlib.import_module(top)
             for module in pkgutil.walk_packages(package.__path__, f"{top}."):
@@ -89,24 +103,39 @@ def imports() -> tuple[list[str], list[str]]:
         mgic_geo.create_model("mgic_diffgcn")
         mgic_vision.create_model("mobilenet_v3_small")
         mgic_vision.create_model("ghostnet_050")
-        print(json.dumps([packages, sorted(sys.modules)]))
-        """
+        print(json.dumps(found | {"everything": sorted(sys.modules)}))
+        """,
+        warnings="error::FutureWarning",
     )
     assert result.returncode == 0, result.stderr
-    return json.loads(result.stdout)
+    (said, _, found), (complained, *_) = (
+        text.partition("END\n") for text in (result.stdout, result.stderr)
+    )
+    return SimpleNamespace(said=said + complained, **json.loads(found))
+
+
+def test_imports_are_silent(imports):
+    assert imports.said == ""
+
+
+def test_kernels_and_torch_share_their_threads(imports):
+    """One library of OpenMP in a process: two would each have threads for all cores."""
+    if build.library() is None:
+        pytest.skip("no kernels")
+    assert list(imports.threads.values()) == [imports.torch_threads]
 
 
 def test_importing_everything_and_building_networks_opens_no_connection(imports):
-    _, everything = imports  # in a process that would have ended at a connection
     own = [path.relative_to(ROOT) for top in OWN for path in (ROOT / top).rglob("[!_]*.py")]
-    assert {".".join(path.with_suffix("").parts) for path in own} <= set(everything)
+    names = {".".join(path.with_suffix("").parts) for path in own}
+    assert names <= set(imports.everything)  # in a process that would have ended at a connection
 
 
-def test_importing_the_packages_runs_neither_datasets_nor_scripts(imports):
-    packages, _ = imports
-    assert "torch" in packages
-    strangers = {"datasets", "scripts", "lightning"}
-    assert not [name for name in packages if name.split(".")[0] in strangers]
+def test_importing_the_packages_runs_no_other_library_and_changes_no_import(imports):
+    assert "torch" in imports.packages
+    strangers = {"datasets", "scripts", "lightning", "timm", "torchvision"}
+    assert not [name for name in imports.packages if name.split(".")[0] in strangers]
+    assert imports.finders
 
 
 @pytest.mark.parametrize(

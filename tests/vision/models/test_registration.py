@@ -1,5 +1,3 @@
-import subprocess
-import sys
 import warnings
 
 import pytest
@@ -26,18 +24,6 @@ def timm():
 @pytest.fixture(scope="module", autouse=True)
 def registered(timm):
     register_with_timm()
-
-
-@pytest.mark.slow  # a process that imports everything anew
-def test_importing_the_package_imports_neither_library_and_changes_no_import():
-    code = (
-        "import sys; finders = list(sys.meta_path); import mgic_vision\n"
-        "print([name for name in ('timm', 'torchvision') if name in sys.modules])\n"
-        "print(sys.meta_path == finders)"
-    )
-    command = [sys.executable, "-W", "ignore", "-c", code]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert done.stdout.split("\n") == ["[]", "True", ""]
 
 
 def test_options_of_timm_reach_the_network(timm):

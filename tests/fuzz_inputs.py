@@ -12,7 +12,8 @@ writes to FILE how many calls it has made and the one it is about to make.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from operator import attrgetter
 from pathlib import Path
@@ -407,12 +408,13 @@ def _compare(what: str, found: Any, expected: Any) -> str:
     return ""
 
 
-def main(first: int, last: int, log: Path) -> None:
-    """Make the calls of the seeds [first, last) and print what is wrong with them."""
+def main(args: Sequence[str]) -> None:
+    """Make the calls of the seeds FIRST, ..., LAST - 1 and print what is wrong with them."""
     torch.set_num_threads(2)
+    warnings.simplefilter("ignore")
     made = 0
-    with log.open("w") as file:
-        for seed in range(first, last):
+    with Path(args[2]).open("w") as file:
+        for seed in range(*map(int, args[:2])):
             for what, call, arguments in draw_calls(seed):
                 file.seek(0)
                 file.write(f"{made} {seed} {what}")
@@ -424,4 +426,4 @@ def main(first: int, last: int, log: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3]))
+    main(sys.argv[1:])

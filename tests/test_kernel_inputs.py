@@ -4,8 +4,6 @@ Each case is one that once crashed the process or gave numbers from elsewhere in
 """
 
 import io
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -15,6 +13,7 @@ import torch
 from torch import nn
 from torch.testing import assert_close
 from torch_geometric import EdgeIndex
+from training_runs import start
 
 import mgic_geo
 from mgic_geo import MGICLinear, MGICMessagePassing, edge_gradients
@@ -280,17 +279,13 @@ def _fuzz(first: int, last: int, log: Path) -> tuple[int, list[str]]:
     """How many calls a process made, and what went wrong; it is started again after a crash."""
     calls, found = 0, list[str]()
     while first < last:
-        done = subprocess.run(
-            [sys.executable, "-W", "ignore", "-m", "tests.fuzz_inputs", str(first), str(last), log],
-            cwd=Path(__file__).parents[1],
-            capture_output=True,
-            text=True,
-        )
-        found += done.stdout.splitlines()
+        process = start(log.with_suffix(".txt"), first, last, log, script="tests.fuzz_inputs")
+        process.join()
+        found += log.with_suffix(".txt").read_text().splitlines()
         made, seed, what = log.read_text().split(" ", 2)
         calls += int(made) + 1
-        if not done.returncode:
+        if not process.exitcode:
             break
-        found.append(f"{seed}, {what}: ended with {done.returncode}: {done.stderr[-500:]}")
+        found.append(f"{seed}, {what}: ended with {process.exitcode}")
         first = int(seed) + 1
     return calls, found

@@ -4,6 +4,7 @@ import os
 import resource
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 from threading import Thread
 
@@ -24,6 +25,7 @@ from torch.testing import assert_close
 
 from mgic_vision import create_model, fuse
 from mgic_vision.layers import DepthwiseConv2d
+from tests import fuzz_values
 from tests.kernels import on_threads
 
 pytestmark = needs_compiler
@@ -68,30 +70,38 @@ GRANTS = [
 ]
 
 
-def run_alone(call: str, **environment: str) -> str:
-    """What a call of a function of this file prints in a process of its own."""
+@cache
+def run_alone(*calls: str, grant: str = "OMP_NUM_THREADS=1") -> list[str]:
+    """The lines that calls of functions of this file print in a process of its own."""
     here, _, tests, root = Path(__file__).parents[:4]
+    variable, _, value = grant.partition("=")
+    environment = {"PYTHONPATH": f"{here}:{tests}", "OMP_NUM_THREADS": "1", variable: value}
     done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", f"import test_threads; test_threads.{call}"],
-        env=os.environ | {"PYTHONPATH": f"{here}:{tests}"} | environment,
+        [sys.executable, "-W", "ignore", "-c", f"from test_threads import *; {'; '.join(calls)}"],
+        env=os.environ | environment,
         cwd=root,
         capture_output=True,
         text=True,
         timeout=300,
     )
     assert done.returncode == 0, done.stderr[-2000:]
-    return done.stdout
+    return done.stdout.splitlines()
+
+
+LIMITED = "run_short_threads(200)", "check_grants()"  # memory first, while there is little
 
 
 @pytest.mark.fault(48)
 @pytest.mark.parametrize("grant", GRANTS)
 def test_fewer_threads_than_asked_for_give_the_same(grant):
-    variable, _, value = grant.partition("=")
-    assert run_alone("check_grants()", OMP_NUM_THREADS="1", **{variable: value}) == "same\n"
+    assert run_alone(*LIMITED, grant=grant)[1] == "same"
 
 
 def check_grants() -> None:
     """In a process that gets fewer threads than it asks for, where torch may be wrong itself."""
+    for name in fuzz_values.OPERATIONS:
+        for seed in range(2):
+            fuzz_values.check(name, seed)
     change, native_change = make_change(20, 20 * HALF)
     conv, grad = DepthwiseConv2d(40, 40), images(3, 40, 30, 30, seed=1)
     cases = [(native_change, change, torch.randn(2, 20, 30, 30))]
@@ -129,7 +139,7 @@ def assert_same_on_one_thread(compute, x, expected=None) -> None:
 
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="no /proc")
 def test_threads_that_are_gone_leave_no_memory_behind():
-    assert int(run_alone("run_short_threads(200)")) < 20 << 20
+    assert int(run_alone(*LIMITED, grant=GRANTS[0])[0]) < 20 << 20
 
 
 def run_short_threads(count: int) -> None:
@@ -150,7 +160,7 @@ def run_short_threads(count: int) -> None:
 
 @pytest.mark.slow
 def test_a_kernel_without_memory_says_so():
-    assert run_alone("run_without_memory()", OMP_NUM_THREADS="1") == "no memory\n"
+    assert run_alone("run_without_memory()") == ["no memory"]
 
 
 def run_without_memory() -> None:

@@ -1,6 +1,9 @@
 import copy
+import io
 import json
+from contextlib import redirect_stdout
 from functools import partial
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -29,12 +32,16 @@ TINY += ["--settle", "0"]
 CLOSE = {"rtol": 1e-9, "atol": 1e-9}  # float64 through ten layers
 
 
+def hurry(patch):
+    """Nothing that takes a second, or that outlives the test."""
+    patch.setattr(machine, "keep_freed_memory", lambda: "allocator: untouched")
+    patch.setattr(machine, "gemm_gflops", lambda: 100.0)
+    patch.setattr(machine, "memory_bandwidth", lambda: 10.0)
+
+
 @pytest.fixture
 def quick_machine(monkeypatch):
-    """Nothing that takes a second, or that outlives the test."""
-    monkeypatch.setattr(machine, "keep_freed_memory", lambda: "allocator: untouched")
-    monkeypatch.setattr(machine, "gemm_gflops", lambda: 100.0)
-    monkeypatch.setattr(machine, "memory_bandwidth", lambda: 10.0)
+    hurry(monkeypatch)
 
 
 def test_every_round_runs_each_contender_once_in_an_order_of_its_own():
@@ -100,12 +107,20 @@ def test_machine_has_a_name_cores_versions_and_speed():
     assert machine.memory_bandwidth(num_bytes=1 << 16, repeats=1) > 0
 
 
-@pytest.mark.usefixtures("quick_machine")
-def test_run_prints_every_contender_and_keeps_samples_that_agree_with_its_ratios(tmp_path, capsys):
-    path, threads = tmp_path / "run" / "points.json", torch.get_num_threads()
-    assert bench.main([*TINY, "--json", str(path)]) == 0
+@pytest.fixture(scope="module")
+def run(tmp_path_factory) -> tuple[Path, str]:
+    """The report of a run, and what it printed."""
+    path = tmp_path_factory.mktemp("bench") / "run" / "points.json"
+    threads, printed = torch.get_num_threads(), io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(printed):
+        hurry(patch)
+        assert bench.main([*TINY, "--json", str(path)]) == 0
     assert torch.get_num_threads() == threads
-    printed = capsys.readouterr().out
+    return path, printed.getvalue()
+
+
+def test_run_prints_every_contender_and_keeps_samples_that_agree_with_its_ratios(run):
+    path, printed = run
     report = json.loads(path.read_text())
     (result,) = report["results"]
     assert list(result["seconds"]) == list(points.MODELS)
@@ -204,13 +219,11 @@ def test_exported_contenders_give_what_the_network_gives(model, monkeypatch):
         assert {pair.slow, pair.fast} <= results.keys()
 
 
-@pytest.mark.usefixtures("quick_machine")
-def test_roofline_has_a_point_for_every_contender_below_what_the_machine_reaches(tmp_path):
-    path, picture = tmp_path / "points.json", tmp_path / "roofline.png"
-    assert bench.main([*TINY, "--json", str(path)]) == 0
-    points_of = draw_roofline.read_points(json.loads(path.read_text())["results"][0])
-    assert list(points_of) == list(points.MODELS)
+def test_roofline_has_a_point_for_every_contender_below_what_the_machine_reaches(run, tmp_path):
+    path, picture = run[0], tmp_path / "roofline.png"
     report = json.loads(path.read_text())["results"][0]
+    points_of = draw_roofline.read_points(report)
+    assert list(points_of) == list(points.MODELS)
     for name, (intensity, gflops) in points_of.items():
         assert_close(intensity, report["flops"][name] / report["bytes_moved"][name])
         assert_close(gflops, report["flops"][name] / spread(report["seconds"][name]).median / 1e9)

@@ -12,13 +12,20 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from timm.models.resnet import BasicBlock, ResNet
 
 from mgic_geo import num_weights
 from scripts import compare
 from scripts.experiments import comparison, conversion, networks
 from scripts.experiments.comparison import REPEATS, read_config, step_seconds
-from scripts.experiments.conversion import Budget, FineTuned, converted, original, resnet
-from scripts.experiments.data import digits
+from scripts.experiments.conversion import (
+    SMALL_SIZES,
+    Budget,
+    FineTuned,
+    converted,
+    original,
+    resnet,
+)
 from scripts.experiments.registry import COMPARISONS
 from scripts.experiments.runs import TrainingRun, finish
 from scripts.training.reliability.errors import TrainingError
@@ -181,7 +188,8 @@ def test_runs_of_other_settings_are_refused(tmp_path, capsys):
 
 
 @pytest.mark.parametrize("name", SMALL)
-def test_every_contender_is_timed(name):
+def test_every_contender_is_timed(name, monkeypatch):
+    monkeypatch.setattr(comparison, "REPEATS", 1)
     seconds = step_seconds(TRAINED[name], SMALL[name])
     assert seconds.keys() == {contender.name for contender in TRAINED[name].contenders}
     assert min(seconds.values()) > 0
@@ -311,13 +319,21 @@ def test_words_that_are_no_settings_are_refused(capsys):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A fine-tuning of one seed, as short as it can be."""
+    """A fine-tuning of one seed, as short as it can be, of small networks."""
     folder = tmp_path_factory.mktemp("convert")
-    images, classes = digits("test")
+    images, classes = torch.rand(32, *conversion.IMAGE), torch.arange(32) % 10
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(conversion, "digits", lambda split: (images, classes))
         patch.setattr(conversion, "digit_batches", lambda: [(images[:20], classes[:20])])
+        patch.setattr(conversion, "resnet", small_resnet)
+        patch.setattr(conversion, "SMALL_SIZES", {k: v // 4 for k, v in SMALL_SIZES.items()})
         assert compare.main(fine_tuning(folder, 1)) == 0
         yield folder
+
+
+def small_resnet(widths=conversion.WIDTHS):
+    """A quarter as wide, with fewer blocks."""
+    return ResNet(BasicBlock, (1, 1, 1, 2), num_classes=10, channels=[w // 4 for w in widths])
 
 
 def fine_tuning(folder, seeds):

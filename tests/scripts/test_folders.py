@@ -59,6 +59,8 @@ def folder(tmp_path_factory) -> Path:
 
 NETWORK = ["--model.name", "pointnet", "--model.options.width", 16, "--data.num_points", 64]
 NETWORK += ["--model.optimizer.lr", 0.01, "--threads", 1, "--data.batch_size", 6]
+VOTES = 8  # fewer than by default, which take their time
+NETWORK += ["--data.votes", VOTES]
 
 
 @pytest.fixture(scope="module")
@@ -110,7 +112,8 @@ def test_a_result_says_what_was_tested(whole, folder):
     assert tested["data"] == "folder"
     assert tested["root"] == str(folder)
     facts = [tested[key] for key in ("split", "num_points", "votes", "seed", "sampling")]
-    assert facts == ["test", 64, 32, 0, "random"]
+    assert facts == ["test", 64, VOTES, 0, "random"]
+    assert PointClouds().votes == 32  # where nothing else is asked for
     assert all(len(tested[key]) == 64 for key in ("files", "shapes", "weights"))
 
 
@@ -119,10 +122,10 @@ def read_csv(text: str) -> dict[str, dict[str, str]]:
     return {row["file"]: row for row in rows}
 
 
-@pytest.mark.parametrize("votes", [1, 32])
+@pytest.mark.parametrize("votes", [1, VOTES])
 def test_predict_says_of_every_file_what_the_test_says(votes, whole, folder, tmp_path, call):
     call("test", whole, "--votes", votes)
-    name = "predictions.npz" if votes == 32 else "predictions-test-folder-*.npz"
+    name = "predictions.npz" if votes == VOTES else "predictions-test-folder-*.npz"
     (path,) = (tmp_path / "run").glob(name)
     with np.load(path) as arrays:
         names, tested = arrays["names"], arrays["probabilities"]
@@ -174,7 +177,7 @@ def test_training_on_made_shapes_in_a_folder_of_meshes_is_refused(folder, tmp_pa
 def test_results_of_different_tests_are_kept_side_by_side_and_never_share_a_column(
     generated, call, tmp_path
 ):
-    for votes in (2, 2, 32):
+    for votes in (2, 2, VOTES):
         call("test", generated, "--votes", votes)
     run_dir = tmp_path / "run"
     kept = [path.name for path in run_dir.glob("test*.json")]
@@ -185,7 +188,7 @@ def test_results_of_different_tests_are_kept_side_by_side_and_never_share_a_colu
     assert own == first != second
     two, most = (split.summary["tested"] for split in runs["b"])
     assert not same_test(two, most)
-    assert {two["votes"], most["votes"]} == {2, 32}
+    assert {two["votes"], most["votes"]} == {2, VOTES}
 
 
 def test_predict_goes_on_past_files_it_cannot_read(whole, folder, tmp_path, call):

@@ -56,7 +56,7 @@ def tiny(tmp_path_factory) -> list[str]:
         *("--data.root", str(root), "--data.shapes_per_class", "[6, 2, 2]"),
         *("--data.num_points", "32", "--data.batch_size", "8", "--data.val_fraction", "0.34"),
         *("--data.augment.rotate_z", "180", "--data.augment.jitter", "0.01"),
-        *("--data.test_splits", "[test, test-hard]"),
+        *("--data.test_splits", "[test, test-hard]", "--data.votes", "4"),
         *("--model.name", "mgic_diffgcn"),
         *("--model.options", '{"k": 4, "width": 16, "dropout": 0.5}'),
         *("--trainer.max_epochs", "3", "--trainer.accelerator", "cpu"),

@@ -37,6 +37,7 @@ def whole(tmp_path_factory) -> Path:
     """The folder of a small run; its output is in ``log``."""
     folder = tmp_path_factory.mktemp("whole")
     config = ["--config", "scripts/configs/parts.yaml", "--model.name", "pointnet"]
+    config += ["--model.options.width", 16]
     few = ["--trainer.max_epochs", 1, "--data.shapes_per_class", "[3, 1, 1]"]
     command = ["fit", *config, *few, "--run_dir", folder, "--threads", 1]
     run(folder / "log", *command, script="scripts.train_parts")

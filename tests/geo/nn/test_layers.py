@@ -54,7 +54,7 @@ GROUPED = {
 }
 OURS = {conv.__name__: conv for conv in (GroupedEdgeConv, DiffGCNConv)}
 CYCLES = {
-    f"MGIC {name}": lambda conv=conv: MGICMessagePassing(32, 64, conv)
+    f"MGIC {name}": lambda conv=conv, **sizes: MGICMessagePassing(32, 64, conv, **sizes)
     for name, conv in (CONVS | OURS | {"factory": lambda i, o: pyg.SAGEConv(i, o)}).items()
 }
 STRATEGIES = {  # of a class and of a function, which cannot be pickled
@@ -73,9 +73,9 @@ GNN = {"MGICGNN": lambda: MGICGNN(32, 32, 2, 4, conv=pyg.SAGEConv, group_size=8)
 LAYERS = GROUPED | ON_ROWS | STRATEGIES | CYCLES | GNN
 
 
-def make(name: str, seed: int = 0) -> nn.Module:
+def make(name: str, seed: int = 0, **options) -> nn.Module:
     torch.manual_seed(seed)
-    return LAYERS[name]()
+    return LAYERS[name](**options)
 
 
 def features(dtype: torch.dtype = torch.float64) -> Tensor:
@@ -218,7 +218,9 @@ QUICK = (
 )
 def test_layers_compile_to_one_graph_with_the_same_gradients(name):
     torch.compiler.reset()
-    layer, x = make(name).double().eval(), features().requires_grad_()
+    # two levels; all others have more, which take as long again
+    sizes = {"group_size": 32} if name in ("MGIC GCNConv", "MGIC GATConv") else {}
+    layer, x = make(name, **sizes).double().eval(), features().requires_grad_()
     compiled = torch.compile(layer, backend="aot_eager", fullgraph=True)
     results = []
     for function in (layer, compiled):

@@ -1,5 +1,6 @@
 import ast
 import copy
+import functools
 from pathlib import Path
 
 import pytest
@@ -24,11 +25,16 @@ from scripts.experiments.conversion import BARS
 from scripts.experiments.known_networks import make
 
 
+@functools.cache
+def converted(name):
+    """A block, converted, and inputs for it; copy it before you change it."""
+    x = features(BLOCKS[name])
+    return *convert(BLOCKS[name].train(), **SIZES, input_size=x.shape[1:]), x
+
+
 @pytest.mark.parametrize("name", BLOCKS)
 def test_block_becomes_a_cycle_of_its_shapes_with_fewer_weights(name):
-    block = BLOCKS[name].train()
-    x = features(block)
-    new, report = convert(block, **SIZES, input_size=x.shape[1:])
+    block, (new, report, x) = BLOCKS[name].train(), copy.deepcopy(converted(name))
     assert len(report.changed) == 1
     assert new(x).shape == block(x).shape
     new(x).square().sum().backward()
@@ -53,16 +59,15 @@ def test_one_level_is_the_block_itself(name):
 
 @pytest.mark.parametrize("name", BLOCKS)
 def test_converted_block_is_fused(name):
-    block = copy.deepcopy(BLOCKS[name])
-    new = shift_norms(convert(block, **SIZES)[0]).eval()
-    x = features(block)
+    new, _, x = copy.deepcopy(converted(name))
+    shift_norms(new).eval()
     with torch.no_grad():
         assert_equal(fuse(new)(x), new(x))
 
 
 @pytest.mark.parametrize("name", BLOCKS)
 def test_corrections_start_at_a_tenth(name):
-    new, _ = convert(BLOCKS[name], **SIZES)
+    new = converted(name)[0]
     assert new.cycle.norms
     for norm in new.cycle.norms:
         if isinstance(norm, nn.BatchNorm2d):

@@ -1,13 +1,11 @@
-"""ModelNet10's layout in small, for tests."""
+"""ModelNet10's layout in small, and files that are not to be trusted, for tests."""
 
 import zipfile
+from pathlib import Path
 
 import numpy as np
 
-from datasets.modelnet10 import (
-    CLASSES,
-    ModelNet10,
-)
+from datasets.modelnet10 import CLASSES, ModelNet10
 from datasets.off import format_off
 
 FEW = dict.fromkeys(CLASSES, (2, 1))
@@ -47,3 +45,13 @@ def flip(path, place=10):
     content = bytearray(path.read_bytes())
     content[place] ^= 1
     path.write_bytes(content)
+
+
+class Canary:
+    """Makes a file where it is unpickled."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return (Path.touch, (self.path,))

@@ -14,7 +14,7 @@ import mgic_geo
 import mgic_vision
 from mgic_geo.models.weights import WeightsError, WeightsWarning, read_weights
 from scripts.training.weights import Weights, export_weights, find_weights
-from tests.meshes import flip
+from tests.meshes import Canary, flip
 
 NETWORKS = {
     "mgic_geo": (mgic_geo, "mgic_diffgcn", {"k": 3, "width": 16, "group_size": 4}),
@@ -159,14 +159,6 @@ def test_damaged_files_are_refused_by_name(damage, match, exported):
     damage(path)
     with pytest.raises(WeightsError, match=rf"model\.safetensors: .*{match}"):
         read_weights(path)
-
-
-class Canary:
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return (Path.touch, (self.path,))
 
 
 @pytest.mark.fault(4)

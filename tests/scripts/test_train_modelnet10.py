@@ -582,7 +582,6 @@ def test_broken_mesh_ends_the_run_with_its_name_unless_it_may_be_lenient(root, t
         (["--trainer.max_steps", "3"], "trainer.max_steps must stay -1"),
         (["--model.optimizer.lr", "-1"], "lr must be above 0"),
         (["--model.optimizer.speed", "1"], "speed"),
-        (["--data.test_splits", "[tset]"], "no split tset in shapes10"),
     ],
     ids=lambda value: value[0] if isinstance(value, list) else "",
 )

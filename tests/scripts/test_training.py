@@ -10,7 +10,7 @@ from typing import ClassVar
 import numpy as np
 import pytest
 import torch
-from meshes import flip
+from meshes import Canary, flip
 from sklearn.metrics import accuracy_score, log_loss
 from torch.utils.data import Dataset
 
@@ -309,14 +309,6 @@ def test_damaged_checkpoint_without_another_is_an_error_with_its_name(damage, tm
         newest_checkpoint(tmp_path)
     with pytest.raises(CheckpointError, match="step-000000010"):
         read_checkpoint(path)
-
-
-class Canary:
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return (Path.touch, (self.path,))
 
 
 @pytest.mark.fault(4)

@@ -82,7 +82,7 @@ def run_alone(*calls: str, grant: str = "OMP_NUM_THREADS=1") -> list[str]:
         cwd=root,
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=600,
     )
     assert done.returncode == 0, done.stderr[-2000:]
     return done.stdout.splitlines()

@@ -76,12 +76,11 @@ def whole(folder, tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def generated(tmp_path_factory) -> Path:
-    """A run on generated furniture."""
+    """A run on generated furniture, without a report."""
     place = tmp_path_factory.mktemp("generated")
     data = ["--data.root", place / "data", "--data.shapes_per_class", "[3, 1, 1]"]
-    run(
-        place / "log", "fit", *data, *NETWORK, "--trainer.max_epochs", 1, "--run_dir", place / "run"
-    )
+    command = ["fit", *data, *NETWORK, "--trainer.max_epochs", 1, "--run_dir", place / "run"]
+    run(place / "log", *command, "--report", "false")
     return place / "run"
 
 
@@ -124,7 +123,7 @@ def read_csv(text: str) -> dict[str, dict[str, str]]:
 
 @pytest.mark.parametrize("votes", [1, VOTES])
 def test_predict_says_of_every_file_what_the_test_says(votes, whole, folder, tmp_path, call):
-    call("test", whole, "--votes", votes)
+    call("test", whole, "--votes", votes, "--report", "false")
     name = "predictions.npz" if votes == VOTES else "predictions-test-folder-*.npz"
     (path,) = (tmp_path / "run").glob(name)
     with np.load(path) as arrays:
@@ -141,7 +140,7 @@ def test_test_of_a_root_tests_the_meshes_that_are_there(generated, folder, tmp_p
     other = tmp_path / "furniture"
     for name, shape in (("chair", "crate"), ("table", "pipe")):
         shutil.copytree(folder / shape, other / name)
-    told = call("test", generated, "--data.root", other)
+    told = call("test", generated, "--data.root", other, "--report", "true")
     assert "6 samples" in told
     (path,) = (tmp_path / "run").glob("test-folder-*.json")
     result = json.loads(path.read_text())
@@ -280,14 +279,14 @@ def test_other_seeds_draw_other_points_and_the_same_seed_the_same(whole, folder,
 
 def test_a_network_of_its_own_classes_tests_a_folder_that_lacks_some(whole, tmp_path, call):
     few = make_folder(tmp_path / "few", ("pipe",))
-    told = call("test", whole, "--data.root", few)
+    told = call("test", whole, "--data.root", few, "--report", "false")
     assert "3 samples" in told
     assert "has no ball, no crate" in told
 
 
 def test_a_network_sees_normals_in_training_test_and_prediction(folder, tmp_path, call):
     data = ["--data.name", "folder", "--data.root", folder, "--data.features", "xyz,normal"]
-    few = ["--data.val_fraction", 0.2, "--trainer.max_epochs", 1, "--votes", 2, "--report", "false"]
+    few = ["--data.val_fraction", 0.2, "--trainer.max_epochs", 1, "--report", "false"]
     run(tmp_path / "log", "fit", *data, *NETWORK, *few, "--run_dir", tmp_path / "normals")
     result = json.loads((tmp_path / "normals" / "test.json").read_text())
     assert result["tested"]["features"] == "xyz,normal"

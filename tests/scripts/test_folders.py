@@ -168,7 +168,8 @@ def test_a_root_without_meshes_is_refused(root, generated, tmp_path, call):
 
 @pytest.mark.fault(55)
 def test_training_on_made_shapes_in_a_folder_of_meshes_is_refused(folder, tmp_path):
-    told = run(tmp_path / "log", "fit", "--data.root", folder, *NETWORK, code=1)
+    where = ["--data.root", folder, "--run_dir", tmp_path / "run"]
+    told = run(tmp_path / "log", "fit", *where, *NETWORK, code=1)
     assert "makes its own shapes: --data.name folder reads those" in told
 
 
@@ -307,5 +308,6 @@ def test_a_network_sees_normals_in_training_test_and_prediction(folder, tmp_path
 
 def test_features_that_a_data_set_does_not_have_are_refused(tmp_path):
     data = ["--data.root", tmp_path / "data", "--data.shapes_per_class", "[2, 1, 1]"]
-    told = run(tmp_path / "log", "fit", *data, *NETWORK, "--data.features", "xyz,color", code=1)
+    data += ["--data.features", "xyz,color", "--run_dir", tmp_path / "run"]
+    told = run(tmp_path / "log", "fit", *data, *NETWORK, code=1)
     assert "shapes10 has no color; data.features can be xyz,normal" in told

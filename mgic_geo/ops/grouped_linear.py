@@ -36,7 +36,7 @@ class Packing(NamedTuple):
 
     def pack(self, weight: Tensor) -> tuple[Tensor, Tensor | None]:
         """What a kernel takes: the weight and how to pack it, or a packed one and ``None``."""
-        if weight not in _kept:
+        if not _kept or weight not in _kept:
             return weight.contiguous(), self.index
         kept = _kept[weight]
         if kept is None or not kept.holds(self, weight):

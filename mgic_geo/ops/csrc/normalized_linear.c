@@ -53,8 +53,11 @@ INLINE void sum_piece(const task *t, int64_t row, int64_t piece, const int64_t i
     for (int r = 0; r < rows; r++) {
         const vec far = z[r] - mean;
         vec g = far;
-        if (backward)
-            g = load_lanes(grad + (row + r) * plan->out + piece * LANES, lanes);
+        if (backward) {
+            const float *here = grad + (row + r) * plan->out + piece * LANES;
+            __builtin_prefetch(here + BLOCK_ROWS * plan->out);
+            g = load_lanes(here, lanes);
+        }
         *one += g;
         *two += g * far;
     }
@@ -196,7 +199,9 @@ INLINE void derive_piece(const task *t, int64_t row, int64_t piece, float *grad_
     vec z[ROWS_TOGETHER];
     product_piece(&parts, row, plan, piece, t->forth->weight, 0, inputs, rows, z);
     for (int r = 0; r < rows; r++) {
-        const vec g = load_lanes(n->grad + (row + r) * plan->out + c, lanes);
+        const float *here = n->grad + (row + r) * plan->out + c;
+        __builtin_prefetch(here + BLOCK_ROWS * plan->out);
+        const vec g = load_lanes(here, lanes);
         store_lanes(grad_z + r * plan->out + c,
                     g * scale + ((z[r] - mean) * slope + offset), lanes);
     }

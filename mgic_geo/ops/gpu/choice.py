@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from functools import cache
 from importlib.util import find_spec
 
 import torch
@@ -48,9 +47,8 @@ def why_not_multiply_in_triton(*tensors: Tensor | None) -> str | None:
 
 
 @torch.compiler.assume_constant_result
-@cache
 def is_asked_for() -> bool:
-    """Whether ``MGIC_KERNELS`` says ``triton``, when it is first looked at."""
+    """Whether ``MGIC_KERNELS`` says ``triton``."""
     return os.environ.get(SWITCH) == "triton"
 
 

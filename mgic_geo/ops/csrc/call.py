@@ -30,6 +30,7 @@ _ARRAYS: dict[str, tuple[torch.dtype, Callable[[Tensor], bool]]] = {
         lambda x: x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last),
     ),
 }
+_NUMBER = None, Tensor.is_contiguous  # no array: never asked
 _PROTOTYPE = re.compile(r"^ENTRY (mgic_\w+)\(([^{;]*)\)\s*\{", re.MULTILINE)
 _PARAMETER = re.compile(r"(?:(OUT_)?([A-Z]+)\((\w+)\)|(int64_t|double) (\w+)|int threads)")
 
@@ -133,7 +134,7 @@ class Entry:
         self.function = function
         # of each argument: its name, type and order, and what stands for None; called often
         self.plan = [
-            (each.name, *_ARRAYS.get(each.kind, (None, None)), (0,) * len(each.ctypes))
+            (each.name, *_ARRAYS.get(each.kind, _NUMBER), (0,) * len(each.ctypes))
             for each in parameters
         ]
 

@@ -19,8 +19,9 @@ import torch
 from torch import Tensor
 
 _NUMBERS = {"int64_t": ctypes.c_int64, "double": ctypes.c_double}
+IsInOrder = Callable[[Tensor], bool]
 # of arrays: the type, and whether a tensor's numbers are in the order that the kernels read
-_ARRAYS: dict[str, tuple[torch.dtype, Callable[[Tensor], bool]]] = {
+_ARRAYS: dict[str, tuple[torch.dtype, IsInOrder]] = {
     "FLOATS": (torch.float32, Tensor.is_contiguous),
     "DOUBLES": (torch.float64, Tensor.is_contiguous),
     "INTS": (torch.int64, Tensor.is_contiguous),
@@ -30,7 +31,6 @@ _ARRAYS: dict[str, tuple[torch.dtype, Callable[[Tensor], bool]]] = {
         lambda x: x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last),
     ),
 }
-_NUMBER = None, Tensor.is_contiguous  # no array: never asked
 _PROTOTYPE = re.compile(r"^ENTRY (mgic_\w+)\(([^{;]*)\)\s*\{", re.MULTILINE)
 _PARAMETER = re.compile(r"(?:(OUT_)?([A-Z]+)\((\w+)\)|(int64_t|double) (\w+)|int threads)")
 
@@ -133,10 +133,10 @@ class Entry:
         function.argtypes, function.restype = [*kinds, ctypes.c_int], ctypes.c_char_p
         self.function = function
         # of each argument: its name, type and order, and what stands for None; called often
-        self.plan = [
-            (each.name, *_ARRAYS.get(each.kind, _NUMBER), (0,) * len(each.ctypes))
-            for each in parameters
-        ]
+        self.plan: list[tuple[str, torch.dtype | None, IsInOrder, tuple[int, ...]]] = []
+        for each in parameters:
+            dtype, is_in_order = _ARRAYS.get(each.kind, (None, Tensor.is_contiguous))
+            self.plan.append((each.name, dtype, is_in_order, (0,) * len(each.ctypes)))
 
     def __call__(self, *arguments: Any) -> None:
         """Call it with tensors and numbers, one a parameter."""

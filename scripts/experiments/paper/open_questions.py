@@ -83,7 +83,7 @@ QUESTIONS = (
     Question("a norm after R, not only after P", "norm after R"),
     Question("initial transfers: uniform, not aggregating", "uniform transfers"),
     Question("initial transfers: constant, not aggregating", "constant transfers"),
-    Question("scale of the norm after P: starts at 0, not 1", "zero scale"),
+    Question("scale of the norm after P: starts at 0, not a tenth", "zero scale"),
     Question("R and P: shared (P is R transposed), not separate", "shared R and P"),
     Question(WHOLE, "whole features"),
     Question("relaxation on the way down as well", "both ways"),

@@ -10,7 +10,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -287,7 +286,7 @@ def graph_network(make_unit: MakeUnit) -> nn.Module:
 @functools.cache
 def clouds(split: str) -> tuple[Tensor, Tensor, Tensor]:
     """Points ``(S, P, 3)``, neighbors within the cloud ``(S, P, k)`` and classes of shapes10."""
-    data = Shapes10(Path("data"), split, num_points=POINTS)
+    data = Shapes10("data/shapes10", split, num_points=POINTS)
     pos = torch.stack([data[row].pos for row in range(len(data))])
     batch = torch.arange(len(pos)).repeat_interleave(POINTS)
     neighbors = knn_indices(pos.flatten(0, 1), NEIGHBORS, batch).view(len(pos), POINTS, -1)

@@ -92,6 +92,7 @@ def drawn(draw: Callable[[torch.Generator], Batch], count: int, seed: int = 1) -
     return [draw(generator) for _ in range(count)]
 
 
+@functools.cache
 def hold_out(count: int) -> tuple[Tensor, Tensor]:
     """The training samples to train with, and a tenth of them to choose rates by."""
     order = torch.randperm(count, generator=torch.Generator().manual_seed(1))

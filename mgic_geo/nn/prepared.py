@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from typing import Any
 
 from torch_geometric.nn import MessagePassing
 
 
-class PreparedConv(MessagePassing, ABC):
+class PreparedConv(MessagePassing):
     """A graph convolution that takes its graph in a form of its own, too."""
 
-    @abstractmethod
     def prepare(self, x: Any, edge_index: Any, *args: Any, **kwargs: Any) -> Any:
         """Return what may be passed as ``edge_index``, alone and many times."""
+        raise NotImplementedError

@@ -41,7 +41,7 @@ from mgic_vision.layers import Permute
 #: What a block is made of; raises :class:`NotConvertible` if it cannot be a cycle.
 Split = Callable[[Any], Parts]
 #: How the user splits blocks of a class of theirs.
-Splits = Mapping[type[nn.Module], Split]
+Splits = Mapping[type[Any], Split]  # not Module: the keys of a mapping are invariant
 RESIDUAL = "act(x + f(x))"
 NO_SHORTCUT = f"changes width or resolution, or has no shortcut; known is {RESIDUAL}"
 

@@ -11,8 +11,10 @@
 #include <stdint.h>
 #include <string.h>
 
-#ifdef __AVX2__
+#ifdef __AVX__
 #include <immintrin.h>
+#elif defined(__aarch64__)
+#include <arm_neon.h>
 #endif
 
 #if defined(__AVX512F__)
@@ -61,6 +63,21 @@ typedef double wide __attribute__((vector_size(8 * WIDE_LANES), aligned(8), may_
         v = rounded;                                                                               \
     } while (0)
 #endif
+
+/* sum + x * w, rounded once wherever the processor can. Compilers fuse one loop and not the next, and
+ * what is computed twice has to be the same both times. */
+INLINE vec add_product(vec sum, vec x, vec w)
+{
+#if defined(__AVX512F__)
+    return (vec)_mm512_fmadd_ps((__m512)x, (__m512)w, (__m512)sum);
+#elif defined(__AVX__) && defined(__FMA__)
+    return (vec)_mm256_fmadd_ps((__m256)x, (__m256)w, (__m256)sum);
+#elif defined(__ARM_NEON) && defined(__aarch64__)
+    return (vec)vfmaq_f32((float32x4_t)sum, (float32x4_t)x, (float32x4_t)w);
+#else
+    return sum + x * w;
+#endif
+}
 
 #if defined(__AVX2__) && !defined(__AVX512F__)
 INLINE __m256i first_lanes(int64_t lanes)

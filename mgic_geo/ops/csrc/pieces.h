@@ -109,7 +109,7 @@ INLINE void add_eight(const float *x, int64_t stride, const float *weight, vec *
     for (int i = 0; i < 4; i++) {
         const vec w = LOAD(weight + i * LANES);
         for (int r = 0; r < rows; r++)
-            sums[r] += x[r * stride + i] * w;
+            sums[r] = add_product(sums[r], x[r * stride + i] - (vec){}, w);
     }
     vec w[4];
     for (int i = 0; i < 4; i++) {
@@ -118,10 +118,10 @@ INLINE void add_eight(const float *x, int64_t stride, const float *weight, vec *
     }
     for (int r = 0; r < rows; r++) {
         const __m256 four = _mm256_broadcast_ps((const __m128 *)(x + r * stride + 4));
-        sums[r] += (vec)_mm256_permute_ps(four, 0x00) * w[0];
-        sums[r] += (vec)_mm256_permute_ps(four, 0x55) * w[1];
-        sums[r] += (vec)_mm256_permute_ps(four, 0xaa) * w[2];
-        sums[r] += (vec)_mm256_permute_ps(four, 0xff) * w[3];
+        sums[r] = add_product(sums[r], (vec)_mm256_permute_ps(four, 0x00), w[0]);
+        sums[r] = add_product(sums[r], (vec)_mm256_permute_ps(four, 0x55), w[1]);
+        sums[r] = add_product(sums[r], (vec)_mm256_permute_ps(four, 0xaa), w[2]);
+        sums[r] = add_product(sums[r], (vec)_mm256_permute_ps(four, 0xff), w[3]);
     }
 }
 #endif
@@ -143,7 +143,7 @@ INLINE const float *add_inputs(const float *x, int64_t stride, int64_t inputs, c
     for (; i < inputs; i++, weight += LANES) {
         const vec w = LOAD(weight);
         for (int r = 0; r < rows; r++)
-            sums[r] += x[r * stride + i] * w;
+            sums[r] = add_product(sums[r], x[r * stride + i] - (vec){}, w);
     }
     return weight;
 }

@@ -132,16 +132,19 @@ class Entry:
         kinds = [kind for parameter in parameters for kind in parameter.ctypes]
         function.argtypes, function.restype = [*kinds, ctypes.c_int], ctypes.c_char_p
         self.function = function
-        # of each argument: its name, type and order, and what stands for None; called often
-        self.plan: list[tuple[str, torch.dtype | None, IsInOrder, tuple[int, ...]]] = []
+        # of each argument: its name, type and order, what stands for None, and whether its stride
+        # goes along; called often
+        self.plan: list[tuple[str, torch.dtype | None, IsInOrder, tuple[int, ...], bool]] = []
         for each in parameters:
             dtype, is_in_order = _ARRAYS.get(each.kind, (None, Tensor.is_contiguous))
-            self.plan.append((each.name, dtype, is_in_order, (0,) * len(each.ctypes)))
+            nothing = (0,) * len(each.ctypes)
+            self.plan.append((each.name, dtype, is_in_order, nothing, each.kind == "ROWS"))
 
     def __call__(self, *arguments: Any) -> None:
         """Call it with tensors and numbers, one a parameter."""
         flat: list[Any] = []
-        for (name, dtype, is_in_order, nothing), x in zip(self.plan, arguments, strict=True):
+        for argument, x in zip(self.plan, arguments, strict=True):
+            name, dtype, is_in_order, nothing, strided = argument
             if dtype is None:
                 flat.append(x)
             elif x is None:
@@ -153,8 +156,7 @@ class Entry:
                 )
             elif not is_in_order(x) or x.is_neg():
                 raise ValueError(f"{name} must be in order, got strides {x.stride()}")
-            elif len(nothing) == 3:
-                # ROWS: from the first number to the last one, gaps between rows included
+            elif strided:  # from the first number to the last one, gaps between rows included
                 reach = (x.size(0) - 1) * x.stride(0) + x.size(1) if x.size(0) else 0
                 flat += (x.data_ptr(), reach, x.stride(0))
             else:

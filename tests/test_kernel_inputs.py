@@ -21,6 +21,9 @@ from mgic_geo.graphs.adjacency import Adjacency, to_adjacency
 from mgic_geo.graphs.derivatives import derivative_operators
 from mgic_geo.nn.diff_conv import DiffGCNConv
 from mgic_geo.nn.edge_conv import GroupedEdgeConv
+from mgic_geo.nn.norm_act import norm_act
+from mgic_geo.ops.csrc import build
+from mgic_geo.ops.grouped_linear import packing
 from tests.kernels import needs_compiler
 
 N = 30
@@ -128,12 +131,87 @@ def test_clouds_that_edges_leave_are_refused():
         DiffGCNConv(16, 16)(torch.randn(1500, 16), wrong)
 
 
+@needs_compiler
+@pytest.mark.parametrize("name", ["weight", "bias"])
+def test_an_empty_tensor_is_not_taken_for_one_that_is_not_there(name):
+    norm = nn.BatchNorm1d(16)
+    setattr(norm, name, nn.Parameter(torch.empty(0)))
+    with pytest.raises(ValueError, match=f"{name} must have 16 numbers, got 0"):
+        norm_act(norm, None, X)
+
+
+@needs_compiler
+def test_sums_without_room_are_refused():
+    x, y, plan = torch.randn(N, 16), torch.empty(N, 16), packing(1, 16, 16, 7, lanes=build.lanes())
+    graph = to_adjacency(EDGES, N, N)
+    ops = derivative_operators(graph, graph.sort(edge_gradients(POS, EDGES)))
+    of_graph = (ops.ptr, ops.index, ops.value, ops.crossings)
+    mix = (plan.begins, plan.inputs, 16, *plan.pack(torch.randn(1, 16, 112)), None, 0, None, y)
+    sums = (x, 16, plan.begins, plan.inputs, plan.inverse, torch.empty(1, 16, 112), None)
+    with pytest.raises(ValueError, match="grad_bias must have 16 numbers, got 0"):
+        build.run("mgic_mix_derivatives", x, N, 16, *of_graph, *mix, *sums)
+
+
 SOURCE, TARGET = EDGES.repeat(1, 2)[:, :101]
+GRAPH = to_adjacency(EDGES, N, N)
+OPERATORS = derivative_operators(GRAPH, GRAPH.sort(edge_gradients(POS, EDGES)))
+WEIGHT = torch.randn(2, 3, 8)
+MIX = torch.randn(2, 3, 56)
 FITTING = {
+    "grouped_linear": {"x": X, "weight": WEIGHT, "bias": None},
+    "grouped_linear_weight": {"x": X, "grad": X, "groups": 2},
+    "mix_derivatives": {
+        "x": X,
+        "weight": MIX,
+        "bias": None,
+        "subtrahend": None,
+        "relu": False,
+        **OPERATORS._asdict(),
+    },
+    "edge_gradients": {
+        "pos": POS,
+        "source": EDGES[0],
+        "target": EDGES[1],
+        "batch": None,
+        "softening": 0.0,
+    },
+    "derivative_operators": {
+        "ptr": GRAPH.ptr,
+        "index": GRAPH.index,
+        "edge_value": torch.rand(100, 3),
+    },
+    "add_at_rows": {"grad": X, "row": torch.zeros(N, 16).long(), "num_rows": N},
+    "spmm": {
+        "x": X,
+        "ptr": GRAPH.ptr,
+        "index": GRAPH.index,
+        "value": torch.rand(100),
+        "ptr_t": GRAPH.ptr,
+        "index_t": GRAPH.index,
+        "value_t": torch.rand(100),
+    },
     "compress": {"source": EDGES[0], "target": EDGES[1], "num_sources": N, "num_targets": N},
     "knn": {"x": X, "batch": torch.zeros(N).long(), "k": 3, "backend": "auto"},
 }
 REFUSED = [
+    *(
+        (name, {"x": X.repeat(1, 2)[:, :n]}, rf"x must be .*got shapes? \({N}, {n}\)")
+        for name in ("grouped_linear", "mix_derivatives")
+        for n in (0, 14, 15, 17, 32)
+    ),
+    ("grouped_linear", {"weight": WEIGHT[..., 1:]}, r"x must be \(N, 14\), got shape"),
+    ("grouped_linear_weight", {"groups": 3}, "groups must divide .* got 3 for 16 and 16"),
+    ("mix_derivatives", {"weight": MIX[..., 1:]}, r"got shapes .* and \(2, 3, 55\)"),
+    ("mix_derivatives", {"ptr": OPERATORS.ptr[None]}, r"ptr must have 1 axis"),
+    ("edge_gradients", {"source": EDGES[:1]}, "source must have 1 axis"),
+    ("edge_gradients", {"batch": torch.zeros(1, N).long()}, "batch must have 1 axis"),
+    ("derivative_operators", {"edge_value": torch.rand(1, 100, 3)}, "edge_value must have 2 axes"),
+    ("add_at_rows", {"row": torch.zeros(1, N, 16).long()}, "row must have 2 axes"),
+    *(
+        ("spmm", {part: getattr(GRAPH, part).to(kind)}, rf"must be int64 or int32, got .*{kind}")
+        for part in ("ptr", "index")
+        for kind in (torch.uint8, torch.bool)
+    ),
     *(("compress", {"source": SOURCE[:n]}, rf"\({n},\) and \(100,\)") for n in (0, 99, 101)),
     *(("compress", {"target": TARGET[:n]}, rf"\(100,\) and \({n},\)") for n in (0, 99, 101)),
     *(
@@ -148,6 +226,7 @@ REFUSED = [
 ]
 
 
+@needs_compiler
 @pytest.mark.parametrize(("name", "wrong", "message"), REFUSED)
 def test_operators_refuse_other_sizes_and_types_by_name(name, wrong, message):
     with pytest.raises(ValueError, match=message):

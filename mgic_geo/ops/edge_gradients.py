@@ -49,8 +49,10 @@ def _check(pos: Tensor, batch: Tensor | None) -> None:
     check_axes(pos=(pos, 2))
     if not pos.is_floating_point():
         raise ValueError(f"pos must be floating point, got {pos.dtype}")
-    if batch is not None and batch.dtype != torch.int64:
-        raise ValueError(f"batch must be int64, got {batch.dtype}")
+    if batch is not None:
+        check_axes(batch=(batch, 1))
+        if batch.dtype != torch.int64:
+            raise ValueError(f"batch must be int64, got {batch.dtype}")
 
 
 def _cloud_places(pos: Tensor, batch: Tensor | None) -> Tensor:
@@ -64,6 +66,7 @@ def _compiled(
     pos: Tensor, source: Tensor, target: Tensor, batch: Tensor | None, softening: float
 ) -> Tensor:
     _check(pos, batch)
+    check_axes(source=(source, 1), target=(target, 1))
     if batch is not None and (batch[1:] >= batch[:-1]).all():
         cloud = batch.unique_consecutive(return_inverse=True)[1]
     else:
@@ -131,7 +134,7 @@ def _matrices_reference(ptr: Tensor, index: Tensor, edge_value: Tensor) -> list[
 
 
 def _matrices_compiled(ptr: Tensor, index: Tensor, edge_value: Tensor) -> list[Tensor]:
-    check_axes(ptr=(ptr, 1), index=(index, 1))
+    check_axes(ptr=(ptr, 1), index=(index, 1), edge_value=(edge_value, 2))
     if int(ptr[-1]) != index.numel():  # padded
         return _matrices_reference(ptr, index, edge_value)
     ptr, index, edge_value = ptr.contiguous(), index.contiguous(), edge_value.contiguous()

@@ -142,9 +142,12 @@ def _reference(
 def _compiled(
     x: Tensor, weight: Tensor, bias: Tensor | None, addend: Tensor | None = None
 ) -> Tensor:
+    groups, rows, columns = weight.shape
+    if x.dim() != 2 or x.size(1) != groups * columns:
+        raise ValueError(f"x must be (N, {groups * columns}), got shape {tuple(x.shape)}")
     x = in_rows(x)
-    plan = packing(*weight.shape, lanes=build.lanes())
-    y = x.new_empty(x.size(0), weight.size(0) * weight.size(1))
+    plan = packing(groups, rows, columns, lanes=build.lanes())
+    y = x.new_empty(x.size(0), groups * rows)
     if addend is not None and addend.shape != y.shape:
         raise ValueError(f"addend must be {tuple(y.shape)}, got shape {tuple(addend.shape)}")
     build.run(
@@ -230,6 +233,11 @@ def _weight_reference(x: Tensor, grad: Tensor, groups: int) -> Tensor:
 
 
 def _weight_compiled(x: Tensor, grad: Tensor, groups: int) -> Tensor:
+    if groups < 1 or x.size(1) % groups or grad.size(1) % groups:
+        raise ValueError(
+            f"groups must divide the widths of x and grad, got {groups} for {x.size(1)} and "
+            f"{grad.size(1)}"
+        )
     x, grad = in_rows(x), grad.contiguous()
     rows, columns = grad.size(1) // groups, x.size(1) // groups
     plan = packing(groups, rows, columns, lanes=build.lanes())

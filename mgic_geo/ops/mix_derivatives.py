@@ -16,6 +16,7 @@ from mgic_geo.ops.grouped_linear import (
     why_not_multiply,
 )
 from mgic_geo.ops.host import is_readable
+from mgic_geo.ops.inputs import check_axes
 from mgic_geo.ops.operator import Kernel, Operation, gradients_of
 from mgic_geo.ops.spmm import spmm, targets_of
 
@@ -97,7 +98,13 @@ def _compiled(
 ) -> Tensor:
     """The kernel; ``products`` says what it adds up beside the result: see there."""
     ptr, index, value, *_, crossings = (tensor.contiguous() for tensor in operators)
+    check_axes(x=(x, 2), ptr=(ptr, 1), index=(index, 1), value=(value, 2), crossings=(crossings, 1))
     groups, rows, columns = weight.shape
+    if x.size(1) % groups or PARTS * x.size(1) != groups * columns:
+        raise ValueError(
+            f"x must be (N, C) and weight (groups, out, {PARTS} * C / groups), got shapes "
+            f"{tuple(x.shape)} and {tuple(weight.shape)}"
+        )
     plan = packing(groups, rows, columns // PARTS, PARTS, lanes=build.lanes())
     x, y = x.contiguous(), x.new_empty(x.size(0), groups * rows)
     if subtrahend is not None and subtrahend.shape != y.shape:

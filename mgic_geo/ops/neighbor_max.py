@@ -127,6 +127,7 @@ def _rows_reference(grad: Tensor, row: Tensor, num_rows: int) -> Tensor:
 
 
 def _rows_compiled(grad: Tensor, row: Tensor, num_rows: int) -> Tensor:
+    check_axes(grad=(grad, 2), row=(row, 2))
     grad, row = grad.contiguous(), row.contiguous()
     sums = grad.new_zeros(num_rows, grad.size(1))
     build.run("mgic_neighbor_max_backward", grad, row, len(grad), *sums.shape, sums)

@@ -60,10 +60,12 @@ def check_pointer(ptr: Tensor, index: Tensor) -> None:
     """Raise where ``ptr`` is not one of ``index``.
 
     Raises:
-        ValueError: It has not one axis, does not start with 0, falls, or ends after the entries of
-            ``index``.
+        ValueError: It has not one axis or no integers, does not start with 0, falls, or ends after
+            the entries of ``index``.
     """
     check_axes(ptr=(ptr, 1), index=(index, 1))
+    if not {ptr.dtype, index.dtype} <= {torch.int64, torch.int32}:
+        raise ValueError(f"ptr and index must be int64 or int32, got {ptr.dtype} and {index.dtype}")
     if not ptr.numel() or ptr[0] != 0 or not 0 <= int(ptr[-1]) <= index.numel():
         raise ValueError(
             f"ptr must start with 0 and end with {index.numel()} at most, the entries of index, "

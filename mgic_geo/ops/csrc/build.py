@@ -139,6 +139,7 @@ def _compiled(kernels: Kernels) -> Path:
             "%s: compiling its kernels for this processor (once, half a minute)", kernels.package
         )
         compile_library(kernels, path)
+        _load(path, kernels)  # what lacks something is not kept
 
     return libraries.find(key) or libraries.store(key, make)
 

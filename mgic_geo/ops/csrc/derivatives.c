@@ -364,7 +364,7 @@ ENTRY mgic_mix_derivatives(FLOATS(x), int64_t nodes, int64_t channels, INTS(ptr)
     HOLDS_OR_NULL(subtrahend, times(nodes, out));
     HOLDS(y, times(nodes, out));
     int64_t size = 0;
-    if (grad_bias) {
+    if (grad_bias || other) {
         HOLDS(other, times(nodes, other_channels));
         TRY(check_plan("other_begins", other_begins, other_pieces, other_inputs, channels,
                        other_channels));

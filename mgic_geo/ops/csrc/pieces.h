@@ -46,7 +46,8 @@ __attribute__((unused)) static report check_plan(const char *name, const int64_t
                                                  int64_t pieces, int64_t inputs, int64_t out,
                                                  int64_t channels)
 {
-    CHECK(out >= 0 && pieces == (out + LANES - 1) / LANES, "%s must have %lld pieces, got %lld",
+    WITHIN(out, 0, MAX_SIZE);
+    CHECK(pieces == (out + LANES - 1) / LANES, "%s must have %lld pieces, got %lld",
           name, (long long)(out + LANES - 1) / LANES, (long long)pieces);
     CHECK(inputs >= 0 && inputs <= channels && channels < MAX_SIZE,
           "inputs of %s must be from 0 to %lld, got %lld", name, (long long)channels,

@@ -463,7 +463,7 @@ def test_compiler_that_writes_no_utf8_is_quoted(anew, cc, caplog):
         (SOURCE.replace("return NULL", "return missing()") + "report missing(void);", "missing"),
     ],
 )
-def test_library_that_lacks_something_is_not_used(anew, stub, cc, caplog, source, said):
+def test_library_that_lacks_something_is_not_used(anew, stub, folder, cc, caplog, source, said):
     other = stub.sources[0].with_name("other.txt")
     other.write_text(source.replace("report missing(void);", ""))
     declared = "-Dmissing=mgic_missing -Wno-implicit-function-declaration -Wno-int-conversion"
@@ -476,6 +476,7 @@ def test_library_that_lacks_something_is_not_used(anew, stub, cc, caplog, source
     )
     assert anew() is None
     assert said in caplog.text
+    assert list(folder.iterdir()) == []  # nor kept, where it would be found again for good
 
 
 def test_prototype_that_is_not_known_is_named(anew, stub, caplog):

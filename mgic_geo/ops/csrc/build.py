@@ -17,7 +17,13 @@ import torch
 from mgic_geo.ops.csrc import cache as libraries
 from mgic_geo.ops.csrc import processor
 from mgic_geo.ops.csrc.call import Entry, read_prototypes
-from mgic_geo.ops.csrc.compiler import MORE_FLAGS, Kernels, compile_library, settings
+from mgic_geo.ops.csrc.compiler import (
+    MORE_FLAGS,
+    Kernels,
+    compile_library,
+    find_compiler,
+    settings,
+)
 
 SWITCH = "MGIC_KERNELS"
 CHOICES = ("auto", "native", "prebuilt", "reference", "require", "triton")
@@ -134,6 +140,7 @@ def _compiled(kernels: Kernels) -> Path:
     key = f"{kernels.package}-{kernels.digest(*settings(), processor.describe())}"
 
     def make(path: Path) -> None:
+        find_compiler()  # where there is none, nothing is announced
         # a warning, since messages of lower levels are not shown by default
         _log.warning(
             "%s: compiling its kernels for this processor (once, half a minute)", kernels.package

@@ -143,9 +143,7 @@ def test_an_empty_tensor_is_not_taken_for_one_that_is_not_there(name):
 @needs_compiler
 def test_sums_without_room_are_refused():
     x, y, plan = torch.randn(N, 16), torch.empty(N, 16), packing(1, 16, 16, 7, lanes=build.lanes())
-    graph = to_adjacency(EDGES, N, N)
-    ops = derivative_operators(graph, graph.sort(edge_gradients(POS, EDGES)))
-    of_graph = (ops.ptr, ops.index, ops.value, ops.crossings)
+    of_graph = (OPERATORS.ptr, OPERATORS.index, OPERATORS.value, OPERATORS.crossings)
     mix = (plan.begins, plan.inputs, 16, *plan.pack(torch.randn(1, 16, 112)), None, 0, None, y)
     sums = (x, 16, plan.begins, plan.inputs, plan.inverse, torch.empty(1, 16, 112), None)
     with pytest.raises(ValueError, match="grad_bias must have 16 numbers, got 0"):

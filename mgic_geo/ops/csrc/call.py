@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 _NUMBERS = {"int64_t": ctypes.c_int64, "double": ctypes.c_double}
-EMPTY = 64  # in place of null, which means that there is no array, for one without numbers
+_EMPTY = 64  # in place of null, which means that there is no array, for one without numbers
 IsInOrder = Callable[[Tensor], bool]
 # of arrays: the type, and whether a tensor's numbers are in the order that the kernels read
 _ARRAYS: dict[str, tuple[torch.dtype, IsInOrder]] = {
@@ -159,9 +159,9 @@ class Entry:
                 raise ValueError(f"{name} must be in order, got strides {x.stride()}")
             elif strided:  # from the first number to the last one, gaps between rows included
                 reach = (x.size(0) - 1) * x.stride(0) + x.size(1) if x.size(0) else 0
-                flat += (x.data_ptr() or EMPTY, reach, x.stride(0))
+                flat += (x.data_ptr() or _EMPTY, reach, x.stride(0))
             else:
-                flat += (x.data_ptr() or EMPTY, x.numel())
+                flat += (x.data_ptr() or _EMPTY, x.numel())
         report = self.function(*flat, torch.get_num_threads())
         if report is not None:
             text = report.decode()

@@ -72,7 +72,7 @@ INLINE vec add_product(vec sum, vec x, vec w)
     return (vec)_mm512_fmadd_ps((__m512)x, (__m512)w, (__m512)sum);
 #elif defined(__AVX__) && defined(__FMA__)
     return (vec)_mm256_fmadd_ps((__m256)x, (__m256)w, (__m256)sum);
-#elif defined(__ARM_NEON) && defined(__aarch64__)
+#elif defined(__aarch64__)
     return (vec)vfmaq_f32((float32x4_t)sum, (float32x4_t)x, (float32x4_t)w);
 #else
     return sum + x * w;

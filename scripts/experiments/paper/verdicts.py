@@ -116,7 +116,8 @@ def function_errors(rows: list[Row]) -> tuple[str, str]:
             for rival in rivals
         )
 
-    beaten, on_average = beaten_by("highest", "lowest"), beaten_by(*2 * ["ours test MSE"])
+    beaten = beaten_by("highest", "lowest")
+    on_average = beaten_by("ours test MSE", "ours test MSE")
     words = f"fewer weights and a lower error than {on_average} of {len(rivals)} rivals on average "
     words += f"and than {beaten} with the ranges over the folds apart,"
     verdict = HOLDS if beaten == len(rivals) else IN_PART if beaten else NOT_HERE

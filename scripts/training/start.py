@@ -21,6 +21,7 @@ from scripts.training.reliability.claim import (
 )
 from scripts.training.reliability.errors import TrainingError
 
+LIBRARIES = {"torch": "torch", "Lightning": "lightning.pytorch"}
 PATHS = ("run_dir", "checkpoint", "labels", "data.root", "data.zip")  # which may look like anything
 
 
@@ -67,9 +68,11 @@ class Script:
         try:
             if not {"-h", "--help"} & set(args):
                 self._claim(args[:1], read_settings(args[1:]))
-            if sys.stderr.isatty():
-                print("starting: torch and Lightning are loaded", file=sys.stderr, flush=True)
             spin_briefly(os.environ)
+            told = args[:1] == ["fit"] or sys.stderr.isatty()  # a log of predictions has only them
+            for name, module in LIBRARIES.items() if told else ():
+                print(f"starting: {name} is loaded", file=sys.stderr, flush=True)
+                importlib.import_module(module)
             cli = importlib.import_module("scripts.training.cli")
             return cli.main(*self.load(), f"python -m {self.name}", args)
         except TrainingError as error:

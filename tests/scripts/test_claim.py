@@ -202,7 +202,11 @@ def test_callbacks_that_change_frozen_settings_are_refused_by_name(name, fit, tm
 def test_wrong_options_are_told_in_three_lines_with_the_nearest_name(args, message, fit):
     told = fit(*args, code=(1, 2))
     assert message in told
-    assert len(told.splitlines()) <= 3
+    assert len(without_start(told)) <= 3
+
+
+def without_start(told: str) -> list[str]:
+    return [line for line in told.splitlines() if not line.startswith("starting: ")]
 
 
 @pytest.mark.parametrize(
@@ -218,4 +222,4 @@ def test_wrong_key_of_a_config_file_is_told_in_three_lines(text, message, fit, t
     (tmp_path / "own.yaml").write_text(text)
     told = fit("--config", tmp_path / "own.yaml", code=2)
     assert message in told
-    assert len(told.splitlines()) <= 3
+    assert len(without_start(told)) <= 3

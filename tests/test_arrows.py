@@ -32,10 +32,10 @@ def files(package: str) -> list[Path]:
 @pytest.mark.parametrize(
     ("package", "others"),
     [
-        ("mgic_geo", ("mgic_vision", "datasets", "scripts", "tests")),
-        ("mgic_vision", ("datasets", "scripts", "tests")),
-        ("datasets", ("scripts", "tests")),
-        ("scripts", ("tests",)),
+        ("mgic_geo", ("mgic", "mgic_vision", "datasets", "scripts", "tests")),
+        ("mgic_vision", ("mgic", "datasets", "scripts", "tests")),
+        ("datasets", ("mgic", "scripts", "tests")),
+        ("scripts", ("mgic", "tests")),
     ],
 )
 def test_packages_import_downwards(package, others):

@@ -84,7 +84,7 @@ def imports() -> SimpleNamespace:
         import ctypes, importlib, json, pkgutil, warnings
         from pathlib import Path
         finders = list(sys.meta_path)
-        import mgic_geo, mgic_vision, torch
+        import mgic, mgic_geo, mgic_vision, torch
         found = {"finders": sys.meta_path == finders, "packages": sorted(sys.modules)}
         from mgic_geo.ops.csrc import build
         build.library()

@@ -1,9 +1,10 @@
 """Multigrid-in-channels networks: two packages of one version.
 
-``mgic_geo`` (here ``mgic.geo``) is for graphs, point clouds and plain vectors: ``MGICMessagePassing``
-around any PyG convolution, ``MGICLinear``, point networks, neighbor search, ``convert`` for PyG models.
-``mgic_vision`` (here ``mgic.vision``) is for images: classifiers, segmentation, ``convert`` for
-networks of torchvision and timm. Everything else imports them by their own names.
+``mgic_geo`` (here ``mgic.geo``) is for graphs, point clouds and plain vectors:
+``MGICMessagePassing`` around any PyG convolution, ``MGICLinear``, point networks, neighbor search,
+``convert`` for PyG models. ``mgic_vision`` (here ``mgic.vision``) is for images: classifiers,
+segmentation, ``convert`` for networks of torchvision and timm. Code and documentation import the
+two by their own names.
 
 Example:
     >>> import mgic

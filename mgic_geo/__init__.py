@@ -56,6 +56,8 @@ from mgic_geo.nn.width_change import WidthChange
 from mgic_geo.ops.operator import explain
 from mgic_geo.rates import param_groups
 
+del torch_geometric, warnings  # names complete to what is public
+
 __version__ = "0.1.0"
 
 # what to start with comes first, as `help` shows it

@@ -199,7 +199,10 @@ class TrainingRun:
         return json.loads(json.dumps(_without_place(settings)))
 
     def read(self) -> dict[str, Any] | None:
-        """Return the values of a finished run; ``val``: its best accuracy on what was held out."""
+        """Return the values of a finished run.
+
+        ``curve`` is the accuracy of every epoch on what was held out, and ``val`` the best of them.
+        """
         files = {split: self.path / f"{split}.json" for split in self.splits}
         if not all(file.exists() for file in files.values()):
             return None
@@ -217,7 +220,8 @@ class TrainingRun:
         metrics = read_metrics(self.path / "metrics.csv")
         held_out = metrics.get("val_accuracy", np.empty(0))
         held_out = held_out[~np.isnan(held_out)]  # of runs that hold nothing out
-        val = {"val": 100 * float(held_out.max())} if held_out.size else {}
+        curve = [round(float(value), 3) for value in 100 * held_out]
+        val = {"val": 100 * float(held_out.max()), "curve": curve} if curve else {}
         return run | {"epochs": len(metrics["epoch"])} | val
 
     def run(self, deadline: float) -> None:

@@ -1,7 +1,6 @@
 """Figures 5 and 6: accuracy against cost, and by epoch, from the paper's numbers and our runs."""
 
 import argparse
-import contextlib
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -15,6 +14,7 @@ from matplotlib.ticker import LogLocator
 from scripts.experiments.figures import frame
 from scripts.experiments.pages import as_png, fill, read_rows
 from scripts.experiments.paper.item import Item, Page, number, published
+from scripts.training.reliability.files import read_json
 
 WARM = ("#d55e00", "#cc79a7", "#e69f00", "#882255")
 COLD = ("#0072b2", "#009e73", "#56b4e9", "#8d96a0", "#332288", "#44aa99")
@@ -25,7 +25,6 @@ OURS = {
     "images.csv": ("mnist5k, accuracy %", "test"),
     "segmentation.csv": ("scenes of digits, mIoU %", "miou"),
 }
-RUNS = ("images/*", "points/*", "segmentation/*")
 
 
 def make_figure5(arguments: argparse.Namespace) -> Page:
@@ -122,73 +121,48 @@ def make_figure6(arguments: argparse.Namespace) -> Page:
         }
         for row in published("figure6")["rows"]
     ]
-    curves = read_curves(arguments.runs)
-    for (data, model), runs in curves.items():
+    curves = read_curves(arguments.docs / "points-runs.json")
+    for model, runs in curves.items():
         for share in (2 / 3, 1.0):
             epochs = max(1, round(share * min(map(len, runs))))
             best = [max(values[:epochs]) for values in runs]
-            line = {"run": f"ours: {model}", "data": data, "epochs": epochs}
+            line = {"run": f"ours: {model}", "data": "points", "epochs": epochs}
             line |= {"ours best accuracy": sum(best) / len(best)}
             rows.append(line | {"lowest": min(best), "highest": max(best), "seeds": len(best)})
-    seeds = "of every row as many as it says"
-    if curves:
-        return Page(rows, fill("figure6.md", why=""), {"": as_png(draw_curves, curves)}, seeds)
-    kept, picture = read_rows(arguments.docs / "figure6.csv"), arguments.docs / "figure6.png"
-    kept = [row for row in kept if row["run"].startswith("ours")]
-    rows += [{key: _number(value) for key, value in row.items()} for row in kept]
-    why = f"No runs with validation accuracy are in `{arguments.runs.name}` yet."
-    if kept:
-        why = "No runs with validation accuracy are in this checkout's folder of runs: the rows of "
-        why += "ours and their picture are those of the page that was there before."
-    pictures = {"": picture.read_bytes()} if kept and picture.exists() else {}
-    return Page(rows, fill("figure6.md", why=why), pictures, seeds)
+    pictures = {"": as_png(draw_curves, curves)} if curves else {}
+    return Page(rows, fill("figure6.md"), pictures, "of every row as many as it says")
 
 
-def _number(value: str) -> int | float | str | None:
-    """A cell of a file as it was when it was written."""
-    for kind in (int, float):
-        with contextlib.suppress(ValueError):
-            return kind(value)
-    return value or None
-
-
-def read_curves(folder: Path) -> dict[tuple[str, str], list[list[float]]]:
-    """Read validation accuracy in percent by epoch, of every run that has it.
+def read_curves(path: Path) -> dict[str, list[list[float]]]:
+    """Read validation accuracy in percent by epoch, of every run of a comparison.
 
     Returns:
-        By the name of the data's folder and that of the model, one list a seed.
+        By the name of the network, one list a seed.
 
     Example:
-        >>> read_curves(Path("no such folder"))
+        >>> read_curves(Path("no such file"))
         {}
     """
-    curves: dict[tuple[str, str], list[list[float]]] = {}
-    for pattern in RUNS:
-        for path in sorted(folder.glob(f"{pattern}/metrics.csv")):
-            values = [float(row.get("val_accuracy") or "nan") for row in read_rows(path)]
-            values = [100 * value for value in values if not math.isnan(value)]
-            if values:
-                place = path.parent.parent.name, re.sub(r"-\d+$", "", path.parent.name)
-                curves.setdefault(place, []).append(values)
+    curves: dict[str, list[list[float]]] = {}
+    for label, kept in (read_json(path) if path.exists() else {}).items():
+        if curve := kept["result"].get("curve"):
+            curves.setdefault(label.rpartition(" ")[0], []).append(curve)
     return curves
 
 
-def draw_curves(curves: Mapping[tuple[str, str], Sequence[Sequence[float]]]) -> Figure:
-    """Draw the mean over the seeds by epoch, and their range, one panel a data set; MGIC thick."""
-    places = list(dict.fromkeys(place for place, _ in curves))
-    figure = Figure(figsize=(7.5 * len(places), 4.6))
-    for axes, place in zip(figure.subplots(1, len(places), squeeze=False)[0], places, strict=True):
-        models = [model for where, model in curves if where == place]
-        for style, model in zip(_styles(models), models, strict=True):
-            runs = curves[place, model]
-            together = np.array([values[: min(map(len, runs))] for values in runs])
-            epochs = range(1, together.shape[1] + 1)
-            style |= {"markersize": 4, "markevery": max(1, together.shape[1] // 6)}
-            axes.plot(epochs, together.mean(0), label=model, **style)
-            low, high = together.min(0), together.max(0)
-            axes.fill_between(epochs, low, high, color=style["color"], alpha=0.1, linewidth=0)
-        frame(axes, xlabel="epoch", ylabel="validation accuracy, %")
-        axes.set_title(f"ours, {place}")
+def draw_curves(curves: Mapping[str, Sequence[Sequence[float]]]) -> Figure:
+    """Draw the mean over the seeds by epoch, and their range; MGIC thick."""
+    figure = Figure(figsize=(7.5, 4.6))
+    axes = figure.subplots()
+    for style, (model, runs) in zip(_styles(curves), curves.items(), strict=True):
+        together = np.array([values[: min(map(len, runs))] for values in runs])
+        epochs = range(1, together.shape[1] + 1)
+        style |= {"markersize": 4, "markevery": max(1, together.shape[1] // 6)}
+        axes.plot(epochs, together.mean(0), label=model, **style)
+        low, high = together.min(0), together.max(0)
+        axes.fill_between(epochs, low, high, color=style["color"], alpha=0.1, linewidth=0)
+    frame(axes, xlabel="epoch", ylabel="validation accuracy, %")
+    axes.set_title("ours, points")
     return figure
 
 
@@ -203,9 +177,6 @@ FIGURE6 = Item(
     "figure6",
     "accuracy by epoch: easier training or more capacity?",
     cost="seconds",
-    offline="the paper's numbers, and those of our runs",
+    offline="the paper's numbers, and those of `scripts.compare points`",
     make=make_figure6,
-    add_arguments=lambda parser: parser.add_argument(
-        "--runs", type=Path, default=Path("runs"), help="folder of all runs"
-    ),
 )

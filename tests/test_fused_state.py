@@ -5,6 +5,7 @@ import io
 import pickle
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 
 import pytest
 import torch
@@ -27,6 +28,11 @@ pytestmark = pytest.mark.fault(50)
 
 def make_network(name: str, seed: int) -> nn.Module:
     """Its norms do something, and leave much of what tells inputs apart."""
+    return copy.deepcopy(_make_network(name, seed))
+
+
+@cache
+def _make_network(name: str, seed: int) -> nn.Module:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         graphs = name in GRAPHS

@@ -188,7 +188,7 @@ def test_what_cannot_be_exported_is_said(args, message, tmp_path, capsys, monkey
 
 
 def test_the_fused_form_of_an_image_network_is_compared_with_the_network(tmp_path, capsys):
-    options = json.dumps({"depth": 8, "width": 8, "group_size": 4, "coarse_size": 8})
+    options = json.dumps({"depth": 8, "width": 8, "group_size": 8, "coarse_size": 16})
     args = ["mgic_resnet56", "--options", options, "--folder", str(tmp_path), "--to", "pt2"]
     assert export.main([*args, "--fuse"]) == 0
     program = torch.export.load(str(tmp_path / "mgic_resnet56.pt2"))

@@ -119,7 +119,10 @@ def test_every_large_difference_has_a_reason(name, tables):
         assert max(off, default=0) <= 2 or row["why they differ"], row["model"]
 
 
-@pytest.mark.parametrize("scale", ["0.6x", "1.0x", "1.2x"])
+# of the other two, tests/vision/models has what was counted by hand
+@pytest.mark.parametrize(
+    "scale", ["1.0x", *(pytest.param(s, marks=pytest.mark.slow) for s in ("0.6x", "1.2x"))]
+)
 def test_the_reasons_of_table_7_quote_what_is_counted(scale):
     ours = networks_of("table7")[f"MGIC-MobileNetV3 {scale}"]
     numbers = r"printed ([\d.]+) M.*\(([\d.]+) M\) leave ([\d.]+) M.*have ([\d.]+) M here; "

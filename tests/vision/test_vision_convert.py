@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 import torchvision
-from image_blocks import BLOCKS, SIZES, features
+from image_blocks import BLOCKS, SIZES, assert_nothing_shared, features
 from image_networks import assert_equal, shift_norms
 from timm.layers import BatchNormAct2d, ConvMlp, Mlp, create_conv2d
 from timm.models._efficientnet_blocks import InvertedResidual, SqueezeExcite
@@ -57,6 +57,11 @@ def test_one_level_is_the_block_itself(name):
             norm.weight.zero_()
     x = features(block)
     assert_close(new(x), block(x), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", BLOCKS)
+def test_no_two_modules_of_a_converted_block_share_a_dictionary(name):
+    assert_nothing_shared(converted(name)[0])
 
 
 @pytest.mark.parametrize("name", BLOCKS)

@@ -31,7 +31,13 @@ def model(name) -> nn.Module:
 
 
 @pytest.fixture(scope="module")
-def fused(model) -> nn.Module:
+def before(model) -> dict:
+    """The state of that network before anything is done to it."""
+    return copy.deepcopy(model.state_dict())
+
+
+@pytest.fixture(scope="module")
+def fused(model, before) -> nn.Module:
     """Shared likewise."""
     return fuse(model)
 
@@ -54,9 +60,7 @@ def test_fused_network_equals_the_trained_one(model, fused):
         assert_equal(fused(x), reference(x))
 
 
-def test_fusing_leaves_the_network_alone(model):
-    before = copy.deepcopy(model.state_dict())
-    fused = fuse(model)
+def test_fusing_leaves_the_network_alone(model, before, fused):
     assert model.training
     assert all(parameter.requires_grad for parameter in model.parameters())
     assert not fused.training

@@ -5,6 +5,8 @@ import html.parser
 import io
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import matplotlib as mpl
@@ -16,6 +18,7 @@ from scripts.training.reliability.errors import TrainingError
 from scripts.training.reports import figures, report, splits
 from scripts.training.results import choose_rows
 
+ROOT = Path(__file__).parents[2]
 CLASSES = ["chair", "<script>alert(1)</script>", r"$\table$", "椅子\n2"]
 LABELS = np.array([0, 0, 0, 1, 1, 2])
 PREDICTED = np.array([0, 0, 1, 1, 2, 2])
@@ -426,6 +429,17 @@ def test_figures_leave_the_callers_style_alone(monkeypatch):
     assert dict(mpl.rcParams) == before
     monkeypatch.setitem(mpl.rcParams, "xtick.major.size", 2.0)
     assert figures.draw_curves(metrics, None) == styled
+
+
+def test_the_command_redraws_a_run_without_pyplot(tmp_path):
+    make_run(tmp_path, splits=())
+    code = (
+        "import sys; from scripts.training.reports.report import main; main(sys.argv[1:]); "
+        "assert 'matplotlib.pyplot' not in sys.modules"
+    )
+    command = [sys.executable, "-W", "error", "-c", code, tmp_path]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.stdout == f"{tmp_path / 'report.html'}\n", done.stderr
 
 
 def test_the_command_says_what_is_wrong_without_a_traceback(tmp_path, capsys):

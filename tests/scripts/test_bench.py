@@ -160,7 +160,7 @@ def tiny_networks(monkeypatch):
     small = {
         images.RESNET: lambda: create_image_model("resnet56", images.NUM_CLASSES, depth=8),
         images.MGIC_RESNET: lambda: create_image_model(
-            "mgic_resnet56", images.NUM_CLASSES, depth=8
+            "mgic_resnet56", images.NUM_CLASSES, depth=8, group_size=16, coarse_size=32
         ),
     }
     small |= {

@@ -22,7 +22,7 @@ MODELS = [
 KINDS = (
     *("function_mgic", "ghost_resnet56", "ghostnet_050", "lraspp_mgic_small"),
     *("lraspp_mobilenet_v3_small", "mgic_mobilenetv3_small", "mgic_resnet50", "mgic_resnet56"),
-    *("mobilenet_v3_small", "resnet50", "resnet56"),
+    *("mobilenet_v3_small", "resnet56"),
 )
 
 # full width at less depth, where depth only repeats, or half the width

@@ -85,7 +85,8 @@ def test_a_fused_network_survives_what_is_done_to_networks(name, monkeypatch):
     for move in MOVES.values():
         fused = move(fused)
         assert_equal(run(fused, name), expected)
-        assert_equal(run(fuse(fused, name), name), expected)
+        if move in (MOVES["contiguous"], MOVES["saved"]):  # which changes most, and the last one
+            assert_equal(run(fuse(fused, name), name), expected)
     assert run(fused.bfloat16(), name, torch.bfloat16).isfinite().all()
     copied = copy.deepcopy(fused).float()
     assert_equal(run(fused.double(), name, torch.double).float(), run(copied, name))

@@ -311,7 +311,12 @@ def test_norm_that_mixes_groups_of_channels_is_left():
     }
 
 
-@pytest.mark.parametrize("bar", BARS, ids=str)
+# by default those that are converted sooner
+@pytest.mark.parametrize(
+    "bar",
+    [b if b[0] == "torchvision" else pytest.param(b, marks=pytest.mark.slow) for b in BARS],
+    ids=str,
+)
 def test_bar(bar):
     with torch.device("meta"):
         model = make(*bar)

@@ -16,7 +16,7 @@ from mgic_vision.models.registration import NAMES
 from mgic_vision.models.stages import drop_path
 from scripts.training.weights import Weights, export_weights
 
-QUICK = ("mgic_mobilenetv3_small", "mgic_resnet56", "resnet50")
+QUICK = ("mgic_mobilenetv3_small", "mgic_resnet56", "mobilenet_v3_small")
 CLASSIFIERS = [name for name in MODELS if not name.startswith("lraspp")]
 IMAGES = [name for name in CLASSIFIERS if not name.startswith("function")]
 VECTORS = sorted(set(CLASSIFIERS) - set(IMAGES))

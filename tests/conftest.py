@@ -1,16 +1,16 @@
+"""What all tests share.
+
+Libraries are imported where they are needed: the process that hands tests out to others needs none.
+"""
+
+import gc
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator
 
 import pytest
-from torch_geometric.nn import Sequential
 
-from mgic_geo.ops.csrc import build
-from mgic_geo.ops.operator import noting
-from mgic_vision.ops.kernel import IMAGES
 from tests import no_network
-from tests.kernels import kernels_off
-from tests.meshes import fill
 
 no_network.refuse_network()
 
@@ -29,13 +29,24 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure() -> None:
     """Let nothing pass without the kernels that flags were given for."""
-    if os.environ.get("MGIC_CFLAGS") and None in (build.library(), build.library(IMAGES)):
-        raise pytest.UsageError("MGIC_CFLAGS is set, but the kernels cannot be compiled")
+    if os.environ.get("MGIC_CFLAGS"):
+        from mgic_geo.ops.csrc import build
+        from mgic_vision.ops.kernel import IMAGES
+
+        if None in (build.library(), build.library(IMAGES)):
+            raise pytest.UsageError("MGIC_CFLAGS is set, but the kernels cannot be compiled")
+    gc.disable()  # what is imported stays: a quarter of the collection went into looking through it
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with the files that take long, so that no process is left with one in the end."""
     items.sort(key=lambda item: not item.path.name.startswith(LONG))
+
+
+def pytest_collection_finish() -> None:
+    """Look for garbage again, but only in what comes from now on."""
+    gc.freeze()
+    gc.enable()
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
@@ -46,6 +57,9 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 @pytest.fixture(scope="module", params=["compiled", "plain"])
 def kernels(request: pytest.FixtureRequest) -> Iterator[None]:
     """Everything once with the compiled kernels and once in plain PyTorch."""
+    from mgic_geo.ops.csrc import build
+    from tests.kernels import kernels_off
+
     if request.param == "compiled":
         if build.library() is None:
             pytest.skip("no C compiler")
@@ -58,12 +72,16 @@ def kernels(request: pytest.FixtureRequest) -> Iterator[None]:
 @pytest.fixture(autouse=True)
 def sequential(monkeypatch: pytest.MonkeyPatch) -> None:
     """Undo what PyG's ``Sequential`` does: each one made replaces the forward of all others."""
+    from torch_geometric.nn import Sequential
+
     monkeypatch.setattr(Sequential, "forward", Sequential.forward)
 
 
 @pytest.fixture
 def ran() -> Iterator[Callable[[str], dict[str, int]]]:
     """Of an operation: the implementations that have run in this test, and how often."""
+    from mgic_geo.ops.operator import noting
+
     with noting() as counts:
 
         def implementations(operation: str) -> dict[str, int]:
@@ -79,6 +97,8 @@ def ran() -> Iterator[Callable[[str], dict[str, int]]]:
 @pytest.fixture
 def root(tmp_path):
     """A folder with few meshes in ModelNet10's layout."""
+    from tests.meshes import fill
+
     fill(tmp_path / "ModelNet10")
     return tmp_path
 

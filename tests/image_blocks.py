@@ -6,6 +6,13 @@ from timm.layers import BatchNormAct2d
 from torch import nn
 
 SIZES = {"group_size": 8, "coarse_size": 16, "min_width": 16}
+DICTIONARIES = {
+    *("_parameters", "_buffers", "_modules", "_non_persistent_buffers_set"),
+    *("_forward_hooks", "_forward_hooks_with_kwargs", "_forward_hooks_always_called"),
+    *("_forward_pre_hooks", "_forward_pre_hooks_with_kwargs"),
+    *("_backward_hooks", "_backward_pre_hooks", "_state_dict_hooks", "_state_dict_pre_hooks"),
+    *("_load_state_dict_pre_hooks", "_load_state_dict_post_hooks"),
+}
 
 
 def tiny_blocks():
@@ -69,3 +76,14 @@ def features(block):
 def image_of(block):
     first = next(m for m in block.modules() if isinstance(m, nn.Conv2d))
     return torch.randn(2, first.in_channels, 6, 6)
+
+
+def assert_nothing_shared(model):
+    """No two modules hold the same dictionary or set, whatever its name."""
+    owners = {}
+    for path, module in model.named_modules():
+        held = {k: v for k, v in vars(module).items() if isinstance(v, dict | set | list)}
+        assert held.keys() >= DICTIONARIES
+        for name, value in held.items():
+            other = owners.setdefault(id(value), f"{path}.{name}")
+            assert other == f"{path}.{name}"

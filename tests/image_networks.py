@@ -2,6 +2,7 @@
 
 import importlib.util
 
+import pytest
 import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -17,21 +18,36 @@ MODELS = [
     if name not in FROM_TIMM or importlib.util.find_spec("timm") is not None
 ]
 
-# full width at less depth, where depth only repeats
+# one of every kind: vectors, each library, masks, each block
+KINDS = (
+    *("function_mgic", "ghost_resnet56", "ghostnet_050", "lraspp_mgic_small"),
+    *("lraspp_mobilenet_v3_small", "mgic_mobilenetv3_small", "mgic_resnet50", "mgic_resnet56"),
+    *("mobilenet_v3_small", "resnet56"),
+)
+
+# full width at less depth, where depth only repeats, or half the width
 SHALLOW = {
     "function_ghost": {"c_max": 64},
     "function_mgic": {"c_max": 64},
     "function_mobilenetv3": {"c_max": 64},
     "ghost_resnet56": {"depth": 14},
+    "mgic_mobilenetv3_small": {"width": 0.5},
     "mgic_resnet50": {"layers": (1, 1, 2, 1)},
     "mgic_resnet56": {"depth": 14},
     "resnet56": {"depth": 14},
 }
 
 
+def some(*names: str) -> list:
+    """Every network, but by default these alone, as each takes seconds."""
+    return [
+        name if name in names else pytest.param(name, marks=pytest.mark.slow) for name in MODELS
+    ]
+
+
 def build(name: str, **options) -> nn.Module:
     torch.manual_seed(0)
-    return create_model(name, **SHALLOW.get(name, {}), **options)
+    return create_model(name, **{**SHALLOW.get(name, {}), **options})
 
 
 def make_input(model: nn.Module, height: int = 64, width: int = 64, batch: int = 2):

@@ -9,6 +9,7 @@ from torch.testing import assert_close
 
 import mgic_geo
 import mgic_vision
+from tests.clouds import shorten
 
 QUICK_POINTS = "mgic_diffgcn"
 QUICK_IMAGES = "mgic_resnet56"
@@ -50,7 +51,7 @@ def agree(model: nn.Module, inputs: tuple, *, backend: str) -> None:
 @pytest.mark.parametrize("name", slow_but(QUICK_POINTS, mgic_geo.list_models()))
 def test_point_cloud_model_is_one_graph(name):
     torch.manual_seed(0)
-    model = mgic_geo.create_model(name, 4, **WIDE).train()
+    model = shorten(mgic_geo.create_model(name, 4, **WIDE)).train()
     batch = torch.arange(3).repeat_interleave(12)
     agree(model, (torch.rand(36, 3), batch, 3), backend="aot_eager")
 
@@ -60,6 +61,7 @@ def test_image_model_is_one_graph(name):
     torch.manual_seed(0)
     size = (5,) if name.startswith("function") else (3, 64, 64)
     options = {"depth": 8} if "depth" in mgic_vision.list_options(name) else {}
+    options |= {"group_size": 16, "coarse_size": 32} if name == QUICK_IMAGES else {}
     model = mgic_vision.create_model(name, 4, **options).train().double()
     # in float32, gradients behind torch's norms are some thousandths off
     agree(model, (torch.rand(4, *size).double(),), backend="aot_eager")

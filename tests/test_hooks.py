@@ -7,13 +7,14 @@ from torch import nn
 import mgic_geo
 import mgic_vision
 from mgic_vision.layers import RELU
+from tests.clouds import shorten
 
 POINTS = torch.rand(40, 3, generator=torch.Generator().manual_seed(0)), torch.arange(40) // 20
 
 
 def point_network(name: str):
     torch.manual_seed(0)
-    return mgic_geo.create_model(name, 4, width=16, k=4, group_size=4), POINTS
+    return shorten(mgic_geo.create_model(name, 4, width=16, k=4, group_size=4)), POINTS
 
 
 def message_passing():

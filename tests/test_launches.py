@@ -9,6 +9,7 @@ prints how often each operation of PyTorch runs. A count below its bound by far 
 """
 
 import re
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,7 @@ PAGE, CONSTRAINTS = ROOT / "docs" / "performance.md", ROOT / "constraints.txt"
 BOUNDS = {"dgcnn": 700, "mgic_dgcnn, additive": 900, "diffgcn": 500, "mgic_diffgcn": 1200}
 
 
+@cache
 def count(name: str, clouds: int, points: int = 24) -> Launches:
     return count_launches(training_step(name, clouds, points))
 
@@ -51,7 +53,6 @@ def test_no_operation_of_a_training_step_reads_a_value(name):
 @pytest.mark.parametrize("name", BOUNDS)
 def test_more_clouds_and_points_take_as_many_operations(name):
     few = count(name, 4).operations
-    assert count(name, 16).operations == few
     assert count(name, 64).operations == few
     assert count(name, 4, points=300).operations == few
 

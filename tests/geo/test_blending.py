@@ -6,7 +6,7 @@ import torch
 import torch_geometric.nn as pyg
 from torch import nn
 from torch.testing import assert_close
-from torchvision.models import resnet18
+from torchvision.models.resnet import BasicBlock
 
 import mgic_geo
 import mgic_vision
@@ -25,10 +25,9 @@ def graph_network(**options):
 
 def image_network(**options):
     torch.manual_seed(0)
-    model = resnet18(num_classes=10).eval()
-    inputs = (torch.rand(2, 3, 32, 32),)
-    options = {"coarse_size": 64, "include": ["layer4.*"], **options}
-    return model, inputs, mgic_vision.convert(model, group_size=32, **options)
+    model = nn.Sequential(nn.Conv2d(3, 64, 3), BasicBlock(64, 64), BasicBlock(64, 64)).eval()
+    inputs = (torch.rand(2, 3, 8, 8),)
+    return model, inputs, mgic_vision.convert(model, group_size=16, include=["1"], **options)
 
 
 @pytest.mark.parametrize("make", [graph_network, image_network])

@@ -37,6 +37,7 @@ def hurry(patch):
     patch.setattr(machine, "keep_freed_memory", lambda: "allocator: untouched")
     patch.setattr(machine, "gemm_gflops", lambda: 100.0)
     patch.setattr(machine, "memory_bandwidth", lambda: 10.0)
+    patch.setattr(points, "STEPS", 2)
 
 
 @pytest.fixture
@@ -159,7 +160,7 @@ def tiny_networks(monkeypatch):
     small = {
         images.RESNET: lambda: create_image_model("resnet56", images.NUM_CLASSES, depth=8),
         images.MGIC_RESNET: lambda: create_image_model(
-            "mgic_resnet56", images.NUM_CLASSES, depth=8
+            "mgic_resnet56", images.NUM_CLASSES, depth=8, group_size=16, coarse_size=32
         ),
     }
     small |= {

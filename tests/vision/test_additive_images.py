@@ -1,7 +1,8 @@
 import pytest
 import torch
+from torch import nn
 from torch.testing import assert_close
-from torchvision.models import resnet18
+from torchvision.models.resnet import BasicBlock
 
 from mgic_geo import MGICBlock
 from mgic_vision import convert, create_model, fuse
@@ -40,11 +41,12 @@ def test_functions_of_vectors_take_additive_cycles():
 
 
 def test_converted_blocks_are_additive():
-    options = {"group_size": 32, "coarse_size": 64, "include": ["layer3.1"]}
-    new, report = convert(resnet18(), cycle="additive", **options)
-    assert report.rows == convert(resnet18(), **options)[1].rows
+    options = {"group_size": 16, "coarse_size": 32, "include": ["1"]}
+    model = nn.Sequential(BasicBlock(64, 64), BasicBlock(64, 64))
+    new, report = convert(model, cycle="additive", **options)
+    assert report.rows == convert(model, **options)[1].rows
     (block,) = (module for module in new.modules() if isinstance(module, MGICBlock))
     assert block.cycle == "additive"
-    assert new.eval()(torch.rand(1, 3, 64, 64)).shape == (1, 1000)
+    assert new.eval()(torch.rand(1, 64, 9, 9)).shape == (1, 64, 9, 9)
     with pytest.raises(ValueError, match="cycle must be one of"):
-        convert(resnet18(), cycle="v", **options)
+        convert(model, cycle="v", **options)

@@ -54,7 +54,7 @@ def test_the_block_is_the_runtimes():
 
 @pytest.mark.parametrize(
     ("name", "options"),
-    [("mgic_resnet50", {"group_size": 16, "layers": (1, 1, 1, 1)}), ("mgic_mobilenetv3", {})],
+    [("mgic_resnet50", {"group_size": 16, "layers": (1, 1, 1, 1)}), ("mgic_mobilenetv3_small", {})],
 )
 def test_a_merged_network_fits_the_blocks_and_equals_the_network(name, options):
     torch.manual_seed(0)

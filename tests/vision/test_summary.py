@@ -37,7 +37,7 @@ def small() -> nn.Module:
     ("name", "options", "size"),
     [
         ("mgic_resnet56", {"change": "pointwise"}, (3, 40, 24)),
-        ("mgic_mobilenetv3", {"squeeze": "every", "output_stride": 8}, (3, 65, 97)),
+        ("mgic_mobilenetv3_small", {"squeeze": "every", "output_stride": 8}, (3, 65, 97)),
         ("lraspp_mgic_small", {"width": 0.6}, (3, 64, 96)),
         ("function_mgic", {"c_max": 64}, (5,)),
         ("mobilenet_v3_small", {}, (3, 64, 64)),

@@ -10,10 +10,9 @@ from torch.testing import assert_close
 
 from mgic_geo.graphs import between, knn, knn_graph, radius, radius_graph
 from mgic_geo.ops import knn_compiled
+from mgic_geo.ops.csrc import build
 from tests.kernels import assert_same_on_any_threads
 from tests.neighbor_clouds import CLOUDS, PRODUCT, integers, normal, ragged_batch
-
-pytestmark = pytest.mark.usefixtures("kernels")
 
 
 def pairs(
@@ -39,9 +38,13 @@ def two_sets() -> tuple[Tensor, Tensor, tuple[Tensor, Tensor]]:
     return x, normal(90, 3, seed=3), (batch_x, batch_y)
 
 
-@pytest.fixture(params=["panels", "tree"], autouse=True)
+@pytest.fixture(params=["panels", "tree", "plain"], autouse=True)
 def search(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Both compiled searches, where there are few dimensions."""
+    """Both compiled searches, where there are few dimensions, and plain PyTorch."""
+    if request.param == "plain":
+        monkeypatch.setattr(build, "library", lambda *_: None)
+    elif build.library() is None:
+        pytest.skip("no C compiler")
     monkeypatch.setattr(knn_compiled, "LARGE", 10**9 if request.param == "panels" else -1)
 
 

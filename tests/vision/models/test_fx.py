@@ -22,7 +22,13 @@ LEVELS = ("s8", "s16", "s32")
 MASKS = [name for name in MODELS if name.startswith("lraspp")]
 
 
-QUICK = ("function_mgic", "ghost_resnet56", "lraspp_mgic_small", "mgic_resnet56", "resnet50")
+QUICK = (
+    "function_mgic",
+    "ghost_resnet56",
+    "lraspp_mgic_small",
+    "mgic_resnet56",
+    "mobilenet_v3_small",
+)
 
 
 @pytest.mark.parametrize("training", [False, True], ids=["evaluation", "training"])

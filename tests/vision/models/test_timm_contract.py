@@ -16,7 +16,7 @@ from mgic_vision.models.registration import NAMES
 from mgic_vision.models.stages import drop_path
 from scripts.training.weights import Weights, export_weights
 
-QUICK = ("mgic_mobilenetv3_small", "mgic_resnet56", "resnet50")
+QUICK = ("mgic_mobilenetv3_small", "mgic_resnet56", "mobilenet_v3_small")
 CLASSIFIERS = [name for name in MODELS if not name.startswith("lraspp")]
 IMAGES = [name for name in CLASSIFIERS if not name.startswith("function")]
 VECTORS = sorted(set(CLASSIFIERS) - set(IMAGES))
@@ -61,7 +61,7 @@ def test_the_configuration_names_the_layers_that_are_there(model):
     assert config["pool_size"] == tuple(-(-side // reduction) for side in model.input_size[1:])
 
 
-@pytest.mark.parametrize("name", ["mgic_resnet56", "mgic_mobilenetv3"])
+@pytest.mark.parametrize("name", ["mgic_resnet56", "mgic_mobilenetv3_small"])
 def test_timm_prepares_images_of_the_size_of_the_paper(timm, name):
     config = timm.data.resolve_model_data_config(timm.create_model(name))
     assert config["input_size"] == create_model(name).input_size

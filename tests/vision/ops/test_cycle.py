@@ -15,13 +15,13 @@ from image_kernels import (
     make_native,
     needs_compiler,
 )
-from image_networks import assert_equal, shift_norms
+from image_networks import assert_equal, build, shift_norms
 from torch import nn
 from torch.testing import assert_close
 
 from mgic_geo import MGICBlock, multiply_adds
 from mgic_geo.levels import Residual
-from mgic_geo.ops.csrc import build
+from mgic_geo.ops.csrc import build as native_build
 from mgic_vision import (
     TransferConv2d,
     bottleneck,
@@ -120,11 +120,10 @@ def test_the_operator_is_sound():
 
 
 @pytest.mark.parametrize(
-    "name", ["mgic_mobilenetv3", "mgic_resnet50", "mgic_resnet56", "function_mgic"]
+    "name", ["mgic_mobilenetv3_small", "mgic_resnet50", "mgic_resnet56", "function_mgic"]
 )
 def test_every_cycle_of_a_network_is_compiled(name):
-    options = {"layers": (1, 1, 1, 1)} if name == "mgic_resnet50" else {}
-    model = create_model(name, **options)
+    model = build(name)
     cycles = [module for module in model.modules() if isinstance(module, MGICBlock)]
     fused = fuse(model)
     native = [module for module in fused.modules() if isinstance(module, NativeCycle)]
@@ -135,8 +134,8 @@ def test_every_cycle_of_a_network_is_compiled(name):
 
 
 def test_a_fused_network_is_one_graph():
-    model = fuse(create_model("mgic_resnet50", layers=(1, 1, 1, 1)))
-    x = torch.rand(1, 3, 64, 64)
+    model = fuse(create_model("mgic_resnet56", depth=8))
+    x = torch.rand(1, 3, 32, 32)
     with torch.no_grad():
         y = torch.compile(model, fullgraph=True, backend="aot_eager")(x)
         assert_close(y, model(x))
@@ -207,7 +206,7 @@ def test_weights_that_are_trained_again_get_gradients():
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::torch.jit.TracerWarning")
 def test_a_traced_network_computes():
-    model = fuse(create_model("mgic_mobilenetv3_small"))
+    model = fuse(create_model("mgic_resnet56", depth=8))
     x, other = torch.rand(2, 1, 3, 32, 32)
     with torch.no_grad():
         traced = torch.jit.trace(model, x, check_trace=False)
@@ -224,7 +223,7 @@ def test_a_saved_network_packs_its_weights_again(monkeypatch):
         assert file.tell() == pytest.approx(bare.tell(), rel=0.05)  # none of what is packed
         for compiler in (True, False):
             if not compiler:
-                monkeypatch.setattr(build, "library", lambda *_: None)
+                monkeypatch.setattr(native_build, "library", lambda *_: None)
             file.seek(0)
             assert_equal(torch.load(file, weights_only=False)(x), y)
 
@@ -234,17 +233,17 @@ def test_without_a_compiler_a_warning_says_so(tmp_path, monkeypatch, caplog):
     monkeypatch.setenv("CC", "false")
     monkeypatch.delenv("MGIC_KERNELS", raising=False)
     with caplog.at_level(logging.WARNING):
-        assert build.library.__wrapped__(IMAGES) is None
+        assert native_build.library.__wrapped__(IMAGES) is None
     assert "mgic_vision runs without its compiled kernels, slower" in caplog.text
 
 
 @pytest.mark.parametrize(
     ("name", "options"),
-    [("mgic_mobilenetv3", {"width": 0.6, "squeeze": "every"}), ("mgic_resnet50", {})],
+    [("mgic_mobilenetv3_small", {"squeeze": "every"}), ("mgic_resnet50", {})],
 )
 def test_multiply_adds_of_kernels_are_those_of_the_convolutions(name, options):
-    model = create_model(name, num_classes=4, **options)
-    x = torch.rand(2, 3, 64, 96)
+    model = build(name, num_classes=4, **options)
+    x = torch.rand(2, 3, 32, 48)
     fused = fuse(model)
     assert any(isinstance(module, NativeCycle | NativeConv) for module in fused.modules())
     assert multiply_adds(fused, x) == multiply_adds(fuse(model, native="never"), x)

@@ -100,8 +100,7 @@ def test_fewer_threads_than_asked_for_give_the_same(grant):
 def check_grants() -> None:
     """In a process that gets fewer threads than it asks for, where torch may be wrong itself."""
     for name in fuzz_values.OPERATIONS:
-        for seed in range(2):
-            fuzz_values.check(name, seed)
+        fuzz_values.check(name, 0)
     change, native_change = make_change(20, 20 * HALF)
     conv, grad = DepthwiseConv2d(40, 40), images(3, 40, 30, 30, seed=1)
     cases = [(native_change, change, torch.randn(2, 20, 30, 30))]

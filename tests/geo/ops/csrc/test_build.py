@@ -70,12 +70,18 @@ def anew(folder, stub):
     return partial(build.library.__wrapped__, stub)
 
 
+@pytest.fixture(scope="module")
+def other(tmp_path_factory) -> Path:
+    """A library that is not ours."""
+    kernels = build.Kernels("other", (), (HEADER,))
+    return compiled(kernels, PLANTED, tmp_path_factory.mktemp("libraries") / "other")
+
+
 @pytest.fixture
-def planted(folder, stub, anew):
-    """Put a library that is not ours where ours is looked for."""
+def planted(folder, other, anew):
+    """Put it where ours is looked for."""
     anew()
     (ours,) = folder.iterdir()
-    other = compiled(replace(stub, package="other"), PLANTED, folder.parents[1] / "other")
 
     def plant(place: Path = folder) -> Path:
         place.mkdir(parents=True, exist_ok=True)

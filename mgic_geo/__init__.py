@@ -14,7 +14,7 @@ import warnings
 
 with warnings.catch_warnings():  # of PyG's own import, of which users can do nothing
     warnings.filterwarnings("ignore", message="`torch.jit", category=FutureWarning)
-    import torch_geometric.nn  # noqa: F401
+    import torch_geometric.nn
 
 from mgic_geo import conversion
 from mgic_geo.blending import finish, set_blend, share_at

@@ -13,7 +13,8 @@ TESTS ?= tests/test_operations.py tests/test_fuzz_values.py tests/geo/ops/test_m
 # of `make fuzz`
 MINUTES ?= 30
 SEED ?= 1000
-INSTALL := $(BIN)/python -m pip install --quiet --no-compile --constraint constraints.txt
+PINS := constraints.txt
+INSTALL = $(BIN)/python -m pip install --quiet --no-compile --constraint $(PINS)
 
 # the paper's tables and figures that need no training of their own
 PAPER := section34 table1 figure3 table3 table5 table7 table8 figure5 table9 table11 table12 table13 figure6
@@ -27,13 +28,14 @@ demo: .venv/.train ## train an MGIC classifier on meshes and write its report
 test: .venv/.test ## the default tests: no network, no GPU, no file outside the checkout
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder
 
+oldest: BIN := build/oldest/bin
+oldest: PINS := build/oldest/constraints.txt
 oldest: ## the tests of both packages with the lowest versions that pyproject.toml allows
 	$(PYTHON) -m venv build/oldest
 	grep -oE '"[A-Za-z0-9_.-]+(\[[a-z]+\])?>=[0-9.]+' pyproject.toml | \
-		sed -E 's/"([^[>]+)(\[.*\])?>=/\1==/' > build/oldest/constraints.txt
-	build/oldest/bin/python -m pip install --quiet --constraint build/oldest/constraints.txt \
-		--editable '.[train,test]'
-	OMP_NUM_THREADS=1 build/oldest/bin/python -m pytest --numprocesses 3 --dist loadfile \
+		sed -E 's/"([^[>]+)(\[.*\])?>=/\1==/' > $(PINS)
+	$(INSTALL) --editable '.[train,test]'
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 3 --dist loadfile \
 		tests/geo tests/vision mgic_geo mgic_vision
 
 lint: .venv/.test

@@ -61,7 +61,8 @@ def test_every_dependency_has_a_lowest_version_and_a_pin_in_its_range():
 
 def test_demo_and_tests_are_installed_with_the_pins():
     makefile = (ROOT / "Makefile").read_text()
-    assert "--constraint constraints.txt" in makefile
+    assert "PINS := constraints.txt" in makefile
+    assert "--constraint $(PINS)" in makefile
     assert len(re.findall(r"pip install", makefile)) == 1  # all others go through it
 
 

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
+from mgic_geo.ops.csrc import build
 from scripts.training.evaluation import NOTHING, Evaluation
 from scripts.training.optimizer import DEFAULT_OPTIMIZER, OptimizerSettings
 from scripts.training.predictions import Prediction
@@ -62,6 +63,7 @@ class Classifier(LightningModule):
     pieces = 1  # of each batch, one after another
     together = False  # whether all processes stop where one has a loss that is not finite
     ema_decay: float | None = None  # of the average of the weights that is evaluated, if any
+    kernels = build.GRAPHS  # what is compiled before the training on a processor
 
     def __init__(
         self,

@@ -17,6 +17,7 @@ from datasets.image_dataset import ImageAugment, ImageDataset, ImageFiles, Image
 from datasets.image_files import ImageFileError, read_image
 from datasets.splits import nested_subset, stratified_split
 from mgic_vision import create_model
+from mgic_vision.ops.kernel import IMAGES
 from scripts.training.classifier import Classifier
 from scripts.training.data import ClassificationData
 from scripts.training.evaluation import TopFive
@@ -163,6 +164,7 @@ class ImageClassifier(Classifier):
     """
 
     create, evaluation_type = staticmethod(create_model), TopFive
+    kernels = IMAGES
 
     def __init__(
         self,

@@ -6,6 +6,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from mgic_vision import LRASPP, create_model, list_models
+from mgic_vision.ops.kernel import IMAGES
 from scripts.training.images import ImageBatch
 from scripts.training.masks import MaskClassifier
 from scripts.training.scenes import shrink
@@ -20,6 +21,7 @@ class Segmenter(MaskClassifier):
     """
 
     create, kept = staticmethod(create_model), "masks"
+    kernels = IMAGES
 
     def __init__(self, name: str = "lraspp_mgic_large", **kwargs: Any):
         super().__init__(name, **kwargs)

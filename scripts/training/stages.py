@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mgic_geo import num_weights
+from mgic_geo.ops.csrc import build
 from scripts.training.classifier import Classifier
 from scripts.training.data import ClassificationData
 from scripts.training.predictions import format_predictions
@@ -25,6 +26,7 @@ from scripts.training.reliability.errors import (
 from scripts.training.reports.report import write_report
 from scripts.training.reports.tensorboard_log import ForgivingTensorBoard
 from scripts.training.results import describe_test, free_name, write_results
+from scripts.training.start import telling
 from scripts.training.weights import Weights, export_weights, read_weights
 
 
@@ -36,6 +38,7 @@ class Stages:
 
     def fit(self, model: Classifier, datamodule: ClassificationData) -> None:
         """Train, keep the best epoch, test it, draw the report."""
+        self._compile(model)
         try:
             with explained(datamodule.batch_size):
                 self.trainer.fit(
@@ -63,6 +66,16 @@ class Stages:
         if self.option("test_after_fit"):
             lines += self._test(model, datamodule, weights, own=True)
         self._finish(lines)
+
+    def _compile(self, model: Classifier) -> None:
+        """Have the kernels compiled, if they are not yet: it takes half a minute."""
+        if self.trainer.strategy.root_device.type != "cpu":
+            return
+        try:
+            with telling("compiling"):
+                build.library(model.kernels)
+        except (RuntimeError, ValueError) as error:  # they are required, or of no known kind
+            raise TrainingError(str(error)) from error
 
     def test(self, model: Classifier, datamodule: ClassificationData) -> None:
         """Evaluate the test splits and draw the report."""

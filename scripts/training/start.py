@@ -4,8 +4,10 @@ import importlib
 import os
 import signal
 import sys
-from collections.abc import Mapping, MutableMapping, Sequence
-from contextlib import suppress
+import threading
+import time
+from collections.abc import Iterator, Mapping, MutableMapping, Sequence
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +23,7 @@ from scripts.training.reliability.claim import (
 )
 from scripts.training.reliability.errors import TrainingError
 
-LIBRARIES = {"torch": "torch", "Lightning": "lightning.pytorch"}
+EVERY = 5.0  # seconds between lines
 PATHS = ("run_dir", "checkpoint", "labels", "data.root", "data.zip")  # which may look like anything
 
 
@@ -44,6 +46,29 @@ def spin_briefly(environment: MutableMapping[str, str]) -> None:
     """
     if not {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"} & environment.keys():
         environment["GOMP_SPINCOUNT"] = "5000"
+
+
+@contextmanager
+def telling(what: str) -> Iterator[None]:
+    """Say on standard error every few seconds that something is being done.
+
+    Example:
+        >>> with telling("starting"):
+        ...     pass
+    """
+    start, done = time.monotonic(), threading.Event()
+
+    def tell() -> None:
+        while not done.wait(EVERY):
+            print(f"{what}: {time.monotonic() - start:.0f} s", file=sys.stderr, flush=True)
+
+    thread = threading.Thread(target=tell, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
 
 
 @dataclass(frozen=True)
@@ -70,11 +95,12 @@ class Script:
                 self._claim(args[:1], read_settings(args[1:]))
             spin_briefly(os.environ)
             told = args[:1] == ["fit"] or sys.stderr.isatty()  # a log of predictions has only them
-            for name, module in LIBRARIES.items() if told else ():
-                print(f"starting: {name} is loaded", file=sys.stderr, flush=True)
-                importlib.import_module(module)
-            cli = importlib.import_module("scripts.training.cli")
-            return cli.main(*self.load(), f"python -m {self.name}", args)
+            if told:
+                print("starting", file=sys.stderr, flush=True)
+            with telling("starting") if told else nullcontext():
+                cli = importlib.import_module("scripts.training.cli")
+                classes = self.load()
+            return cli.main(*classes, f"python -m {self.name}", args)
         except TrainingError as error:
             print(f"error: {error}", file=sys.stderr)
             return error.exit_code

@@ -35,7 +35,7 @@ def pytest_configure() -> None:
 
         if None in (build.library(), build.library(IMAGES)):
             raise pytest.UsageError("MGIC_CFLAGS is set, but the kernels cannot be compiled")
-    gc.disable()  # what is imported stays: a quarter of the collection went into looking through it
+    gc.disable()  # a quarter of the collection went into looking through what is imported
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -44,8 +44,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_collection_finish() -> None:
-    """Look for garbage again, but only in what comes from now on."""
-    gc.freeze()
+    """Look for garbage again; ``gc.freeze`` would hide from hypothesis what it keeps."""
     gc.enable()
 
 

@@ -2,7 +2,6 @@
 
 import importlib.util
 
-import pytest
 import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -36,13 +35,6 @@ SHALLOW = {
     "mgic_resnet56": {"depth": 14},
     "resnet56": {"depth": 14},
 }
-
-
-def some(*names: str) -> list:
-    """Every network, but by default these alone, as each takes seconds."""
-    return [
-        name if name in names else pytest.param(name, marks=pytest.mark.slow) for name in MODELS
-    ]
 
 
 def build(name: str, **options) -> nn.Module:

@@ -9,9 +9,10 @@ from torch.testing import assert_close
 import mgic_geo
 from mgic_geo.graphs import neighbors
 from mgic_geo.ops.host import as_on_device
-from tests.image_networks import KINDS, build, make_input, some
+from tests.image_networks import KINDS, MODELS, build, make_input
 from tests.kernels import kernels_off
 from tests.neighbor_clouds import normal
+from tests.slow import some
 
 POINTS, CLOUDS = 48, 3
 NETWORKS = [*mgic_geo.list_models(), "mgic_dgcnn, additive", "mgic_diffgcn, additive"]
@@ -49,7 +50,7 @@ def test_point_networks_train_in_bf16_on_other_devices(name):
         assert_trains(*make_points(name))
 
 
-@pytest.mark.parametrize("name", some(*KINDS))
+@pytest.mark.parametrize("name", some(MODELS, *KINDS))
 def test_image_networks_train_in_bf16(name):
     model = build(name).train()
     assert_trains(model, make_input(model))

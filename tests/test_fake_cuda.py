@@ -14,7 +14,8 @@ from torch.func import functional_call
 import mgic_geo
 from mgic_geo.ops.knn import knn
 from tests.clouds import shorten
-from tests.image_networks import KINDS, build, make_input, some
+from tests.image_networks import KINDS, MODELS, build, make_input
+from tests.slow import some
 
 
 def run(model: nn.Module, *inputs: object, call: Callable[..., Tensor] = functional_call) -> Tensor:
@@ -67,10 +68,7 @@ SEGMENTERS = ("dgcnn", "mgic_diffgcn", "pointnet")
 
 @pytest.mark.parametrize(
     "name",
-    [
-        name if name in SEGMENTERS else pytest.param(name, marks=pytest.mark.slow)
-        for name in mgic_geo.list_models()
-    ],
+    some(mgic_geo.list_models(), *SEGMENTERS),
 )
 def test_point_segmenters_run(name):
     model = mgic_geo.create_segmenter(name, 5)
@@ -87,7 +85,7 @@ def test_a_search_needs_no_value():
     assert (found.device.type, found.shape) == ("cuda", (128, 10))
 
 
-@pytest.mark.parametrize("name", some(*KINDS))
+@pytest.mark.parametrize("name", some(MODELS, *KINDS))
 def test_image_networks_run(name):
     model = build(name)
     shape = make_input(model).shape

@@ -20,6 +20,7 @@ import mgic_vision
 from mgic_geo.ops.csrc import build as native_build
 from mgic_vision.ops.packed import PackedModule, Sources
 from tests.geo.test_fuse import POINTS
+from tests.slow import some
 
 QUICK = ("function_mgic", "mgic_mobilenetv3_small", "mgic_resnet56", "dgcnn", "mgic_diffgcn")
 GRAPHS = mgic_geo.list_models()
@@ -76,7 +77,7 @@ MOVES: dict[str, Callable[[nn.Module], nn.Module]] = {
 
 @pytest.mark.parametrize(
     "name",
-    [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in (*MODELS, *GRAPHS)],
+    some((*MODELS, *GRAPHS), *QUICK),
 )
 def test_a_fused_network_survives_what_is_done_to_networks(name, monkeypatch):
     model, other = make_network(name, 0), make_network(name, 1)

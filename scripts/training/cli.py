@@ -49,8 +49,8 @@ from scripts.training.reliability.run_checkpoint import RunCheckpoint
 from scripts.training.reliability.run_folder import open_run, spell
 from scripts.training.reliability.stop import EXIT_CODES, StopSignals
 from scripts.training.reports.metrics_log import MetricsLog
+from scripts.training.reports.progress_log import ProgressLog
 from scripts.training.reports.tensorboard_log import make_tensorboard
-from scripts.training.reports.test_log import TestLog
 from scripts.training.stages import Stages
 from scripts.training.weights import run_folder_of
 
@@ -60,7 +60,7 @@ TRAINER_DEFAULTS = {
     "use_distributed_sampler": False,  # the data module deals the batches out
     "enable_model_summary": False,
     "log_every_n_steps": 1,
-    "callbacks": [TestLog()],
+    "callbacks": [ProgressLog()],
 }
 
 

@@ -5,7 +5,7 @@ import io
 
 import pytest
 import torch
-from image_networks import KINDS, assert_equal, build, make_input, norms, shift_norms, some
+from image_networks import KINDS, MODELS, assert_equal, build, make_input, norms, shift_norms
 from torch import fx, nn
 from torch.nn.utils import prune
 from torch.testing import assert_close
@@ -14,12 +14,13 @@ from torchvision.models import resnet18
 from mgic_geo import MGICBlock
 from mgic_vision import LRASPP, basic_block, bottleneck, fuse, merge_groups, mgic_unit
 from mgic_vision.folding import fold_norms_
+from tests.slow import some
 
 # one with squeeze-excite, one of vectors; ONNX Runtime has one that is pre-activation
 EXPORTED = ("function_mgic", "mgic_mobilenetv3_small")
 
 
-@pytest.fixture(scope="module", params=some(*KINDS))
+@pytest.fixture(scope="module", params=some(MODELS, *KINDS))
 def name(request) -> str:
     return request.param
 

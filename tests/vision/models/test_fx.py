@@ -17,6 +17,7 @@ from mgic_geo import MGICBlock
 from mgic_vision.layers import GroupedConv2d
 from mgic_vision.norm import BatchNorm2d
 from mgic_vision.ops.packed import PackedModule
+from tests.slow import some
 
 LEVELS = ("s8", "s16", "s32")
 MASKS = [name for name in MODELS if name.startswith("lraspp")]
@@ -32,9 +33,7 @@ QUICK = (
 
 
 @pytest.mark.parametrize("training", [False, True], ids=["evaluation", "training"])
-@pytest.mark.parametrize(
-    "name", [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in MODELS]
-)
+@pytest.mark.parametrize("name", some(MODELS, *QUICK))
 def test_a_traced_network_computes_the_same(name, training):
     model = shift_norms(build(name)).train(training)
     traced = fx.symbolic_trace(copy.deepcopy(model))
@@ -80,9 +79,7 @@ def test_a_cycle_alone_is_traced():
     assert_close(fx.symbolic_trace(nn.Sequential(cycle))(x), cycle(x))
 
 
-@pytest.mark.parametrize(
-    "name", [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in MODELS]
-)
+@pytest.mark.parametrize("name", some(MODELS, *QUICK))
 def test_torchvisions_extractor_gives_the_features_of_every_stride(name):
     model = build(name).eval()
     names = [info["module"] for info in model.feature_info]

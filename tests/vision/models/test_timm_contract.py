@@ -15,6 +15,7 @@ from mgic_vision import Backbone, create_model
 from mgic_vision.models.registration import NAMES
 from mgic_vision.models.stages import drop_path
 from scripts.training.weights import Weights, export_weights
+from tests.slow import some
 
 QUICK = ("mgic_mobilenetv3_small", "mgic_resnet56", "mobilenet_v3_small")
 CLASSIFIERS = [name for name in MODELS if not name.startswith("lraspp")]
@@ -24,7 +25,7 @@ VECTORS = sorted(set(CLASSIFIERS) - set(IMAGES))
 
 @pytest.fixture(
     scope="module",
-    params=[n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in IMAGES],
+    params=some(IMAGES, *QUICK),
 )
 def model(request) -> Backbone:
     """Shared by the tests of one network, which leave it as it is."""

@@ -14,7 +14,6 @@ from image_networks import (
     assert_equal,
     build,
     make_input,
-    some,
 )
 from torch import nn
 from torch.testing import assert_close
@@ -31,6 +30,7 @@ from mgic_vision import (
     summary,
 )
 from mgic_vision.layers import conv_norm_act
+from tests.slow import some
 
 R56, R50, V3 = "mgic_resnet56", "mgic_resnet50", "mgic_mobilenetv3"
 
@@ -102,7 +102,7 @@ def slow(cases: list) -> list:
 FINAL_NORM = {R56: 2 * 64, R50: 2 * 2048, V3: 0}
 
 
-@pytest.fixture(scope="module", params=some(*KINDS))
+@pytest.fixture(scope="module", params=some(MODELS, *KINDS))
 def name(request) -> str:
     return request.param
 
@@ -128,7 +128,7 @@ def test_costs_are_those_of_the_table(counted):
 
 
 # tests/vision/test_summary.py has one of every kind of ours
-@pytest.mark.parametrize("counted", some("ghostnet_050", "mgic_resnet50"))
+@pytest.mark.parametrize("counted", some(MODELS, "ghostnet_050", "mgic_resnet50"))
 def test_costs_are_those_of_torchs_counter(counted):
     model = build(counted)
     x = torch.empty(1, *model.input_size, device="meta")
@@ -213,7 +213,7 @@ def test_bfloat16_autocast_stays_close(name, model):
 
 
 # by default no masks: their head and their backbone are exported below and when fused
-@pytest.mark.parametrize("exported", some("function_mgic", "mgic_resnet56"))
+@pytest.mark.parametrize("exported", some(MODELS, "function_mgic", "mgic_resnet56"))
 def test_every_network_exports(exported):
     model = build(exported).eval()
     x = make_input(model)
@@ -355,7 +355,7 @@ def test_dropout_stands_in_front_of_the_classifier():
 DEEP = (R56, "lraspp_mgic_small", "resnet56")
 
 
-@pytest.mark.parametrize("checked", some(*DEEP))
+@pytest.mark.parametrize("checked", some(MODELS, *DEEP))
 def test_checkpointing_trains_the_same_and_keeps_less(checked):
     def train(enable):
         model = build(checked).train()
@@ -542,11 +542,10 @@ def _one_stage() -> Stages:
 
 @pytest.mark.parametrize(
     "borrowed",
-    [
-        param
-        for name, param in zip(MODELS, some("mobilenet_v2", "resnet50", *KINDS), strict=True)
-        if name not in OURS and not name.startswith("lraspp")
-    ],
+    some(
+        [name for name in MODELS if name not in OURS and not name.startswith("lraspp")],
+        *("mobilenet_v2", "resnet50", *KINDS),
+    ),
 )
 def test_borrowed_networks_score_as_in_their_library(borrowed):
     torch.manual_seed(0)

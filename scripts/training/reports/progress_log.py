@@ -9,7 +9,7 @@ from datasets.progress import progress
 from scripts.training.classifier import Classifier
 
 
-class TestLog(Callback):
+class ProgressLog(Callback):
     """Counts the batches of a test on standard error, a line every few seconds."""
 
     def on_test_start(self, trainer: Trainer, pl_module: Classifier) -> None:

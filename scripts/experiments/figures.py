@@ -7,10 +7,11 @@ from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
 
-from scripts.training.reports.figures import BLUE, GRAY
+from scripts.training.reports.figures import BLUE, GRAY, GREEN
 from scripts.training.reports.figures import VERMILION as RED
 
-# dense models are blue, MGIC red, controls gray
+# dense models are blue, MGIC red, ghost modules green, other controls gray
+KINDS = {"ghost": GREEN, "control": GRAY, "MGIC": RED}
 
 
 def color_of(row: Mapping[str, Any]) -> str:
@@ -20,8 +21,7 @@ def color_of(row: Mapping[str, Any]) -> str:
         >>> color_of({"note": "control: no neighbors"}) == GRAY
         True
     """
-    kinds = {"control": GRAY, "MGIC": RED}
-    return next((c for kind, c in kinds.items() if row["note"].startswith(kind)), BLUE)
+    return next((color for kind, color in KINDS.items() if kind in row["note"]), BLUE)
 
 
 def plot_ranges(

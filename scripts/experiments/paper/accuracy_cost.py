@@ -1,8 +1,10 @@
 """Figures 5 and 6: accuracy against cost, and by epoch, from the paper's numbers and our runs."""
 
 import argparse
+import itertools
 import math
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,14 +13,16 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
 
-from scripts.experiments.figures import frame
+from scripts.experiments.figures import color_of, frame
 from scripts.experiments.pages import as_png, fill, read_rows
 from scripts.experiments.paper.item import Item, Page, number, published
 from scripts.training.reliability.files import read_json
 
+# of the paper's networks; ours have the colors of all figures
 WARM = ("#d55e00", "#cc79a7", "#e69f00", "#882255")
 COLD = ("#0072b2", "#009e73", "#56b4e9", "#8d96a0", "#332288", "#44aa99")
 MARKERS = ("s", "^", "v", "D", "P", "X", "<", ">", "p", "*", "h")
+LINES = ("-", "--", ":")
 # files of results here: what their accuracy is of, and in which column
 OURS = {
     "points.csv": ("shapes10 test-hard, accuracy %", "test-hard"),
@@ -41,7 +45,7 @@ def make_figure5(arguments: argparse.Namespace) -> Page:
     for file, (label, column) in OURS.items():
         for row in read_rows(arguments.docs / file):
             images = f", {row['num_train']} images" if "num_train" in row else ""
-            line = {"where": f"ours, {label}{images}", "model": row["model"]}
+            line = {"where": f"ours, {label}{images}", "model": row["model"], "note": row["note"]}
             line |= {"ours multiply-adds": float(row["multiply_adds"])}
             names = {"mean": "ours accuracy", "min": "lowest", "max": "highest"}
             rows.append(line | {name: float(row[f"{column}_{end}"]) for end, name in names.items()})
@@ -51,10 +55,7 @@ def make_figure5(arguments: argparse.Namespace) -> Page:
 
 
 def draw_costs(rows: Sequence[Mapping[str, Any]]) -> Figure:
-    """Draw one panel a data set, one curve a family of networks; MGIC thick and in warm colors.
-
-    Bars are ranges over the seeds.
-    """
+    """Draw one panel a data set, one curve a family of networks; bars are ranges over the seeds."""
     places = list(dict.fromkeys(row["where"] for row in rows))
     columns = min(3, len(places))
     lines = math.ceil(len(places) / columns)
@@ -63,13 +64,17 @@ def draw_costs(rows: Sequence[Mapping[str, Any]]) -> Figure:
     for axes, place in zip(panels, places, strict=False):
         side, _, data = place.partition(", ")
         families: dict[str, list[tuple[float, ...]]] = {}
+        notes = {}
         for row in (row for row in rows if row["where"] == place):
             mean = row[f"{side} accuracy"]
             ends = (mean - row.get("lowest", mean), row.get("highest", mean) - mean)
             at = row[f"{side} multiply-adds"] / 1e6, mean, *ends
             families.setdefault(family(row["model"]), []).append(at)
-        for style, (name, points) in zip(_styles(families), families.items(), strict=True):
+            notes[family(row["model"])] = row.get("note")
+        for style, (name, points) in zip(_styles(notes), families.items(), strict=True):
             x, y, *ends = zip(*sorted(points), strict=True)
+            if len(x) == 1:
+                style["linestyle"] = "none"
             axes.errorbar(x, y, ends, label=name, **style)
         axes.set(xscale="log", xlabel="multiply-adds, M", ylabel=data)
         axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
@@ -98,16 +103,22 @@ def family(name: str) -> str:
     return name.removesuffix("-Large").removesuffix("-Small")
 
 
-def _styles(families: Sequence[str] | Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Warm, thick lines for MGIC, thin ones with a marker of its own for everybody else."""
-    warm, cold = iter(WARM * len(families)), iter(COLD * len(families))
-    markers = iter(MARKERS * len(families))
-    return [
-        {"color": next(warm), "marker": "o", "linewidth": 2.2, "zorder": 3}
-        if "mgic" in name.lower()
-        else {"color": next(cold), "marker": next(markers), "linewidth": 1, "markersize": 5}
-        for name in families
-    ]
+def _styles(notes: Mapping[str, str | None]) -> list[dict[str, Any]]:
+    """Style every network by what its note says: MGIC thick, and a marker for everybody.
+
+    The paper's networks have no note: those with MGIC in the name are warm, the others cold.
+    """
+    warm, cold, markers = iter(WARM), itertools.cycle(COLD), itertools.cycle(MARKERS)
+    used = Counter[str]()
+    styles = []
+    for name, note in notes.items():
+        ours = "mgic" in name.lower()
+        color = next(warm if ours else cold) if note is None else color_of({"note": note})
+        wide = {"linewidth": 2.2, "zorder": 3} if ours else {"linewidth": 1, "markersize": 5}
+        line = LINES[used[color] % len(LINES)]
+        styles.append({"color": color, "marker": next(markers), "linestyle": line, **wide})
+        used[color] += 1
+    return styles
 
 
 def make_figure6(arguments: argparse.Namespace) -> Page:
@@ -129,7 +140,8 @@ def make_figure6(arguments: argparse.Namespace) -> Page:
             line = {"run": f"ours: {model}", "data": "points", "epochs": epochs}
             line |= {"ours best accuracy": sum(best) / len(best)}
             rows.append(line | {"lowest": min(best), "highest": max(best), "seeds": len(best)})
-    pictures = {"": as_png(draw_curves, curves)} if curves else {}
+    notes = {row["model"]: row["note"] for row in read_rows(arguments.docs / "points.csv")}
+    pictures = {"": as_png(draw_curves, curves, notes)} if curves else {}
     return Page(rows, fill("figure6.md"), pictures, "of every row as many as it says")
 
 
@@ -150,11 +162,14 @@ def read_curves(path: Path) -> dict[str, list[list[float]]]:
     return curves
 
 
-def draw_curves(curves: Mapping[str, Sequence[Sequence[float]]]) -> Figure:
-    """Draw the mean over the seeds by epoch, and their range; MGIC thick."""
+def draw_curves(
+    curves: Mapping[str, Sequence[Sequence[float]]], notes: Mapping[str, str]
+) -> Figure:
+    """Draw the mean over the seeds by epoch, and their range; notes give the colors."""
     figure = Figure(figsize=(7.5, 4.6))
     axes = figure.subplots()
-    for style, (model, runs) in zip(_styles(curves), curves.items(), strict=True):
+    styles = _styles({model: notes[model] for model in curves})
+    for style, (model, runs) in zip(styles, curves.items(), strict=True):
         together = np.array([values[: min(map(len, runs))] for values in runs])
         epochs = range(1, together.shape[1] + 1)
         style |= {"markersize": 4, "markevery": max(1, together.shape[1] // 6)}

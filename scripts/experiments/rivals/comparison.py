@@ -18,7 +18,7 @@ from torch import nn
 
 from mgic_geo import num_weights
 from scripts.experiments import runs
-from scripts.experiments.figures import BLUE, GRAY, RED, Panel, dot_rows
+from scripts.experiments.figures import BLUE, GRAY, GREEN, RED, Panel, dot_rows
 from scripts.experiments.pages import as_png, fill, write_page
 from scripts.experiments.ranges import Row, judge, summarize
 from scripts.experiments.rivals import units as all_units
@@ -205,9 +205,9 @@ def conclusions(judged_rows: Verdicts, tasks: Sequence[str]) -> list[str]:
 def draw(rows: Sequence[Row], tasks: Sequence[str]) -> Figure:
     """Draw the errors, a panel a task."""
     matched = {"weights": ", as many weights", "time": ", as much time"}
-    colors = {"weights": BLUE, "time": GRAY, "-": GRAY}
+    colors = dict.fromkeys(all_units.CYCLES, RED) | {"dense": BLUE, "Ghost": GREEN}
     return dot_rows(
         [Panel(task, rows, task, TASKS[task].unit) for task in tasks],
         name=lambda row: row["model"] + matched.get(row["matched"], ""),
-        color=lambda row: RED if row["model"] in all_units.CYCLES else colors[row["matched"]],
+        color=lambda row: colors.get(row["model"], GRAY),
     )

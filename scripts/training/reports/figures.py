@@ -48,6 +48,8 @@ def as_png(draw: Callable[P, Figure]) -> Callable[P, bytes]:
 def png_of(figure: Figure) -> bytes:
     """Save a figure, the same bytes every time."""
     buffer = io.BytesIO()
+    # twice: the layout knows only then which tick labels its own widths leave
+    figure.draw_without_rendering()
     figure.savefig(buffer, format="png", dpi=150, metadata={"Software": None})
     return buffer.getvalue()
 

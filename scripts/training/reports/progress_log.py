@@ -1,23 +1,51 @@
-"""How far a test is, in a log and wherever there is no progress bar."""
+"""How far an epoch or a test is, in a log and wherever there is no progress bar."""
 
-from collections.abc import Iterator
 from typing import Any
 
 from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.trainer.states import RunningStage
 
-from datasets.progress import progress
+from datasets.progress import FIRST, LOGGED, Counting
 from scripts.training.classifier import Classifier
 
 
 class ProgressLog(Callback):
-    """Counts the batches of a test on standard error, a line every few seconds."""
+    """Counts batches on standard error, a line every few seconds; none for a quick epoch."""
+
+    def __init__(self) -> None:
+        self._counts: dict[RunningStage | None, Counting] = {}
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: Classifier) -> None:
+        """Begin to count an epoch's batches."""
+        what = f"epoch {trainer.current_epoch + 1}: batches trained"
+        self._count(trainer, int(trainer.num_training_batches), what, LOGGED)
+
+    def on_validation_start(self, trainer: Trainer, pl_module: Classifier) -> None:
+        """Begin to count those of the validation."""
+        checking = trainer.sanity_checking
+        batches = trainer.num_sanity_val_batches if checking else trainer.num_val_batches
+        self._count(trainer, int(batches[0]), "batches validated", LOGGED)
 
     def on_test_start(self, trainer: Trainer, pl_module: Classifier) -> None:
-        """Begin to count the split."""
-        (batches,), split = trainer.num_test_batches, trainer.datamodule.split
-        self._lines: Iterator[int] = progress(range(int(batches)), f"{split}: batches tested")
+        """Begin to count those of a split."""
+        batches, split = trainer.num_test_batches, trainer.datamodule.split
+        self._count(trainer, int(batches[0]), f"{split}: batches tested", FIRST)
 
-    def on_test_batch_start(self, trainer: Trainer, *_: Any) -> None:
+    def on_train_batch_start(self, *arguments: Any) -> None:
         """Print a line if it is time for one."""
+        self._show(*arguments)
+
+    def on_validation_batch_start(self, *arguments: Any) -> None:
+        """Print a line if it is time for one."""
+        self._show(*arguments)
+
+    def on_test_batch_start(self, *arguments: Any) -> None:
+        """Print a line if it is time for one."""
+        self._show(*arguments)
+
+    def _count(self, trainer: Trainer, total: int, what: str, first: float) -> None:
+        self._counts[trainer.state.stage] = Counting(total, what, first)
+
+    def _show(self, trainer: Trainer, module: Classifier, batch: Any, done: int, *_: Any) -> None:
         if trainer.is_global_zero and trainer.progress_bar_callback is None:
-            next(self._lines)
+            self._counts[trainer.state.stage].show(done)

@@ -68,14 +68,16 @@ def draw(panel: Any, race: Mapping[str, Any], bandwidth: float) -> None:
     panel.loglog(xs, [min(peak, bandwidth * x) for x in xs], color="black")
     roof = {"textcoords": "offset points", "fontsize": 8}
     panel.annotate(f"matrix product, {peak:.0f} GFLOP/s", (edge, peak), (2, 4), **roof)
-    panel.annotate(f"memory, {bandwidth:.0f} GB/s", (xs[0], bandwidth * xs[0]), (8, 0), **roof)
+    middle = (xs[0] * edge) ** 0.5
+    slope = (middle, bandwidth * middle)
+    panel.annotate(f"memory, {bandwidth:.0f} GB/s", slope, (-6, 0), ha="right", **roof)
     for marker, (name, (intensity, gflops)) in zip(cycle(MARKERS), points.items(), strict=False):
         kinds = {"mgic_": RED, "PyG": GRAY, "authors'": GRAY}
         color = next((kinds[kind] for kind in kinds if name.startswith(kind)), BLUE)
         panel.plot(intensity, gflops, marker, color=color, label=name)
     panel.set_title(race["title"])
     panel.set(xlabel="operations a byte", ylabel="GFLOP/s")
-    panel.grid(which="both")
+    panel.grid()
     panel.legend(loc="lower right")
 
 

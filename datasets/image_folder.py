@@ -125,18 +125,6 @@ def imagenet(
     return dataset
 
 
-def find_splits(root: str | os.PathLike[str]) -> list[str]:
-    """Return the folders of ``root`` that may be splits, sorted.
-
-    Raises:
-        ValueError: ``root`` is no folder, or has none.
-    """
-    splits = class_folders(Path(root))
-    if not splits:
-        raise ValueError(f"{shown(root)}: has no folders; expected are train and test or val")
-    return splits
-
-
 def check_classes(root: Path, split: str) -> None:
     """Look at the class folders of a split before anything is trained.
 

@@ -78,8 +78,6 @@ def open_cache(
     folder: str | os.PathLike[str],
     key: dict[str, Any],
     read: Callable[[], Iterable[tuple[np.ndarray, np.ndarray]]],
-    *,
-    verify: bool = True,
 ) -> MeshCache:
     """Return the cache in ``folder``, built first if there is none that fits ``key``.
 
@@ -91,7 +89,6 @@ def open_cache(
         key: All that the arrays depend on, as JSON would return it. ``columns``, if there, is the
             width of the vertices, 3 coordinates and features; meshes, which have none, get zeros.
         read: Yields vertices and faces of each mesh, in order; called only to build.
-        verify: Compare the SHA-256 of every file, at 0.7 to 2 GB/s; sizes are always compared.
 
     Raises:
         OSError: The cache has to be built and its place cannot be written to.
@@ -101,14 +98,14 @@ def open_cache(
     try:
         lock = lock_for(folder, shared=True)
     except OSError:
-        if find_fault(folder, key, verify=verify) is None:
+        if _find_fault(folder, key) is None:
             return MeshCache(folder)  # a finished cache on a read-only disk is as good
         raise
     with lock:  # shared: many processes may look at the same time
-        if find_fault(folder, key, verify=verify) is None:
+        if _find_fault(folder, key) is None:
             return MeshCache(folder)
     with lock_for(folder):  # another may have built it in between
-        fault = find_fault(folder, key, verify=verify)
+        fault = _find_fault(folder, key)
         if fault is not None:
             if folder.exists():
                 message = f"{shown(folder)}: {fault}; it is built again"
@@ -118,21 +115,19 @@ def open_cache(
         return MeshCache(folder)
 
 
-def find_fault(
-    folder: str | os.PathLike[str], key: dict[str, Any], *, verify: bool = True
-) -> str | None:
-    """Say why a cache cannot be used, or return None if it can; arguments as in `open_cache`."""
+def _find_fault(folder: Path, key: dict[str, Any]) -> str | None:
+    """Say why a cache cannot be used, or return None if it can; hashes at 0.7 to 2 GB/s."""
     try:
-        manifest = json.loads(Path(folder, "manifest.json").read_text("ascii"))
+        manifest = json.loads((folder / "manifest.json").read_text("ascii"))
         stored, files = manifest["key"], manifest["files"]
         changed = sorted(k for k in {*stored, *key} if stored.get(k) != key.get(k))
         if changed:
             return f"it was made with other {', '.join(changed)}"
         for name, (dtype, columns) in _columns(key).items():
-            path, promised = Path(folder, f"{name}.bin"), files[f"{name}.bin"]
+            path, promised = folder / f"{name}.bin", files[f"{name}.bin"]
             size = path.stat().st_size
             whole = size == promised["bytes"] and size % (np.dtype(dtype).itemsize * columns) == 0
-            if not whole or (verify and _sha256(path) != promised["sha256"]):
+            if not whole or _sha256(path) != promised["sha256"]:
                 return f"{path.name} is damaged"
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         return f"not a whole cache ({type(error).__name__})"

@@ -8,16 +8,12 @@ import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-from datasets.augment import Augment
 from datasets.download import download as download_file
-from datasets.drawn_shapes import AugmentFunction
-from datasets.draws import Draws
 from datasets.mesh_dataset import MeshDataset
 from datasets.off import shown
 from datasets.source import FolderSource, SourceError, ZipSource
-
-__all__ = ["CLASSES", "COUNTS", "Augment", "CountsWarning", "ModelNet10"]
 
 URL = "https://3dvision.princeton.edu/projects/2014/3DShapeNets/ModelNet10.zip"
 ZIP_BYTES = 473_402_300
@@ -46,7 +42,7 @@ class CountsWarning(UserWarning):
 
 
 class ModelNet10(MeshDataset):
-    r"""ModelNet10 as point clouds; see :class:`MeshDataset` for its items and attributes.
+    """ModelNet10 as point clouds; see :class:`MeshDataset` for its items and attributes.
 
     Meshes are parsed once, into a cache that later runs map into memory.
 
@@ -54,10 +50,6 @@ class ModelNet10(MeshDataset):
         root: Folder with ``ModelNet10/<class>/{train,test}/*.off``, or that folder itself. The
             cache goes into its ``.mesh-cache`` unless ``cache_dir`` is given.
         split: ``train`` or ``test``.
-        num_points: Points of a cloud, :math:`P`.
-        seed: Seed of all points.
-        augment: ``(pos, generator) -> pos``, applied to ``train`` only; see :class:`Augment`.
-        draws: As for :class:`MeshDataset`.
         source: The folder or the zip to read instead of ``root``. A zip is read without unpacking.
         download: Fetch the zip to ``root`` from its publisher, checked by size and SHA-256.
         classes: Classes to use; labels count within these. Folders of other names are an error
@@ -66,13 +58,7 @@ class ModelNet10(MeshDataset):
             misplaced file numbers an error. ``None`` for data in the same layout that is not
             ModelNet10, where a class may also be empty, with a warning.
         cache_dir: Folder for the caches of both splits.
-        lenient: As in :func:`datasets.off.read_off`.
-        verify: Compare the cache with its hashes at every start; ``False`` compares sizes only.
-        features: As for :class:`DrawnShapes`; of meshes there is ``normal``.
-
-    Shape:
-        - Items: ``pos``, float32 ``(P, 3)`` without unit, mean 0 and largest distance 1 before
-          ``augment``; ``y``, int64 ``(1,)``; ``name``, str; ``index``, int.
+        **options: As for :class:`MeshDataset`; of the features of meshes there is ``normal``.
 
     Raises:
         SourceError: Folders or files that are missing, left over or misplaced; a bad archive.
@@ -89,18 +75,12 @@ class ModelNet10(MeshDataset):
         root: str | os.PathLike[str],
         split: str = "train",
         *,
-        num_points: int = 1024,
-        seed: int = 0,
-        augment: AugmentFunction | None = None,
-        draws: Draws | None = None,
         source: str | os.PathLike[str] | None = None,
         download: bool = False,
         classes: Sequence[str] | None = None,
         expected_counts: Mapping[str, tuple[int, int]] | None = COUNTS,
         cache_dir: str | os.PathLike[str] | None = None,
-        lenient: bool = False,
-        verify: bool = True,
-        features: Sequence[str] = (),
+        **options: Any,
     ) -> None:
         if split not in SPLITS:
             raise ValueError(f"split must be one of {', '.join(SPLITS)}, got {split!r}")
@@ -125,13 +105,7 @@ class ModelNet10(MeshDataset):
             split,
             classes=chosen,
             cache=cache_dir / f"modelnet10-{split}",
-            num_points=num_points,
-            seed=seed,
-            augment=augment,
-            draws=draws,
-            lenient=lenient,
-            verify=verify,
-            features=features,
+            **options,
         )
 
     def _check_files(self) -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from datasets.furniture import Shape
-from datasets.solids import face_areas, subdivide
+from datasets.solids import subdivide
+from datasets.surface import face_areas
 
 KEPT = (0.7, 0.9)  # share of the surface that a partial scan sees
 NOISE = (0.001, 0.004)  # standard deviation of vertices, in units of the diagonal

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import http.client
 import json
 import logging
@@ -12,7 +11,7 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
-from datasets.atomic import lock_for
+from datasets.atomic import lock_for, sha256_of
 from datasets.off import shown
 
 _CHUNK = 1 << 20
@@ -57,7 +56,7 @@ def download(
             return path
         part = path.with_name(f"{path.name}.part")
         _fetch(url, part, _told_size(url, timeout) if size is None else size, timeout)
-        digest = _sha256(part)
+        digest = sha256_of(part)
         if digest != sha256:
             part.unlink()
             raise DownloadError(
@@ -81,7 +80,7 @@ def _check_existing(path: Path, size: int | None, sha256: str) -> None:
         known = None
     if known == {"bytes": status.st_size, "mtime_ns": status.st_mtime_ns, "sha256": sha256}:
         return
-    digest = _sha256(path)
+    digest = sha256_of(path)
     if digest != sha256:
         raise DownloadError(
             f"{shown(path)}: its SHA-256 is {digest} instead of {sha256}; remove it to download it"
@@ -148,11 +147,6 @@ def _refuse_short(url: str, part: Path, have: int, size: int) -> None:
         f"{url}: cut after {have} of {size} bytes; they are kept in {shown(part)}, "
         "call again to continue"
     )
-
-
-def _sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _note(path: Path) -> Path:

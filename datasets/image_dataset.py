@@ -35,11 +35,7 @@ class Images(Protocol):
 
 
 class ImageFiles:
-    """Images that are read from their files when they are asked for.
-
-    Args:
-        paths: The files.
-    """
+    """Images that are read from their files when they are asked for."""
 
     def __init__(self, paths: Sequence[str]) -> None:
         self.paths = np.array(paths, np.str_)  # not a million objects that each worker copies

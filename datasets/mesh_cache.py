@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from datasets.atomic import lock_for, replacing
+from datasets.atomic import lock_for, replacing, sha256_of
 from datasets.off import shown
 from datasets.surface import prepare
 
@@ -30,11 +30,7 @@ class CacheWarning(UserWarning):
 
 
 class MeshCache:
-    """The meshes of a cache folder, mapped into memory; copies for other processes map it anew.
-
-    Args:
-        folder: What :func:`open_cache` built.
-    """
+    """The meshes of a cache folder, mapped into memory; copies for other processes map it anew."""
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
         self.folder = Path(folder)
@@ -127,7 +123,7 @@ def _find_fault(folder: Path, key: dict[str, Any]) -> str | None:
             path, promised = folder / f"{name}.bin", files[f"{name}.bin"]
             size = path.stat().st_size
             whole = size == promised["bytes"] and size % (np.dtype(dtype).itemsize * columns) == 0
-            if not whole or _sha256(path) != promised["sha256"]:
+            if not whole or sha256_of(path) != promised["sha256"]:
                 return f"{path.name} is damaged"
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         return f"not a whole cache ({type(error).__name__})"
@@ -143,7 +139,7 @@ def _write(folder: Path, key: dict[str, Any], meshes: Iterable[tuple[Any, Any]])
     """Write arrays, then the manifest that vouches for them."""
     _write_arrays(folder, key.get("columns", 3), meshes)
     files = {
-        path.name: {"bytes": path.stat().st_size, "sha256": _sha256(path)}
+        path.name: {"bytes": path.stat().st_size, "sha256": sha256_of(path)}
         for path in (folder / f"{name}.bin" for name in _ARRAYS)
     }
     manifest = json.dumps({"key": key, "files": files}, indent=1)
@@ -163,11 +159,6 @@ def _write_arrays(folder: Path, columns: int, meshes: Iterable[tuple[Any, Any]])
             files["areas"].write(areas.astype("<f8").tobytes())
             starts.append((starts[-1][0] + len(vertices), starts[-1][1] + len(faces)))
         files["starts"].write(np.array(starts, "<i8").tobytes())
-
-
-def _sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _map(path: Path, dtype: str, columns: int) -> np.ndarray:

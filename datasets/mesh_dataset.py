@@ -11,13 +11,12 @@ from typing import Any
 import numpy as np
 
 from datasets.drawn_shapes import DrawnShapes
-from datasets.list_source import ListSource
 from datasets.mesh_cache import open_cache
 from datasets.progress import progress
 from datasets.shape_files import parse_shape
-from datasets.source import FolderSource, SourceError, ZipSource
+from datasets.source import FileSource, SourceError, ZipSource
 
-Source = FolderSource | ZipSource | ListSource
+Source = FileSource | ZipSource
 
 
 class EmptyClassWarning(UserWarning):

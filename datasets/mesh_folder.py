@@ -9,7 +9,7 @@ from typing import Any
 
 from datasets.list_source import ListSource
 from datasets.mesh_cache import cache_for
-from datasets.mesh_dataset import MeshDataset, select_files
+from datasets.mesh_dataset import MeshDataset, Source, select_files
 from datasets.off import shown
 from datasets.shape_files import SUFFIXES
 from datasets.source import SPLITS, FolderSource, SourceError, ZipSource
@@ -68,7 +68,7 @@ class MeshFolder(MeshDataset):
             **options,
         )
 
-    def _find_files(self, source: FolderSource | ZipSource | ListSource) -> list[str]:
+    def _find_files(self, source: Source) -> list[str]:
         present = sorted({name.split("/")[0] for name in source.files})
         return select_files(source, self.split, present, by_class=False)
 
@@ -77,7 +77,7 @@ class MeshFolder(MeshDataset):
         return {"up": self.up, **columns}
 
 
-def open_folder(root: str | os.PathLike[str]) -> FolderSource | ZipSource | ListSource:
+def open_folder(root: str | os.PathLike[str]) -> Source:
     """Find the files: of a list, a zip, the root, or the only folder in it that has classes.
 
     Raises:

@@ -79,7 +79,7 @@ def parse_off(data: bytes, name: str, *, lenient: bool = False) -> tuple[np.ndar
         data = data.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
     num_vertices, num_faces, extras, start = _read_header(data, name)
     if num_faces == 0:
-        _complain(lenient, f"{name}: the mesh has no faces")
+        complain(lenient, f"{name}: the mesh has no faces")
     body = data[start:]
     if b"#" in body:
         body = re.sub(rb"#[^\n]*", b"", body)
@@ -92,13 +92,13 @@ def parse_off(data: bytes, name: str, *, lenient: bool = False) -> tuple[np.ndar
         )
     if len(lines) > wanted:
         place = f"{name}, line {lines.places[wanted]}"
-        _complain(lenient, f"{place}: {len(lines) - wanted} lines after the last face")
+        complain(lenient, f"{place}: {len(lines) - wanted} lines after the last face")
     vertices = _read_vertices(lines, num_vertices, extras, name)
     polygons = _read_faces(lines, num_vertices, num_faces, name, lenient)
     faces = cut_polygons(vertices, *polygons)
     vertices, faces = _keep_finite(vertices, faces, lines, name, lenient)
-    if num_faces and not (len(faces) and cumulative_areas(unit_scale(vertices), faces)[-1] > 0):
-        _complain(lenient, f"{name}: the mesh has no area, all its faces are degenerate")
+    if num_faces and not has_area(vertices, faces):
+        complain(lenient, f"{name}: the mesh has no area, all its faces are degenerate")
     return vertices, faces
 
 
@@ -130,7 +130,12 @@ def format_off(vertices: np.ndarray, faces: np.ndarray) -> bytes:
     return "\n".join(["OFF", f"{len(vertices)} {len(faces)} 0", *rows, ""]).encode("ascii")
 
 
-def _complain(lenient: bool, message: str) -> None:
+def has_area(vertices: np.ndarray, faces: np.ndarray) -> bool:
+    """Whether there is a surface to draw points from."""
+    return len(faces) > 0 and cumulative_areas(unit_scale(vertices), faces)[-1] > 0
+
+
+def complain(lenient: bool, message: str) -> None:
     """Stop, or warn and go on."""
     if not lenient:
         raise OFFError(message)
@@ -212,7 +217,7 @@ def _read_faces(
     if (corners < 3).any():
         bad = np.argmax(corners < 3)
         place = f"{name}, line {lines.places[start + bad]}"
-        _complain(lenient, f"{place}: a face needs 3 corners, this one has {corners[bad]}")
+        complain(lenient, f"{place}: a face needs 3 corners, this one has {corners[bad]}")
     indices = numbers[np.repeat(first + 1, corners) + _within(corners)]
     fits = (indices >= 0) & (indices < start) & (indices == np.floor(indices))
     if not fits.all():
@@ -288,7 +293,7 @@ def _keep_finite(
     kept = finite[faces].all(axis=1)
     dropped = f"{(~finite).sum()} vertices, in {(~kept).sum()} triangles, are like it"
     place = f"{name}, line {lines.places[bad]}"
-    _complain(lenient, f"{place}: a vertex is {vertices[bad].tolist()}; {dropped}")
+    complain(lenient, f"{place}: a vertex is {vertices[bad].tolist()}; {dropped}")
     if not finite.any():
         raise OFFError(f"{name}: not one vertex is finite")
     return vertices[finite], (np.cumsum(finite) - 1)[faces[kept]]

@@ -16,12 +16,7 @@ _ORDERS = {"ascii": "", "binary_little_endian": "<", "binary_big_endian": ">"}
 
 
 class Lists(NamedTuple):
-    """Lists of numbers of any lengths, one after the other.
-
-    Args:
-        values: Of all lists.
-        lengths: How many numbers each list has.
-    """
+    """Lists of numbers of any lengths, one after the other."""
 
     values: np.ndarray
     lengths: np.ndarray

@@ -27,13 +27,7 @@ SPLITS = ("train", "test", "test-hard")
 
 
 def make_split_shape(name: str, split: str, seed: int, number: int) -> Shape:
-    """Make the shape of one file; its randomness depends on nothing but these four.
-
-    Args:
-        name: The class.
-        split: One of :data:`SPLITS`.
-        seed: Seed of the data set.
-        number: Number of the file, from 1.
+    """Make the shape of a file, counted from 1; its randomness depends on these four alone.
 
     Example:
         >>> make_split_shape("sofa", "test-hard", seed=0, number=1).part_names[-1]

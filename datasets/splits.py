@@ -48,11 +48,6 @@ def nested_subset(targets: Sequence[int], count: int, seed: int) -> list[int]:
     With the same seed a smaller choice is part of every larger one, so that what is learned from
     more samples is learned from more, and not from others.
 
-    Args:
-        targets: The label of each sample.
-        count: Samples to choose.
-        seed: Seed of the choice.
-
     Shape:
         - Returns sorted indices.
 

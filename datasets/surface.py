@@ -35,6 +35,11 @@ def unit_scale(vertices: np.ndarray) -> np.ndarray:
     return vertices / extent if extent > 0 else vertices
 
 
+def face_areas(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
+    """Return the area of each triangle, float64 ``(F,)``, in squared units."""
+    return np.linalg.norm(_twice_vector_areas(vertices, faces), axis=1) / 2
+
+
 def cumulative_areas(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
     """Add up the triangle areas, which is all that sampling needs to know about them.
 
@@ -51,7 +56,7 @@ def cumulative_areas(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
         >>> cumulative_areas(square, np.array([[0, 1, 2], [0, 2, 3]])).tolist()
         [0.5, 1.0]
     """
-    return np.cumsum(np.linalg.norm(_twice_vector_areas(vertices, faces), axis=1) / 2)
+    return np.cumsum(face_areas(vertices, faces))
 
 
 def face_normals(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:

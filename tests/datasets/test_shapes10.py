@@ -17,7 +17,8 @@ from datasets.modelnet10 import CLASSES as MODELNET10_CLASSES
 from datasets.pieces import MAKERS
 from datasets.shape_files import read_shape
 from datasets.shapes10 import CLASSES, SPLITS, Shapes10, make_split_shape, write_shapes10
-from datasets.solids import box, face_areas, loft, outline, stack, subdivide
+from datasets.solids import box, loft, outline, stack, subdivide
+from datasets.surface import face_areas
 
 CHECKOUT = Path(__file__).parents[2]
 FEW = {"num_train": 2, "num_test": 1, "num_hard": 1}

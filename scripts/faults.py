@@ -41,12 +41,7 @@ OPEN: dict[int, str] = {}
 
 @dataclass
 class Seen:
-    """What the tests of one fault gave.
-
-    Args:
-        outcomes: How many passed, failed and were skipped.
-        names: How often each test ran, as a sentence.
-    """
+    """What the tests of one fault gave, and how often each ran, as a sentence."""
 
     outcomes: Counter[str] = field(default_factory=Counter)
     names: Counter[str] = field(default_factory=Counter)

@@ -100,10 +100,6 @@ class Comparison:
     def run(self, options: argparse.Namespace, changes: Mapping[str, Any]) -> Path:
         """Run what is missing and write the page.
 
-        Args:
-            options: Of the command.
-            changes: Settings in place of the configuration's, by dotted name.
-
         Raises:
             ValueError: It needs a folder of data, and none is named.
         """

@@ -168,13 +168,7 @@ def cloud_of_points(x: Tensor) -> Tensor:
 def make_subject(
     network: nn.Module, info: dict[str, Any], *, fused: bool = False, block: int = 1
 ) -> Subject:
-    """Put a network into the form that is exported.
-
-    Args:
-        network: The network.
-        info: Of :class:`scripts.training.weights.Weights`.
-        fused: Fold norms.
-        block: Channels in a block of ONNX Runtime, for which networks for images merge groups.
+    """Put a network into the form that is exported; arguments as for :class:`Subject`.
 
     Raises:
         TrainingError: It has none.

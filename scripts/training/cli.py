@@ -65,14 +65,7 @@ TRAINER_DEFAULTS = {
 
 
 class TrainingCLI(Stages, LightningCLI):
-    """Reads the command line, prepares the run folder, builds the Trainer and runs a stage.
-
-    Args:
-        model_class: The classifier.
-        data_class: The data module.
-        command: How the script is called, without its arguments.
-        args: Arguments.
-    """
+    """Reads the command line, prepares the run folder, builds the Trainer and runs a stage."""
 
     def __init__(
         self,

@@ -73,14 +73,7 @@ class SceneAugment:
 
 
 class PreparedScenes(Dataset):
-    """Scenes as the network takes them, in training changed as (seed, epoch, index) says.
-
-    Args:
-        scenes: The data set.
-        format: What the network expects.
-        change: Random change of image and mask, or None.
-        seed: Seed of the changes.
-    """
+    """Scenes as the network takes them, in training changed as (seed, epoch, index) says."""
 
     def __init__(
         self,

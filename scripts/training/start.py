@@ -33,10 +33,8 @@ def spin_briefly(environment: MutableMapping[str, str]) -> None:
     By default they turn in circles for milliseconds, which alone saves a little and beside another
     process takes the cores from those that have work: a training step of 16 clouds of 256 points on
     two cores takes 67 to 83 ms with either setting where nothing else runs, and beside another such
-    training 2.3 to 3.0 s by default and 0.22 s with this. It counts only before torch is loaded.
-
-    Args:
-        environment: Of the process; a choice of the user's stays.
+    training 2.3 to 3.0 s by default and 0.22 s with this. It counts only before torch is loaded,
+    and a choice of the user's stays.
 
     Example:
         >>> environment = {"OMP_NUM_THREADS": "2"}

@@ -117,14 +117,9 @@ def count_points(model: mgic_geo.PointCloudClassifier, points: int = POINTS) -> 
 def compare(
     table: str, ours: Mapping[str, Ours], docs: Path, measured: Measured | None = None
 ) -> list[dict[str, Any]]:
-    """Put the paper's rows and ours side by side.
+    """Put the paper's rows and ours side by side, by the paper's names.
 
-    Args:
-        table: The paper's.
-        ours: Networks by the paper's name of the row. Names that the paper has not are rows of
-            ours alone, at the end.
-        docs: Where measured accuracies are.
-        measured: Which they are.
+    Names that the paper has not are rows of ours alone, at the end.
     """
     rows = published(table)["rows"]
     extra = [{"model": name} for name in ours if name not in {row["model"] for row in rows}]

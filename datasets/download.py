@@ -10,6 +10,7 @@ import re
 import urllib.error
 import urllib.request
 from pathlib import Path
+from typing import Any
 
 from datasets.atomic import lock_for, sha256_of
 from datasets.off import shown
@@ -65,6 +66,22 @@ def download(
         os.replace(part, path)
         _remember(path, sha256)
     return path
+
+
+def fetch_zip(root: str | os.PathLike[str], *, name: str, url: str, **known: Any) -> Path:
+    """Return the folder ``root/<name>``, or else its zip, downloaded if it is not there.
+
+    Args:
+        root: Folder for the zip.
+        name: Of the data set.
+        url: Where the zip is.
+        **known: As for :func:`download`.
+
+    Raises:
+        DownloadError: As in :func:`download`.
+    """
+    folder = Path(root, name)
+    return folder if folder.is_dir() else download(url, Path(root, f"{name}.zip"), **known)
 
 
 def _check_existing(path: Path, size: int | None, sha256: str) -> None:

@@ -7,16 +7,17 @@ import re
 import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from datasets.download import download as download_file
+from datasets.download import fetch_zip
 from datasets.mesh_dataset import MeshDataset
-from datasets.off import shown
-from datasets.source import FolderSource, SourceError, ZipSource
+from datasets.source import FolderSource, SourceError, ZipSource, find_inside
 
 URL = "https://3dvision.princeton.edu/projects/2014/3DShapeNets/ModelNet10.zip"
 ZIP_BYTES = 473_402_300
+# the hash that other libraries publish for this file
 ZIP_SHA256 = "9d8679435fc07d1d26f13009878db164a7aa8ea5e7ea3c8880e42794b7307d51"
 
 COUNTS: Mapping[str, tuple[int, int]] = {
@@ -132,28 +133,8 @@ class ModelNet10(MeshDataset):
             warnings.warn(message, CountsWarning, stacklevel=4)
 
 
-def fetch(
-    root: str | os.PathLike[str],
-    *,
-    url: str = URL,
-    size: int = ZIP_BYTES,
-    sha256: str = ZIP_SHA256,
-) -> Path:
-    """Return ``root/ModelNet10.zip``, downloaded if it is not there; see :func:`download`.
-
-    Args:
-        root: Folder for the zip, 473 MB. If it has the unpacked ``ModelNet10``, that is returned.
-        url: Where the zip is.
-        size: Its bytes.
-        sha256: Its hash, the one that other libraries publish for this file.
-
-    Raises:
-        DownloadError: As in :func:`datasets.download.download`.
-    """
-    folder = Path(root, "ModelNet10")
-    if folder.is_dir():
-        return folder
-    return download_file(url, Path(root, "ModelNet10.zip"), size=size, sha256=sha256)
+# to ``root/ModelNet10.zip``, 473 MB
+fetch = partial(fetch_zip, name="ModelNet10", url=URL, size=ZIP_BYTES, sha256=ZIP_SHA256)
 
 
 def open_source(
@@ -164,13 +145,5 @@ def open_source(
     Raises:
         SourceError: There is no such path, or not a data set in it.
     """
-    path = Path(path)
-    if path.is_file():
-        return ZipSource(path, classes)
-    if not path.is_dir():
-        raise SourceError(
-            f"{shown(path)}: neither a folder nor a zip; download=True fetches ModelNet10"
-        )
-    if not (path / "ModelNet10").is_dir() and (path / "ModelNet10.zip").is_file():
-        return ZipSource(path / "ModelNet10.zip", classes)
-    return FolderSource(path / "ModelNet10" if (path / "ModelNet10").is_dir() else path)
+    place = find_inside(path, "ModelNet10", "download=True fetches ModelNet10")
+    return ZipSource(place, classes) if place.is_file() else FolderSource(place)

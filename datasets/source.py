@@ -186,6 +186,19 @@ class ZipSource:
         return places.pop()
 
 
+def find_inside(root: str | os.PathLike[str], name: str, hint: str) -> Path:
+    """Return the folder ``root/<name>``, its zip, or else ``root`` itself.
+
+    Raises:
+        SourceError: There is no such path; the message gives the hint.
+    """
+    inside = (Path(root, name), Path(root, f"{name}.zip"), Path(root))
+    place = next((path for path in inside if path.exists()), None)
+    if place is None:
+        raise SourceError(f"{shown(root)}: neither a folder nor a zip; {hint}")
+    return place
+
+
 def _visible(path: str | os.PathLike[str]) -> list[os.DirEntry[str]]:
     """List a folder without what is hidden."""
     with os.scandir(path) as entries:

@@ -111,20 +111,6 @@ def prepare(vertices: np.ndarray, faces: np.ndarray) -> tuple[np.ndarray, np.nda
     return rows.astype("<f4"), np.asarray(faces).astype("<i4"), areas
 
 
-def sample_surface(
-    vertices: np.ndarray,
-    faces: np.ndarray,
-    num_points: int,
-    generator: np.random.Generator,
-    *,
-    cumulative: np.ndarray | None = None,
-    normals: bool = False,
-) -> np.ndarray:
-    """Draw points uniformly from the surface of a mesh; see :func:`sample_faces`."""
-    options = {"cumulative": cumulative, "normals": normals}
-    return sample_faces(vertices, faces, num_points, generator, **options)[0]
-
-
 def sample_faces(
     vertices: np.ndarray,
     faces: np.ndarray,

@@ -9,7 +9,7 @@ from hypothesis.extra.numpy import arrays
 from datasets.furniture import make_shape
 from datasets.off import MAX_BYTES, OFFError, OFFWarning, format_off, parse_off
 from datasets.shape_files import read_shape
-from datasets.surface import sample_surface
+from datasets.surface import sample_faces
 
 TETRAHEDRON = b"OFF\n4 4 6\n0 0 0\n1 0 0\n0 1 0\n0 0 1\n3 0 2 1\n3 0 1 3\n3 0 3 2\n3 1 2 3\n"
 VERTICES = [[0, 0, 0], [1, 0, 0], [0, 1, 0], [0, 0, 1]]
@@ -222,7 +222,7 @@ def test_a_mesh_without_area_is_refused_or_sampled_at_its_vertices(write, mesh):
         read_shape(path)
     with pytest.warns(OFFWarning, match=r"no faces|no area"):
         vertices, faces = read_shape(path, lenient=True)
-    points = sample_surface(vertices, faces, 50, np.random.default_rng(0))
+    points = sample_faces(vertices, faces, 50, np.random.default_rng(0))[0]
     assert {tuple(p) for p in points} <= {tuple(v) for v in vertices.astype(np.float32)}
 
 

@@ -8,12 +8,11 @@ from typing import Any, ParamSpec
 
 import jinja2
 import torch
-from matplotlib import style
 from matplotlib.figure import Figure
 
 from scripts.experiments import ranges
 from scripts.training.reliability.files import write_whole
-from scripts.training.reports.figures import STYLE, png_of
+from scripts.training.reports import figures
 
 P = ParamSpec("P")
 
@@ -123,5 +122,4 @@ def _cell(value: Any) -> str:
 
 def as_png(draw: Callable[P, Figure], *args: P.args, **kwargs: P.kwargs) -> bytes:
     """Draw a figure in the style of all."""
-    with style.context(["default", STYLE]):
-        return png_of(draw(*args, **kwargs))
+    return figures.as_png(draw)(*args, **kwargs)

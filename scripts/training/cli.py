@@ -8,7 +8,7 @@ import signal
 import sys
 import tempfile
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from datetime import timedelta
 from io import TextIOWrapper
@@ -30,7 +30,7 @@ from scripts.training.arguments import (
     refuse_inexact,
     with_saved_config,
 )
-from scripts.training.averaging import average_weights
+from scripts.training.averaging import MovingAverage
 from scripts.training.classifier import Classifier
 from scripts.training.data import ClassificationData, as_options
 from scripts.training.parser import Parser
@@ -226,11 +226,13 @@ class TrainingCLI(Stages, LightningCLI):
         self.metrics_log = MetricsLog(self.run_dir / "metrics.csv")
         self.keeper = RunCheckpoint(self.run_dir / "checkpoints", every=every)
         self.stop = StopSignals(self.keeper)
+        decay = self.model.ema_decay
+        average = [] if decay is None else [MovingAverage(decay=decay)]
         parts: dict[str, Any] = {
             "callbacks": [
                 *_as_list(asked["callbacks"]),
                 SameEverywhere(self.settings | asdict(self.recovery)),
-                *average_weights(self.model),  # before those that save them
+                *average,  # before those that save it
                 self.metrics_log,
                 self.stop,
                 self.keeper,
@@ -262,7 +264,7 @@ def main(
         with warnings.catch_warnings():
             # Lightning 2.6 flattens batches with it, torch 2.14 deprecates it
             warnings.filterwarnings("ignore", message=".*LeafSpec", category=FutureWarning)
-            return _run(model_class, data_class, command, list(args))
+            return _run(lambda args: TrainingCLI(model_class, data_class, command, args), args)
     except TrainingError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
@@ -273,16 +275,11 @@ def main(
         warnings.formatwarning = formatter
 
 
-def _run(
-    model_class: type[Classifier],
-    data_class: type[ClassificationData],
-    command: str,
-    args: list[str],
-) -> int:
+def _run(start: Callable[[Sequence[str]], TrainingCLI], args: Sequence[str]) -> int:
     """Run a stage, and again from the last checkpoint where something has been changed for that."""
     while True:
         try:
-            return TrainingCLI(model_class, data_class, command, args).exit_code
+            return start(args).exit_code
         except StartAgain as error:
             warnings.warn(str(error), TrainingWarning, stacklevel=2)
         gc.collect()  # what the error had held

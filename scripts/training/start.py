@@ -2,6 +2,7 @@
 
 import importlib
 import os
+import pkgutil
 import signal
 import sys
 import threading
@@ -14,13 +15,7 @@ from typing import Any
 
 import yaml
 
-from scripts.training.reliability.claim import (
-    claim,
-    launch_rank,
-    refuse_run,
-    release,
-    restarted,
-)
+from scripts.training.reliability.claim import claim, launch_rank, refuse_run, release, restarted
 from scripts.training.reliability.errors import TrainingError
 
 EVERY = 5.0  # seconds between lines
@@ -75,14 +70,14 @@ class Script:
 
     Args:
         name: Its module.
-        model: Module and name of its classifier.
-        data: Module and name of its data.
+        model: Its classifier, as ``module:name``.
+        data: Its data.
         names: Of the data set and of the network that are taken by default.
     """
 
     name: str
-    model: tuple[str, str]
-    data: tuple[str, str]
+    model: str
+    data: str
     names: tuple[str, str]
 
     def __call__(self, args: Sequence[str] | None = None) -> int:
@@ -109,11 +104,7 @@ class Script:
 
     def load(self) -> tuple[type, type]:
         """Import the classifier and the data."""
-        model, data = (
-            getattr(importlib.import_module(module), name)
-            for module, name in (self.model, self.data)
-        )
-        return model, data
+        return pkgutil.resolve_name(self.model), pkgutil.resolve_name(self.data)
 
     def _claim(self, stage: Sequence[str], given: Mapping[str, Any]) -> None:
         """Claim the run folder if it can be told already; if not, that is done later."""

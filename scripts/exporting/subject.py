@@ -104,11 +104,6 @@ class CloudSubject(Subject):
     def _channels(self) -> int:
         return 3 + self.network.num_features
 
-    @property
-    def finds_neighbors_of_features(self) -> bool:
-        """Whether rounding can decide between neighbors, and by that change what follows."""
-        return self.network.graph == "dynamic"
-
     def with_neighbors(self) -> "CloudSubject":
         """Return the same with all tables of neighbors behind the scores."""
         return CloudSubject(self.network, WithNeighbors(self.module), self.info)

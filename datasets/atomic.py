@@ -1,7 +1,5 @@
 """Folders that appear whole or not at all, written by one process at a time."""
 
-from __future__ import annotations
-
 import contextlib
 import fcntl
 import glob

@@ -1,7 +1,5 @@
 """CIFAR-10: 60,000 color images of 32x32 pixels in ten classes."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 from typing import Any

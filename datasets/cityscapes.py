@@ -5,8 +5,6 @@ order of the file system, so that a sample's index is another one on another mac
 lies in a folder for an image; and finds out that a mask is missing when it comes to it.
 """
 
-from __future__ import annotations
-
 import operator
 import os
 import warnings

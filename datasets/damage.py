@@ -1,7 +1,5 @@
 """What a hasty scan does to a shape: a side is missing, the surface trembles, specks float."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from datasets.furniture import Shape

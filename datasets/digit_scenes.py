@@ -5,8 +5,6 @@ textured canvases among strokes and blobs that are none, and partly cover each o
 split never occurs in another.
 """
 
-from __future__ import annotations
-
 import functools
 import os
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Download a file whose size and hash are known; a broken attempt is continued by the next."""
 
-from __future__ import annotations
-
 import http.client
 import json
 import logging

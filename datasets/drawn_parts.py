@@ -1,7 +1,5 @@
 """Shapes as point clouds whose points know their part; data sets of parts are this with shapes."""
 
-from __future__ import annotations
-
 from abc import abstractmethod
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Shapes as point clouds of equal size, drawn anew in training and by one rule elsewhere."""
 
-from __future__ import annotations
-
 import operator
 from collections.abc import Callable, Sequence
 from typing import Any

@@ -1,7 +1,5 @@
 """The points that stand for a shape where it is evaluated: one rule for all who do that."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any, Literal
 

@@ -1,7 +1,5 @@
 """Fashion-MNIST: 70,000 real photographs of clothes, 28x28 and gray, with an official division."""
 
-from __future__ import annotations
-
 import gzip
 import math
 import os

@@ -5,8 +5,6 @@ give a class away; what does is how surfaces meet: legs or a closed base, one sh
 between drawers or cushions. Lengths are in meters, z is up.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

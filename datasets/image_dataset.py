@@ -1,7 +1,5 @@
 """Labeled images of a split as inputs of a network; every image data set is this with a source."""
 
-from __future__ import annotations
-
 import operator
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager

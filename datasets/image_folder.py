@@ -1,7 +1,5 @@
 """Any images in ``<split>/<class>/`` folders, and ImageNet in that layout."""
 
-from __future__ import annotations
-
 import logging
 import os
 from collections import Counter

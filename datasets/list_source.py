@@ -1,7 +1,5 @@
 """Where shapes come from: a list that names the class and the split of every file."""
 
-from __future__ import annotations
-
 import csv
 import os
 from pathlib import Path

@@ -4,8 +4,6 @@ A cache folder holds four files of plain numbers and ``manifest.json``: the key 
 and size and SHA-256 of each file. Nothing in it is ever unpickled.
 """
 
-from __future__ import annotations
-
 import contextlib
 import hashlib
 import json
@@ -13,7 +11,7 @@ import os
 import warnings
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
@@ -57,7 +55,7 @@ class MeshCache:
         (v0, f0), (v1, f1) = self._starts[index], self._starts[index + 1]
         return self._vertices[v0:v1], self._faces[f0:f1], self._areas[f0:f1]
 
-    def __reduce__(self) -> tuple[type[MeshCache], tuple[Path]]:
+    def __reduce__(self) -> tuple[type[Self], tuple[Path]]:
         return type(self), (self.folder,)
 
 

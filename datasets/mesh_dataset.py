@@ -1,7 +1,5 @@
 """Point clouds drawn from a folder of meshes; ModelNet10 and shapes10 are this with a source."""
 
-from __future__ import annotations
-
 import os
 import warnings
 from collections.abc import Iterator, Sequence

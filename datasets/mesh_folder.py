@@ -1,7 +1,5 @@
 """Any folder of meshes or point clouds, ``<class>/{train,test}/*``, with its own classes."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Sequence
 from pathlib import Path

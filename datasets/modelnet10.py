@@ -1,7 +1,5 @@
 """ModelNet10: 4,899 furniture meshes in ten classes, as point clouds."""
 
-from __future__ import annotations
-
 import os
 import re
 import warnings

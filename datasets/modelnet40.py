@@ -1,7 +1,5 @@
 """ModelNet40: 12,311 meshes in forty classes, in the layout of ModelNet10."""
 
-from __future__ import annotations
-
 import os
 import warnings
 from functools import partial

@@ -4,8 +4,6 @@ The reader is strict: a file that is cut short, points outside its own vertices 
 but a mesh is an error that names the file and, where there is one, the line.
 """
 
-from __future__ import annotations
-
 import os
 import re
 import warnings

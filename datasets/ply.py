@@ -1,7 +1,5 @@
 """Read PLY, in text or binary, with polygons of any number of corners."""
 
-from __future__ import annotations
-
 import re
 from typing import NamedTuple
 

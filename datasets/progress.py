@@ -1,7 +1,5 @@
 """A line on the terminal for what takes a while."""
 
-from __future__ import annotations
-
 import sys
 import time
 from collections.abc import Iterator, Sequence

@@ -1,7 +1,5 @@
 """ScanObjectNN: objects cut out of scans of rooms, with and without what stood around them."""
 
-from __future__ import annotations
-
 import hashlib
 import os
 from pathlib import Path

@@ -4,8 +4,6 @@ OFF, PLY and OBJ are read here, where polygons are cut into triangles properly; 
 hold triangles, by trimesh.
 """
 
-from __future__ import annotations
-
 import importlib.util
 import io
 import os

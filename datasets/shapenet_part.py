@@ -1,7 +1,5 @@
 """ShapeNet Part: 16,881 point clouds of sixteen kinds of things, whose points have parts."""
 
-from __future__ import annotations
-
 import io
 import json
 import os

@@ -5,8 +5,6 @@ The offline stand-in for ModelNet10, and not to be mistaken for it. Three splits
 scans, noise and stray specks, where a shape has to be told by how its surfaces meet.
 """
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """The shapes of shapes10 as point clouds whose points know their part: leg, seat, drawer, ..."""
 
-from __future__ import annotations
-
 from functools import lru_cache
 from typing import Any
 

@@ -4,8 +4,6 @@ Coordinates are in meters, z is up. A solid is a pair of vertices, float64 ``(V,
 int64 ``(F, 3)``.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

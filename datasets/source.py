@@ -4,8 +4,6 @@ A zip is read in place. Nothing is extracted, so nothing can be written anywhere
 try are an error all the same, because an archive that holds one is not the archive it claims to be.
 """
 
-from __future__ import annotations
-
 import os
 import re
 import stat

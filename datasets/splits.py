@@ -1,7 +1,5 @@
 """Dividing labeled samples so that every class gets its share."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

@@ -3,8 +3,6 @@
 Lengths are in whatever unit the mesh has until :func:`normalize` takes the unit away.
 """
 
-from __future__ import annotations
-
 import numpy as np
 
 

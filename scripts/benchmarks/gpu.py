@@ -5,8 +5,6 @@ as on a processor. The peak of memory is that of one run, without what stays fro
 weights, the state of an optimizer, workspaces of libraries.
 """
 
-from __future__ import annotations
-
 import argparse
 from collections.abc import Callable, Iterator
 from functools import partial

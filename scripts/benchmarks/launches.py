@@ -8,8 +8,6 @@ GPU takes.
 ``python -m scripts.benchmarks.launches NETWORK [CLOUDS] [POINTS]`` prints those of a training step.
 """
 
-from __future__ import annotations
-
 import sys
 from collections import Counter
 from collections.abc import Callable, Sequence

@@ -67,15 +67,13 @@ class Scenes(Dataset):
     Items are by index, or by (epoch, index) as the training loader asks; the epoch changes nothing.
 
     Attributes:
-        classes: Names of the classes.
-        colors: Their colors, for pictures.
         names: ``CITY/STEM`` of each image, sorted.
 
     Args:
         root: Folder with ``leftImg8bit`` and ``gtFine``.
         split: ``train``, ``val`` or ``test``.
         classes: Names of the classes.
-        colors: Their colors.
+        colors: Their colors, for pictures.
         labels: From the number in a mask to the class, or to ``IGNORED``.
 
     Raises:

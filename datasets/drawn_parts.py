@@ -20,14 +20,9 @@ class DrawnParts(DrawnShapes):
         augment: ``(pos, generator) -> pos``, applied to training splits only.
         **options: As for :class:`DrawnShapes`, all but ``draws``.
 
-    Attributes:
-        classes: The parts.
-        targets: The class of each shape.
-        names: Of the shapes.
-
     Shape:
         - Items: as for :class:`DrawnShapes` with one draw, ``y`` being the class of the shape, and
-          ``part``, int64 ``(P,)``.
+          ``part``, int64 ``(P,)``, a place in ``classes``.
     """
 
     def __init__(

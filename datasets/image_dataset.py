@@ -146,15 +146,10 @@ class ImageDataset(Dataset[ImageSample]):
         images: Bytes ``(3, H, W)`` by index.
         targets: The class of each.
         names: A name for each.
-        classes: Class names.
+        classes: Class names in the order of their numbers.
         format: What the network expects.
         augment: Random changes; without, every epoch has the same images.
         seed: Seed of all changes.
-
-    Attributes:
-        classes: Class names in the order of their numbers.
-        targets: The class of each image.
-        names: The name of each image.
 
     Raises:
         ValueError: A negative seed, or a target that is the number of no class.

@@ -33,8 +33,6 @@ class MeshDataset(DrawnShapes):
         **options: As for :class:`DrawnShapes`.
 
     Attributes:
-        classes: Sorted class names.
-        targets: The label of each shape.
         names: ``<class>/<split>/<file>.off`` of each shape, sorted by class and file.
 
     Raises:

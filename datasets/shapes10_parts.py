@@ -33,8 +33,6 @@ class Shapes10Parts(DrawnParts):
         **options: As for :class:`DrawnParts`; of the features there is ``normal``.
 
     Attributes:
-        classes: The parts, :data:`PARTS`.
-        targets: The class of furniture of each shape.
         names: ``<class>/<split>/<class>_NNNN`` of each shape.
 
     Raises:

@@ -10,10 +10,7 @@ def stratified_split(
 ) -> tuple[list[int], list[int]]:
     """Hold out the same fraction of every class, for validation.
 
-    Args:
-        targets: The label of each sample.
-        fraction: Share to hold out; each class keeps at least one sample on either side if it can.
-        seed: Seed of the choice.
+    Each class keeps at least one sample on either side if it can.
 
     Shape:
         - Returns the sorted indices that remain, and those held out.

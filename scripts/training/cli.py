@@ -246,16 +246,11 @@ def main(
     model_class: type[Classifier],
     data_class: type[ClassificationData],
     command: str,
-    args: Sequence[str] | None = None,
+    args: Sequence[str],
 ) -> int:
-    """Run a training script and return its exit code.
-
-    0: done. 1: an error, told in one message. 2: bad arguments. 3: done, but the disk refused some
-    files. 75: to be continued, as after SIGTERM. 130: stopped by Ctrl-C.
-    """
+    """Run a stage of a training script and return its exit code, unless it ends in an error."""
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    args = sys.argv[1:] if args is None else args
     if isinstance(sys.stdout, TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # names of files need not be text
     previous = signal.signal(signal.SIGTERM, _terminated)
@@ -265,11 +260,6 @@ def main(
             # Lightning 2.6 flattens batches with it, torch 2.14 deprecates it
             warnings.filterwarnings("ignore", message=".*LeafSpec", category=FutureWarning)
             return _run(lambda args: TrainingCLI(model_class, data_class, command, args), args)
-    except TrainingError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
-    except KeyboardInterrupt:
-        return EXIT_CODES[signal.SIGINT]
     finally:
         signal.signal(signal.SIGTERM, previous)
         warnings.formatwarning = formatter

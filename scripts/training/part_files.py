@@ -6,13 +6,12 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
 from scripts.training.reliability.errors import TrainingError
 from scripts.training.reliability.files import write_whole
 from scripts.training.reports import figures
-from scripts.training.reports.parts import draw_colored, part_colors
+from scripts.training.reports.parts import draw_colored, part_colors, part_legend
 
 KINDS = (".ply", ".npy", ".png")
 MOST_DRAWN = 20_000  # points of a picture
@@ -93,10 +92,5 @@ def draw_parts(
     """Draw points in the colors of their parts, with a legend."""
     figure = Figure(figsize=(6, 5))
     draw_colored(figure.subplots(), (points, colors))
-    numbers, first = np.unique(labels, return_index=True)
-    legend = [
-        Line2D([], [], color=colors[place], marker="o", ls="", label=figures.label(parts[number]))
-        for number, place in zip(numbers, first, strict=True)
-    ]
-    figure.legend(handles=legend, loc="outside right upper")
+    figure.legend(handles=part_legend(parts, np.unique(labels)), loc="outside right upper")
     return figure

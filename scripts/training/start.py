@@ -81,7 +81,11 @@ class Script:
     names: tuple[str, str]
 
     def __call__(self, args: Sequence[str] | None = None) -> int:
-        """Run a stage and return its exit code, as :func:`scripts.training.cli.main` has them."""
+        """Run a stage and return its exit code.
+
+        0: done. 1: an error, told in one message. 2: bad arguments. 3: done, but the disk refused
+        some files. 75: to be continued, as after SIGTERM. 130: stopped by Ctrl-C.
+        """
         args = sys.argv[1:] if args is None else args
         try:
             if not {"-h", "--help"} & set(args):

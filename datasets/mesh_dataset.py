@@ -3,7 +3,6 @@
 import os
 import warnings
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -78,17 +77,12 @@ class MeshDataset(DrawnShapes):
         """Return what a cache depends on beside the files and leniency."""
         return {}
 
-    def _parse(
-        self, content: bytes, name: str, path: Path | None, lenient: bool
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Read a mesh from the bytes of a file."""
-        options = {"up": self.up, "lenient": lenient, "features": self.features}
-        return parse_shape(content, name, path=path, **options)
-
     def _read_all(self, source: Source, lenient: bool) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         names = progress(self.names, f"reading {source.label}, {self.split}")
+        options = {"up": self.up, "lenient": lenient, "features": self.features}
         for name, content in zip(names, source.read(self.names), strict=True):
-            yield self._parse(content, source.name_of(name), source.place_of(name), lenient)
+            path = source.place_of(name)
+            yield parse_shape(content, source.name_of(name), path=path, **options)
 
     def _check_files(self) -> None:
         """Look at ``names`` before meshes are read, which can take minutes."""

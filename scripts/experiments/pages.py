@@ -8,11 +8,12 @@ from typing import Any, ParamSpec
 
 import jinja2
 import torch
+from matplotlib import style
 from matplotlib.figure import Figure
 
 from scripts.experiments import ranges
 from scripts.training.reliability.files import write_whole
-from scripts.training.reports import figures
+from scripts.training.reports.figures import STYLE, png_of
 
 P = ParamSpec("P")
 
@@ -122,4 +123,5 @@ def _cell(value: Any) -> str:
 
 def as_png(draw: Callable[P, Figure], *args: P.args, **kwargs: P.kwargs) -> bytes:
     """Draw a figure in the style of all."""
-    return figures.as_png(draw)(*args, **kwargs)
+    with style.context(["default", STYLE]):
+        return png_of(draw(*args, **kwargs))

@@ -40,13 +40,18 @@ def as_png(draw: Callable[P, Figure]) -> Callable[P, bytes]:
         # a class name with dollar signs is a name, not a formula
         with style.context(["default", STYLE, {"text.parse_math": False}]):
             # saved inside: tick labels are made only then
-            figure, buffer = draw(*args, **kwargs), io.BytesIO()
-            # twice: the layout knows only then which tick labels its own widths leave
-            figure.draw_without_rendering()
-            figure.savefig(buffer, format="png", dpi=150, metadata={"Software": None})
-            return buffer.getvalue()
+            return png_of(draw(*args, **kwargs))
 
     return render
+
+
+def png_of(figure: Figure) -> bytes:
+    """Save a figure, the same bytes every time."""
+    buffer = io.BytesIO()
+    # twice: the layout knows only then which tick labels its own widths leave
+    figure.draw_without_rendering()
+    figure.savefig(buffer, format="png", dpi=150, metadata={"Software": None})
+    return buffer.getvalue()
 
 
 def label(name: str, width: int = 24) -> str:

@@ -1,10 +1,9 @@
 """Folders that appear whole or not at all, written by one process at a time."""
 
-from __future__ import annotations
-
 import contextlib
 import fcntl
 import glob
+import hashlib
 import os
 import shutil
 import tempfile
@@ -38,14 +37,17 @@ def lock_for(path: str | os.PathLike[str], *, shared: bool = False) -> BinaryIO:
     return file
 
 
+def sha256_of(path: Path) -> str:
+    """Hash a file, in hexadecimal digits."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 @contextlib.contextmanager
 def replacing(folder: str | os.PathLike[str]) -> Iterator[Path]:
     """Yield an empty folder to fill, which takes the place of ``folder`` if nothing fails.
 
     To be used with the lock: what a killed process left behind is removed first.
-
-    Args:
-        folder: The folder to write or replace.
 
     Example:
         >>> with tempfile.TemporaryDirectory() as root:

@@ -1,7 +1,5 @@
 """Random changes of a point cloud that leave its class alone."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 

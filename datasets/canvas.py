@@ -1,7 +1,5 @@
 """What digits are painted on and with: textures, clutter and ink, colors from 0 to 1."""
 
-from __future__ import annotations
-
 import numpy as np
 from PIL import Image, ImageDraw
 

@@ -1,15 +1,14 @@
 """CIFAR-10: 60,000 color images of 32x32 pixels in ten classes."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
+from typing import Any
 
 import torch
 from torchvision import datasets as torchvision_datasets
 
 from datasets.download import download as download_file
-from datasets.image_dataset import ImageAugment, ImageDataset, ImageFormat
+from datasets.image_dataset import ImageDataset, ImageFormat
 from datasets.off import shown
 
 SPLITS = ("train", "test")
@@ -24,8 +23,7 @@ def cifar10(
     *,
     download: bool = False,
     size: int = 32,
-    augment: ImageAugment | None = None,
-    seed: int = 0,
+    **options: Any,
 ) -> ImageDataset:
     """CIFAR-10 as torchvision reads it, which checks the hash of every file.
 
@@ -34,8 +32,7 @@ def cifar10(
         split: ``train``, 50,000 images, or ``test``, 10,000.
         download: Fetch and unpack it, if it is not there.
         size: Height and width, in pixels.
-        augment: Random changes.
-        seed: Seed of the changes.
+        **options: ``augment`` and ``seed`` of :class:`ImageDataset`.
 
     Raises:
         ValueError: Another split, a size below 1, or files that are missing or damaged.
@@ -59,6 +56,4 @@ def cifar10(
         ) from error
     images = torch.from_numpy(read.data).permute(0, 3, 1, 2)
     names = [f"cifar10/{split}/{index:05}" for index in range(len(images))]
-    return ImageDataset(
-        images, read.targets, names, read.classes, format=format, augment=augment, seed=seed
-    )
+    return ImageDataset(images, read.targets, names, read.classes, format=format, **options)

@@ -5,8 +5,6 @@ order of the file system, so that a sample's index is another one on another mac
 lies in a folder for an image; and finds out that a mask is missing when it comes to it.
 """
 
-from __future__ import annotations
-
 import operator
 import os
 import warnings
@@ -69,15 +67,13 @@ class Scenes(Dataset):
     Items are by index, or by (epoch, index) as the training loader asks; the epoch changes nothing.
 
     Attributes:
-        classes: Names of the classes.
-        colors: Their colors, for pictures.
         names: ``CITY/STEM`` of each image, sorted.
 
     Args:
         root: Folder with ``leftImg8bit`` and ``gtFine``.
         split: ``train``, ``val`` or ``test``.
         classes: Names of the classes.
-        colors: Their colors.
+        colors: Their colors, for pictures.
         labels: From the number in a mask to the class, or to ``IGNORED``.
 
     Raises:

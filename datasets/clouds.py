@@ -1,7 +1,5 @@
 """Point clouds from files: coordinates, and normals and colors where there are any."""
 
-from __future__ import annotations
-
 import io
 import re
 from collections.abc import Mapping, Sequence

@@ -1,11 +1,10 @@
 """What a hasty scan does to a shape: a side is missing, the surface trembles, specks float."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from datasets.furniture import Shape
-from datasets.solids import face_areas, subdivide
+from datasets.solids import subdivide
+from datasets.surface import face_areas
 
 KEPT = (0.7, 0.9)  # share of the surface that a partial scan sees
 NOISE = (0.001, 0.004)  # standard deviation of vertices, in units of the diagonal

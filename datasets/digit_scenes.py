@@ -5,8 +5,6 @@ textured canvases among strokes and blobs that are none, and partly cover each o
 split never occurs in another.
 """
 
-from __future__ import annotations
-
 import functools
 import os
 from pathlib import Path
@@ -84,48 +82,21 @@ class DigitScenes(Scenes):
     Args:
         root: Folder for ``digit_scenes``.
         split: ``train``, ``val`` or ``test``.
-        scenes_seed: Seed of the scenes.
-        size: Height and width of an image.
-        num_train: Scenes in ``train``.
-        num_val: Scenes in ``val``.
-        num_test: Scenes in ``test``.
+        **options: As for :func:`write_digit_scenes`.
 
     Raises:
         ValueError: Another split, or what :func:`write_digit_scenes` refuses.
         FileExistsError: As in :func:`write_digit_scenes`.
     """
 
-    def __init__(
-        self,
-        root: str | os.PathLike[str],
-        split: str = "train",
-        *,
-        scenes_seed: int = 0,
-        size: int = 128,
-        num_train: int = 480,
-        num_val: int = 48,
-        num_test: int = 120,
-    ) -> None:
-        folder = write_digit_scenes(
-            root,
-            seed=scenes_seed,
-            size=size,
-            num_train=num_train,
-            num_val=num_val,
-            num_test=num_test,
-        )
+    def __init__(self, root: str | os.PathLike[str], split: str = "train", **options: int) -> None:
+        folder = write_digit_scenes(root, **options)
         labels = {number: number for number in range(len(CLASSES))}
         super().__init__(folder, split, classes=CLASSES, colors=COLORS, labels=labels)
 
 
 def make_scene(split: str, seed: int, number: int, size: int) -> tuple[np.ndarray, np.ndarray]:
     """Make a scene; its randomness depends on nothing but these four.
-
-    Args:
-        split: One of :data:`SPLITS`.
-        seed: Seed of the data set.
-        number: Number of the scene in its split.
-        size: Height and width.
 
     Returns:
         The image ``(size, size, 3)`` and the classes ``(size, size)``, bytes.
@@ -149,6 +120,7 @@ def make_scene(split: str, seed: int, number: int, size: int) -> tuple[np.ndarra
     return image, np.array(classes, np.uint8)[places]
 
 
+@functools.cache
 def digits_of(split: str, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Return the digits that scenes of a split are made of, ``(N, 28, 28)`` bytes, and classes."""
     digits, targets = load_digits()
@@ -163,14 +135,11 @@ def digits_of(split: str, seed: int) -> tuple[np.ndarray, np.ndarray]:
     return digits[rows, 0].numpy(), targets[rows]
 
 
-_digits_of = functools.cache(digits_of)
-
-
 def _draw_glyph(
     split: str, seed: int, size: int, generator: np.random.Generator
 ) -> tuple[int, np.ndarray]:
     """Choose, scale and turn a digit; return its class and how much it covers, 0 to 1."""
-    pixels, targets = _digits_of(split, seed)
+    pixels, targets = digits_of(split, seed)
     row = generator.integers(len(targets))
     height = round(size * generator.uniform(*HEIGHTS))
     # bold, or strokes would be narrower than the 8 pixels between the finest features

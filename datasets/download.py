@@ -1,8 +1,5 @@
 """Download a file whose size and hash are known; a broken attempt is continued by the next."""
 
-from __future__ import annotations
-
-import hashlib
 import http.client
 import json
 import logging
@@ -11,8 +8,9 @@ import re
 import urllib.error
 import urllib.request
 from pathlib import Path
+from typing import Any
 
-from datasets.atomic import lock_for
+from datasets.atomic import lock_for, sha256_of
 from datasets.off import shown
 
 _CHUNK = 1 << 20
@@ -57,7 +55,7 @@ def download(
             return path
         part = path.with_name(f"{path.name}.part")
         _fetch(url, part, _told_size(url, timeout) if size is None else size, timeout)
-        digest = _sha256(part)
+        digest = sha256_of(part)
         if digest != sha256:
             part.unlink()
             raise DownloadError(
@@ -66,6 +64,22 @@ def download(
         os.replace(part, path)
         _remember(path, sha256)
     return path
+
+
+def fetch_zip(root: str | os.PathLike[str], *, name: str, url: str, **known: Any) -> Path:
+    """Return the folder ``root/<name>``, or else its zip, downloaded if it is not there.
+
+    Args:
+        root: Folder for the zip.
+        name: Of the data set.
+        url: Where the zip is.
+        **known: As for :func:`download`.
+
+    Raises:
+        DownloadError: As in :func:`download`.
+    """
+    folder = Path(root, name)
+    return folder if folder.is_dir() else download(url, Path(root, f"{name}.zip"), **known)
 
 
 def _check_existing(path: Path, size: int | None, sha256: str) -> None:
@@ -81,7 +95,7 @@ def _check_existing(path: Path, size: int | None, sha256: str) -> None:
         known = None
     if known == {"bytes": status.st_size, "mtime_ns": status.st_mtime_ns, "sha256": sha256}:
         return
-    digest = _sha256(path)
+    digest = sha256_of(path)
     if digest != sha256:
         raise DownloadError(
             f"{shown(path)}: its SHA-256 is {digest} instead of {sha256}; remove it to download it"
@@ -148,11 +162,6 @@ def _refuse_short(url: str, part: Path, have: int, size: int) -> None:
         f"{url}: cut after {have} of {size} bytes; they are kept in {shown(part)}, "
         "call again to continue"
     )
-
-
-def _sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _note(path: Path) -> Path:

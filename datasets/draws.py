@@ -1,13 +1,11 @@
 """The points that stand for a shape where it is evaluated: one rule for all who do that."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
-from datasets.surface import normalize, sample_surface
+from datasets.surface import normalize, sample_faces
 
 CROWD = 4  # points to choose from, for each of those chosen by distance
 
@@ -45,22 +43,9 @@ class Draws:
         if self.seed < 0:
             raise ValueError(f"seed must be 0 or more, got {self.seed}")
 
-    def points(
-        self,
-        vertices: np.ndarray,
-        faces: np.ndarray,
-        areas: np.ndarray | None,
-        num_points: int,
-        *,
-        normals: bool = False,
-    ) -> np.ndarray:
-        """Return normalized points of every draw; arguments as for :meth:`draw`.
-
-        Shape:
-            - Returns float32 ``(votes, P, 3 + C)``.
-        """
-        drawn = self.draw(vertices, faces, areas, num_points, normals=normals)
-        return np.stack([normalize(points) for points in drawn])
+    def points(self, *mesh: Any, **options: bool) -> np.ndarray:
+        """Return normalized points of every draw; arguments and shape as for :meth:`draw`."""
+        return np.stack([normalize(points) for points in self.draw(*mesh, **options)])
 
     def draw(
         self,
@@ -88,7 +73,7 @@ class Draws:
         for vote in range(self.votes):
             generator = np.random.default_rng([self.seed, vote])
             options = {"cumulative": areas, "normals": normals}
-            points = sample_surface(vertices, faces, many, generator, **options)
+            points, _ = sample_faces(vertices, faces, many, generator, **options)
             if self.sampling == "farthest":
                 points = points[farthest_points(points[:, :3], num_points)]
             clouds.append(points)

@@ -1,19 +1,18 @@
 """Fashion-MNIST: 70,000 real photographs of clothes, 28x28 and gray, with an official division."""
 
-from __future__ import annotations
-
 import gzip
 import math
 import os
 import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torchvision.transforms import v2
 
 from datasets.download import download as download_file
-from datasets.image_dataset import ImageAugment, ImageDataset, ImageFormat
+from datasets.image_dataset import ImageDataset, ImageFormat
 from datasets.off import shown
 
 CLASSES = (
@@ -52,8 +51,7 @@ def fashion_mnist(
     *,
     download: bool = False,
     size: int = 32,
-    augment: ImageAugment | None = None,
-    seed: int = 0,
+    **options: Any,
 ) -> ImageDataset:
     """Fashion-MNIST with three equal colors, scaled from 28 to ``size`` pixels.
 
@@ -63,8 +61,7 @@ def fashion_mnist(
         split: ``train``, 60,000 images, or ``test``, 10,000.
         download: Fetch the files, 31 MB, if they are not there.
         size: Height and width, in pixels.
-        augment: Random changes.
-        seed: Seed of the changes.
+        **options: ``augment`` and ``seed`` of :class:`ImageDataset`.
 
     Raises:
         ValueError: Another split, a size below 1, or files that are missing or damaged.
@@ -83,9 +80,7 @@ def fashion_mnist(
     colored = v2.functional.resize(torch.from_numpy(images).unsqueeze(1), [size])
     names = [f"fashion_mnist/{split}/{index:05}" for index in range(count)]
     colored = colored.expand(-1, 3, -1, -1)
-    return ImageDataset(
-        colored, targets.tolist(), names, CLASSES, format=format, augment=augment, seed=seed
-    )
+    return ImageDataset(colored, targets.tolist(), names, CLASSES, format=format, **options)
 
 
 def find_folder(root: str | os.PathLike[str] | None, *, download: bool = False) -> Path:

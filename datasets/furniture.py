@@ -5,8 +5,6 @@ give a class away; what does is how surfaces meet: legs or a closed base, one sh
 between drawers or cushions. Lengths are in meters, z is up.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np
@@ -37,12 +35,7 @@ class Shape:
 
 
 def make_shape(name: str, generator: np.random.Generator, *, unseen: bool = False) -> Shape:
-    """Make one piece of furniture.
-
-    Args:
-        name: One of :data:`MAKERS`.
-        generator: The only source of randomness.
-        unseen: Draw proportions from outside the range of the others.
+    """Make one piece of furniture, ``unseen`` ones with proportions that others never have.
 
     Raises:
         ValueError: A class that does not exist.
@@ -67,9 +60,7 @@ def make_shape(name: str, generator: np.random.Generator, *, unseen: bool = Fals
 def draw_extent(generator: np.random.Generator, *, unseen: bool = False) -> np.ndarray:
     """Draw the sides of a bounding box, log-uniform, whatever will be put into it.
 
-    Args:
-        generator: The source of randomness.
-        unseen: Put at least one side outside the range of the others.
+    Of an ``unseen`` one, at least one side is outside the range of the others.
 
     Shape:
         - Returns ``(3,)``, in meters.

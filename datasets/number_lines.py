@@ -1,7 +1,5 @@
 """Lines of numbers, found and parsed without a Python loop over lines."""
 
-from __future__ import annotations
-
 import warnings
 
 import numpy as np

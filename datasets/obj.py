@@ -1,7 +1,5 @@
 """Read the shape in an OBJ file: its vertices and polygons, without what they look like."""
 
-from __future__ import annotations
-
 import numpy as np
 
 

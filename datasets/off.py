@@ -1,17 +1,12 @@
-"""Read and write OFF, the text format of ModelNet's meshes.
+"""Read and format OFF, the text format of ModelNet's meshes.
 
 The reader is strict: a file that is cut short, points outside its own vertices or holds anything
 but a mesh is an error that names the file and, where there is one, the line.
 """
 
-from __future__ import annotations
-
-import contextlib
 import os
 import re
-import tempfile
 import warnings
-from pathlib import Path
 
 import mapbox_earcut
 import numpy as np
@@ -43,10 +38,8 @@ def shown(path: str | os.PathLike[str]) -> str:
     return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
-def read_off(
-    path: str | os.PathLike[str], *, lenient: bool = False
-) -> tuple[np.ndarray, np.ndarray]:
-    r"""Read a mesh; polygons are cut into triangles.
+def parse_off(data: bytes, name: str, *, lenient: bool = False) -> tuple[np.ndarray, np.ndarray]:
+    r"""Read a mesh from the bytes of an OFF file; polygons are cut into triangles.
 
     Convex ones are cut from their first corner, concave ones by ear clipping in the plane of the
     polygon, so that the triangles cover the polygon and nothing else.
@@ -59,7 +52,8 @@ def read_off(
     one; every other cut is noticed.
 
     Args:
-        path: The file.
+        data: The bytes.
+        name: What to call them in messages.
         lenient: Warn and go on where a strict reader stops but a mesh remains: drop vertices that
             are NaN or infinite (with their faces), faces of one or two corners, and lines past the
             end; accept a mesh without faces or without area.
@@ -71,32 +65,9 @@ def read_off(
         OFFError: Not an OFF file, or one that breaks its own promises.
 
     Example:
-        >>> import tempfile
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     path = Path(folder, "square.off")
-        ...     _ = path.write_text("OFF4 1 0\n0 0 0\n1 0 0\n1 1 0\n0 1 0\n4 0 1 2 3\n")
-        ...     vertices, faces = read_off(path)
-        >>> faces.tolist()
+        >>> square = b"OFF4 1 0\n0 0 0\n1 0 0\n1 1 0\n0 1 0\n4 0 1 2 3\n"
+        >>> parse_off(square, "square.off")[1].tolist()
         [[0, 1, 2], [0, 2, 3]]
-    """
-    size = os.stat(path).st_size
-    if size > MAX_BYTES:
-        raise OFFError(f"{shown(path)}: {size} bytes are more than the {MAX_BYTES} that are read")
-    return parse_off(Path(path).read_bytes(), shown(path), lenient=lenient)
-
-
-def parse_off(data: bytes, name: str, *, lenient: bool = False) -> tuple[np.ndarray, np.ndarray]:
-    r"""Read a mesh from the bytes of an OFF file; see :func:`read_off`.
-
-    Args:
-        data: The bytes.
-        name: What to call them in messages.
-        lenient: As in :func:`read_off`.
-
-    Raises:
-        OFFError: As in :func:`read_off`.
-
-    Example:
         >>> parse_off(b"OFF\n3 1 0\n0 0 0\n1 0 0\n0 1 0\n3 0 1 7\n", "bad.off")
         Traceback (most recent call last):
         ...
@@ -106,7 +77,7 @@ def parse_off(data: bytes, name: str, *, lenient: bool = False) -> tuple[np.ndar
         data = data.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
     num_vertices, num_faces, extras, start = _read_header(data, name)
     if num_faces == 0:
-        _complain(lenient, f"{name}: the mesh has no faces")
+        complain(lenient, f"{name}: the mesh has no faces")
     body = data[start:]
     if b"#" in body:
         body = re.sub(rb"#[^\n]*", b"", body)
@@ -119,55 +90,25 @@ def parse_off(data: bytes, name: str, *, lenient: bool = False) -> tuple[np.ndar
         )
     if len(lines) > wanted:
         place = f"{name}, line {lines.places[wanted]}"
-        _complain(lenient, f"{place}: {len(lines) - wanted} lines after the last face")
+        complain(lenient, f"{place}: {len(lines) - wanted} lines after the last face")
     vertices = _read_vertices(lines, num_vertices, extras, name)
     polygons = _read_faces(lines, num_vertices, num_faces, name, lenient)
     faces = cut_polygons(vertices, *polygons)
     vertices, faces = _keep_finite(vertices, faces, lines, name, lenient)
-    if num_faces and not (len(faces) and cumulative_areas(unit_scale(vertices), faces)[-1] > 0):
-        _complain(lenient, f"{name}: the mesh has no area, all its faces are degenerate")
+    if num_faces and not has_area(vertices, faces):
+        complain(lenient, f"{name}: the mesh has no area, all its faces are degenerate")
     return vertices, faces
 
 
-def write_off(path: str | os.PathLike[str], vertices: np.ndarray, faces: np.ndarray) -> None:
-    """Write a triangle mesh, so that :func:`read_off` returns the same numbers bit for bit.
-
-    The file appears whole or not at all: it is written under another name and renamed.
-
-    Args:
-        path: The file, replaced if it exists.
-        vertices: Coordinates in any unit.
-        faces: Corners of each triangle.
+def format_off(vertices: np.ndarray, faces: np.ndarray) -> bytes:
+    r"""Return the bytes of a triangle mesh, of which :func:`parse_off` makes the same numbers.
 
     Shape:
-        - ``vertices``: ``(V, 3)``; ``faces``: ``(F, 3)``.
+        - ``vertices``: ``(V, 3)``, in any unit; ``faces``: ``(F, 3)``.
 
     Raises:
         ValueError: Arrays of another shape, coordinates that are not finite, or faces that name
             vertices which do not exist.
-
-    Example:
-        >>> write_off("/nowhere/x.off", np.zeros((3, 3)), np.array([[0, 1, 3]]))
-        Traceback (most recent call last):
-        ...
-        ValueError: faces must name vertices 0 to 2, got 0 to 3
-    """
-    path = Path(path)
-    text = format_off(vertices, faces)
-    handle, temporary = tempfile.mkstemp(prefix=".writing-", suffix=".tmp", dir=path.parent)
-    try:
-        with open(handle, "wb") as file:
-            file.write(text)
-            os.fchmod(file.fileno(), 0o644)  # mkstemp makes files for their owner only
-        os.replace(temporary, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(temporary)
-        raise
-
-
-def format_off(vertices: np.ndarray, faces: np.ndarray) -> bytes:
-    r"""Return the bytes that :func:`write_off` writes; arguments and errors are the same.
 
     Example:
         >>> format_off(np.eye(3), np.array([[0, 1, 2]])).split(b"\n")[:3]
@@ -187,7 +128,12 @@ def format_off(vertices: np.ndarray, faces: np.ndarray) -> bytes:
     return "\n".join(["OFF", f"{len(vertices)} {len(faces)} 0", *rows, ""]).encode("ascii")
 
 
-def _complain(lenient: bool, message: str) -> None:
+def has_area(vertices: np.ndarray, faces: np.ndarray) -> bool:
+    """Whether there is a surface to draw points from."""
+    return len(faces) > 0 and cumulative_areas(unit_scale(vertices), faces)[-1] > 0
+
+
+def complain(lenient: bool, message: str) -> None:
     """Stop, or warn and go on."""
     if not lenient:
         raise OFFError(message)
@@ -269,7 +215,7 @@ def _read_faces(
     if (corners < 3).any():
         bad = np.argmax(corners < 3)
         place = f"{name}, line {lines.places[start + bad]}"
-        _complain(lenient, f"{place}: a face needs 3 corners, this one has {corners[bad]}")
+        complain(lenient, f"{place}: a face needs 3 corners, this one has {corners[bad]}")
     indices = numbers[np.repeat(first + 1, corners) + _within(corners)]
     fits = (indices >= 0) & (indices < start) & (indices == np.floor(indices))
     if not fits.all():
@@ -345,7 +291,7 @@ def _keep_finite(
     kept = finite[faces].all(axis=1)
     dropped = f"{(~finite).sum()} vertices, in {(~kept).sum()} triangles, are like it"
     place = f"{name}, line {lines.places[bad]}"
-    _complain(lenient, f"{place}: a vertex is {vertices[bad].tolist()}; {dropped}")
+    complain(lenient, f"{place}: a vertex is {vertices[bad].tolist()}; {dropped}")
     if not finite.any():
         raise OFFError(f"{name}: not one vertex is finite")
     return vertices[finite], (np.cumsum(finite) - 1)[faces[kept]]

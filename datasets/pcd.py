@@ -1,7 +1,5 @@
 """Read PCD, the format of the Point Cloud Library."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 

@@ -4,8 +4,6 @@ Every maker fills the box from -0.5 to 0.5 along x and y and from 0 to about 1 a
 looks along +y. Which parts there are, and how many, is drawn; what makes the class stays.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import numpy as np

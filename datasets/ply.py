@@ -1,7 +1,5 @@
 """Read PLY, in text or binary, with polygons of any number of corners."""
 
-from __future__ import annotations
-
 import re
 from typing import NamedTuple
 
@@ -16,12 +14,7 @@ _ORDERS = {"ascii": "", "binary_little_endian": "<", "binary_big_endian": ">"}
 
 
 class Lists(NamedTuple):
-    """Lists of numbers of any lengths, one after the other.
-
-    Args:
-        values: Of all lists.
-        lengths: How many numbers each list has.
-    """
+    """Lists of numbers of any lengths, one after the other."""
 
     values: np.ndarray
     lengths: np.ndarray

@@ -1,7 +1,5 @@
 """A line on the terminal for what takes a while."""
 
-from __future__ import annotations
-
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -14,12 +12,8 @@ FIRST, EVERY, LOGGED = 0.5, 0.2, 5.0  # seconds to the line, to the next on a te
 class Counting:
     """Says how many are done of what takes a while, on standard error.
 
-    The line changes on a terminal; in a file there is one every few seconds.
-
-    Args:
-        total: How many there are.
-        what: Is done with them.
-        first: Seconds until something is said.
+    The line changes on a terminal; in a file there is one every few seconds. The
+    ``first`` seconds nothing is said.
 
     Example:
         >>> Counting(3, "meshes read", first=5.0).show(1)  # not yet

@@ -1,15 +1,13 @@
 """ScanObjectNN: objects cut out of scans of rooms, with and without what stood around them."""
 
-from __future__ import annotations
-
 import hashlib
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from datasets.drawn_shapes import AugmentFunction, DrawnShapes
-from datasets.draws import Draws
+from datasets.drawn_shapes import DrawnShapes
 from datasets.off import shown
 from datasets.shape_files import turn
 from datasets.source import SPLITS, SourceError
@@ -28,7 +26,7 @@ VARIANTS = (
 
 
 class ScanObjectNN(DrawnShapes):
-    r"""ScanObjectNN from the authors' HDF5 files; see :class:`DrawnShapes` for items.
+    """ScanObjectNN from the authors' HDF5 files; see :class:`DrawnShapes` for items.
 
     Args:
         root: Folder with ``training_objectdataset*.h5`` and ``test_objectdataset*.h5``, such as
@@ -37,10 +35,8 @@ class ScanObjectNN(DrawnShapes):
         variant: Which of the files, by what their names end in; ``augmentedrot_scale75`` is the
             hardest one (PB_T50_RS).
         up: The axis that is up in the files.
-        num_points: Points of a cloud, drawn from the 2,048 that there are.
-        seed: Seed of all points.
-        augment: ``(pos, generator) -> pos``, applied to ``train`` only.
-        draws: As for :class:`DrawnShapes`.
+        **options: As for :class:`DrawnShapes`, without features; points are drawn from the 2,048
+            that there are.
 
     Raises:
         SourceError: A file is missing, or holds something else.
@@ -59,12 +55,9 @@ class ScanObjectNN(DrawnShapes):
         *,
         variant: str = "augmentedrot_scale75",
         up: str = "y",
-        num_points: int = 1024,
-        seed: int = 0,
-        augment: AugmentFunction | None = None,
-        draws: Draws | None = None,
+        **options: Any,
     ) -> None:
-        super().__init__(split, num_points, seed, augment, draws)
+        super().__init__(split, features=(), **options)
         for name, value, known in (("split", split, SPLITS), ("variant", variant, VARIANTS)):
             if value not in known:
                 raise ValueError(f"{name} must be one of {', '.join(known)}, got {value!r}")

@@ -4,12 +4,9 @@ OFF, PLY and OBJ are read here, where polygons are cut into triangles properly; 
 hold triangles, by trimesh.
 """
 
-from __future__ import annotations
-
 import importlib.util
 import io
 import os
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -19,9 +16,8 @@ import trimesh
 from datasets.clouds import SUFFIXES as CLOUDS
 from datasets.clouds import Cloud, from_columns, parse_cloud
 from datasets.obj import parse_obj
-from datasets.off import MAX_BYTES, OFFError, OFFWarning, cut_polygons, parse_off, shown
+from datasets.off import MAX_BYTES, OFFError, complain, cut_polygons, has_area, parse_off, shown
 from datasets.ply import Lists, parse_ply
-from datasets.surface import cumulative_areas, unit_scale
 
 MESHES = (".off", ".ply", ".obj", ".stl", ".glb", ".gltf", ".3mf", ".dae")
 SUFFIXES = (*MESHES, *CLOUDS)
@@ -193,7 +189,7 @@ def _check_mesh_features(
     """Refuse a mesh of whose points a feature cannot be told."""
     if missing := sorted({*features} - {"normal"}):
         raise OFFError(f"{name}: no {missing[0]} is read of meshes, only of point clouds")
-    if not len(faces) or not cumulative_areas(unit_scale(vertices), faces)[-1] > 0:
+    if not has_area(vertices, faces):
         raise OFFError(f"{name}: a mesh without area has no normal")
 
 
@@ -208,18 +204,11 @@ def _checked(
     if len(faces) and not (faces.min() >= 0 and faces.max() < len(vertices)):
         raise OFFError(f"{name}: a face names a vertex that is not there, of {len(vertices)}")
     if not finite.all():
-        _complain(lenient, f"{name}: {(~finite).sum()} vertices are not finite")
+        complain(lenient, f"{name}: {(~finite).sum()} vertices are not finite")
         kept = finite[faces].all(axis=1)
         vertices, faces = vertices[finite], (np.cumsum(finite) - 1)[faces[kept]]
-    if len(faces) and not cumulative_areas(unit_scale(vertices), faces)[-1] > 0:
-        _complain(lenient, f"{name}: the mesh has no area, all its faces are degenerate")
+    if len(faces) and not has_area(vertices, faces):
+        complain(lenient, f"{name}: the mesh has no area, all its faces are degenerate")
     if not len(faces) and suffix not in (".ply", *CLOUDS):
-        _complain(lenient, f"{name}: it holds no faces")
+        complain(lenient, f"{name}: it holds no faces")
     return vertices, faces
-
-
-def _complain(lenient: bool, message: str) -> None:
-    """Stop, or warn and go on."""
-    if not lenient:
-        raise OFFError(message)
-    warnings.warn(message, OFFWarning, stacklevel=4)

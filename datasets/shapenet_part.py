@@ -1,17 +1,15 @@
 """ShapeNet Part: 16,881 point clouds of sixteen kinds of things, whose points have parts."""
 
-from __future__ import annotations
-
 import io
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from datasets.drawn_parts import DrawnParts
-from datasets.drawn_shapes import AugmentFunction
 from datasets.mesh_cache import cache_for, open_cache
 from datasets.off import shown
 from datasets.progress import progress
@@ -45,7 +43,7 @@ _COLUMNS = 7  # of a file: coordinates, a normal, a part
 
 
 class ShapeNetPart(DrawnParts):
-    r"""ShapeNet Part from the authors' files with normals; see :class:`DrawnParts` for items.
+    """ShapeNet Part from the authors' files with normals; see :class:`DrawnParts` for items.
 
     The files are read once, into a cache that later runs map into memory.
 
@@ -53,11 +51,9 @@ class ShapeNetPart(DrawnParts):
         root: Folder with ``<synset>/*.txt`` and ``train_test_split/shuffled_*_file_list.json``, or
             the one that it is in, also as ``torch_geometric.datasets.ShapeNet`` leaves it.
         split: ``train``, ``val``, both as ``trainval``, or ``test``: the authors' lists.
-        num_points: Points of a cloud, drawn from those of its file.
-        seed: Seed of the points.
-        augment: ``(pos, generator) -> pos``, applied to ``train`` and ``trainval`` only.
         up: The axis that is up in the files.
         features: ``("normal",)``, or nothing.
+        **options: As for :class:`DrawnParts`; points are drawn from those of a file.
 
     Attributes:
         held_out: Places of the shapes that are in the list ``val``.
@@ -77,13 +73,11 @@ class ShapeNetPart(DrawnParts):
         root: str | os.PathLike[str],
         split: str = "trainval",
         *,
-        num_points: int = 1024,
-        seed: int = 0,
-        augment: AugmentFunction | None = None,
         up: str = "y",
         features: Sequence[str] = (),
+        **options: Any,
     ) -> None:
-        super().__init__(split, num_points, seed, augment, features)
+        super().__init__(split, features=features, **options)
         if split not in SPLITS:
             raise ValueError(f"split must be one of {', '.join(SPLITS)}, got {split!r}")
         if others := sorted({*features} - {"normal"}):

@@ -5,18 +5,13 @@ The offline stand-in for ModelNet10, and not to be mistaken for it. Three splits
 scans, noise and stray specks, where a shape has to be told by how its surfaces meet.
 """
 
-from __future__ import annotations
-
 import os
-from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from datasets.augment import Augment
 from datasets.damage import damage
-from datasets.drawn_shapes import AugmentFunction
-from datasets.draws import Draws
 from datasets.furniture import MAKERS, Shape, make_shape
 from datasets.generated import write_generated
 from datasets.mesh_dataset import MeshDataset
@@ -24,21 +19,13 @@ from datasets.off import format_off
 from datasets.progress import progress
 from datasets.source import FolderSource
 
-__all__ = ["CLASSES", "SPLITS", "Augment", "Shape", "Shapes10", "make_shape", "write_shapes10"]
-
 VERSION = 2  # of the generator: raise it whenever the same seed gives other bytes
 CLASSES = tuple(MAKERS)
 SPLITS = ("train", "test", "test-hard")
 
 
 def make_split_shape(name: str, split: str, seed: int, number: int) -> Shape:
-    """Make the shape of one file; its randomness depends on nothing but these four.
-
-    Args:
-        name: The class.
-        split: One of :data:`SPLITS`.
-        seed: Seed of the data set.
-        number: Number of the file, from 1.
+    """Make the shape of a file, counted from 1; its randomness depends on these four alone.
 
     Example:
         >>> make_split_shape("sofa", "test-hard", seed=0, number=1).part_names[-1]
@@ -93,29 +80,18 @@ def write_shapes10(
 
 
 class Shapes10(MeshDataset):
-    r"""Generated furniture as point clouds; see :class:`MeshDataset` for items and attributes.
+    """Generated furniture as point clouds; see :class:`MeshDataset` for items and attributes.
 
     The files are written at the first use, and again when the generator or one of the arguments
     that shape them changes: all splits have to be asked for with the same ones.
 
     Args:
-        root: Folder for ``shapes10``, and for the cache unless ``cache_dir`` is given.
+        root: Folder for ``shapes10``, and for the cache.
         split: ``train``, ``test`` or ``test-hard``.
-        num_points: Points of a cloud, :math:`P`.
-        seed: Seed of the points.
-        augment: ``(pos, generator) -> pos``, applied to ``train`` only.
-        draws: As for :class:`MeshDataset`.
-        shapes_seed: Seed of the shapes.
         num_train: Shapes of each class in ``train``.
         num_test: Shapes of each class in ``test``.
         num_hard: Shapes of each class in ``test-hard``.
-        cache_dir: Folder for the caches of all splits.
-        verify: Compare the cache with its hashes at every start; ``False`` compares sizes only.
-        features: As for :class:`DrawnShapes`; of meshes there is ``normal``.
-
-    Shape:
-        - Items: ``pos``, float32 ``(P, 3)`` without unit, mean 0 and largest distance 1 before
-          ``augment``; ``y``, int64 ``(1,)``; ``name``, str; ``index``, int.
+        **options: As for :class:`MeshDataset`; of the features of meshes there is ``normal``.
 
     Raises:
         ValueError: Another split, or what :func:`write_shapes10` refuses.
@@ -133,35 +109,20 @@ class Shapes10(MeshDataset):
         root: str | os.PathLike[str],
         split: str = "train",
         *,
-        num_points: int = 1024,
-        seed: int = 0,
-        augment: AugmentFunction | None = None,
-        draws: Draws | None = None,
-        shapes_seed: int = 0,
         num_train: int = 60,
         num_test: int = 20,
         num_hard: int = 20,
-        cache_dir: str | os.PathLike[str] | None = None,
-        verify: bool = True,
-        features: Sequence[str] = (),
+        **options: Any,
     ) -> None:
         if split not in SPLITS:
             raise ValueError(f"split must be one of {', '.join(SPLITS)}, got {split!r}")
-        folder = write_shapes10(
-            root, seed=shapes_seed, num_train=num_train, num_test=num_test, num_hard=num_hard
-        )
-        cache_dir = Path(root, ".mesh-cache") if cache_dir is None else Path(cache_dir)
+        folder = write_shapes10(root, num_train=num_train, num_test=num_test, num_hard=num_hard)
         super().__init__(
             FolderSource(folder),
             split,
             classes=CLASSES,
-            cache=cache_dir / f"shapes10-{split}",
-            num_points=num_points,
-            seed=seed,
-            augment=augment,
-            draws=draws,
-            verify=verify,
-            features=features,
+            cache=Path(root, ".mesh-cache", f"shapes10-{split}"),
+            **options,
         )
 
 

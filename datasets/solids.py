@@ -4,8 +4,6 @@ Coordinates are in meters, z is up. A solid is a pair of vertices, float64 ``(V,
 int64 ``(F, 3)``.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np
@@ -105,20 +103,6 @@ def moved(solid: Solid, offset: Sequence[float]) -> Solid:
         [6.0, 1.0, 1.0]
     """
     return solid[0] + np.asarray(offset, float), solid[1]
-
-
-def face_areas(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
-    """Return the area of each triangle, in square meters.
-
-    Shape:
-        - ``vertices``: ``(V, 3)``; ``faces``: ``(F, 3)``; returns ``(F,)``.
-
-    Example:
-        >>> face_areas(*box((0, 0, 0), (1, 2, 3))).sum().item()
-        22.0
-    """
-    a, b, c = (vertices[faces[:, i]] for i in range(3))
-    return np.linalg.norm(np.cross(b - a, c - a), axis=1) / 2
 
 
 def subdivide(

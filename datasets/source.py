@@ -4,13 +4,12 @@ A zip is read in place. Nothing is extracted, so nothing can be written anywhere
 try are an error all the same, because an archive that holds one is not the archive it claims to be.
 """
 
-from __future__ import annotations
-
 import os
 import re
 import stat
 import zipfile
 import zlib
+from abc import abstractmethod
 from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path, PurePosixPath
 
@@ -25,14 +24,40 @@ class SourceError(ValueError):
     """A folder or an archive does not hold what was asked for; the message names it."""
 
 
-class FolderSource:
-    """The OFF files of a folder, or those of other formats.
+class FileSource:
+    """Files by a name ``<class>/<split>/<file>``; subclasses find them.
 
     Attributes:
-        label: Its path, for messages.
-        folders: Names of its folders, hidden ones left out.
-        files: ``<class>/<split>/<file>.off`` to size in bytes and time of change in nanoseconds.
-        misplaced: OFF files at any other depth.
+        label: Path of the source, for messages.
+        folders: Names of its folders, those of the classes among them.
+        files: Names to size in bytes and time of change in nanoseconds.
+        misplaced: Files that are at another depth.
+    """
+
+    label: str
+    folders: set[str]
+    files: dict[str, tuple[int, int]]
+    misplaced: list[str]
+
+    @abstractmethod
+    def place_of(self, name: str) -> Path:
+        """Return the path of a file, for formats that name further files."""
+
+    def name_of(self, name: str) -> str:
+        """Spell the whole path of a file, for messages."""
+        return shown(self.place_of(name))
+
+    def read(self, names: Iterable[str]) -> Iterator[bytes]:
+        """Yield the bytes of some of ``files``."""
+        for name in names:
+            size = self.files[name][0]
+            if size > MAX_BYTES:
+                raise SourceError(f"{self.name_of(name)}: {size} bytes are more than {MAX_BYTES}")
+            yield self.place_of(name).read_bytes()
+
+
+class FolderSource(FileSource):
+    """The OFF files of a folder, or those of other formats; hidden ones are left out.
 
     Args:
         path: The folder whose children are the classes.
@@ -52,20 +77,8 @@ class FolderSource:
             else:
                 self.misplaced.append(name)
 
-    def read(self, names: Iterable[str]) -> Iterator[bytes]:
-        """Yield the bytes of some of ``files``."""
-        for name in names:
-            size = self.files[name][0]
-            if size > MAX_BYTES:
-                raise SourceError(f"{self.name_of(name)}: {size} bytes are more than {MAX_BYTES}")
-            yield (self.path / name).read_bytes()
-
-    def name_of(self, name: str) -> str:
-        """Spell the whole path of a file, for messages."""
-        return shown(self.path / name)
-
     def place_of(self, name: str) -> Path:
-        """Return the path of a file, for formats that name further files."""
+        """Return the path of a file."""
         return self.path / name
 
 
@@ -169,6 +182,19 @@ class ZipSource:
             known = "" if classes is None else f"; the classes are {', '.join(sorted(classes))}"
             raise SourceError(f"{self.label}: <class>/<split>/ was found {found}{known}")
         return places.pop()
+
+
+def find_inside(root: str | os.PathLike[str], name: str, hint: str) -> Path:
+    """Return the folder ``root/<name>``, its zip, or else ``root`` itself.
+
+    Raises:
+        SourceError: There is no such path; the message gives the hint.
+    """
+    inside = (Path(root, name), Path(root, f"{name}.zip"), Path(root))
+    place = next((path for path in inside if path.exists()), None)
+    if place is None:
+        raise SourceError(f"{shown(root)}: neither a folder nor a zip; {hint}")
+    return place
 
 
 def _visible(path: str | os.PathLike[str]) -> list[os.DirEntry[str]]:

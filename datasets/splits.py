@@ -1,7 +1,5 @@
 """Dividing labeled samples so that every class gets its share."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np
@@ -12,10 +10,7 @@ def stratified_split(
 ) -> tuple[list[int], list[int]]:
     """Hold out the same fraction of every class, for validation.
 
-    Args:
-        targets: The label of each sample.
-        fraction: Share to hold out; each class keeps at least one sample on either side if it can.
-        seed: Seed of the choice.
+    Each class keeps at least one sample on either side if it can.
 
     Shape:
         - Returns the sorted indices that remain, and those held out.
@@ -47,11 +42,6 @@ def nested_subset(targets: Sequence[int], count: int, seed: int) -> list[int]:
 
     With the same seed a smaller choice is part of every larger one, so that what is learned from
     more samples is learned from more, and not from others.
-
-    Args:
-        targets: The label of each sample.
-        count: Samples to choose.
-        seed: Seed of the choice.
 
     Shape:
         - Returns sorted indices.

@@ -3,8 +3,6 @@
 Lengths are in whatever unit the mesh has until :func:`normalize` takes the unit away.
 """
 
-from __future__ import annotations
-
 import numpy as np
 
 
@@ -35,6 +33,11 @@ def unit_scale(vertices: np.ndarray) -> np.ndarray:
     return vertices / extent if extent > 0 else vertices
 
 
+def face_areas(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
+    """Return the area of each triangle, float64 ``(F,)``, in squared units."""
+    return np.linalg.norm(_twice_vector_areas(vertices, faces), axis=1) / 2
+
+
 def cumulative_areas(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
     """Add up the triangle areas, which is all that sampling needs to know about them.
 
@@ -51,7 +54,7 @@ def cumulative_areas(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
         >>> cumulative_areas(square, np.array([[0, 1, 2], [0, 2, 3]])).tolist()
         [0.5, 1.0]
     """
-    return np.cumsum(np.linalg.norm(_twice_vector_areas(vertices, faces), axis=1) / 2)
+    return np.cumsum(face_areas(vertices, faces))
 
 
 def face_normals(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
@@ -104,20 +107,6 @@ def prepare(vertices: np.ndarray, faces: np.ndarray) -> tuple[np.ndarray, np.nda
     areas = cumulative_areas(scaled, faces)
     rows = np.concatenate([scaled, vertices[:, 3:]], axis=1)
     return rows.astype("<f4"), np.asarray(faces).astype("<i4"), areas
-
-
-def sample_surface(
-    vertices: np.ndarray,
-    faces: np.ndarray,
-    num_points: int,
-    generator: np.random.Generator,
-    *,
-    cumulative: np.ndarray | None = None,
-    normals: bool = False,
-) -> np.ndarray:
-    """Draw points uniformly from the surface of a mesh; see :func:`sample_faces`."""
-    options = {"cumulative": cumulative, "normals": normals}
-    return sample_faces(vertices, faces, num_points, generator, **options)[0]
 
 
 def sample_faces(

@@ -3,7 +3,7 @@
 ``python -m scripts.faults`` runs all of them; ``--part quick`` leaves out what kills processes or
 fills disks by the minute, ``--part slow`` runs only that. A test belongs to a fault by its mark,
 ``@pytest.mark.fault(12)``, and its name is what was seen. ``--page docs/reliability.md`` writes the
-table with date and versions. Faults without a test stand there as ``open``, and do not pass.
+table with date and versions. A fault without a test does not pass.
 """
 
 import datetime
@@ -35,18 +35,10 @@ FAULTS: dict[int, tuple[str, str]] = yaml.safe_load(
     Path(__file__).with_suffix(".yaml").read_text(encoding="utf-8")
 )
 
-# number -> why there is no test of it yet; to be removed with the first test
-OPEN: dict[int, str] = {}
-
 
 @dataclass
 class Seen:
-    """What the tests of one fault gave.
-
-    Args:
-        outcomes: How many passed, failed and were skipped.
-        names: How often each test ran, as a sentence.
-    """
+    """What the tests of one fault gave, and how often each ran, as a sentence."""
 
     outcomes: Counter[str] = field(default_factory=Counter)
     names: Counter[str] = field(default_factory=Counter)
@@ -62,7 +54,7 @@ class Seen:
 
 
 def main(args: Sequence[str] | None = None) -> int:
-    """Run the tests and print the table; 0: every fault of the part was survived or is open."""
+    """Run the tests and print the table; 0: every fault of the part was survived."""
     parser = command_parser("faults", __doc__)
     parser.add_argument("--part", choices=PARTS, default="all")
     parser.add_argument("--page", type=Path, help="write the table here, as Markdown")
@@ -91,7 +83,7 @@ def main(args: Sequence[str] | None = None) -> int:
         minutes = f"in {(time.monotonic() - begin) / 60:.1f} minutes"
         how = "from the results of pytest" if options.results else minutes
         write_whole(options.page, as_page(rows, summary(seen), how, options.part).encode())
-    return int(code != 0 or any(row[-1] not in ("pass", "open") for row in rows))
+    return int(code != 0 or any(row[-1] != "pass" for row in rows))
 
 
 def run_tests(part: str, jobs: int, results: Path) -> int:
@@ -144,21 +136,16 @@ def make_rows(seen: Mapping[int, Seen], *, whole: bool) -> Iterable[tuple[str, .
         found = seen.get(number, Seen())
         if not whole and not found.outcomes:
             continue
-        if number in OPEN and not found.outcomes:
-            yield f"{number:02}", fault, expected, OPEN[number], "open"
-            continue
         names = [f"{name} ({n})" if n > 1 else name for name, n in found.names.most_common()]
         yield f"{number:02}", fault, expected, "; ".join(names), found.verdict
 
 
 def summary(seen: Mapping[int, Seen]) -> str:
-    """Say how many faults were survived, by how many tests, and which ones nothing tests."""
+    """Say how many faults were survived, by how many tests."""
     passed = sum(found.verdict == "pass" for found in seen.values())
-    missing = [str(number) for number in OPEN if number not in seen]
-    still = f", {len(missing)} are open ({', '.join(missing)})" if missing else ""
     outcomes = sum((found.outcomes for found in seen.values()), Counter())
     counts = ", ".join(f"{outcomes[key]} {key}" for key in ("passed", "failed", "skipped"))
-    return f"{passed} of {len(FAULTS)} faults pass{still} (tests, by fault: {counts})"
+    return f"{passed} of {len(FAULTS)} faults pass (tests, by fault: {counts})"
 
 
 def as_text(rows: Sequence[Sequence[str]]) -> str:

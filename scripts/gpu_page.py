@@ -4,8 +4,6 @@ The reports are those of ``python -m scripts.bench points|images --device cuda -
 without any, the page says that nothing was measured. ``make gpu`` does both.
 """
 
-from __future__ import annotations
-
 import json
 import sys
 from pathlib import Path

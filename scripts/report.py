@@ -119,13 +119,7 @@ def name_columns(runs: Mapping[str, Sequence[Split]]) -> dict[int, str]:
 def describe_run(
     name: str, folder: Path, splits: Sequence[Split], columns: Mapping[int, str]
 ) -> dict[str, Any]:
-    """Return curves and key numbers of a run.
-
-    Args:
-        name: Of the run.
-        folder: Of the run.
-        splits: What was tested.
-        columns: What :func:`name_columns` returns.
+    """Return curves and key numbers of a run; columns are those of :func:`name_columns`.
 
     Raises:
         TrainingError: There is no ``metrics.csv``, or it is broken.

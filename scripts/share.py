@@ -41,15 +41,7 @@ def _metrics(split: Split) -> dict[str, float]:
 
 @dataclass(frozen=True)
 class Run:
-    """What the card says of a run.
-
-    Args:
-        folder: Where it is.
-        config: Its ``config.yaml``.
-        weights: Those of the best epoch.
-        splits: What was tested.
-        score: Of the best epoch in validation; nan without one.
-    """
+    """What the card says of a run; the score is of its best validation, nan without one."""
 
     folder: Path
     config: dict[str, Any]

@@ -10,8 +10,8 @@ from scripts.training.start import Script
 
 main = Script(
     "scripts.train_image",
-    model=("scripts.training.images", "ImageClassifier"),
-    data=("scripts.training.images", "ImageData"),
+    model="scripts.training.images:ImageClassifier",
+    data="scripts.training.images:ImageData",
     names=("mnist5k", "mgic_resnet56"),
 )
 

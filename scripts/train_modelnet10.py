@@ -10,8 +10,8 @@ from scripts.training.start import Script
 
 main = Script(
     "scripts.train_modelnet10",
-    model=("scripts.training.points", "PointClassifier"),
-    data=("scripts.training.points", "PointClouds"),
+    model="scripts.training.points:PointClassifier",
+    data="scripts.training.points:PointClouds",
     names=("shapes10", "mgic_diffgcn"),
 )
 

@@ -10,8 +10,8 @@ from scripts.training.start import Script
 
 main = Script(
     "scripts.train_parts",
-    model=("scripts.training.parts", "PartSegmenter"),
-    data=("scripts.training.parts", "PartClouds"),
+    model="scripts.training.parts:PartSegmenter",
+    data="scripts.training.parts:PartClouds",
     names=("shapes10_parts", "mgic_diffgcn"),
 )
 

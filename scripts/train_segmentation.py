@@ -11,8 +11,8 @@ from scripts.training.start import Script
 
 main = Script(
     "scripts.train_segmentation",
-    model=("scripts.training.segmenter", "Segmenter"),
-    data=("scripts.training.scenes", "SegmentationData"),
+    model="scripts.training.segmenter:Segmenter",
+    data="scripts.training.scenes:SegmentationData",
     names=("digit_scenes", "lraspp_mgic_large"),
 )
 

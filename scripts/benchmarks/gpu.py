@@ -5,8 +5,6 @@ as on a processor. The peak of memory is that of one run, without what stays fro
 weights, the state of an optimizer, workspaces of libraries.
 """
 
-from __future__ import annotations
-
 import argparse
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -18,9 +16,16 @@ from torch import nn
 
 from mgic_geo import GroupedEdgeConv, MGICMessagePassing, create_model, knn_indices
 from mgic_geo.graphs.table import NeighborTable
-from mgic_vision import create_model as create_image_model
 from mgic_vision import fuse
 from scripts.benchmarks import machine
+from scripts.benchmarks.images import (
+    GHOSTNET,
+    MGIC_MOBILENET,
+    MGIC_RESNET,
+    RESNET,
+    build,
+    make_images,
+)
 from scripts.benchmarks.points import make_batches
 from scripts.benchmarks.pyg_baselines import LinearEdgeConv, PyGPointCloudClassifier
 from scripts.benchmarks.tensor_baselines import TensorDGCNN, product_knn_graph
@@ -49,14 +54,6 @@ POINT_NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "mgic_dgcnn, additive": partial(create_model, "mgic_dgcnn", cycle="additive"),
     "diffgcn": partial(create_model, "diffgcn"),
     "mgic_diffgcn": partial(create_model, "mgic_diffgcn"),
-}
-RESNET, MGIC_RESNET = "resnet50", "mgic_resnet50, s_g = 16"
-GHOSTNET, MGIC_MOBILENET = "ghostnet_100", "mgic_mobilenetv3 1.0x"
-IMAGE_NETWORKS: dict[str, Callable[[], nn.Module]] = {
-    RESNET: lambda: create_image_model("resnet50"),
-    MGIC_RESNET: lambda: create_image_model("mgic_resnet50", group_size=16),
-    GHOSTNET: lambda: create_image_model("ghostnet_100"),
-    MGIC_MOBILENET: lambda: create_image_model("mgic_mobilenetv3"),
 }
 WIDTHS = (256, 512, 1024, 2048)
 STEPS = 4  # batches, in turn
@@ -117,9 +114,7 @@ def width_suite(device: torch.device, widths: tuple[int, ...], nodes: int) -> Su
 
 def image_suite(device: torch.device, ours: str, theirs: str, images: int, side: int) -> Suite:
     """Inference of two networks, norms folded, channels-last, bf16, as they are and compiled."""
-    generator = torch.Generator().manual_seed(0)
-    x = torch.randn(images, 3, side, side, generator=generator).to(device, torch.bfloat16)
-    x = x.contiguous(memory_format=torch.channels_last)
+    x = make_images(images, side).to(device, torch.bfloat16)
     contenders, pairs = {}, []
     for prepare, how in ((lambda model: model, "as it is"), (_compile, "compiled")):
         for name in (ours, theirs):
@@ -130,8 +125,7 @@ def image_suite(device: torch.device, ours: str, theirs: str, images: int, side:
 
 
 def _build_image(name: str, device: torch.device) -> nn.Module:
-    torch.manual_seed(0)
-    model = fuse(IMAGE_NETWORKS[name]().eval(), native="never").to(device, torch.bfloat16)
+    model = fuse(build(name).eval(), native="never").to(device, torch.bfloat16)
     return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 

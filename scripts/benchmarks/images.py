@@ -54,7 +54,7 @@ def make_suites(arguments: argparse.Namespace) -> Iterator[Suite]:
 def _inference_suite(
     ours: str, theirs: str, images: int, arguments: argparse.Namespace, threads: int | None = None
 ) -> Suite:
-    x = _make_images(images, arguments.image)
+    x = make_images(images, arguments.image)
     contenders, pairs = {}, []
     tools = {"PyTorch": inference}
     if arguments.onnx:
@@ -62,7 +62,7 @@ def _inference_suite(
         tools["ONNX Runtime"] = lambda model, inputs: onnx_run(model, inputs[0], count)
     for tool, prepare in tools.items():
         for name in (ours, theirs):
-            contenders[f"{name}, {tool}"] = prepare(fuse(_build(name)), (x,))
+            contenders[f"{name}, {tool}"] = prepare(fuse(build(name)), (x,))
         pairs.append(Pair(f"{ours}, {tool}", f"{theirs}, {tool}"))
     size = f"{images} x 3 x {arguments.image} x {arguments.image}"
     return Suite(
@@ -75,11 +75,11 @@ def _inference_suite(
 
 
 def _training_suite(ours: str, theirs: str, arguments: argparse.Namespace) -> Suite:
-    x = _make_images(arguments.images, arguments.image)
+    x = make_images(arguments.images, arguments.image)
     label = torch.randint(NUM_CLASSES, (arguments.images,), generator=_generator())
     contenders = {}
     for name in (ours, theirs):
-        network = _build(name).to(memory_format=torch.channels_last)
+        network = build(name).to(memory_format=torch.channels_last)
         contenders[name] = training_step(network, [((x,), label)])
     return Suite(
         f"training step, {arguments.images} x 3 x {arguments.image} x {arguments.image}",
@@ -99,12 +99,14 @@ def onnx_run(model: nn.Module, x: Tensor, threads: int) -> Callable[[], object]:
     return lambda: session.run(None, feed)
 
 
-def _build(name: str) -> nn.Module:
+def build(name: str) -> nn.Module:
+    """Build one of :data:`NETWORKS`."""
     torch.manual_seed(0)
     return NETWORKS[name]()
 
 
-def _make_images(images: int, side: int) -> Tensor:
+def make_images(images: int, side: int) -> Tensor:
+    """Inputs, with values that do not matter, ``(images, 3, side, side)`` in channels-last."""
     x = torch.randn(images, 3, side, side, generator=_generator())
     return x.contiguous(memory_format=torch.channels_last)
 

@@ -8,8 +8,6 @@ GPU takes.
 ``python -m scripts.benchmarks.launches NETWORK [CLOUDS] [POINTS]`` prints those of a training step.
 """
 
-from __future__ import annotations
-
 import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -36,14 +34,9 @@ NO_LAUNCH = ("empty", "empty_like", "empty_strided", "new_empty", "new_empty_str
 NO_LAUNCH += ("_unsafe_view", "_reshape_alias", "lift_fresh", "scalar_tensor", "promote_types")
 
 
-NETWORKS = {
-    "dgcnn": partial(create_model, "dgcnn"),
-    "diffgcn": partial(create_model, "diffgcn"),
-    "mgic_dgcnn": partial(create_model, "mgic_dgcnn"),
+NAMES = ("dgcnn", "diffgcn", "mgic_dgcnn", "mgic_diffgcn", "pointnet", "random_graph")
+NETWORKS = {name: partial(create_model, name) for name in NAMES} | {
     "mgic_dgcnn, additive": partial(create_model, "mgic_dgcnn", cycle="additive"),
-    "mgic_diffgcn": partial(create_model, "mgic_diffgcn"),
-    "pointnet": partial(create_model, "pointnet"),
-    "random_graph": partial(create_model, "random_graph"),
 }
 
 

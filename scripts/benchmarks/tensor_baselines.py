@@ -4,8 +4,6 @@ It takes clouds of one size only, finds neighbors by one batched product and ``t
 features of every edge for the way back.
 """
 
-from __future__ import annotations
-
 import itertools
 
 import torch

@@ -65,14 +65,7 @@ class Suite:
 
 @dataclass(frozen=True)
 class Bytes:
-    """Amounts of memory, which need no repetition.
-
-    Args:
-        title: What was counted.
-        amounts: Bytes by contender.
-        pairs: Ratios to report.
-        notes: As in :class:`Suite`.
-    """
+    """Bytes by contender, which need no repetition; the rest is as in :class:`Suite`."""
 
     title: str
     amounts: Mapping[str, int]
@@ -189,13 +182,7 @@ ADAMW: MakeOptimizer = partial(torch.optim.AdamW, lr=1e-3, fused=True)
 def training_step(
     model: nn.Module, batches: Sequence[Batch], make_optimizer: MakeOptimizer = SGD
 ) -> Callable[[], object]:
-    """Forward, cross-entropy, backward and a step of the optimizer, on one batch after another.
-
-    Args:
-        model: Scores classes.
-        batches: Inputs and classes; after the last one the first follows again.
-        make_optimizer: Of the model's parameters.
-    """
+    """Forward, cross-entropy, backward and a step of the optimizer, on one batch after another."""
     optimizer, endless = make_optimizer(model.train().parameters()), itertools.cycle(batches)
 
     def step() -> None:

@@ -20,6 +20,7 @@ from scripts.experiments.runs import TrainingRun
 REPEATS = 7  # training steps timed of every network
 
 Batch = tuple[Sequence[Any], Tensor]
+Place = tuple[str, int | None]  # name and setting of a contender
 
 
 @dataclass(frozen=True)
@@ -100,57 +101,48 @@ class Comparison:
     def run(self, options: argparse.Namespace, changes: Mapping[str, Any]) -> Path:
         """Run what is missing and write the page.
 
-        Args:
-            options: Of the command.
-            changes: Settings in place of the configuration's, by dotted name.
-
         Raises:
             ValueError: It needs a folder of data, and none is named.
         """
         data = read_config(self.config, changes)["data"]
         if data.get("name") == "folder" and not data.get("root"):
             raise ValueError(f"{self.name} trains on a folder of yours: give --data.root FOLDER")
-        places = [
-            (contender, setting)
+        contenders = {
+            (contender.name, setting): contender
             for setting in (options.images if self.settings else [None])
             for contender in self.contenders
-        ]
-        keys = {(contender.name, setting): contender for contender, setting in places}
-        rates: Mapping[tuple[str, int | None], float | None] = dict.fromkeys(keys)
+        }
+
+        def make_run(place: Place, rate: float | None, seed: int = 0) -> TrainingRun:
+            return self.make_run(contenders[place], place[1], seed, options.runs, changes, rate)
+
+        rates: dict[Place, float | None] = dict.fromkeys(contenders)
         if self.rates:
-
-            def make_run(place: tuple[str, int | None], rate: float) -> TrainingRun:
-                return self.make_run(keys[place], place[1], 0, options.runs, changes, rate)
-
-            rates = runs.choose_rates(keys, self.rates, make_run, options)
+            rates = runs.choose_rates(contenders, self.rates, make_run, options)
         pieces = {
-            (contender.name, setting, rates[contender.name, setting], seed): self.make_run(
-                *(contender, setting, seed, options.runs, changes),
-                rates[contender.name, setting],
-            )
+            (*place, rate, seed): make_run(place, rate, seed)
             for seed in range(options.seeds)  # those of the first one are a table already
-            for contender, setting in places
-            if (contender.name, setting) in rates
+            for place, rate in rates.items()
         }
         found = runs.finish(pieces, options)
         rows = []
         seconds = step_seconds(self, changes) if self.make_batch else {}
         inference = inference_seconds(self, changes) if self.fuse else {}
-        for contender, setting in places:
+        for (name, setting), contender in contenders.items():
             config = read_config(self.config, {**self._settings(setting), **changes})
-            rate = rates.get((contender.name, setting))
-            results = runs.over_seeds(found, contender.name, setting, rate)
-            row: Row = {"model": contender.name, "note": contender.note}
+            rate = rates.get((name, setting))
+            results = runs.over_seeds(found, name, setting, rate)
+            row: Row = {"model": name, "note": contender.note}
             row |= {"rate": rate} if self.rates else {}
             row |= {} if setting is None else {"num_train": setting}
             row |= self.costs(self.make_network(contender, config), config)
             row |= {"epochs": config["trainer"]["max_epochs"], "runs": len(results)}
             if self.timed:
                 column, batches = self.timed
-                row |= {column: batches(config) * seconds[contender.name]}
+                row |= {column: batches(config) * seconds[name]}
             if self.fuse:
-                row |= {"step_ms": 1000 * seconds[contender.name]}
-                row |= {"inference_ms": 1000 * inference[contender.name]}
+                row |= {"step_ms": 1000 * seconds[name]}
+                row |= {"inference_ms": 1000 * inference[name]}
             rows.append(row | summarize(results.values(), self.keys))
         text = fill(
             f"{self.name}.md",
@@ -161,7 +153,7 @@ class Comparison:
             seeds=options.seeds,
             jobs=options.jobs,
             cores=os.cpu_count(),
-            missing=options.seeds * len(places) - len(found),
+            missing=options.seeds * len(contenders) - len(found),
         )
         first = [piece for key, piece in pieces.items() if key in found and key[-1] == 0]
         with_folder = [piece for piece in first if piece.path.exists()]

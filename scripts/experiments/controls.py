@@ -142,24 +142,17 @@ FASHION = replace(
     fuse=mgic_vision.fuse,
     # images that are trained with; a fifth or a tenth more is held out
     settings={
-        1_000: {
-            "data.num_train": 1_250,
-            "data.val_fraction": 0.2,
-            "data.batch_size": 32,
-            "trainer.max_epochs": 30,
-        },
-        10_000: {
-            "data.num_train": 11_112,
-            "data.val_fraction": 0.1,
-            "data.batch_size": 64,
-            "trainer.max_epochs": 8,
-        },
-        54_000: {
-            "data.num_train": 60_000,
-            "data.val_fraction": 0.1,
-            "data.batch_size": 128,
-            "trainer.max_epochs": 6,
-        },
+        images: {
+            "data.num_train": num_train,
+            "data.val_fraction": held_out,
+            "data.batch_size": batch_size,
+            "trainer.max_epochs": epochs,
+        }
+        for images, num_train, held_out, batch_size, epochs in (
+            (1_000, 1_250, 0.2, 32, 30),
+            (10_000, 11_112, 0.1, 64, 8),
+            (54_000, 60_000, 0.1, 128, 6),
+        )
     },
     rates=(0.001, 0.003, 0.01),
 )

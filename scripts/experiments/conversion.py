@@ -29,13 +29,6 @@ from scripts.training.reliability.seeds import derive_seed
 
 SIZES = {"group_size": 32, "coarse_size": 64}
 INPUT_SIZE = (3, 224, 224)
-#: What the weights must at most be, as a share of the original's.
-BARS = {
-    ("torchvision", "resnet50"): 0.62,
-    ("timm", "mobilenetv3_large_100"): 0.97,
-    ("torchvision", "convnext_tiny"): 0.30,
-    ("timm", "vit_small_patch16_224"): 0.55,
-}
 
 
 class Counted:

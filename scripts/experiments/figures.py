@@ -86,13 +86,8 @@ def dot_rows(
 ) -> Figure | SubFigure:
     """Draw mean and range of every row that has any, one below the other, panels side by side.
 
-    The range of the first row is drawn through all others as a band.
-
-    Args:
-        panels: From left to right.
-        parent: What to draw into; by default a figure of a fitting size.
-        name: Of a row, with which it is labelled.
-        color: Of a row.
+    The range of the first row is drawn through all others as a band. Without a ``parent`` to draw
+    into, a figure of a fitting size is made.
     """
     known = [[r for r in each.rows if r.get(f"{each.key}_mean") is not None] for each in panels]
     names = list(dict.fromkeys(name(row) for rows in known for row in rows))
@@ -123,13 +118,7 @@ def with_pictures(
 ) -> Figure:
     """Draw results, and beside them some samples as several networks saw them.
 
-    Args:
-        rows: Of the table.
-        key: Of the result.
-        label: Of its axis.
-        columns: Pictures by heading; the same sample is in the same place of each.
-        show: Draws one of them.
-        legend: Colors of the pictures and their names.
+    Columns are pictures by heading; the same sample is in the same place of each.
     """
     figure = Figure(figsize=(12, 5))
     left, right = figure.subfigures(1, 2, width_ratios=(2, 3))

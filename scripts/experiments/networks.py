@@ -7,8 +7,6 @@ from typing import Any
 import numpy as np
 import torch
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
-from matplotlib.patches import Patch
 from torch import nn
 
 import mgic_geo
@@ -18,11 +16,11 @@ from datasets.shapes10_parts import PARTS
 from mgic_geo import multiply_adds, num_weights
 from scripts.benchmarks.points import make_batches
 from scripts.experiments.comparison import Batch, Comparison, Contender
-from scripts.experiments.figures import GRAY, Panel, dot_rows, with_pictures
+from scripts.experiments.figures import Panel, dot_rows, with_pictures
 from scripts.experiments.ranges import Row
 from scripts.experiments.runs import TrainingRun
-from scripts.training.reports.masks import draw_picture, paint
-from scripts.training.reports.parts import draw_colored, part_colors
+from scripts.training.reports.masks import draw_picture, mask_legend, paint
+from scripts.training.reports.parts import draw_colored, part_colors, part_legend
 
 CONFIGS = Path("scripts/configs")
 HARD = ("test", "test-hard")
@@ -98,11 +96,7 @@ def draw_parts(rows: list[Row], found: Sequence[TrainingRun]) -> Figure:
         name: list(zip(arrays["clouds"][some], colors[parts[some]], strict=True))
         for name, parts in columns.items()
     }
-    legend = [
-        Line2D([], [], color=colors[part], marker="o", ls="", label=PARTS[part])
-        for part in np.unique(arrays["truths"][some])
-        if part < len(PARTS)
-    ]
+    legend = part_legend(PARTS, np.unique(arrays["truths"][some]))
     return with_pictures(rows, "test-miou", "test mIoU, %", columns, draw_colored, legend)
 
 
@@ -114,10 +108,7 @@ def draw_scenes(rows: list[Row], found: Sequence[TrainingRun]) -> Figure:
     for name, each in pictures:
         columns[name.removeprefix("lraspp_")] = paint(each["masks"], each["colors"])
     columns = {name: each[:NUM_PICTURES] for name, each in columns.items()}
-    legend = [
-        Patch(facecolor=tuple(color / 255), edgecolor=GRAY, label=name)
-        for name, color in zip(CLASSES, arrays["colors"], strict=False)
-    ]
+    legend = mask_legend(CLASSES, arrays["colors"])
     return with_pictures(rows, "miou", "test mIoU, %", columns, draw_picture, legend)
 
 

@@ -104,11 +104,6 @@ class CloudSubject(Subject):
     def _channels(self) -> int:
         return 3 + self.network.num_features
 
-    @property
-    def finds_neighbors_of_features(self) -> bool:
-        """Whether rounding can decide between neighbors, and by that change what follows."""
-        return self.network.graph == "dynamic"
-
     def with_neighbors(self) -> "CloudSubject":
         """Return the same with all tables of neighbors behind the scores."""
         return CloudSubject(self.network, WithNeighbors(self.module), self.info)
@@ -168,13 +163,7 @@ def cloud_of_points(x: Tensor) -> Tensor:
 def make_subject(
     network: nn.Module, info: dict[str, Any], *, fused: bool = False, block: int = 1
 ) -> Subject:
-    """Put a network into the form that is exported.
-
-    Args:
-        network: The network.
-        info: Of :class:`scripts.training.weights.Weights`.
-        fused: Fold norms.
-        block: Channels in a block of ONNX Runtime, for which networks for images merge groups.
+    """Put a network into the form that is exported; arguments as for :class:`Subject`.
 
     Raises:
         TrainingError: It has none.

@@ -5,8 +5,6 @@ import warnings
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import EMAWeightAveraging
 
-from scripts.training.classifier import Classifier
-
 
 class MovingAverage(EMAWeightAveraging):
     """Lightning's average of weights and buffers, updated after every step.
@@ -21,8 +19,3 @@ class MovingAverage(EMAWeightAveraging):
             # about models that configure_model would shard: ours does not
             warnings.filterwarnings("ignore", message=".*overrides the configure_model")
             super().setup(trainer, pl_module, stage)
-
-
-def average_weights(model: Classifier) -> list[MovingAverage]:
-    """Return what averages the weights of a classifier, if that was asked for."""
-    return [] if model.ema_decay is None else [MovingAverage(decay=model.ema_decay)]

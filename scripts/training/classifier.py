@@ -214,11 +214,17 @@ class Classifier(LightningModule):
     def on_validation_epoch_start(self) -> None:
         """Start counting."""
         sync_buffers(self)
-        self._start_evaluation()
+        self.on_test_epoch_start()
 
     def on_test_epoch_start(self) -> None:
-        """Start counting."""
-        self._start_evaluation()
+        """Start counting, of classes that the network knows."""
+        if self.trainer.datamodule.classes != self.classes:
+            raise TrainingError(
+                f"the network knows the classes {', '.join(self.classes)}, the data hold "
+                f"{', '.join(self.trainer.datamodule.classes)}"
+            )
+        self.evaluation.reset()
+        self.test_outputs = []
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
         """Count a batch."""
@@ -312,15 +318,6 @@ class Classifier(LightningModule):
     def _check_input(self, batch: Any) -> None:
         if bad := self.bad_samples(batch):
             raise NonFiniteError(f"the input holds values that are not finite: {', '.join(bad)}")
-
-    def _start_evaluation(self) -> None:
-        if self.trainer.datamodule.classes != self.classes:
-            raise TrainingError(
-                f"the network knows the classes {', '.join(self.classes)}, the data hold "
-                f"{', '.join(self.trainer.datamodule.classes)}"
-            )
-        self.evaluation.reset()
-        self.test_outputs = []
 
     def _evaluate(self, batch: Any, batch_idx: int) -> dict[str, Any]:
         self._check_input(batch)

@@ -8,7 +8,7 @@ import signal
 import sys
 import tempfile
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from datetime import timedelta
 from io import TextIOWrapper
@@ -30,7 +30,7 @@ from scripts.training.arguments import (
     refuse_inexact,
     with_saved_config,
 )
-from scripts.training.averaging import average_weights
+from scripts.training.averaging import MovingAverage
 from scripts.training.classifier import Classifier
 from scripts.training.data import ClassificationData, as_options
 from scripts.training.parser import Parser
@@ -65,14 +65,7 @@ TRAINER_DEFAULTS = {
 
 
 class TrainingCLI(Stages, LightningCLI):
-    """Reads the command line, prepares the run folder, builds the Trainer and runs a stage.
-
-    Args:
-        model_class: The classifier.
-        data_class: The data module.
-        command: How the script is called, without its arguments.
-        args: Arguments.
-    """
+    """Reads the command line, prepares the run folder, builds the Trainer and runs a stage."""
 
     def __init__(
         self,
@@ -233,11 +226,13 @@ class TrainingCLI(Stages, LightningCLI):
         self.metrics_log = MetricsLog(self.run_dir / "metrics.csv")
         self.keeper = RunCheckpoint(self.run_dir / "checkpoints", every=every)
         self.stop = StopSignals(self.keeper)
+        decay = self.model.ema_decay
+        average = [] if decay is None else [MovingAverage(decay=decay)]
         parts: dict[str, Any] = {
             "callbacks": [
                 *_as_list(asked["callbacks"]),
                 SameEverywhere(self.settings | asdict(self.recovery)),
-                *average_weights(self.model),  # before those that save them
+                *average,  # before those that save it
                 self.metrics_log,
                 self.stop,
                 self.keeper,
@@ -251,16 +246,11 @@ def main(
     model_class: type[Classifier],
     data_class: type[ClassificationData],
     command: str,
-    args: Sequence[str] | None = None,
+    args: Sequence[str],
 ) -> int:
-    """Run a training script and return its exit code.
-
-    0: done. 1: an error, told in one message. 2: bad arguments. 3: done, but the disk refused some
-    files. 75: to be continued, as after SIGTERM. 130: stopped by Ctrl-C.
-    """
+    """Run a stage of a training script and return its exit code, unless it ends in an error."""
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    args = sys.argv[1:] if args is None else args
     if isinstance(sys.stdout, TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # names of files need not be text
     previous = signal.signal(signal.SIGTERM, _terminated)
@@ -269,27 +259,17 @@ def main(
         with warnings.catch_warnings():
             # Lightning 2.6 flattens batches with it, torch 2.14 deprecates it
             warnings.filterwarnings("ignore", message=".*LeafSpec", category=FutureWarning)
-            return _run(model_class, data_class, command, list(args))
-    except TrainingError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
-    except KeyboardInterrupt:
-        return EXIT_CODES[signal.SIGINT]
+            return _run(lambda args: TrainingCLI(model_class, data_class, command, args), args)
     finally:
         signal.signal(signal.SIGTERM, previous)
         warnings.formatwarning = formatter
 
 
-def _run(
-    model_class: type[Classifier],
-    data_class: type[ClassificationData],
-    command: str,
-    args: list[str],
-) -> int:
+def _run(start: Callable[[Sequence[str]], TrainingCLI], args: Sequence[str]) -> int:
     """Run a stage, and again from the last checkpoint where something has been changed for that."""
     while True:
         try:
-            return TrainingCLI(model_class, data_class, command, args).exit_code
+            return start(args).exit_code
         except StartAgain as error:
             warnings.warn(str(error), TrainingWarning, stacklevel=2)
         gc.collect()  # what the error had held

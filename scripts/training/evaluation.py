@@ -21,10 +21,6 @@ class Evaluation(nn.Module):
         logged: What ``metrics.csv`` has of each validation.
         best: The one of them that chooses the best epoch.
 
-    Args:
-        num_classes: Classes to tell apart.
-        ignored: Label that does not count.
-
     Example:
         >>> import torch
         >>> evaluation, targets = Evaluation(3), torch.tensor([0, 0, 0])

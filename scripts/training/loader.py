@@ -165,13 +165,6 @@ class ResumableLoader:
 
     Batches that workers have prefetched do not count, so a run continues exactly whatever
     ``num_workers`` was or is.
-
-    Args:
-        dataset: Takes what the batches hold.
-        batches: :class:`ShuffledBatches` or :class:`OrderedBatches`.
-        collate: Makes one batch of a list of samples.
-        num_workers: Processes that load data; 0 loads in this one.
-        pin_memory: Whether to load into memory that a GPU copies faster.
     """
 
     def __init__(

@@ -12,12 +12,7 @@ from scripts.training.weights import Weights
 
 
 def make_network(name: str, num_classes: int | None, options: dict[str, Any]) -> nn.Module:
-    """Build a network of ``mgic_geo`` or ``mgic_vision``.
-
-    Args:
-        name: Of either registry.
-        num_classes: Classes to tell apart; ``None`` for the network's own number.
-        options: What ``create_model`` takes beside that.
+    """Build a network of ``mgic_geo`` or ``mgic_vision``; ``None`` classes are its own number.
 
     Raises:
         TrainingError: Neither package has it, or it does not take such options.

@@ -6,13 +6,12 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
 from scripts.training.reliability.errors import TrainingError
 from scripts.training.reliability.files import write_whole
 from scripts.training.reports import figures
-from scripts.training.reports.parts import draw_colored, part_colors
+from scripts.training.reports.parts import draw_colored, part_colors, part_legend
 
 KINDS = (".ply", ".npy", ".png")
 MOST_DRAWN = 20_000  # points of a picture
@@ -56,21 +55,16 @@ def write_labels(
     Raises:
         OSError: They cannot be written.
     """
-    colors, content = part_colors(len(parts))[labels], io.BytesIO()
+    content = io.BytesIO()
     np.save(content, labels.astype(np.uint8))
     drawn = np.linspace(0, len(points) - 1, min(len(points), MOST_DRAWN)).round().astype(np.int64)
-    picture = draw_parts(points[drawn], labels[drawn], colors[drawn], parts)
-    contents = (format_ply(points, labels, colors, parts), content.getvalue(), picture)
+    picture = draw_parts(points[drawn], labels[drawn], parts)
+    contents = (format_ply(points, labels, parts), content.getvalue(), picture)
     for ending, written in zip(KINDS, contents, strict=True):
         write_whole(path.with_name(f"{path.name}{ending}"), written)
 
 
-def format_ply(
-    points: NDArray[np.float64],
-    labels: NDArray[np.integer],
-    colors: NDArray[np.float64],
-    parts: Sequence[str],
-) -> bytes:
+def format_ply(points: NDArray, labels: NDArray, parts: Sequence[str]) -> bytes:
     """Return a binary PLY of points with a color and a label each."""
     names = [f"comment label {number} is {parts[number]}" for number in np.unique(labels)]
     columns = [*(f"double {axis}" for axis in "xyz")]
@@ -78,25 +72,16 @@ def format_ply(
     properties = [f"property {column}" for column in columns]
     start = ["ply", "format binary_little_endian 1.0", *names, f"element vertex {len(points)}"]
     rows = np.empty(len(points), [("xyz", "<f8", 3), ("rgb", "u1", 3), ("label", "u1")])
-    rows["xyz"], rows["rgb"], rows["label"] = points, np.round(255 * colors), labels
+    rows["rgb"] = np.round(255 * part_colors(len(parts))[labels])
+    rows["xyz"], rows["label"] = points, labels
     head = "\n".join([*start, *properties, "end_header", ""])
     return head.encode("ascii", "backslashreplace") + rows.tobytes()
 
 
 @figures.as_png
-def draw_parts(
-    points: NDArray[np.float64],
-    labels: NDArray[np.integer],
-    colors: NDArray[np.float64],
-    parts: Sequence[str],
-) -> Figure:
+def draw_parts(points: NDArray, labels: NDArray, parts: Sequence[str]) -> Figure:
     """Draw points in the colors of their parts, with a legend."""
     figure = Figure(figsize=(6, 5))
-    draw_colored(figure.subplots(), (points, colors))
-    numbers, first = np.unique(labels, return_index=True)
-    legend = [
-        Line2D([], [], color=colors[place], marker="o", ls="", label=figures.label(parts[number]))
-        for number, place in zip(numbers, first, strict=True)
-    ]
-    figure.legend(handles=legend, loc="outside right upper")
+    draw_colored(figure.subplots(), (points, part_colors(len(parts))[labels]))
+    figure.legend(handles=part_legend(parts, np.unique(labels)), loc="outside right upper")
     return figure

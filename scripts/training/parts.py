@@ -108,12 +108,6 @@ class PartClouds(CloudData):
 
         A point that was not drawn has the part of the nearest one that was.
 
-        Args:
-            folder: Where to.
-            samples: Of :meth:`make_sample`.
-            labels: The part of every point of each.
-            parts: Names of all parts.
-
         Raises:
             OSError: They cannot be written.
         """

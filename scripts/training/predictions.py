@@ -28,14 +28,7 @@ class Prediction(NamedTuple):
 def format_predictions(
     kind: str, files: Sequence[str], predictions: Sequence[Prediction], classes: Sequence[str]
 ) -> str:
-    """Write the predictions of all batches, file by file.
-
-    Args:
-        kind: One of :data:`FORMATS`.
-        files: Of all batches, in order.
-        predictions: Batch by batch.
-        classes: In the order of the labels.
-    """
+    """Write the predictions of all batches, file by file, in one of :data:`FORMATS`."""
     rows = [row.tolist() for batch in predictions for row in batch.probabilities]
     spreads = [
         [None] * len(classes) if batch.spread is None else batch.spread[place].tolist()

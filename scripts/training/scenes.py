@@ -18,6 +18,7 @@ from torchvision.transforms import v2
 from datasets.cityscapes import IGNORED, SPLITS, Cityscapes, Scene, Scenes
 from datasets.digit_scenes import DigitScenes
 from datasets.image_dataset import ImageFormat, drawing_from
+from datasets.image_folder import IMAGENET_MEAN, IMAGENET_STD
 from scripts.training.data import ClassificationData, three_counts
 from scripts.training.images import ImageBatch, read_pixels
 from scripts.training.loader import ResumableLoader
@@ -25,7 +26,6 @@ from scripts.training.reliability.errors import TrainingError
 from scripts.training.reliability.files import hash_files
 
 LARGEST_PICTURE = 256  # of those kept for the report
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 @dataclass(frozen=True)
@@ -73,14 +73,7 @@ class SceneAugment:
 
 
 class PreparedScenes(Dataset):
-    """Scenes as the network takes them, in training changed as (seed, epoch, index) says.
-
-    Args:
-        scenes: The data set.
-        format: What the network expects.
-        change: Random change of image and mask, or None.
-        seed: Seed of the changes.
-    """
+    """Scenes as the network takes them, in training changed as (seed, epoch, index) says."""
 
     def __init__(
         self,

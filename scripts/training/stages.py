@@ -117,13 +117,10 @@ class Stages:
             print(format_predictions(self.option("format"), files, outputs, model.classes))
             if labels is not None:
                 found = [row.numpy() for output in outputs for row in output.labels]
-                self._write_labels(datamodule, Path(labels), samples, found, model.classes)
-
-    def _write_labels(self, datamodule: ClassificationData, folder: Path, *about: Any) -> None:
-        try:
-            datamodule.write_labels(folder, *about)
-        except OSError as error:
-            raise TrainingError(f"labels were not written: {error}") from error
+                try:
+                    datamodule.write_labels(Path(labels), samples, found, model.classes)
+                except OSError as error:
+                    raise TrainingError(f"labels were not written: {error}") from error
 
     def _roll_back(self, error: NonFiniteError) -> None:
         if self.option("on_nonfinite") != "rollback":
@@ -192,8 +189,12 @@ class Stages:
             print("fast_dev_run: a few batches of each stage ran, and nothing was kept")
             return
         wanted = self.option("report") and (self.run_dir / "metrics.csv").exists()
-        if wanted and (report := draw_report(self.run_dir)):
-            print(f"report: {report}")
+        if not wanted:
+            return
+        try:
+            print(f"report: {write_report(self.run_dir)}")
+        except (OSError, ValueError) as error:  # a run whose report fails is still a run
+            warnings.warn(f"the report was not drawn: {error}", TrainingWarning, stacklevel=2)
 
 
 def summarize(split: str, model: Classifier, weights: Weights) -> dict[str, Any]:
@@ -209,12 +210,3 @@ def summarize(split: str, model: Classifier, weights: Weights) -> dict[str, Any]
         "step": weights.info.get("step"),
         "checkpoint": weights.path.name,
     }
-
-
-def draw_report(run_dir: Path) -> Path | None:
-    """Draw the report; a run whose report fails is still a run."""
-    try:
-        return write_report(run_dir)
-    except (OSError, ValueError) as error:
-        warnings.warn(f"the report was not drawn: {error}", TrainingWarning, stacklevel=2)
-        return None

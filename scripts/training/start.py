@@ -2,6 +2,7 @@
 
 import importlib
 import os
+import pkgutil
 import signal
 import sys
 import threading
@@ -14,13 +15,7 @@ from typing import Any
 
 import yaml
 
-from scripts.training.reliability.claim import (
-    claim,
-    launch_rank,
-    refuse_run,
-    release,
-    restarted,
-)
+from scripts.training.reliability.claim import claim, launch_rank, refuse_run, release, restarted
 from scripts.training.reliability.errors import TrainingError
 
 EVERY = 5.0  # seconds between lines
@@ -33,10 +28,8 @@ def spin_briefly(environment: MutableMapping[str, str]) -> None:
     By default they turn in circles for milliseconds, which alone saves a little and beside another
     process takes the cores from those that have work: a training step of 16 clouds of 256 points on
     two cores takes 67 to 83 ms with either setting where nothing else runs, and beside another such
-    training 2.3 to 3.0 s by default and 0.22 s with this. It counts only before torch is loaded.
-
-    Args:
-        environment: Of the process; a choice of the user's stays.
+    training 2.3 to 3.0 s by default and 0.22 s with this. It counts only before torch is loaded,
+    and a choice of the user's stays.
 
     Example:
         >>> environment = {"OMP_NUM_THREADS": "2"}
@@ -77,18 +70,22 @@ class Script:
 
     Args:
         name: Its module.
-        model: Module and name of its classifier.
-        data: Module and name of its data.
+        model: Its classifier, as ``module:name``.
+        data: Its data.
         names: Of the data set and of the network that are taken by default.
     """
 
     name: str
-    model: tuple[str, str]
-    data: tuple[str, str]
+    model: str
+    data: str
     names: tuple[str, str]
 
     def __call__(self, args: Sequence[str] | None = None) -> int:
-        """Run a stage and return its exit code, as :func:`scripts.training.cli.main` has them."""
+        """Run a stage and return its exit code.
+
+        0: done. 1: an error, told in one message. 2: bad arguments. 3: done, but the disk refused
+        some files. 75: to be continued, as after SIGTERM. 130: stopped by Ctrl-C.
+        """
         args = sys.argv[1:] if args is None else args
         try:
             if not {"-h", "--help"} & set(args):
@@ -111,11 +108,7 @@ class Script:
 
     def load(self) -> tuple[type, type]:
         """Import the classifier and the data."""
-        model, data = (
-            getattr(importlib.import_module(module), name)
-            for module, name in (self.model, self.data)
-        )
-        return model, data
+        return pkgutil.resolve_name(self.model), pkgutil.resolve_name(self.data)
 
     def _claim(self, stage: Sequence[str], given: Mapping[str, Any]) -> None:
         """Claim the run folder if it can be told already; if not, that is done later."""

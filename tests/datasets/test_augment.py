@@ -4,7 +4,7 @@ import torch
 from meshes import load
 from torch.testing import assert_close
 
-from datasets.modelnet10 import Augment
+from datasets.augment import Augment
 from datasets.splits import stratified_split
 
 

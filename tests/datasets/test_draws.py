@@ -9,7 +9,7 @@ from torch.testing import assert_close
 from datasets.augment import AnyRotation, Augment
 from datasets.draws import Draws, farthest_points
 from datasets.mesh_folder import MeshFolder
-from datasets.off import write_off
+from datasets.off import format_off
 from datasets.source import SourceError
 from datasets.surface import prepare
 
@@ -93,7 +93,7 @@ def shapes(tmp_path):
         for split in ("train", "test"):
             (tmp_path / "mine" / name / split).mkdir(parents=True)
             path = tmp_path / "mine" / name / split / "x.off"
-            write_off(path, np.asarray(BOX.vertices), np.asarray(BOX.faces))
+            path.write_bytes(format_off(np.asarray(BOX.vertices), np.asarray(BOX.faces)))
     return tmp_path
 
 

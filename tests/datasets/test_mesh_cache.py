@@ -94,16 +94,6 @@ def test_a_cache_for_other_parameters_is_built_again(tmp_path):
     open_cache(tmp_path / "cache", {"lenient": True, "a": 1, "b": 2}, never)
 
 
-def test_without_hashes_sizes_are_still_compared(tmp_path):
-    folder = tmp_path / "cache"
-    open_cache(folder, {}, mesh_list)
-    flip(folder / "areas.bin")
-    open_cache(folder, {}, never, verify=False)
-    clip(folder / "areas.bin")
-    with pytest.warns(CacheWarning, match=r"areas\.bin is damaged"):
-        open_cache(folder, {}, mesh_list, verify=False)
-
-
 @pytest.mark.fault(4)
 def test_a_cache_is_never_unpickled(tmp_path):
     folder = tmp_path / "cache"

@@ -9,9 +9,10 @@ from meshes import FACES, fill, load, mesh_text
 from torch.testing import assert_close
 from torch_geometric.loader import DataLoader
 
+from datasets.augment import Augment
 from datasets.mesh_cache import CacheWarning
 from datasets.mesh_dataset import EmptyClassWarning
-from datasets.modelnet10 import CLASSES, COUNTS, Augment, CountsWarning
+from datasets.modelnet10 import CLASSES, COUNTS, CountsWarning
 from datasets.off import OFFError, OFFWarning, format_off
 from datasets.source import SourceError
 

@@ -14,10 +14,11 @@ from datasets.damage import damage
 from datasets.furniture import EXTENT, Shape, draw_extent, make_shape
 from datasets.mesh_cache import CacheWarning
 from datasets.modelnet10 import CLASSES as MODELNET10_CLASSES
-from datasets.off import read_off
 from datasets.pieces import MAKERS
+from datasets.shape_files import read_shape
 from datasets.shapes10 import CLASSES, SPLITS, Shapes10, make_split_shape, write_shapes10
-from datasets.solids import box, face_areas, loft, outline, stack, subdivide
+from datasets.solids import box, loft, outline, stack, subdivide
+from datasets.surface import face_areas
 
 CHECKOUT = Path(__file__).parents[2]
 FEW = {"num_train": 2, "num_test": 1, "num_hard": 1}
@@ -299,7 +300,7 @@ def test_shapes_of_a_split_differ(written):
 
 def test_a_file_holds_the_shape_of_its_number(written):
     shape = make_split_shape("desk", "test-hard", seed=0, number=1)
-    vertices, faces = read_off(written / "desk/test-hard/desk_0001.off")
+    vertices, faces = read_shape(written / "desk/test-hard/desk_0001.off")
     np.testing.assert_allclose(vertices, shape.vertices, atol=1e-5)
     assert faces.tolist() == shape.faces.tolist()  # so part_of_face labels the file's faces
 

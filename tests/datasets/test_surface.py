@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from datasets.solids import box
-from datasets.surface import cumulative_areas, normalize, sample_surface, unit_scale
+from datasets.surface import cumulative_areas, normalize, sample_faces, unit_scale
 
 BOX = box((0, 0, 0), (1, 2, 3))
 
@@ -12,23 +12,23 @@ BOX = box((0, 0, 0), (1, 2, 3))
 def test_points_fall_on_triangles_in_proportion_to_their_areas():
     vertices = np.array([[0, 0, 0], [1, 0, 0], [0, 1, 0], [10, 0, 5], [13, 0, 5], [10, 1, 5]])
     faces = np.array([[0, 1, 2], [3, 4, 5], [0, 0, 1]])  # areas 0.5, 1.5 and 0
-    points = sample_surface(vertices, faces, 20_000, np.random.default_rng(0))
+    points = sample_faces(vertices, faces, 20_000, np.random.default_rng(0))[0]
     share = (points[:, 2] == 5).mean()
     assert abs(share - 0.75) < 0.012  # four standard deviations
 
 
 def test_points_are_uniform_inside_a_triangle():
     vertices = np.array([[0.0, 0, 0], [1, 0, 0], [0, 1, 0]])
-    points = sample_surface(vertices, np.array([[0, 1, 2]]), 20_000, np.random.default_rng(0))
+    points = sample_faces(vertices, np.array([[0, 1, 2]]), 20_000, np.random.default_rng(0))[0]
     np.testing.assert_allclose(points.mean(axis=0), [1 / 3, 1 / 3, 0], atol=0.01)
     assert abs((points.sum(axis=1) < 0.5).mean() - 0.25) < 0.013  # the lower left quarter
 
 
 def test_given_areas_change_no_point():
     vertices, faces = BOX
-    a = sample_surface(vertices, faces, 100, np.random.default_rng(1))
+    a = sample_faces(vertices, faces, 100, np.random.default_rng(1))[0]
     areas = cumulative_areas(vertices, faces)
-    b = sample_surface(vertices, faces, 100, np.random.default_rng(1), cumulative=areas)
+    b = sample_faces(vertices, faces, 100, np.random.default_rng(1), cumulative=areas)[0]
     assert a.tobytes() == b.tobytes()
 
 
@@ -38,8 +38,8 @@ def test_given_areas_change_no_point():
 def test_any_unit_gives_the_same_finite_cloud(scale, offset):
     vertices, faces = BOX
     points = unit_scale((vertices + offset) * scale)
-    cloud = normalize(sample_surface(points, faces, 64, np.random.default_rng(0)))
-    plain = normalize(sample_surface(unit_scale(vertices), faces, 64, np.random.default_rng(0)))
+    cloud = normalize(sample_faces(points, faces, 64, np.random.default_rng(0))[0])
+    plain = normalize(sample_faces(unit_scale(vertices), faces, 64, np.random.default_rng(0))[0])
     np.testing.assert_allclose(cloud, plain, atol=1e-6)
 
 
@@ -62,4 +62,4 @@ def test_normalized_points_have_mean_0_and_radius_1():
 )
 def test_there_must_be_something_to_sample(vertices, num_points, message):
     with pytest.raises(ValueError, match=message):
-        sample_surface(vertices, np.zeros((0, 3), int), num_points, np.random.default_rng(0))
+        sample_faces(vertices, np.zeros((0, 3), int), num_points, np.random.default_rng(0))[0]

@@ -11,7 +11,7 @@ from torch.testing import assert_close
 from mgic_geo import knn_graph
 from mgic_vision import create_model
 from scripts import bench, gpu_page
-from scripts.benchmarks import gpu, tensor_baselines
+from scripts.benchmarks import gpu, images, tensor_baselines
 from tests.neighbor_clouds import normal
 
 CPU = torch.device("cpu")
@@ -58,10 +58,10 @@ def test_every_width_runs():
 
 def test_image_networks_are_prepared_alike(monkeypatch):
     with torch.device("meta"):
-        assert all(make().num_classes == 1000 for make in gpu.IMAGE_NETWORKS.values())
+        assert all(make().num_classes == 1000 for make in images.NETWORKS.values())
     names = {gpu.MGIC_RESNET: "mgic_resnet56", gpu.RESNET: "resnet56"}
     small = {key: partial(create_model, name, depth=8) for key, name in names.items()}
-    monkeypatch.setattr(gpu, "IMAGE_NETWORKS", small)
+    monkeypatch.setattr(images, "NETWORKS", small)
     suite = gpu.image_suite(CPU, gpu.MGIC_RESNET, gpu.RESNET, 1, 32)
     assert list(suite.contenders)[:2] == [
         "mgic_resnet50, s_g = 16, as it is",

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from scripts import faults
-from scripts.faults import FAULTS, OPEN, Seen, as_page, make_rows, read_results, summary
+from scripts.faults import FAULTS, Seen, as_page, make_rows, read_results, summary
 
 pytest_plugins = ["pytester"]
 ROOT = Path(__file__).parents[2]
@@ -38,22 +38,9 @@ def marked(path: Path) -> list[int]:
     ]
 
 
-def test_every_fault_that_is_not_open_has_a_test_and_every_mark_a_fault():
+def test_every_fault_has_a_test_and_every_mark_a_fault():
     numbers = {number for path in (ROOT / "tests").rglob("test_*.py") for number in marked(path)}
-    assert sorted([*numbers, *OPEN]) == list(FAULTS) == list(range(1, 57))
-
-
-def test_a_fault_without_a_test_is_told_as_open_until_it_has_one(tmp_path, monkeypatch):
-    for number in (54, 55, 56):
-        monkeypatch.setitem(OPEN, number, "not yet covered: somebody is at it")
-    rows = {row[0]: row for row in make_rows({}, whole=True)}
-    assert {int(number) for number, row in rows.items() if row[4] == "open"} == set(OPEN)
-    assert rows["54"][3:] == ("not yet covered: somebody is at it", "open")
-    assert list(make_rows({}, whole=False)) == []
-    seen = read_results(results(tmp_path / "r.xml", ("test_a", [54], "<failure/>")))
-    rows = {row[0]: row for row in make_rows(seen, whole=True)}
-    assert rows["54"][3:] == ("a", "FAIL")
-    assert summary(seen).startswith("0 of 56 faults pass, 2 are open (55, 56) (")
+    assert sorted(numbers) == list(FAULTS) == list(range(1, 57))
 
 
 def test_a_mark_reaches_the_results(pytester):
@@ -100,7 +87,7 @@ def test_a_part_leaves_out_what_it_has_not_run(tmp_path):
 
 @pytest.mark.parametrize(("bad", "code"), [(0, 0), (7, 1)])
 def test_a_failure_is_in_the_exit_code(bad, code, monkeypatch, tmp_path, capsys):
-    tested = [number for number in FAULTS if number not in OPEN]
+    tested = list(FAULTS)
 
     def run_tests(part, jobs, path):
         results(path, *((f"test_{n}", [n], "<failure/>" if n == bad else "") for n in tested))

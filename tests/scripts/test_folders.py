@@ -12,7 +12,7 @@ import pytest
 import trimesh
 from training_runs import run
 
-from datasets.off import write_off
+from datasets.off import format_off
 from scripts.report import name_columns
 from scripts.training.points import PointClouds
 from scripts.training.reliability.errors import TrainingError
@@ -42,7 +42,7 @@ def make_folder(root: Path, classes=tuple(MAKERS), counts=(6, 3)) -> Path:
 def write_shape(path: Path, mesh: trimesh.Trimesh) -> None:
     """Write a mesh with z up."""
     if path.suffix == ".off":
-        write_off(path, mesh.vertices, mesh.faces)
+        path.write_bytes(format_off(mesh.vertices, mesh.faces))
     elif path.suffix in (".glb", ".gltf"):
         mesh = mesh.copy()
         mesh.apply_transform(np.array([[1, 0, 0, 0], [0, 0, 1, 0], [0, -1, 0, 0], [0, 0, 0, 1.0]]))

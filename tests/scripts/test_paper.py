@@ -35,7 +35,6 @@ from scripts.experiments.paper.counts import (
     count,
     count_points,
     networks_of,
-    unexplained,
 )
 from scripts.experiments.paper.item import command_of, number, published, rounding
 from scripts.experiments.paper.registry import ITEMS, WITHOUT_NUMBERS
@@ -140,12 +139,6 @@ def test_the_reasons_of_table_7_quote_what_is_counted(scale):
         assert f"{summary(network).without_transfers.multiply_adds / 1e6:.0f}" == quoted
     rows = {row["model"]: row for row in published("table7")["rows"]}
     assert rows[f"MGIC-MobileNetV3 {scale}"]["weights"] == printed
-
-
-def test_a_difference_without_a_reason_is_found():
-    row = {"model": "a", "difference of weights, %": 5.0, "why they differ": ""}
-    assert unexplained([row]) == ["a"]
-    assert not unexplained([row | {"why they differ": "another stem"}])
 
 
 @pytest.mark.parametrize("name", TABLES)

@@ -9,7 +9,7 @@ import trimesh
 from shapenet import write_shapenet
 from training_runs import run
 
-from datasets.off import write_off
+from datasets.off import format_off
 from datasets.shapes10_parts import PARTS
 from scripts.training.parts import PartClouds
 from scripts.training.reliability.errors import TrainingError
@@ -71,7 +71,10 @@ predict = ("predict", "--threads", 1, "--data.up", "z")
 def test_labels_of_points_are_written_where_the_points_are_in_the_file(suffix, whole, tmp_path):
     path, labels = tmp_path / f"box{suffix}", tmp_path / "new" / "labels"
     cloud = trimesh.sample.sample_surface(BOX, 400, seed=0)[0]
-    write_off(path, BOX.vertices, BOX.faces) if suffix == ".off" else np.save(path, cloud)
+    if suffix == ".off":
+        path.write_bytes(format_off(BOX.vertices, BOX.faces))
+    else:
+        np.save(path, cloud)
     command = [*predict, "--run_dir", whole, "--labels", labels, "--format", "json", path]
     (row,) = json.loads(run(tmp_path / "log", *command, script="scripts.train_parts"))
     assert sorted(file.name for file in labels.iterdir()) == [

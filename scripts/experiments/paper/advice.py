@@ -84,9 +84,7 @@ def _cases_of(page: str, key: str, rows: Sequence[Row]) -> Iterator[Case]:
 def advise(cases: Sequence[Case], folder: str = "") -> list[str]:
     """Say when to use MGIC, what it costs and saves, and when not to, each with its figures.
 
-    Args:
-        cases: What was compared.
-        folder: Of the pages, where links start.
+    Links start at ``folder``, that of the pages.
     """
     if not cases:
         return ["Nothing can be said yet: no comparison with a narrow network has been made."]

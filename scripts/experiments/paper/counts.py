@@ -1,7 +1,7 @@
 """Tables of weights and multiply-adds: the networks of ``tables.yaml`` beside the paper's rows."""
 
 import argparse
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -117,14 +117,9 @@ def count_points(model: mgic_geo.PointCloudClassifier, points: int = POINTS) -> 
 def compare(
     table: str, ours: Mapping[str, Ours], docs: Path, measured: Measured | None = None
 ) -> list[dict[str, Any]]:
-    """Put the paper's rows and ours side by side.
+    """Put the paper's rows and ours side by side, by the paper's names.
 
-    Args:
-        table: The paper's.
-        ours: Networks by the paper's name of the row. Names that the paper has not are rows of
-            ours alone, at the end.
-        docs: Where measured accuracies are.
-        measured: Which they are.
+    Names that the paper has not are rows of ours alone, at the end.
     """
     rows = published(table)["rows"]
     extra = [{"model": name} for name in ours if name not in {row["model"] for row in rows}]
@@ -177,20 +172,6 @@ def find_measured(docs: Path, measured: Measured, results: Mapping[str, str]) ->
             mean = f"{float(row[measured.column]):.1f}"
             return f"{mean} ± {float(deviation):.1f}" if deviation else mean
     return None
-
-
-def unexplained(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Name the rows that differ by more than the tolerance and do not say why."""
-    return [
-        row["model"]
-        for row in rows
-        if not row["why they differ"]
-        and any(
-            abs(value) > 100 * TOLERANCE
-            for key, value in row.items()
-            if key.startswith("difference") and value is not None
-        )
-    ]
 
 
 def make(table: str, arguments: argparse.Namespace) -> Page:

@@ -24,13 +24,7 @@ Change = Callable[[MGICBlock, MakeLayer], nn.Module]
 
 
 def change_cycles(network: nn.Module, change: Change, make_layer: MakeLayer) -> None:
-    """Put what ``change`` makes of it in place of every cycle of a network.
-
-    Args:
-        network: Changed in place.
-        change: From a cycle, and what makes its layers, to what stands for it.
-        make_layer: ``(level) -> Module``, as the network was built with.
-    """
+    """Put what ``change`` makes of it in place of every cycle of a network, which is changed."""
     for parent in list(network.modules()):
         for name, child in list(parent.named_children()):
             if isinstance(child, MGICBlock):
@@ -104,10 +98,7 @@ def shared_transfers(block: MGICBlock, make_layer: MakeLayer) -> nn.Module:
 
 
 class Transposed(nn.Module):
-    """The transpose of a restriction.
-
-    Args:
-        transfer: The restriction, whose weights stay its own.
+    """The transpose of a restriction, whose weights stay its own.
 
     Shape:
         - ``x``: ``(B, coarse, H, W)``. Returns ``(B, fine, H, W)``.
@@ -127,10 +118,6 @@ class WholeFeatures(nn.Module):
 
     .. math::
         y_j = B_j\bigl(x_j + N_j(P_j y_{j+1})\bigr)
-
-    Args:
-        block: The cycle.
-        make_layer: Not used.
 
     Shape:
         - As :class:`mgic_geo.MGICBlock`, on images.
@@ -162,9 +149,7 @@ class BothWays(nn.Module):
         x'_j = D_j(x_j), \qquad x_{j+1} = R_j x'_j, \qquad
         y_j = B_j\bigl(x'_j + N_j(P_j (y_{j+1} - x_{j+1}))\bigr)
 
-    Args:
-        block: The cycle. Every :math:`D_j` is as :math:`B_j`, with weights of its own.
-        make_layer: Not used.
+    Every :math:`D_j` is as :math:`B_j`, with weights of its own.
 
     Shape:
         - As :class:`mgic_geo.MGICBlock`, on images.

@@ -16,13 +16,13 @@ from torchvision import models
 from torchvision.io import ImageReadMode, decode_image
 from torchvision.transforms import v2
 
+from datasets.image_folder import IMAGENET_MEAN, IMAGENET_STD
 from scripts.experiments.trial import Course, percent_right, train_epoch
 from scripts.training.optimizer import OptimizerSettings
 
 CHANNELS, KERNEL = 64, 7
 NUM_IMAGES = 1024  # the paper's
 IMAGE_FILES = (".jpg", ".jpeg", ".png", ".webp")
-IMAGENET_MEAN, IMAGENET_STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 
 
 @dataclass(frozen=True)

@@ -41,13 +41,7 @@ class Variant:
 
 @dataclass(frozen=True)
 class Question:
-    """One line of the table: what is tried, against what.
-
-    Args:
-        text: What is asked.
-        tried: Name of a variant.
-        against: Name of the variant that it is compared with.
-    """
+    """One line of the table: what is tried, against what, by the names of variants."""
 
     text: str
     tried: str

@@ -68,14 +68,7 @@ class Task:
 
 @dataclass(frozen=True)
 class Network:
-    """A network that is trained on a task.
-
-    Args:
-        task: Which it is.
-        variant: Name of the network in tables and files.
-        change: What is done to its cycles.
-        options: Of the model, beside those of the task.
-    """
+    """A network that is trained on a task, with more options of the model and other cycles."""
 
     task: Task
     variant: str

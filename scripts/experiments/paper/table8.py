@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from mgic_vision import summary
+from scripts.benchmarks.images import make_images
 from scripts.benchmarks.machine import keep_freed_memory, num_cores, threads
 from scripts.benchmarks.tensor_memory import kept_bytes
 from scripts.benchmarks.timing import Pair, race, ratios, spread, training_step
@@ -78,7 +79,7 @@ def make_network(ours: Ours) -> nn.Module:
 
 def time_inference(networks: dict[str, nn.Module], repeats: int) -> dict[str, list[float]]:
     """Seconds for one image, every network once a round."""
-    x = make_images(1)
+    x = make_images(1, SIZE)
     for network in networks.values():
         network.eval()
     with torch.inference_mode():
@@ -89,17 +90,10 @@ def time_training(
     networks: dict[str, nn.Module], arguments: argparse.Namespace
 ) -> dict[str, list[float]]:
     """Seconds for a training step of stochastic gradient descent, every network once a round."""
-    x = make_images(arguments.batch_size)
+    x = make_images(arguments.batch_size, SIZE)
     targets = torch.arange(arguments.batch_size) % CLASSES
     contenders = {n: training_step(network, [((x,), targets)]) for n, network in networks.items()}
     return race(contenders, repeats=arguments.steps)
-
-
-def make_images(batch_size: int) -> Tensor:
-    """Inputs, with values that do not matter: ``(batch_size, 3, 224, 224)``."""
-    generator = torch.Generator().manual_seed(0)
-    x = torch.randn(batch_size, 3, SIZE, SIZE, generator=generator)
-    return x.contiguous(memory_format=torch.channels_last)
 
 
 def training_memory(ours: Ours, batch_size: int) -> float:

@@ -71,14 +71,10 @@ def of_equal_weights(kind: str) -> Unit:
 
 
 def of_equal_time(kind: str, target: float) -> Unit:
-    """The size of a rival whose training step takes as long as MGIC's.
+    """The size of a rival whose training step takes as long as MGIC's, ``target`` seconds.
 
     The sizes of every second number are ordered by weights and halved until one is left; of those,
     the nearest in time is taken.
-
-    Args:
-        kind: The rival.
-        target: Seconds of MGIC's step.
     """
     families: dict[Any, list[dict[str, int]]] = {}
     for options in sizes(kind):

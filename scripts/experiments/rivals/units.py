@@ -30,13 +30,6 @@ class CycleUnit(nn.Module):
 
     Every level has a norm in front of its map, an activation in it and a residual around it, as the
     one level of a rival has, and the correction is normalized as the paper defines it.
-
-    Args:
-        width: Channels in and out.
-        inner: Inner width of the finest level.
-        group_size: Channels per group.
-        coarse_size: Width of the coarsest level.
-        cycle: Kind of cycle.
     """
 
     def __init__(

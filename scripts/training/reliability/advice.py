@@ -13,9 +13,6 @@ from scripts.training.reliability.errors import LoaderError, MemoryShortage, Tra
 def explained(batch_size: int) -> Iterator[None]:
     """Turn errors of the stage that runs inside into advice, where there is some.
 
-    Args:
-        batch_size: Samples of a batch, for the advice.
-
     Raises:
         TrainingError: Memory was short, also in /dev/shm, another process died, or the settings
             contradict each other.

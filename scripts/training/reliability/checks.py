@@ -30,13 +30,9 @@ def check_labels(labels: Tensor, names: Sequence[str], num_classes: int, ignored
 def check_losses(
     losses: Iterable[tuple[float, Sequence[str]]], step: int, place: tuple[int, int], lr: float
 ) -> None:
-    """Look at the loss of each process.
+    """Look at the loss of each process, and the names of the samples it is of.
 
-    Args:
-        losses: The loss, and the names of the samples it is of.
-        step: Number of the step, from 1.
-        place: Epoch and batch, from 0.
-        lr: Learning rate.
+    Epoch and batch, the ``place``, count from 0, and the step from 1.
 
     Raises:
         NonFiniteError: One is not finite.

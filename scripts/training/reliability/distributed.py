@@ -68,11 +68,7 @@ def sync_buffers(module: LightningModule) -> None:
 
 
 class SameEverywhere(Callback):
-    """Refuses to train where the processes were started with different things.
-
-    Args:
-        settings: The resolved configuration.
-    """
+    """Refuses to train where the processes were started with different things."""
 
     def __init__(self, settings: dict[str, Any]):
         own = ("command", "trainer")  # devices may differ from machine to machine, and paths

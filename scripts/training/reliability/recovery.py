@@ -82,10 +82,6 @@ class Recovery:
     def cut_batches(self, batch_size: int, error: TrainingError) -> str:
         """Halve what is in memory at a time, or divide it by the next number that leaves no rest.
 
-        Args:
-            batch_size: Samples in a piece now.
-            error: Without memory, what torch said.
-
         Raises:
             TrainingError: The pieces cannot be made smaller.
         """

@@ -17,16 +17,8 @@ from scripts.training.reliability.recovery import RECOVERY
 CONFIG = "config.yaml"
 OWN_FILES = (
     *("config.yaml", "config-*.yaml", "metrics.csv", "model.json", "model.safetensors", RECOVERY),
-    *(
-        "test.json",
-        "test-*.json",
-        "val.json",
-        "val-*.json",
-        "train*.json",
-        "predictions*.npz",
-        "report.html",
-        "per_class.csv",
-    ),
+    *("test.json", "test-*.json", "val.json", "val-*.json", "train*.json", "predictions*.npz"),
+    *("report.html", "per_class.csv"),
     *("curves.png", "confusion*.png", "clouds*.png", "images*.png", "scenes*.png"),
 )
 OWN_FOLDERS = ("checkpoints", "tensorboard")

@@ -20,9 +20,6 @@ class StopSignals(Callback):
 
     After an epoch's last batch, and in validation, what is left of the epoch is done first. A
     second signal leaves at once.
-
-    Args:
-        checkpoint: Writes the checkpoint.
     """
 
     def __init__(self, checkpoint: RunCheckpoint):

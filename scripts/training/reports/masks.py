@@ -101,10 +101,7 @@ class MaskSplit(Split):
         images, colors = arrays["scenes"], arrays["colors"]
         truths, masks = (paint(arrays[key], colors) for key in ("truths", "masks"))
         columns = {"image": images, "truth": truths, "prediction": masks}
-        legend = [
-            Patch(facecolor=tuple(color / 255), edgecolor=figures.GRAY, label=figures.label(name))
-            for name, color in zip(self.classes, colors, strict=True)
-        ]
+        legend = mask_legend(self.classes, colors)
         height = 10 / 6 * images.shape[1] / images.shape[2] + 0.3
         return draw_samples(columns, captions, draw_picture, legend, in_row=2, height=height)
 
@@ -160,6 +157,14 @@ def paint(mask: NDArray, colors: NDArray) -> NDArray[np.uint8]:
     table[:] = np.round(255 * np.array(IGNORED_COLOR))
     table[: len(colors)] = colors
     return table[mask]
+
+
+def mask_legend(classes: Sequence[str], colors: NDArray) -> list[Patch]:
+    """Return a patch for each class, in its color of bytes."""
+    return [
+        Patch(facecolor=tuple(color / 255), edgecolor=figures.GRAY, label=figures.label(name))
+        for name, color in zip(classes, colors, strict=True)
+    ]
 
 
 def share(accuracy: float) -> str:

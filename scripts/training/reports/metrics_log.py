@@ -19,9 +19,6 @@ class MetricsLog(Callback):
 
     The rows are part of the checkpoints: a run that continues from one first cuts the file back to
     the epochs that the checkpoint knows, so that no epoch is there twice or missing.
-
-    Args:
-        path: The file.
     """
 
     def __init__(self, path: Path):

@@ -1,5 +1,6 @@
 """How the report shows a split whose points were classified."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -27,16 +28,12 @@ class PartSplit(MaskSplit):
     def draw_samples(self, captions: list[str]) -> bytes:
         """Draw the samples that are kept."""
         clouds, truths, parts = (self.predictions[key] for key in ("clouds", "truths", "parts"))
-        colors, shown = part_colors(len(self.classes)), np.union1d(truths, parts)
+        colors = part_colors(len(self.classes))
         columns = {
             name: list(zip(clouds, colors[numbers], strict=True))
             for name, numbers in (("truth", truths), ("prediction", parts))
         }
-        legend = [
-            Line2D([], [], color=colors[part], marker="o", ls="", label=figures.label(name))
-            for part, name in enumerate(self.classes)
-            if part in shown
-        ]
+        legend = part_legend(self.classes, np.union1d(truths, parts))
         return draw_samples(columns, captions, draw_colored, legend, in_row=3, height=1.9)
 
 
@@ -44,6 +41,16 @@ def draw_colored(axes: Axes, cloud: tuple[NDArray, NDArray]) -> None:
     """Draw points in their colors, without a frame."""
     figures.draw_cloud(axes, *cloud)
     axes.set_axis_off()
+
+
+def part_legend(parts: Sequence[str], shown: NDArray[np.integer]) -> list[Line2D]:
+    """Return a marker in its color for each of the numbers that is a part."""
+    colors = part_colors(len(parts))
+    return [
+        Line2D([], [], color=colors[part], marker="o", ls="", label=figures.label(parts[part]))
+        for part in shown
+        if part < len(parts)
+    ]
 
 
 def part_colors(num_parts: int) -> NDArray:

@@ -31,21 +31,11 @@ class ProgressLog(Callback):
         batches, split = trainer.num_test_batches, trainer.datamodule.split
         self._count(trainer, int(batches[0]), f"{split}: batches tested", FIRST)
 
-    def on_train_batch_start(self, *arguments: Any) -> None:
-        """Print a line if it is time for one."""
-        self._show(*arguments)
-
-    def on_validation_batch_start(self, *arguments: Any) -> None:
-        """Print a line if it is time for one."""
-        self._show(*arguments)
-
-    def on_test_batch_start(self, *arguments: Any) -> None:
-        """Print a line if it is time for one."""
-        self._show(*arguments)
-
     def _count(self, trainer: Trainer, total: int, what: str, first: float) -> None:
         self._counts[trainer.state.stage] = Counting(total, what, first)
 
     def _show(self, trainer: Trainer, module: Classifier, batch: Any, done: int, *_: Any) -> None:
         if trainer.is_global_zero and trainer.progress_bar_callback is None:
             self._counts[trainer.state.stage].show(done)
+
+    on_train_batch_start = on_validation_batch_start = on_test_batch_start = _show

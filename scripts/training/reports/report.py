@@ -82,20 +82,16 @@ def read_split(path: Path) -> Split | None:
         return None
     if summary.get("name", summary["split"]) != path.stem:
         return None
-    return split_kind(summary).read(path, summary)
+    kind = Split
+    if "miou" in summary:  # of points or of pixels
+        kind = PartSplit if "num_points" in summary else MaskSplit
+    return kind.read(path, summary)
 
 
 def read_splits(folder: Path) -> list[Split]:
     """Read what was tested, ``test`` first."""
     found = [read_split(path) for path in sorted(folder.glob("*.json"))]
     return sorted((s for s in found if s), key=lambda split: (split.name != "test", split.name))
-
-
-def split_kind(summary: dict[str, Any]) -> type[Split]:
-    """Tell what was classified: samples, their pixels or their points."""
-    if "miou" not in summary:
-        return Split
-    return PartSplit if "num_points" in summary else MaskSplit
 
 
 def best_epoch(metrics: dict[str, NDArray]) -> tuple[int | None, str]:

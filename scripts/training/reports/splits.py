@@ -30,13 +30,7 @@ class ReportError(TrainingError, ValueError):
 
 @dataclass(frozen=True)
 class Split:
-    """One evaluated split: its ``S.json`` and, where they were saved, its predictions.
-
-    Args:
-        name: The split.
-        summary: What is in its ``S.json``.
-        predictions: Arrays by name, none without a predictions file.
-    """
+    """One evaluated split: its ``S.json`` and, where they were saved, its predictions."""
 
     headings: ClassVar = ("accuracy", "95 % interval", "mean over classes", "loss", "samples")
     by_class: ClassVar = ("Accuracy by class", "count", "correct", "accuracy")

@@ -23,10 +23,7 @@ IMAGES = [name for name in CLASSIFIERS if not name.startswith("function")]
 VECTORS = sorted(set(CLASSIFIERS) - set(IMAGES))
 
 
-@pytest.fixture(
-    scope="module",
-    params=some(IMAGES, *QUICK),
-)
+@pytest.fixture(scope="module", params=some(IMAGES, *QUICK))
 def model(request) -> Backbone:
     """Shared by the tests of one network, which leave it as it is."""
     network = build(request.param).eval()
@@ -41,11 +38,6 @@ def timm():
         timm = pytest.importorskip("timm")
     mgic_vision.register_with_timm()
     return timm
-
-
-def image(model: Backbone) -> torch.Tensor:
-    """As small as all strides allow."""
-    return make_input(model)
 
 
 # what it takes
@@ -92,7 +84,7 @@ def test_features_are_chosen_by_number_also_from_the_end(model):
     assert backbone.feature_info.out_indices == (last - 1, 0)
     state = model.state_dict()
     backbone.load_state_dict({key: state[key] for key in backbone.state_dict()})
-    x, every = image(model), list(model.features(image(model)).values())
+    x, every = make_input(model), list(model.features(make_input(model)).values())
     with torch.no_grad():
         assert_close(backbone(x), [every[last - 1], every[0]], rtol=1e-5, atol=1e-5)
     backbone.train()
@@ -101,7 +93,7 @@ def test_features_are_chosen_by_number_also_from_the_end(model):
 
 
 def test_intermediates_are_the_features(model):
-    x = image(model)
+    x = make_input(model)
     with torch.no_grad():
         expected = list(model.features(x).values())
         last, found = model.forward_intermediates(x)
@@ -114,7 +106,7 @@ def test_intermediates_are_the_features(model):
 
 
 def test_a_pruned_network_gives_what_was_asked_for_and_has_no_head(model):
-    pruned, x = copy.deepcopy(model), image(model)
+    pruned, x = copy.deepcopy(model), make_input(model)
     assert pruned.prune_intermediate_layers([0, 1]) == [0, 1]
     assert len(list(pruned.parameters())) < len(list(model.parameters()))
     with torch.no_grad():
@@ -156,7 +148,7 @@ def test_timms_wrappers_take_the_network_itself(timm, model, wrapper):
     theirs = getattr(timm.models._features, wrapper, None) or getattr(timm.models, wrapper)
     theirs = theirs(copy.deepcopy(model), out_indices=(0, 2)).eval()
     assert theirs.feature_info.channels() == model.feature_info.channels((0, 2))
-    x = image(model)
+    x = make_input(model)
     with torch.no_grad():
         expected = list(model.features(x).values())
         assert_close(theirs(x), [expected[0], expected[2]])

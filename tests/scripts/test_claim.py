@@ -19,6 +19,7 @@ from scripts.training.reliability.errors import RunFolderError, TrainingWarning
 from scripts.training.start import Script, read_settings
 
 SCRIPTS = ("train_modelnet10", "train_parts", "train_image", "train_segmentation")
+STAGES = ("fit", "test") * 2
 TINY = ("--data.shapes_per_class", "[2, 1, 1]", "--data.num_points", 16, "--threads", 1)
 TINY += ("--model.name", "pointnet", "--model.options.width", 8, "--trainer.max_epochs", 2)
 HOLD = "from scripts.training.reliability.claim import claim, Path; claim(Path({!r})); {}"
@@ -90,7 +91,7 @@ def test_a_folder_is_claimed_once_by_a_process_and_left_as_it_was_if_nothing_was
 
 
 @pytest.mark.fault(54)
-@pytest.mark.parametrize(("script", "stage"), zip(SCRIPTS, ("fit", "test") * 2, strict=True))
+@pytest.mark.parametrize(("script", "stage"), [*zip(SCRIPTS, STAGES, strict=True)])
 def test_second_start_leaves_before_torch_is_imported_and_writes_nothing(script, stage, tmp_path):
     command = [sys.executable, "-c", LIGHT.format(script)]
     with holder(tmp_path):

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
-from datasets.off import cut_polygons, parse_off
+from datasets.off import cut_polygons
 
 
 def area_and_normal(points: np.ndarray, faces: np.ndarray) -> tuple[float, np.ndarray]:
@@ -50,9 +50,3 @@ def test_polygons_that_cannot_be_cut_are_fans():
     assert len(cut_polygons(bow, np.arange(4), np.array([4]))) == 2
     nothing = np.full((4, 3), np.nan)
     assert_array_equal(cut_polygons(nothing, np.arange(4), np.array([4])), [[0, 1, 2], [0, 2, 3]])
-
-
-def test_the_area_of_a_file_is_that_of_its_polygon():
-    text = b"OFF\n5 1 0\n0 0 0\n2 0 0\n2 1 0\n1 0.5 0\n0 1 0\n5 0 1 2 3 4\n"
-    vertices, faces = parse_off(text, "notch.off")
-    assert_allclose(area_and_normal(vertices, faces)[0], 1.5)

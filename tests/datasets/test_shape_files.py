@@ -8,16 +8,14 @@ import types
 import numpy as np
 import pytest
 import trimesh
+from test_clouds import npy
 from torch.testing import assert_close
 
-from datasets.off import OFFError, OFFWarning, format_off
+from datasets.off import OFFError, OFFWarning
 from datasets.pcd import parse_pcd
 from datasets.shape_files import AXES, PACKAGES, SUFFIXES, parse_shape, read_shape, turn
-from datasets.surface import cumulative_areas
 
 POINTS = np.array([[0.0, 0, 0], [2, 0, 0], [0, 4, 0], [0, 0, 6], [1, 1, 1]])
-MESH = trimesh.creation.box((2, 4, 6))
-Y_BOX = trimesh.creation.box((2, 6, 4))  # the same one, with y up
 
 
 def pcd(data: str, body: bytes, points: int = 5, fields: str = "intensity x y z") -> bytes:
@@ -50,20 +48,11 @@ PCD = {
 }
 
 
-def npy(points: np.ndarray) -> bytes:
-    content = io.BytesIO()
-    np.save(content, points)
-    return content.getvalue()
-
-
 CLOUDS = {
-    "a.npy": npy(np.column_stack([POINTS, POINTS])),  # with normals, say
     "b.NPY": npy(POINTS.astype(np.float32)),
     "a.xyz": b"# made by hand\n0 0 0 255\n2 0 0 1\n0 4 0 1\n\n0 0 6 1\n1 1 1 1\n",
     "b.xyz": b"x,y,z\r\n0,0,0\r\n2,0,0\r\n0,4,0\r\n0,0,6\r\n1,1,1",
     "a.pts": b"5\n0 0 0\n2 0 0\n0 4 0\n0 0 6\n1 1 1\n",
-    "a.ply": trimesh.PointCloud(POINTS).export(file_type="ply"),
-    "b.ply": trimesh.PointCloud(POINTS).export(file_type="ply", encoding="ascii"),
     **{f"{kind}.pcd": pcd(kind, body) for kind, body in PCD.items()},
 }
 
@@ -105,7 +94,6 @@ def test_cut_clouds_are_refused(kind):
         ("a.pcd", pcd("packed", b"1234"), "kind 'packed'"),
         ("a.stl", b"solid no more", "it holds no vertices"),
         ("a.doc", b"", r"no format that is read; those are \.off \.ply"),
-        ("a.obj", b"v 0 0 0\nv 1 0 0\nv 0 1 0\n", "it holds no faces"),
     ],
 )
 def test_files_that_hold_nothing_to_draw_from_are_refused_by_name(name, content, message):
@@ -149,20 +137,6 @@ def test_las_is_read_by_laspy(monkeypatch):
     assert_close(vertices, np.column_stack([POINTS, POINTS / 6 * [1, 0, 0]]), atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize("suffix", [".off", ".stl", ".ply", ".obj", ".glb", ".gltf"])
-def test_meshes_have_their_area_and_height_in_every_format(suffix, tmp_path):
-    path = tmp_path / f"box{suffix}"
-    if suffix == ".off":
-        path.write_bytes(format_off(MESH.vertices, MESH.faces))
-    elif suffix in (".glb", ".gltf"):
-        trimesh.Scene(Y_BOX).export(path)
-    else:
-        MESH.export(path)
-    vertices, faces = read_shape(path)
-    assert_close(cumulative_areas(vertices, faces)[-1], np.float64(2 * (8 + 12 + 24)))
-    assert_close(np.ptp(vertices, axis=0), np.array([2.0, 4, 6]))
-
-
 def test_parts_of_a_scene_are_where_the_scene_puts_them(tmp_path):
     scene = trimesh.Scene()
     for height in (0, 10):
@@ -200,16 +174,6 @@ def test_leniently_what_remains_is_used_with_a_warning(name, content, message, l
         parse_shape(content, name)
     with pytest.warns(OFFWarning, match=message):
         assert len(parse_shape(content, name, lenient=True)[0]) == left
-
-
-@pytest.mark.parametrize("name", ["a.obj", "a.ply"])
-def test_faces_of_vertices_that_are_not_there_are_refused(name):
-    ply = b"ply\nformat ascii 1.0\nelement vertex 3\nproperty float x\nproperty float y\n"
-    ply += b"property float z\nelement face 1\nproperty list uchar int vertex_indices\nend_header\n"
-    ply += b"0 0 0\n1 0 0\n0 1 0\n3 0 1 7\n"
-    content = {"a.obj": b"v 0 0 0\nv 1 0 0\nv 0 1 0\nf 1 2 9\n", "a.ply": ply}[name]
-    with pytest.raises(OFFError, match=name):
-        parse_shape(content, name)
 
 
 def test_every_suffix_is_lower_case_and_named_once():

@@ -4,7 +4,7 @@ import stat
 import zipfile
 
 import pytest
-from meshes import load, mesh_text, zipped
+from meshes import flip, load, mesh_text, zipped
 from torch.testing import assert_close
 
 from datasets import source
@@ -148,9 +148,7 @@ def test_a_cut_archive_is_refused(root, tmp_path):
 
 def test_a_flipped_bit_in_an_archive_is_noticed(root, tmp_path):
     path = zipped(tmp_path / "m.zip", root / "ModelNet10")
-    content = bytearray(path.read_bytes())
-    content[100] ^= 1  # inside the first entry
-    path.write_bytes(content)
+    flip(path, 100)  # inside the first entry
     with pytest.raises(SourceError, match=r"bathtub_0003\.off: damaged archive"):
         load(tmp_path, "test", source=path)
 

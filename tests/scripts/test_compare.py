@@ -1,7 +1,6 @@
 """The runner of comparisons, on results that are made up and on trainings that are tiny."""
 
 import argparse
-import csv
 import itertools
 import json
 import shutil
@@ -27,6 +26,7 @@ from scripts.experiments.conversion import (
     original,
     resnet,
 )
+from scripts.experiments.pages import read_rows
 from scripts.experiments.registry import COMPARISONS
 from scripts.experiments.runs import TrainingRun, finish
 from scripts.training.reliability.errors import TrainingError
@@ -76,11 +76,6 @@ def write_page(name: str, folder: Path, *more: str) -> str:
     return (folder / f"{name}.md").read_text()
 
 
-def read_csv(folder: Path, name: str) -> list[dict[str, str]]:
-    with (folder / f"{name}.csv").open() as file:
-        return list(csv.DictReader(file))
-
-
 @pytest.fixture
 def untimed(monkeypatch):
     """Every training step takes two seconds."""
@@ -103,7 +98,7 @@ def test_page_of_points_tells_differences_and_whether_ranges_overlap(tmp_path):
     assert "71.5 ± 2.1 (70.0 to 73.0)" in page
     assert "600 training shapes\n(90 held out" in page
     assert "| 62.0 |\n" in page  # 31 batches of 2 seconds
-    assert len(read_csv(tmp_path, "points")) == len(networks.POINTS.contenders)
+    assert len(read_rows(tmp_path / "points.csv")) == len(networks.POINTS.contenders)
 
 
 @pytest.mark.usefixtures("untimed")
@@ -119,7 +114,7 @@ def test_page_of_images_tells_for_how_many_images_who_is_better(tmp_path):
     assert page.count("| no |") == len(questions) - 1
     assert "| 91.0 ± 1.4 (90.0 to 92.0) | 100.0 |" in page
     assert page.count("% | 100% | ") == len(questions)  # as much time
-    rows = read_csv(tmp_path, "images")
+    rows = read_rows(tmp_path / "images.csv")
     assert [row["model"] for row in rows] == [c.name for c in networks.IMAGES.contenders]
     assert {row["seconds_per_1000"] for row in rows} == {"100.0"}
 
@@ -162,7 +157,7 @@ def test_page_of_masks_is_written_from_the_runs_that_are_there(name, arrays, key
     results = len([key for key in compared.keys if key.endswith("miou")])
     assert page.count("| 50.0 ± 0.0 (50.0 to 50.0) |") == results * len(compared.contenders)
     assert page.count("| yes |") >= len(compared.questions)
-    rows = read_csv(tmp_path, name)
+    rows = read_rows(tmp_path / f"{name}.csv")
     assert [row["model"] for row in rows] == [c.name for c in compared.contenders]
     assert {float(row[f"{key}_mean"]) for row in rows} == {50.0}
 

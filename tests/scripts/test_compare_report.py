@@ -15,16 +15,19 @@ def read(page: str) -> dict:
     return json.loads(page[start : page.index("</script>", start)])
 
 
-@pytest.fixture(scope="module")
-def runs(tmp_path_factory):
+def two_runs(root):
     """Two runs on the same six samples, the second of which gets one more right."""
-    root = tmp_path_factory.mktemp("runs")
     first = make_run(root / "first", ("test", "hard"))
     better = np.full((6, 4), 0.1, np.float32)
     guesses = PREDICTED.copy()
     guesses[2] = LABELS[2]
     better[np.arange(6), guesses] = 0.7
     return first, make_run(root / "second", ("test",), probabilities=better)
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    return two_runs(tmp_path_factory.mktemp("runs"))
 
 
 @pytest.fixture(scope="module")

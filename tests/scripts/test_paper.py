@@ -1,4 +1,3 @@
-import csv
 import json
 import math
 import re
@@ -40,6 +39,7 @@ from scripts.experiments.paper.item import command_of, number, published, roundi
 from scripts.experiments.paper.registry import ITEMS, WITHOUT_NUMBERS
 from scripts.experiments.paper.section34 import exponents, make_row
 from scripts.training.reliability.errors import CheckpointError, RunFolderError
+from tests.slow import some
 
 ROOT = Path(__file__).parents[2]
 TINY = """
@@ -119,9 +119,7 @@ def test_every_large_difference_has_a_reason(name, tables):
 
 
 # of the other two, tests/vision/models has what was counted by hand
-@pytest.mark.parametrize(
-    "scale", ["1.0x", *(pytest.param(s, marks=pytest.mark.slow) for s in ("0.6x", "1.2x"))]
-)
+@pytest.mark.parametrize("scale", some(("1.0x", "0.6x", "1.2x"), "1.0x"))
 def test_the_reasons_of_table_7_quote_what_is_counted(scale):
     ours = networks_of("table7")[f"MGIC-MobileNetV3 {scale}"]
     numbers = r"printed ([\d.]+) M.*\(([\d.]+) M\) leave ([\d.]+) M.*have ([\d.]+) M here; "
@@ -393,8 +391,7 @@ def test_figure_4_writes_what_is_finished_and_says_what_is_not(tmp_path, capsys)
     assert "2 runs are not finished" in capsys.readouterr().out
     assert paper.main(command) == 0
     assert "not finished" not in capsys.readouterr().out
-    with (tmp_path / "figure4.csv").open() as file:
-        rows = list(csv.DictReader(file))
+    rows = read_rows(tmp_path / "figure4.csv")
     assert [row["folds"] for row in rows] == ["1", "1"]
     assert (tmp_path / "figure4.png").stat().st_size > 1000
 

@@ -139,14 +139,6 @@ def test_two_files_with_one_name_for_the_mask_are_refused(masks, photo, capsys):
     assert not list(photo.parent.glob("*.mask.png"))
 
 
-@pytest.mark.parametrize("mode", ["L", "P", "CMYK", "I;16", "RGBA"])
-def test_images_of_any_kind_are_understood(mode, labels, tmp_path, capsys):
-    path = tmp_path / f"image.{'tif' if mode == 'CMYK' else 'png'}"
-    Image.new(mode, (20, 30), 40000 if mode == "I;16" else None).save(path)
-    assert predict_image.main([str(path), "--run_dir", str(labels)]) == 0
-    assert capsys.readouterr().out.startswith(f"{path}  ")
-
-
 def test_weights_of_something_else_are_refused(tmp_path, photo, capsys):
     folder = export(tmp_path, *LABELS, num_points=32)
     assert predict_image.main([str(photo), "--run_dir", str(folder)]) == 1

@@ -27,6 +27,7 @@ from scripts.training.reliability.recovery import MOST_ROLLBACKS, Recovery
 
 CLASSIFIER = "scripts.training.points.PointClassifier"
 ROLLBACK = ["--on-nonfinite", "rollback"]
+TWO_EPOCHS = ["--trainer.max_epochs", "2"]
 
 
 @pytest.fixture(scope="session")
@@ -111,26 +112,26 @@ def weights_of(folder: Path) -> dict:
 
 @pytest.mark.fault(12)
 def test_rollback_leaves_out_the_batch_and_counts_it(fit, tmp_path):
-    output = fit(*ROLLBACK, fault=Poison(7))
+    output = fit(*ROLLBACK, *TWO_EPOCHS, fault=Poison(7))
     recovery = recovery_of(tmp_path)
-    assert [epoch for epoch, _ in recovery["replaced"]] == [0, 1, 2]
-    assert [event["kind"] for event in recovery["events"]] == ["rollback"] * 3
+    assert [epoch for epoch, _ in recovery["replaced"]] == [0, 1]
+    assert [event["kind"] for event in recovery["events"]] == ["rollback"] * 2
     for event, (epoch, batch) in zip(recovery["events"], recovery["replaced"], strict=True):
         assert f"the loss is nan at step {3 * epoch + batch + 1} (epoch" in event["why"]
         assert "learning rate" in event["why"]
         assert event["why"].count("/train/") == (4 if batch == 2 else 8)
-    assert output.count("warning: the loss is nan") == 3
-    assert "(rollback 3 of at most 10)" in output
-    assert [row[:2] for row in metrics(tmp_path)[1:]] == [["1", "3"], ["2", "6"], ["3", "9"]]
+    assert output.count("warning: the loss is nan") == 2
+    assert "(rollback 2 of at most 10)" in output
+    assert [row[:2] for row in metrics(tmp_path)[1:]] == [["1", "3"], ["2", "6"]]
     assert all(w.isfinite().all() for w in weights_of(tmp_path).values() if w.is_floating_point())
 
 
 @pytest.mark.fault(12)
 def test_weights_that_are_not_finite_are_never_saved_and_rolled_back(fit, tmp_path):
-    stopped = fit(fault=Poison(steps=5), code=1)
+    stopped = fit(*TWO_EPOCHS, fault=Poison(steps=5), code=1)
     assert "weights are not finite after step 5, learning rate" in stopped
     assert newest(tmp_path) == "step-000000004.ckpt"
-    fit(*ROLLBACK, "--overwrite", fault=Poison(steps=5))
+    fit(*ROLLBACK, *TWO_EPOCHS, "--overwrite", fault=Poison(steps=5))
     assert recovery_of(tmp_path)["replaced"] == [[1, 1]]
     assert all(w.isfinite().all() for w in weights_of(tmp_path).values() if w.is_floating_point())
 
@@ -223,8 +224,9 @@ def test_too_little_memory_is_told_with_advice(fit):
 def test_auto_batch_does_what_smaller_batches_that_accumulate_do(fit, tmp_path):
     one, other = tmp_path / "one", tmp_path / "other"
     smaller = ["--data.batch_size", "4", "--trainer.accumulate_grad_batches", "2"]
-    fit(*smaller, "--run_dir", one)
-    found = fit("--auto-batch", "true", "--run_dir", other, fault=OutOfMemoryAbove(5))
+    fit(*smaller, *TWO_EPOCHS, "--run_dir", one)
+    options = ["--auto-batch", "true", *TWO_EPOCHS, "--run_dir", other]
+    found = fit(*options, fault=OutOfMemoryAbove(5))
     told = "warning: out of memory with batches of 8: continuing with 2 times as many of 4"
     assert told in found
     assert_close(weights_of(one), weights_of(other), rtol=0, atol=0)

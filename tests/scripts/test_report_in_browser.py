@@ -3,9 +3,9 @@
 import shutil
 from pathlib import Path
 
-import numpy as np
 import pytest
-from test_report import CLASSES, make_run
+from test_compare_report import two_runs
+from test_report import CLASSES
 
 from scripts import report
 
@@ -36,13 +36,7 @@ def driver(tmp_path_factory):
 @pytest.fixture(scope="module")
 def page(tmp_path_factory) -> Path:
     root = tmp_path_factory.mktemp("runs")
-    better = np.full((6, 4), 0.1, np.float32)
-    better[np.arange(6), [0, 0, 0, 1, 2, 2]] = 0.7
-    runs = [
-        make_run(root / "first", ("test", "hard")),
-        make_run(root / "second", ("test",), probabilities=better),
-    ]
-    assert report.main([*map(str, runs), "--out", str(root / "page.html")]) == 0
+    assert report.main([*map(str, two_runs(root)), "--out", str(root / "page.html")]) == 0
     return root / "page.html"
 
 

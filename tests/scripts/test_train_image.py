@@ -24,7 +24,6 @@ from training_runs import (
     metrics,
     run,
     run_on_disk,
-    survive_kills,
 )
 
 from mgic_vision import create_model
@@ -98,13 +97,6 @@ def test_resumes_bit_for_bit_from_a_kill_anywhere(fault, options, fit, whole, tm
     fit(fault=fault, code=75 if fault.number == signal.SIGTERM else KILLED)
     fit("--resume", *options)
     assert_same_run(whole, tmp_path)
-
-
-@pytest.mark.fault(7, 10)
-@pytest.mark.slow
-def test_resumes_bit_for_bit_from_ten_kills_at_random_moments(tiny, whole, tmp_path):
-    command = ["fit", *tiny, *NO_TEST, "--run_dir", tmp_path]
-    survive_kills(tmp_path, whole, *command, **SCRIPT)
 
 
 @pytest.mark.slow

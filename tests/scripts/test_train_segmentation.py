@@ -46,7 +46,7 @@ def tiny(digits) -> list[str]:
         *("--data.root", str(digits), "--data.scenes", "[9, 3, 5]", "--data.scene_size", "48"),
         *("--data.crop", "[40, 56]", "--data.batch_size", "4", "--data.eval_batch_size", "2"),
         *("--data.augment.flip", "0.5", "--data.augment.hue", "0.2"),
-        *("--model.name", "lraspp_mgic_small", "--model.options", '{"filters": 8}'),
+        *("--model.name", "lraspp_mgic_small", "--model.options", '{"filters": 8, "width": 0.5}'),
         *("--model.optimizer.schedule", "poly", "--trainer.max_epochs", "2"),
         *("--trainer.accelerator", "cpu", "--checkpoint_every", "1", "--threads", "1"),
     ]
@@ -181,21 +181,23 @@ def test_no_scene_of_two_processes_may_differ(digits, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("options", "message"),
+    ("make", "message"),
     [
-        (
-            ["--model.name", "mgic_resnet56", "--model.options", "{}"],
-            "it does not score pixels; lraspp_mgic_large, ",
-        ),
-        (["--data.crop", "[40]"], "data.crop must be height and width, got [40]"),
-        (["--data.test_splits", "[tset]"], "no split tset; there are train, val, test"),
-        (["--data.augment.scale", "[2, 1]"], "scale must be two positive numbers in order"),
-        (["--data.name", "cityscapes", "--data.scenes", "null"], "no folder leftImg8bit/val"),
+        (lambda: Segmenter("resnet56").make_network(11), "does not score pixels; lraspp_mgic"),
+        (lambda: SegmentationData(crop=[40]), r"data.crop must be height and width, got \[40\]"),
+        (lambda: SegmentationData(test_splits=["tset"]), "no split tset; there are train, val"),
+        (lambda: SceneAugment(scale=(2, 1)), "scale must be two positive numbers in order"),
     ],
-    ids=lambda value: value[0] if isinstance(value, list) else "",
 )
-def test_wrong_options_are_told_in_one_message(options, message, fit):
-    assert message in fit(*options, code=(1, 2))
+def test_settings_that_make_no_sense_are_refused(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+def test_wrong_place_is_told_in_one_message(fit):
+    place = ("--data.name", "cityscapes", "--data.scenes", "null")
+    assert "error: cannot use the data: " in (told := fit(*place, code=1))
+    assert "no folder leftImg8bit/val" in told
 
 
 @pytest.mark.parametrize("name", ["digit_scenes", "cityscapes"])

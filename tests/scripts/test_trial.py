@@ -80,12 +80,6 @@ def test_trials_that_are_there_are_not_run_again_and_missing_ones_are_left_out(t
     assert list(run_all(two)) == [("", 0), ("", 1)]
 
 
-def test_a_trial_of_other_settings_is_refused(tmp_path):
-    run_all([make_trial(tmp_path)])
-    with pytest.raises(RunFolderError, match="epochs: 2 -> 5"):
-        run_all([make_trial(tmp_path, task=replace(DIGITS, epochs=5))])
-
-
 def test_a_damaged_file_is_named(tmp_path):
     trial = make_trial(tmp_path)
     trial.path.write_text("{")
@@ -200,9 +194,3 @@ def test_accuracies_of_the_study_stand_beside_the_papers_in_table_12(monkeypatch
         "s_c = 16, s_g = 8 (varying s_g)": "81.3 ± 0.5",
     }
     assert rows["s_c = 16, s_g = 8 (varying s_g)"]["paper CIFAR-10 test, %"] == 94.2
-
-
-@pytest.mark.parametrize("name", ["open_questions", "levels_study"])
-def test_no_seeds_are_refused(name, tmp_path, capsys):
-    assert paper.main([name, "--docs", str(tmp_path), "--seeds", "0"]) == 1
-    assert "seeds must be at least 1, got 0" in capsys.readouterr().err

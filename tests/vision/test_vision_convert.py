@@ -1,13 +1,12 @@
-import ast
 import copy
 import functools
-from pathlib import Path
 
 import pytest
 import torch
 import torchvision
 from image_blocks import BLOCKS, SIZES, assert_nothing_shared, features
 from image_networks import assert_equal, shift_norms
+from test_structure import assert_one_level_is
 from timm.layers import BatchNormAct2d, ConvMlp, Mlp, create_conv2d
 from timm.models._efficientnet_blocks import InvertedResidual, SqueezeExcite
 from timm.models.convnext import ConvNeXtBlock
@@ -18,12 +17,12 @@ from torch.testing import assert_close
 from torchvision.models import resnet18, shufflenetv2, vgg11
 from torchvision.models.resnet import BasicBlock, ResNet
 
-import mgic_vision
 from mgic_geo import GroupedLinear, Level, num_weights
 from mgic_vision import convert, fuse
 from mgic_vision.conversion.narrow import narrow
 from mgic_vision.conversion.tracer import is_scale
 from scripts.experiments.known_networks import make
+from tests.slow import some
 
 
 @functools.cache
@@ -49,13 +48,7 @@ def test_block_becomes_a_cycle_of_its_shapes_with_fewer_weights(name):
 @pytest.mark.parametrize("name", BLOCKS)
 def test_one_level_is_the_block_itself(name):
     """With one group and all else silent, the projected cycle gives what the block gave."""
-    block = BLOCKS[name].eval()
-    new, _ = convert(block, group_size=512, coarse_size=16, min_width=1, project=True)
-    with torch.no_grad():
-        for norm in new.eval().cycle.norms:
-            norm.weight.zero_()
-    x = features(block)
-    assert_close(new(x), block(x), rtol=1e-5, atol=1e-5)
+    assert_one_level_is(BLOCKS[name].eval(), features(BLOCKS[name]))
 
 
 @pytest.mark.parametrize("name", BLOCKS)
@@ -291,15 +284,6 @@ def test_what_cannot_be_done_is_said(make, options, message):
         convert(make(), **({"group_size": 32, "coarse_size": 64} | options))
 
 
-def test_block_that_computes_something_else_is_left_with_what_is_not_understood():
-    class Other(BasicBlock):
-        def forward(self, x):
-            return 2 * super().forward(x)
-
-    (left,) = convert(nn.Sequential(Other(64, 64)), **SIZES)[1].left
-    assert left.reason.startswith("does not understand `mul`; known is sums, products")
-
-
 def test_norm_that_mixes_groups_of_channels_is_left():
     model = small_resnet(1, 2, 1, 1, norm_layer=lambda width: nn.GroupNorm(8, width))
     _, report = convert(model, group_size=32, coarse_size=64)
@@ -320,11 +304,7 @@ BARS = {
 
 
 # by default those that are converted sooner
-@pytest.mark.parametrize(
-    "bar",
-    [b if b[0] == "torchvision" else pytest.param(b, marks=pytest.mark.slow) for b in BARS],
-    ids=str,
-)
+@pytest.mark.parametrize("bar", some(BARS, *(b for b in BARS if b[0] == "torchvision")), ids=str)
 def test_bar(bar):
     with torch.device("meta"):
         model = make(*bar)
@@ -332,14 +312,6 @@ def test_bar(bar):
     new, report = convert(model, group_size=32, coarse_size=64)
     assert report.weights_after <= BARS[bar] * report.weights_before
     assert new(torch.empty(2, 3, 224, 224, device="meta")).shape == (2, 1000)
-
-
-def test_timm_and_torchvision_are_not_imported_with_mgic_vision():
-    for path in Path(mgic_vision.__file__).parent.rglob("*.py"):
-        for node in ast.parse(path.read_text()).body:  # not inside functions
-            names = [alias.name for alias in getattr(node, "names", [])]
-            modules = [node.module or ""] if isinstance(node, ast.ImportFrom) else names
-            assert not any(module.split(".")[0] in ("timm", "torchvision") for module in modules)
 
 
 @pytest.mark.parametrize("gradual", [False, True])

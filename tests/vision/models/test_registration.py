@@ -13,17 +13,13 @@ from mgic_vision.models.registration import (
 )
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="module", autouse=True)
 def timm():
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         import timm
-    return timm
-
-
-@pytest.fixture(scope="module", autouse=True)
-def registered(timm):
     register_with_timm()
+    return timm
 
 
 def test_options_of_timm_reach_the_network(timm):

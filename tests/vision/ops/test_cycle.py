@@ -213,19 +213,13 @@ def test_a_traced_network_computes():
         assert_equal(traced(other), model(other))
 
 
-def test_a_saved_network_packs_its_weights_again(monkeypatch):
-    model = fuse(create_model("mgic_mobilenetv3_small"))
-    x = torch.rand(1, 3, 32, 32)
+def test_nothing_that_is_packed_is_saved():
+    model, file, bare = fuse(create_model("mgic_mobilenetv3_small")), io.BytesIO(), io.BytesIO()
     with torch.no_grad():
-        y, file, bare = model(x), io.BytesIO(), io.BytesIO()
-        torch.save(model, file)
-        torch.save(fuse(model, native="never"), bare)
-        assert file.tell() == pytest.approx(bare.tell(), rel=0.05)  # none of what is packed
-        for compiler in (True, False):
-            if not compiler:
-                monkeypatch.setattr(native_build, "library", lambda *_: None)
-            file.seek(0)
-            assert_equal(torch.load(file, weights_only=False)(x), y)
+        model(torch.rand(1, 3, 32, 32))
+    torch.save(model, file)
+    torch.save(fuse(model, native="never"), bare)
+    assert file.tell() == pytest.approx(bare.tell(), rel=0.05)
 
 
 def test_without_a_compiler_a_warning_says_so(tmp_path, monkeypatch, caplog):

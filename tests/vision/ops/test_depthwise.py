@@ -134,15 +134,13 @@ def test_other_convolutions_and_inputs_go_to_torch(case, ran):
     assert_close(y, nn.Conv2d.forward(conv, x))
 
 
-def test_modes_and_transforms_see_a_convolution():
+def test_modes_see_a_convolution():
     conv, x = DepthwiseConv2d(3, 3), images(2, 3, 4, 4)
     with FlopCounterMode(display=False) as counter:
         conv(x)
     assert counter.get_total_flops() == 2 * 9 * x.numel()
     with torch.autocast("cpu", torch.bfloat16):
         assert conv(x).dtype == torch.bfloat16
-    slope = torch.func.grad(lambda scale: conv(x * scale).sum())(torch.tensor(1.0))
-    assert_close(slope, conv(x).sum().detach(), rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit.trace")

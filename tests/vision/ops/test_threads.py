@@ -27,6 +27,7 @@ from mgic_vision import create_model, fuse
 from mgic_vision.layers import DepthwiseConv2d
 from tests import fuzz_values
 from tests.kernels import on_threads
+from tests.slow import some
 
 pytestmark = needs_compiler
 EXACT = {"rtol": 0, "atol": 0}
@@ -63,11 +64,7 @@ def test_depthwise_convolutions_and_gradients_are_the_same_on_any_number_of_thre
 
 
 # what a process of its own gets: fewer threads than it asks for
-GRANTS = [
-    "OMP_THREAD_LIMIT=3",
-    pytest.param("OMP_DYNAMIC=true", marks=pytest.mark.slow),
-    pytest.param("OMP_MAX_ACTIVE_LEVELS=0", marks=pytest.mark.slow),
-]
+GRANTS = "OMP_THREAD_LIMIT=3", "OMP_DYNAMIC=true", "OMP_MAX_ACTIVE_LEVELS=0"
 
 
 @cache
@@ -92,7 +89,7 @@ LIMITED = "run_short_threads(200)", "check_grants()"  # memory first, while ther
 
 
 @pytest.mark.fault(48)
-@pytest.mark.parametrize("grant", GRANTS)
+@pytest.mark.parametrize("grant", some(GRANTS, GRANTS[0]))
 def test_fewer_threads_than_asked_for_give_the_same(grant):
     assert run_alone(*LIMITED, grant=grant)[1] == "same"
 

@@ -82,6 +82,19 @@ def test_other_inputs_go_to_torch(case, ran):
     assert "compiled" not in ran("batch_norm_act")
 
 
+def test_transforms_and_forward_mode_go_through():
+    norm, x = BatchNorm2d(3, track_running_stats=False), images(2, 3, 4, 4)
+
+    def loss(scale):
+        return nn.functional.relu(norm(x + scale * x.square())).square().sum()
+
+    slope = torch.func.grad(loss)(torch.tensor(1.0))
+    along = torch.func.jvp(loss, (torch.tensor(1.0),), (torch.tensor(1.0),))[1]
+    assert_close(along, slope, rtol=1e-4, atol=0)  # forward and back, each rounded on its way
+    each = torch.func.vmap(norm)(images(8, 3, 4, 4).view(4, 2, 3, 4, 4))
+    assert_close(each[0], nn.BatchNorm2d(3)(images(8, 3, 4, 4)[:2]))
+
+
 @needs_compiler
 @pytest.mark.parametrize("act", [nn.ReLU(inplace=True), nn.Hardswish()])
 def test_a_norm_and_its_activation_are_one_and_equal_double(act, ran, monkeypatch):

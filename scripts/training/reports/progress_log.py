@@ -15,6 +15,10 @@ class ProgressLog(Callback):
     def __init__(self) -> None:
         self._counts: dict[RunningStage | None, Counting] = {}
 
+    def on_train_start(self, trainer: Trainer, pl_module: Classifier) -> None:
+        """Begin to count, also in the middle of an epoch, which Lightning then does not start."""
+        self.on_train_epoch_start(trainer, pl_module)
+
     def on_train_epoch_start(self, trainer: Trainer, pl_module: Classifier) -> None:
         """Begin to count an epoch's batches."""
         what = f"epoch {trainer.current_epoch + 1}: batches trained"

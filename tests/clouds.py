@@ -3,7 +3,17 @@
 import torch
 from torch import Tensor, nn
 
-from mgic_geo import create_model
+from mgic_geo import create_model, list_models
+
+# each network, and cycles of the other kind
+NETWORKS = [*list_models(), "mgic_dgcnn, additive", "mgic_diffgcn, additive"]
+
+
+def make_network(name: str, *args, **options) -> nn.Module:
+    """One of these."""
+    torch.manual_seed(0)
+    name, _, cycle = name.partition(", ")
+    return create_model(name, *args, **({"cycle": cycle} if cycle else {}), **options)
 
 
 def disturb_norms(model: nn.Module) -> None:

@@ -33,8 +33,7 @@ NUM_SOURCES, NUM_TARGETS = 6, 5
 BIPARTITE = torch.tensor([[3, 0, 1, 3, 2, 0, 4, 1], [2, 1, 0, 0, 2, 1, 3, 3]])
 
 
-def bipartite() -> Adjacency:
-    return to_adjacency(BIPARTITE, NUM_SOURCES, NUM_TARGETS)
+ADJACENCY = to_adjacency(BIPARTITE, NUM_SOURCES, NUM_TARGETS)
 
 
 def padded(adjacency: Adjacency) -> Adjacency:

@@ -10,14 +10,11 @@ from torch.testing import assert_close
 import mgic_geo
 import mgic_vision
 from tests.clouds import shorten
+from tests.slow import some
 
 QUICK_POINTS = "mgic_diffgcn"
 QUICK_IMAGES = "mgic_resnet56"
 WIDE = {"width": 16, "k": 4}
-
-
-def slow_but(quick: str, names: list[str]) -> list:
-    return [pytest.param(n, marks=[] if n == quick else pytest.mark.slow) for n in names]
 
 
 def agree(model: nn.Module, inputs: tuple, *, backend: str) -> None:
@@ -48,7 +45,7 @@ def agree(model: nn.Module, inputs: tuple, *, backend: str) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
-@pytest.mark.parametrize("name", slow_but(QUICK_POINTS, mgic_geo.list_models()))
+@pytest.mark.parametrize("name", some(mgic_geo.list_models(), QUICK_POINTS))
 def test_point_cloud_model_is_one_graph(name):
     torch.manual_seed(0)
     model = shorten(mgic_geo.create_model(name, 4, **WIDE)).train()
@@ -56,7 +53,7 @@ def test_point_cloud_model_is_one_graph(name):
     agree(model, (torch.rand(36, 3), batch, 3), backend="aot_eager")
 
 
-@pytest.mark.parametrize("name", slow_but(QUICK_IMAGES, mgic_vision.list_models()))
+@pytest.mark.parametrize("name", some(mgic_vision.list_models(), QUICK_IMAGES))
 def test_image_model_is_one_graph(name):
     torch.manual_seed(0)
     size = (5,) if name.startswith("function") else (3, 64, 64)

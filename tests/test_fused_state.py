@@ -75,10 +75,7 @@ MOVES: dict[str, Callable[[nn.Module], nn.Module]] = {
 }
 
 
-@pytest.mark.parametrize(
-    "name",
-    some((*MODELS, *GRAPHS), *QUICK),
-)
+@pytest.mark.parametrize("name", some((*MODELS, *GRAPHS), *QUICK))
 def test_a_fused_network_survives_what_is_done_to_networks(name, monkeypatch):
     model, other = make_network(name, 0), make_network(name, 1)
     expected, fused = run(model, name), fuse(model, name)

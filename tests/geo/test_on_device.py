@@ -6,7 +6,7 @@ from torch import nn
 from torch.nn import functional
 from torch.testing import assert_close
 
-from mgic_geo import create_model, create_segmenter, knn_graph, knn_indices, list_models
+from mgic_geo import create_segmenter, knn_graph, knn_indices
 from mgic_geo.graphs.adjacency import from_neighbors, neighbor_max, to_adjacency
 from mgic_geo.graphs.derivatives import derivative_operators, edge_gradients
 from mgic_geo.graphs.neighbors import cloud_table
@@ -15,6 +15,7 @@ from mgic_geo.nn.norm_act import norm_act
 from mgic_geo.ops import knn_batched
 from mgic_geo.ops.grouped_linear import grouped_linear
 from mgic_geo.ops.host import as_on_device
+from tests.clouds import NETWORKS, make_network
 from tests.kernels import kernels_off
 from tests.neighbor_clouds import CLOUDS, PRODUCT, integers, normal, oracle, ragged_batch
 
@@ -211,15 +212,10 @@ def loss_and_gradients(model, *inputs):
     return y, torch.autograd.grad(loss, list(model.parameters()))
 
 
-@pytest.mark.parametrize("cycle", ["multiplicative", "additive"])
 @pytest.mark.parametrize("sizes", [(20, 20, 20), (35, 4, 21)])
-@pytest.mark.parametrize("name", list_models())
-def test_networks_have_the_same_outputs_and_gradients(name, sizes, cycle):
-    if cycle == "additive" and "mgic" not in name:
-        pytest.skip("has no cycle")
-    torch.manual_seed(0)
-    options = {"cycle": cycle} if "mgic" in name else {}
-    model = create_model(name, 3, k=5, width=16, **options).double()
+@pytest.mark.parametrize("name", NETWORKS)
+def test_networks_have_the_same_outputs_and_gradients(name, sizes):
+    model = make_network(name, 3, k=5, width=16).double()
     batch = torch.arange(3).repeat_interleave(torch.tensor(sizes))
     pos = normal(60, 3).double()
     expected = loss_and_gradients(model, pos, batch, 3)

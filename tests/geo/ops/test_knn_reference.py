@@ -3,7 +3,6 @@
 import pytest
 import torch
 from hypothesis import given, settings
-from hypothesis import strategies as st
 from torch import Tensor
 from torch.testing import assert_close
 
@@ -14,6 +13,7 @@ from tests.neighbor_clouds import (
     CLOUDS,
     PRODUCT,
     all_distances,
+    grids,
     half_duplicated,
     integers,
     normal,
@@ -71,15 +71,9 @@ def test_the_product_errs_by_less_than_its_bound(name: str) -> None:
 
 @pytest.mark.fault(30, 31)
 @settings(max_examples=60, deadline=None, derandomize=True)
-@given(data=st.data(), k=st.integers(1, 5), dim=st.integers(1, 3))
-def test_any_grid_cloud_is_searched_exactly(data: st.DataObject, k: int, dim: int) -> None:
-    size = data.draw(st.integers(1, 40))
-    span, num_clouds = data.draw(st.integers(1, 6)), data.draw(st.integers(1, 3))
-    generator = torch.Generator().manual_seed(data.draw(st.integers(0, 2**16)))
-    x = torch.randint(span, (size, dim), generator=generator) * data.draw(
-        st.sampled_from([1.0, 0.1, 1e-30, 1e25])
-    )
-    batch = torch.randint(num_clouds, (size,), generator=generator)
+@given(drawn=grids())
+def test_any_grid_cloud_is_searched_exactly(drawn: tuple[Tensor, int, Tensor]) -> None:
+    x, k, batch = drawn
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(neighbor_search, "_SMALL", 0)
         assert_close(knn_indices(x, k, batch), oracle(x, k, batch))

@@ -81,9 +81,3 @@ def test_graph_without_edges_gives_0(num_nodes):
     none = torch.zeros(2, 0, dtype=torch.long)
     y = conv(torch.randn(num_nodes, 8).double(), none)
     assert_close(y, torch.zeros(num_nodes, 12, dtype=torch.float64))
-
-
-def test_edges_beyond_the_nodes_are_refused():
-    conv, x = layer_and_nodes()
-    with pytest.raises(ValueError, match="source node 5, but there are 3 source nodes"):
-        conv(x[:3], EDGES)

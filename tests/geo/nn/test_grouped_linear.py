@@ -58,11 +58,6 @@ def test_input_of_another_width_is_refused(groups):
         GroupedLinear(8, 8, groups=groups)(torch.randn(3, 4))
 
 
-def test_unknown_transfer_rule_is_refused():
-    with pytest.raises(ValueError, match="init must be one of aggregate"):
-        GroupedLinear(8, 4, transfer_init="ones")
-
-
 @kernels
 def test_a_nan_stays_in_its_group_where_that_fills_a_vector():
     x = torch.randn(3, 64)

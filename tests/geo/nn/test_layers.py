@@ -32,6 +32,7 @@ from mgic_geo import (
 from mgic_geo.graphs.adjacency import to_adjacency
 from mgic_geo.nn.width_change import WidthChange
 from tests.graphs import CONVS, EDGES, NODES
+from tests.slow import some
 
 kernels = pytest.mark.usefixtures("kernels")
 EXACT = {"rtol": 0, "atol": 0}
@@ -211,14 +212,8 @@ QUICK = (
 )
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        *QUICK,
-        *(pytest.param(n, marks=pytest.mark.slow) for n in sorted(CYCLES.keys() - set(QUICK))),
-        pytest.param("GATConv, vmap", marks=pytest.mark.slow),  # as in its cycle
-    ],
-)
+# the last one as in its cycle
+@pytest.mark.parametrize("name", some(dict.fromkeys([*QUICK, *CYCLES, "GATConv, vmap"]), *QUICK))
 def test_layers_compile_to_one_graph_with_the_same_gradients(name):
     torch.compiler.reset()
     # two levels; all others have more, which take as long again

@@ -16,16 +16,12 @@ from mgic_geo.ops import knn_batched
 from mgic_geo.ops.grouped_linear import grouped_linear
 from mgic_geo.ops.host import as_on_device
 from tests.clouds import NETWORKS, make_network
-from tests.kernels import kernels_off
 from tests.neighbor_clouds import CLOUDS, PRODUCT, integers, normal, oracle, ragged_batch
 
 MISSING = torch.tensor([[1, 2], [0, -1], [-1, -1], [0, 1]])
 
 
-@pytest.fixture(scope="module", autouse=True)
-def plain():
-    with kernels_off():
-        yield
+pytestmark = pytest.mark.usefixtures("plain")
 
 
 # Neighbors

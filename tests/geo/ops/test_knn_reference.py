@@ -8,7 +8,6 @@ from torch.testing import assert_close
 
 from mgic_geo.graphs.neighbors import knn_indices
 from mgic_geo.ops import knn_reference as neighbor_search
-from mgic_geo.ops.csrc import build
 from tests.neighbor_clouds import (
     CLOUDS,
     PRODUCT,
@@ -21,12 +20,10 @@ from tests.neighbor_clouds import (
     relu_features,
 )
 
-pytestmark = pytest.mark.usefixtures("kernels")
+pytestmark = pytest.mark.usefixtures("plain")
 
 
 def test_distinct_points_need_no_differences(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(build, "library", lambda: None)
-
     def refuse(*_: object) -> Tensor:
         raise AssertionError("a row fell back")
 
@@ -37,8 +34,6 @@ def test_distinct_points_need_no_differences(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_duplicates_are_decided_among_candidates(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(build, "library", lambda: None)
-
     def refuse(*_: object) -> Tensor:
         raise AssertionError("a row fell back to its whole cloud")
 
@@ -51,7 +46,6 @@ def test_duplicates_are_decided_among_candidates(monkeypatch: pytest.MonkeyPatch
 def test_without_its_bound_the_product_would_err(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(build, "library", lambda: None)
     monkeypatch.setattr(neighbor_search, "_rounding", lambda dim: 0.0)
     x = CLOUDS[name]()
     assert (knn_indices(x, 10) != oracle(x, 10)).any()

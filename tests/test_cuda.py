@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import mgic_geo
 from mgic_geo.ops.host import is_readable
-from tests.clouds import NETWORKS, make_network
+from tests.clouds import NETWORKS, make_network, outputs_and_gradients
 from tests.image_networks import MODELS, build, make_input
 from tests.neighbor_clouds import CLOUDS, normal, oracle, ragged_batch
 from tests.operators import IN_TRITON, OPERATIONS, make_inputs
@@ -43,13 +43,6 @@ def make_points(name: str) -> tuple[nn.Module, tuple]:
     model = make_network(name, dropout=0.0)
     batch = torch.arange(len(SIZES)).repeat_interleave(torch.tensor(SIZES))
     return model, (normal(sum(SIZES), 3), batch, len(SIZES))
-
-
-def outputs_and_gradients(model: nn.Module, *inputs) -> list[Tensor]:
-    y = model(*inputs)
-    target = torch.arange(len(y), device=y.device) % y.size(1)
-    loss = functional.cross_entropy(y, target) if y.dim() == 2 else y.square().mean()
-    return [y, *torch.autograd.grad(loss, list(model.parameters()))]
 
 
 # Operations

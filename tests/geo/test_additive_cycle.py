@@ -33,10 +33,6 @@ kernels = pytest.mark.usefixtures("kernels")
 EDGES = torch.tensor([[0, 1, 2, 3, 4, 2], [1, 2, 3, 4, 0, 0]])
 
 
-def matrices(side):
-    return [oracles.block_diagonal(transfer.weight) for transfer in side]
-
-
 def linear_layers(level):
     return GroupedLinear(level.outer, level.outer, groups=level.groups)
 
@@ -51,7 +47,7 @@ def test_block_is_the_sum_over_its_levels(channels):
     block = make_block(channels, linear_layers)
     x = torch.randn(7, channels, dtype=torch.float64)
     expected = oracles.additive_cycle(
-        x, block.layers, matrices(block.restrict), matrices(block.prolong)
+        x, block.layers, oracles.matrices(block.restrict), oracles.matrices(block.prolong)
     )
     assert_close(block(x), expected)
     assert_close(block.change(x), expected - x)
@@ -61,7 +57,9 @@ def test_branches_are_summed_and_the_features_added_once():
     block = make_block(16, lambda level: Residual(linear_layers(level)))
     x = torch.randn(7, 16, dtype=torch.float64)
     branches = [layer.branch for layer in block.layers]
-    change = oracles.additive_cycle(x, branches, matrices(block.restrict), matrices(block.prolong))
+    change = oracles.additive_cycle(
+        x, branches, oracles.matrices(block.restrict), oracles.matrices(block.prolong)
+    )
     assert_close(block(x), x + change)
     assert_close(block.change(x), change)
 
@@ -108,8 +106,8 @@ def test_structured_matrix_equals_its_levels(widths, monkeypatch):
 
             return apply
 
-        total, parts, ups = 0, x.unflatten(1, (-1, width)), matrices(layer.block.prolong)
-        downs = [torch.eye(width, dtype=x.dtype), *matrices(layer.block.restrict)]
+        total, parts, ups = 0, x.unflatten(1, (-1, width)), oracles.matrices(layer.block.prolong)
+        downs = [torch.eye(width, dtype=x.dtype), *oracles.matrices(layer.block.restrict)]
         for index, part in enumerate(layer.block.layers):
             parts = parts @ downs[index].T
             result = level(part)(parts)

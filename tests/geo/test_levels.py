@@ -63,11 +63,8 @@ def oracle(block: MGICBlock, x: Tensor) -> Tensor:
         else (lambda z: z)
         for norm in block.norms
     ]
-    restrictions = [oracles.block_diagonal(module.weight) for module in block.restrict]
-    prolongations = [oracles.block_diagonal(module.weight) for module in block.prolong]
-    return oracles.mgic_cycle(
-        x, [dense(layer) for layer in block.layers], restrictions, prolongations, norms
-    )
+    layers, transfers = map(dense, block.layers), (block.restrict, block.prolong)
+    return oracles.mgic_cycle(x, list(layers), *map(oracles.matrices, transfers), norms)
 
 
 def coupling(block: nn.Module, channels: int) -> Tensor:
@@ -194,19 +191,15 @@ def test_source_is_restricted_and_read_on_every_level(wrap):
     block = make_block((32, None, 8, 8), lambda level: wrap(ReadSource(level))).double()
     x, source = torch.randn(5, 32).double(), torch.randn(9, 32).double()
 
+    down, up = oracles.matrices(block.restrict), oracles.matrices(block.prolong)
     sources = [source]
-    for restrict in block.restrict:
-        sources.append(sources[-1] @ oracles.block_diagonal(restrict.weight).T)
+    for restrict in down:
+        sources.append(sources[-1] @ restrict.T)
     layers = [
         lambda z, layer=layer, side=side: layer((side, z), shift=0.5)
         for layer, side in zip(block.layers, sources, strict=True)
     ]
-    expected = oracles.mgic_cycle(
-        x,
-        layers,
-        [oracles.block_diagonal(module.weight) for module in block.restrict],
-        [oracles.block_diagonal(module.weight) for module in block.prolong],
-    )
+    expected = oracles.mgic_cycle(x, layers, down, up)
     assert_close(block(x, source=source, shift=0.5), expected, rtol=1e-12, atol=1e-12)
 
 

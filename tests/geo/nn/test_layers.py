@@ -243,10 +243,10 @@ def test_is_differentiable_twice_in_inputs_and_parameters(name, check):
     layer, channels = SMOOTH[name]
     layer = copy.deepcopy(layer).double()
     edges = torch.tensor([[1, 2, 2, 0], [0, 0, 1, 1]])
-    x, attr = torch.randn(3, channels).double(), torch.randn(4, 3).double()
+    graph, attr = (edges,) if "Conv" in name else (), torch.randn(4, 3).double()
+    x = torch.randn(3 if graph else 2, channels).double()
     leaves = dict(layer.named_parameters()) | {"x": x}
     leaves |= {"edge_attr": attr} if "Diff" in name else {}
-    graph = (edges,) if "Conv" in name else ()
 
     def apply(*tensors: Tensor) -> Tensor:
         state = dict(zip(leaves, tensors, strict=True))

@@ -28,10 +28,7 @@ def test_layer_is_the_cycle_of_its_definition(channels, options):
         linear = part if number == 0 or "make_act" not in options else part.linear
         act = torch.tanh if linear is not part else (lambda x: x)
         maps.append(partial(lambda f, act, x: act(f(x)), dense(linear), act))
-    transfers = [
-        [oracles.block_diagonal(r.weight) for r in side]
-        for side in (layer.block.restrict, layer.block.prolong)
-    ]
+    transfers = map(oracles.matrices, (layer.block.restrict, layer.block.prolong))
     x = torch.randn(7, channels, dtype=torch.float64)
     assert_close(layer(x), oracles.mgic_cycle(x, maps, *transfers), rtol=1e-12, atol=1e-12)
 

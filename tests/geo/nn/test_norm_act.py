@@ -8,20 +8,13 @@ from torch_geometric.nn import BatchNorm
 
 from mgic_geo.nn.norm_act import norm_act
 from mgic_geo.ops.batch_norm_act import ACTIVATIONS
+from tests.clouds import disturb_norms
 from tests.kernels import needs_compiler
 
 
 def features(rows: int, channels: int) -> torch.Tensor:
     generator = torch.Generator().manual_seed(0)
     return 3 * torch.randn(rows, channels, generator=generator) + 5
-
-
-def drawn(norm: nn.Module) -> nn.Module:
-    """The norm with a scale and a shift that are not those of the start."""
-    generator = torch.Generator().manual_seed(1)
-    for parameter in norm.parameters():
-        parameter.data = torch.randn(parameter.shape, generator=generator)
-    return norm
 
 
 @pytest.fixture
@@ -64,7 +57,9 @@ def test_norm_without_running_statistics_takes_those_of_the_batch_in_evaluation(
 @pytest.mark.parametrize("act", [nn.ReLU(), nn.Hardswish()])
 def test_gradients_of_gradients_equal_those_of_torch(act):
     def curvature(apply):
-        x, norm = features(30, 4).requires_grad_(), drawn(nn.BatchNorm1d(4))
+        x, norm = features(30, 4).requires_grad_(), nn.BatchNorm1d(4)
+        torch.manual_seed(1)
+        disturb_norms(norm)
         y = apply(norm, x)
         (slope,) = torch.autograd.grad(y.square().sum(), x, create_graph=True)
         return torch.autograd.grad(slope.square().sum(), (x, *norm.parameters()))

@@ -2,8 +2,19 @@
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
-from mgic_geo import create_model
+from mgic_geo import create_model, list_models
+
+# each network, and cycles of the other kind
+NETWORKS = [*list_models(), "mgic_dgcnn, additive", "mgic_diffgcn, additive"]
+
+
+def make_network(name: str, *args, **options) -> nn.Module:
+    """One of these."""
+    torch.manual_seed(0)
+    name, _, cycle = name.partition(", ")
+    return create_model(name, *args, **({"cycle": cycle} if cycle else {}), **options)
 
 
 def disturb_norms(model: nn.Module) -> None:
@@ -36,3 +47,12 @@ def clouds(*sizes: int) -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(1)
     pos = torch.randn(sum(sizes), 3, generator=generator, dtype=torch.float64)
     return pos, torch.arange(len(sizes)).repeat_interleave(torch.tensor(sizes))
+
+
+def outputs_and_gradients(model: nn.Module, *inputs: object) -> list[Tensor]:
+    """Of a network on clouds or images, with the same dropout each time."""
+    torch.manual_seed(0)
+    y = model(*inputs)
+    target = torch.arange(len(y), device=y.device) % y.size(1)
+    loss = functional.cross_entropy(y, target) if y.dim() == 2 else y.square().mean()
+    return [y, *torch.autograd.grad(loss, list(model.parameters()))]

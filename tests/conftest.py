@@ -68,6 +68,15 @@ def kernels(request: pytest.FixtureRequest) -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="module")
+def plain() -> Iterator[None]:
+    """Everything in plain PyTorch."""
+    from tests.kernels import kernels_off
+
+    with kernels_off():
+        yield
+
+
 @pytest.fixture(autouse=True)
 def sequential(monkeypatch: pytest.MonkeyPatch) -> None:
     """Undo what PyG's ``Sequential`` does: each one made replaces the forward of all others."""

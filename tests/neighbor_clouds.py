@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 import torch
+from hypothesis import strategies as st
 from torch import Tensor
 
 from mgic_geo.ops import knn_reference as neighbor_search
@@ -89,3 +90,14 @@ def ragged_batch() -> tuple[Tensor, Tensor]:
     batch = ids.repeat_interleave(sizes)
     batch = batch[normal(len(batch)).argsort()]
     return normal(len(batch), 3, seed=1), batch
+
+
+@st.composite
+def grids(draw: st.DrawFn) -> tuple[Tensor, int, Tensor]:
+    """Points on a grid, of which many tie; how many neighbors; and the cloud of each point."""
+    size, span = draw(st.integers(1, 150)), draw(st.integers(1, 6))
+    generator = torch.Generator().manual_seed(draw(st.integers(0, 2**16)))
+    x = torch.randint(span, (size, draw(st.integers(1, 3))), generator=generator)
+    x = x * draw(st.sampled_from([1.0, 0.1, 1e-30, 1e25])) + draw(st.sampled_from([0.0, 100.0]))
+    batch = torch.randint(draw(st.integers(1, 4)), (size,), generator=generator)
+    return x, draw(st.integers(1, 20)), batch

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from torch import Tensor
@@ -17,6 +17,11 @@ def block_diagonal(blocks: Tensor) -> Tensor:
         own_rows = slice(group * rows, (group + 1) * rows)
         dense[own_rows, group * columns : (group + 1) * columns] = blocks[group]
     return dense
+
+
+def matrices(maps: Iterable[torch.nn.Module]) -> list[Tensor]:
+    """The dense matrix of every one of some grouped maps."""
+    return [block_diagonal(each.weight) for each in maps]
 
 
 def mgic_cycle(

@@ -6,16 +6,15 @@ from torch import nn
 from torch.nn import functional
 from torch.testing import assert_close
 
-import mgic_geo
 from mgic_geo.graphs import neighbors
 from mgic_geo.ops.host import as_on_device
+from tests.clouds import NETWORKS, make_network
 from tests.image_networks import KINDS, MODELS, build, make_input
 from tests.kernels import kernels_off
 from tests.neighbor_clouds import normal
 from tests.slow import some
 
 POINTS, CLOUDS = 48, 3
-NETWORKS = [*mgic_geo.list_models(), "mgic_dgcnn, additive", "mgic_diffgcn, additive"]
 
 
 def assert_trains(model: nn.Module, *inputs: object) -> None:
@@ -24,6 +23,7 @@ def assert_trains(model: nn.Module, *inputs: object) -> None:
         y = model(*inputs)
         target = torch.arange(len(y)) % y.size(1)
         loss = functional.cross_entropy(y, target) if y.dim() == 2 else y.float().square().mean()
+    assert y.dtype == torch.bfloat16
     loss.backward()
     for name, parameter in model.named_parameters():
         assert parameter.grad is not None, name
@@ -32,11 +32,8 @@ def assert_trains(model: nn.Module, *inputs: object) -> None:
 
 
 def make_points(name: str) -> tuple[nn.Module, torch.Tensor, torch.Tensor, int]:
-    torch.manual_seed(0)
-    name, _, cycle = name.partition(", ")
-    model = mgic_geo.create_model(name, **({"cycle": cycle} if cycle else {}))
     batch = torch.arange(CLOUDS).repeat_interleave(POINTS)
-    return model, normal(CLOUDS * POINTS, 3), batch, CLOUDS
+    return make_network(name), normal(CLOUDS * POINTS, 3), batch, CLOUDS
 
 
 @pytest.mark.parametrize("name", NETWORKS)

@@ -1,4 +1,7 @@
-"""Every model is one graph to ``torch.compile``, forward and backward, with the eager values."""
+"""Every model is one graph to ``torch.compile``, forward and backward, with the eager values.
+
+Those on clouds are compiled in geo/models/test_point_cloud.py, here by Inductor.
+"""
 
 import copy
 
@@ -9,15 +12,9 @@ from torch.testing import assert_close
 
 import mgic_geo
 import mgic_vision
-from tests.clouds import shorten
+from tests.slow import some
 
-QUICK_POINTS = "mgic_diffgcn"
 QUICK_IMAGES = "mgic_resnet56"
-WIDE = {"width": 16, "k": 4}
-
-
-def slow_but(quick: str, names: list[str]) -> list:
-    return [pytest.param(n, marks=[] if n == quick else pytest.mark.slow) for n in names]
 
 
 def agree(model: nn.Module, inputs: tuple, *, backend: str) -> None:
@@ -47,16 +44,7 @@ def agree(model: nn.Module, inputs: tuple, *, backend: str) -> None:
         assert_close(other, eager, rtol=1e-4, atol=1e-4, msg=name)
 
 
-@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
-@pytest.mark.parametrize("name", slow_but(QUICK_POINTS, mgic_geo.list_models()))
-def test_point_cloud_model_is_one_graph(name):
-    torch.manual_seed(0)
-    model = shorten(mgic_geo.create_model(name, 4, **WIDE)).train()
-    batch = torch.arange(3).repeat_interleave(12)
-    agree(model, (torch.rand(36, 3), batch, 3), backend="aot_eager")
-
-
-@pytest.mark.parametrize("name", slow_but(QUICK_IMAGES, mgic_vision.list_models()))
+@pytest.mark.parametrize("name", some(mgic_vision.list_models(), QUICK_IMAGES))
 def test_image_model_is_one_graph(name):
     torch.manual_seed(0)
     size = (5,) if name.startswith("function") else (3, 64, 64)
@@ -71,6 +59,6 @@ def test_image_model_is_one_graph(name):
 @pytest.mark.parametrize("name", ["dgcnn", "mgic_diffgcn"])
 def test_point_cloud_model_compiles_with_inductor(name):
     torch.manual_seed(0)
-    model = mgic_geo.create_model(name, 4, **WIDE).train()
+    model = mgic_geo.create_model(name, 4, width=16, k=4).train()
     batch = torch.arange(3).repeat_interleave(12)
     agree(model, (torch.rand(36, 3), batch, 3), backend="inductor")

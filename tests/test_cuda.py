@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import mgic_geo
 from mgic_geo.ops.host import is_readable
+from tests.clouds import NETWORKS, make_network, outputs_and_gradients
 from tests.image_networks import MODELS, build, make_input
 from tests.neighbor_clouds import CLOUDS, normal, oracle, ragged_batch
 from tests.operators import IN_TRITON, OPERATIONS, make_inputs
@@ -22,7 +23,6 @@ pytestmark = [
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU"),
 ]
 INPUTS = make_inputs(torch.Generator().manual_seed(0))
-POINT_NETWORKS = [*mgic_geo.list_models(), "mgic_dgcnn, additive", "mgic_diffgcn, additive"]
 CLOSE = {"rtol": 1e-3, "atol": 1e-4}
 SIZES = (64, 64, 64)
 LOST = """
@@ -40,19 +40,9 @@ def on_gpu(value):
 
 
 def make_points(name: str) -> tuple[nn.Module, tuple]:
-    torch.manual_seed(0)
-    name, _, cycle = name.partition(", ")
-    options = {"cycle": cycle} if cycle else {}
-    model = mgic_geo.create_model(name, dropout=0.0, **options)
+    model = make_network(name, dropout=0.0)
     batch = torch.arange(len(SIZES)).repeat_interleave(torch.tensor(SIZES))
     return model, (normal(sum(SIZES), 3), batch, len(SIZES))
-
-
-def outputs_and_gradients(model: nn.Module, *inputs) -> list[Tensor]:
-    y = model(*inputs)
-    target = torch.arange(len(y), device=y.device) % y.size(1)
-    loss = functional.cross_entropy(y, target) if y.dim() == 2 else y.square().mean()
-    return [y, *torch.autograd.grad(loss, list(model.parameters()))]
 
 
 # Operations
@@ -106,7 +96,7 @@ def test_sums_along_an_outer_axis_are_added_one_after_another():
 # Networks
 
 
-@pytest.mark.parametrize("name", POINT_NETWORKS)
+@pytest.mark.parametrize("name", NETWORKS)
 def test_point_networks_agree_with_a_processor(name):
     model, inputs = make_points(name)
     expected = outputs_and_gradients(model, *inputs)
@@ -124,7 +114,7 @@ def test_image_networks_agree_with_a_processor(name):
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("name", POINT_NETWORKS)
+@pytest.mark.parametrize("name", NETWORKS)
 def test_point_networks_train_in_mixed_precision(name, dtype):
     model, inputs = make_points(name)
     with torch.autocast("cuda", dtype):

@@ -50,7 +50,7 @@ def test_point_networks_of_additive_cycles_run(name):
     assert (y.device.type, y.shape) == ("cuda", (1, 10))
 
 
-@pytest.mark.parametrize("name", ["diffgcn", pytest.param("mgic_dgcnn", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("name", some(("diffgcn", "mgic_dgcnn"), "diffgcn"))
 def test_what_a_gpu_runs_of_point_networks_is_one_graph(name):
     model = shorten(mgic_geo.create_model(name))
     torch.compiler.reset()
@@ -63,13 +63,7 @@ def test_what_a_gpu_runs_of_point_networks_is_one_graph(name):
 
 
 # by default one of each graph, and a cycle; what is in front of the head is that of the above
-SEGMENTERS = ("dgcnn", "mgic_diffgcn", "pointnet")
-
-
-@pytest.mark.parametrize(
-    "name",
-    some(mgic_geo.list_models(), *SEGMENTERS),
-)
+@pytest.mark.parametrize("name", some(mgic_geo.list_models(), "dgcnn", "mgic_diffgcn", "pointnet"))
 def test_point_segmenters_run(name):
     model = mgic_geo.create_segmenter(name, 5)
     with FakeTensorMode():

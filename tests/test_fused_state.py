@@ -75,10 +75,7 @@ MOVES: dict[str, Callable[[nn.Module], nn.Module]] = {
 }
 
 
-@pytest.mark.parametrize(
-    "name",
-    some((*MODELS, *GRAPHS), *QUICK),
-)
+@pytest.mark.parametrize("name", some((*MODELS, *GRAPHS), *QUICK))
 def test_a_fused_network_survives_what_is_done_to_networks(name, monkeypatch):
     model, other = make_network(name, 0), make_network(name, 1)
     expected, fused = run(model, name), fuse(model, name)
@@ -119,15 +116,8 @@ def assert_is_what_it_holds(network: nn.Module) -> None:
 
 
 def write(network: nn.Module) -> None:
-    with torch.no_grad():
-        for parameter in network.parameters():
-            parameter.mul_(1.01)
-
-
-def write_in_inference_mode(network: nn.Module) -> None:
-    with torch.inference_mode():
-        for parameter in network.parameters():
-            parameter.mul_(1.01)
+    for parameter in network.parameters():
+        parameter.mul_(1.01)
 
 
 def put_others_in_place(network: nn.Module) -> None:
@@ -158,7 +148,8 @@ def change_what_is_computed(network: nn.Module) -> None:
 
 
 CHANGES = [
-    *(write, write_in_inference_mode, put_others_in_place, put_inference_tensors_in_place),
+    *(torch.no_grad()(write), torch.inference_mode()(write)),
+    *(put_others_in_place, put_inference_tensors_in_place),
     *(replace_modules, change_what_is_computed),
 ]
 

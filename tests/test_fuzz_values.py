@@ -32,10 +32,7 @@ def test_neighbors_are_those_of_all_pairs():
     ("name", "seeds"),
     [
         # where all cancels, one lucky case of plain float32 is no measure
-        (
-            "MGICLinear",
-            (12, 1065, 1899),
-        ),  # 1065: exactly zero; 1899: torch's norm
+        ("MGICLinear", (12, 1065, 1899)),  # 1065: exactly zero; 1899: torch's norm
         ("image_norm", (173,)),
         ("correction", (1432, 50274, 7189)),  # 7189: where gcc fuses one of two loops (sanitizers)
         ("norm_act", (1262, 1321, 1556, 1731)),  # hard swish at NaN, held against its formula

@@ -1,5 +1,8 @@
 """A forward hook sees every call of its module, in every mode, whatever a kernel would skip."""
 
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
 import pytest
 import torch
 from torch import nn
@@ -42,23 +45,17 @@ NETWORKS = {
 }
 
 
-class Seen:
-    """Names of the modules whose hooks were called."""
-
-    def __init__(self, network: nn.Module, names: list[str]) -> None:
-        self.names: set[str] = set()
-        modules = dict(network.named_modules())
-        self.handles = [
-            modules[name].register_forward_hook(lambda *_, name=name: self.names.add(name))
-            for name in names
-        ]
-
-    def __enter__(self) -> set[str]:
-        return self.names
-
-    def __exit__(self, *_) -> None:
-        for handle in self.handles:
-            handle.remove()
+@contextmanager
+def seen(network: nn.Module, names: Iterable[str]) -> Iterator[set[str]]:
+    """Names of the modules whose hooks were called meanwhile."""
+    modules, called = dict(network.named_modules()), set()
+    handles = [
+        modules[name].register_forward_hook(lambda *_, name=name: called.add(name))
+        for name in names
+    ]
+    yield called
+    for handle in handles:
+        handle.remove()
 
 
 @pytest.mark.parametrize("mode", ["training", "evaluation", "fused"])
@@ -72,10 +69,10 @@ def test_a_hook_on_one_module_is_called_as_with_hooks_on_all(name, mode):
     uncalled = (nn.ModuleList, SumAggregation)  # PyG makes one for every convolution
     called = {name for name, part in network.named_modules() if not isinstance(part, uncalled)}
     with torch.set_grad_enabled(mode == "training"):
-        with Seen(network, names) as everywhere:
+        with seen(network, names) as everywhere:
             network(*inputs)
         assert everywhere == called
         for one in sorted(everywhere):
-            with Seen(network, [one]) as seen:
+            with seen(network, [one]) as alone:
                 network(*inputs)
-            assert seen == {one}
+            assert alone == {one}

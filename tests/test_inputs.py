@@ -11,7 +11,8 @@ from torchvision.models import resnet18
 
 import mgic_geo
 import mgic_vision
-from mgic_geo import MGICLinear, MGICMessagePassing, create_model
+from mgic_geo import MGICLinear, MGICMessagePassing, convert, create_model
+from mgic_vision import create_model as images
 
 EDGES = torch.tensor([[0, 1, 2], [1, 2, 0]])
 X = torch.rand(3, 32)
@@ -22,7 +23,7 @@ def cloud(pos):
 
 
 def image(x):
-    return mgic_vision.create_model("mgic_resnet56", 10, depth=8).eval()(x)
+    return images("mgic_resnet56", 10, depth=8).eval()(x)
 
 
 def layer(x=X, edges=EDGES, conv=GCNConv, **options):
@@ -48,21 +49,9 @@ def layer(x=X, edges=EDGES, conv=GCNConv, **options):
         (lambda: MGICLinear("64"), ValueError, "channels must be a whole number, got '64'"),
         (lambda: create_model("dgcnn", k=3.5), ValueError, "k must be a whole number, got 3.5"),
         (lambda: create_model("mgic_difgcn"), ValueError, "did you mean 'mgic_diffgcn'"),
-        (
-            lambda: mgic_vision.create_model("mgic_resnet65"),
-            ValueError,
-            "did you mean 'mgic_resnet56'",
-        ),
-        (
-            lambda: mgic_vision.create_model("mgic_resnet56", in_chans=0),
-            ValueError,
-            "in_chans must be at least 1, got 0",
-        ),
-        (
-            lambda: mgic_geo.convert(GCNConv, group_size=8),
-            TypeError,
-            "which makes one: call it first",
-        ),
+        (lambda: images("mgic_resnet65"), ValueError, "did you mean 'mgic_resnet56'"),
+        (lambda: images("resnet56", in_chans=0), ValueError, "in_chans must be at least 1, got 0"),
+        (lambda: convert(GCNConv, group_size=8), TypeError, "which makes one: call it first"),
         (lambda: mgic_vision.convert(resnet18, group_size=8), TypeError, "call it first"),
         (lambda: mgic_vision.convert("resnet18", group_size=8), TypeError, "got 'resnet18'"),
         (lambda: mgic_geo.fuse(GCNConv), TypeError, "model must be a module"),

@@ -30,6 +30,8 @@ N = 30
 EDGES = torch.randint(0, N, (2, 100), generator=torch.Generator().manual_seed(0))
 POS = torch.rand(N, 3, generator=torch.Generator().manual_seed(1))
 X = torch.randn(N, 16, generator=torch.Generator().manual_seed(2))
+GRAPH = to_adjacency(EDGES, N, N)
+OPERATORS = derivative_operators(GRAPH, GRAPH.sort(edge_gradients(POS, EDGES)))
 
 
 def with_node(row: int, node: int) -> torch.Tensor:
@@ -95,30 +97,23 @@ def test_a_sparse_adjacency_has_a_pointer_for_every_row_and_one_more(layout, cou
 @pytest.mark.fault(46)
 @pytest.mark.parametrize("nodes", [50, 10])
 def test_a_graph_of_another_size_is_refused_with_both_numbers(nodes):
-    graph = to_adjacency(EDGES, N, N)
-    operators = derivative_operators(graph, graph.sort(edge_gradients(POS, EDGES)))
     x = torch.randn(nodes, 16)
     with pytest.raises(ValueError, match=f"those of {N} nodes, got features of {nodes}"):
-        DiffGCNConv(16, 16)(x, operators)
+        DiffGCNConv(16, 16)(x, OPERATORS)
     for layer in (GroupedEdgeConv(16, 16), MGICMessagePassing(16, 16, GroupedEdgeConv)):
         with pytest.raises(ValueError, match=f"{N} sources and {N} targets, got .* {nodes}"):
-            layer(x, graph)
+            layer(x, GRAPH)
 
 
 @pytest.mark.fault(45)
 @needs_compiler
 @pytest.mark.parametrize("node", [N, 10**7, -1, -(2**62)])
 def test_ready_made_graphs_are_looked_at_where_they_are_read(node):
-    graph = to_adjacency(EDGES, N, N)
-    bad = graph._replace(index=graph.index.clone())
-    bad.index[50] = node
-    with pytest.raises(ValueError, match=rf"index\[50\] must be from 0 to {N - 1}, got {node}"):
-        GroupedEdgeConv(16, 16)(X, bad)
-    operators = derivative_operators(graph, graph.sort(edge_gradients(POS, EDGES)))
-    wrong = operators._replace(index=operators.index.clone())
-    wrong.index[50] = node
-    with pytest.raises(ValueError, match=rf"index\[50\] must be from 0 to {N - 1}, got {node}"):
-        DiffGCNConv(16, 16)(X, wrong)
+    for layer, graph in ((GroupedEdgeConv, GRAPH), (DiffGCNConv, OPERATORS)):
+        bad = graph._replace(index=graph.index.clone())
+        bad.index[50] = node
+        with pytest.raises(ValueError, match=rf"index\[50\] must be from 0 to {N - 1}, got {node}"):
+            layer(16, 16)(X, bad)
 
 
 @needs_compiler
@@ -151,8 +146,6 @@ def test_sums_without_room_are_refused():
 
 
 SOURCE, TARGET = EDGES.repeat(1, 2)[:, :101]
-GRAPH = to_adjacency(EDGES, N, N)
-OPERATORS = derivative_operators(GRAPH, GRAPH.sort(edge_gradients(POS, EDGES)))
 WEIGHT = torch.randn(2, 3, 8)
 MIX = torch.randn(2, 3, 56)
 FITTING = {
@@ -266,15 +259,14 @@ def test_a_bias_of_another_kind_is_refused_by_name():
 
 @pytest.mark.fault(47)
 def test_graphs_and_weights_of_other_types_are_right():
-    graph = to_adjacency(EDGES, N, N)
     conv, edge = DiffGCNConv(16, 16), GroupedEdgeConv(16, 16)
     weights = edge_gradients(POS, EDGES)
     expected = conv(X, EDGES, weights)
     assert_close(conv(X, EDGES, weights.double()), expected, rtol=1e-4, atol=1e-4)
     assert_close(edge_gradients(POS, EDGES.int()), weights, rtol=0, atol=0)
     assert_close(conv(X, EDGES.int(), weights), expected, rtol=0, atol=0)
-    short = Adjacency(graph.ptr.int(), graph.index.int(), N)
-    assert_close(edge(X, short), edge(X, graph), rtol=0, atol=0)
+    short = Adjacency(GRAPH.ptr.int(), GRAPH.index.int(), N)
+    assert_close(edge(X, short), edge(X, GRAPH), rtol=0, atol=0)
 
 
 @needs_compiler

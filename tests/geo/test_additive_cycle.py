@@ -26,14 +26,11 @@ from mgic_geo import (
     transfer,
 )
 from mgic_geo.nn import structured_linear
+from tests.neighbor_clouds import normal
 
-pytestmark = pytest.mark.usefixtures("kernels")
+kernels = pytest.mark.usefixtures("kernels")
 
 EDGES = torch.tensor([[0, 1, 2, 3, 4, 2], [1, 2, 3, 4, 0, 0]])
-
-
-def matrices(side):
-    return [oracles.block_diagonal(transfer.weight) for transfer in side]
 
 
 def linear_layers(level):
@@ -50,7 +47,7 @@ def test_block_is_the_sum_over_its_levels(channels):
     block = make_block(channels, linear_layers)
     x = torch.randn(7, channels, dtype=torch.float64)
     expected = oracles.additive_cycle(
-        x, block.layers, matrices(block.restrict), matrices(block.prolong)
+        x, block.layers, oracles.matrices(block.restrict), oracles.matrices(block.prolong)
     )
     assert_close(block(x), expected)
     assert_close(block.change(x), expected - x)
@@ -60,7 +57,9 @@ def test_branches_are_summed_and_the_features_added_once():
     block = make_block(16, lambda level: Residual(linear_layers(level)))
     x = torch.randn(7, 16, dtype=torch.float64)
     branches = [layer.branch for layer in block.layers]
-    change = oracles.additive_cycle(x, branches, matrices(block.restrict), matrices(block.prolong))
+    change = oracles.additive_cycle(
+        x, branches, oracles.matrices(block.restrict), oracles.matrices(block.prolong)
+    )
     assert_close(block(x), x + change)
     assert_close(block.change(x), change)
 
@@ -107,8 +106,8 @@ def test_structured_matrix_equals_its_levels(widths, monkeypatch):
 
             return apply
 
-        total, parts, ups = 0, x.unflatten(1, (-1, width)), matrices(layer.block.prolong)
-        downs = [torch.eye(width, dtype=x.dtype), *matrices(layer.block.restrict)]
+        total, parts, ups = 0, x.unflatten(1, (-1, width)), oracles.matrices(layer.block.prolong)
+        downs = [torch.eye(width, dtype=x.dtype), *oracles.matrices(layer.block.restrict)]
         for index, part in enumerate(layer.block.layers):
             parts = parts @ downs[index].T
             result = level(part)(parts)
@@ -210,25 +209,22 @@ def test_what_has_no_linear_map_is_refused():
         MGICMessagePassing(-1, 32, pyg.SAGEConv, cycle="additive")
 
 
+@kernels
 @pytest.mark.parametrize(("name", "weights"), [("mgic_dgcnn", 37_706), ("mgic_diffgcn", 64_266)])
-def test_fused_networks_run_what_their_dense_twins_run(name, weights, clouds):
+def test_fused_networks_run_what_their_dense_twins_run(name, weights):
     torch.manual_seed(0)
+    inputs = normal(60, 3), torch.arange(60) // 20
     model = create_model(name, cycle="additive", coarse_size=16, k=4)
     assert (num_weights(model), model.num_hops) == (weights, 6)
-    model(*clouds)
+    model(*inputs)
     fused, twin = fuse(model), fuse(create_model(name.removeprefix("mgic_"), k=4))
     assert not any(isinstance(module, StructuredLinear) for module in fused.modules())
     assert num_weights(fused) == num_weights(twin)
-    assert explain(fused, *clouds).calls == explain(twin, *clouds).calls
-    assert_close(fused(*clouds), model.eval()(*clouds), rtol=1e-4, atol=1e-4)
+    assert explain(fused, *inputs).calls == explain(twin, *inputs).calls
+    assert_close(fused(*inputs), model.eval()(*inputs), rtol=1e-4, atol=1e-4)
 
 
-@pytest.fixture
-def clouds():
-    generator = torch.Generator().manual_seed(0)
-    return torch.rand(60, 3, generator=generator), torch.arange(3).repeat_interleave(20)
-
-
+@kernels
 @pytest.mark.parametrize("cycle", ["multiplicative", "additive"])
 @pytest.mark.parametrize("make_norm", [None, nn.BatchNorm1d])
 def test_fused_linear_cycles_are_one_map(cycle, make_norm):
@@ -241,9 +237,8 @@ def test_fused_linear_cycles_are_one_map(cycle, make_norm):
     assert_close(fused(x), model.eval()(x), rtol=1e-5, atol=1e-5)
 
 
-def test_cycles_with_activations_or_wide_ones_are_not_multiplied_out():
+def test_cycles_with_activations_are_not_multiplied_out():
     assert isinstance(fuse(nn.Sequential(MGICLinear(32, make_act=nn.ReLU)))[0], MGICLinear)
-    assert isinstance(fuse(nn.Sequential(MGICLinear(520, group_size=8)))[0], MGICLinear)
 
 
 def test_the_widest_that_are_multiplied_out_are_those_that_the_docs_name():
@@ -282,17 +277,6 @@ def test_state_comes_back_and_is_drawn_again():
     layer.reset_parameters()
     assert not torch.equal(layer.block.lin.weight, before)
     assert "cycle='additive', conv=DiffGCNConv(32, 32, groups=1)" in repr(layer)
-
-
-def test_wrong_arguments_of_convert_are_errors_and_not_reasons_to_leave():
-    model = pyg.GraphSAGE(16, 64, num_layers=3, out_channels=4)
-    for options, match in (
-        ({"cycle": "v"}, "cycle must be one of multiplicative, additive, got 'v'"),
-        ({"coarse_size": 0}, "coarse_size must be at least 1, got 0"),
-        ({"norm": "no_norm"}, "no_norm"),
-    ):
-        with pytest.raises(ValueError, match=match):
-            convert(model, group_size=8, **options)
 
 
 def test_convolutions_without_linear_maps_are_left():

@@ -127,7 +127,10 @@ def test_reasons_are_said():
     [
         ({"include": ["conv"]}, r"no known block fits 'conv'; there are convs\.0, convs\.1"),
         ({"group_size": 0}, "group_size must be at least 1, got 0"),
+        ({"coarse_size": 0}, "coarse_size must be at least 1, got 0"),
         ({"min_width": 0}, "min_width must be at least 1, got 0"),
+        ({"norm": "no_norm"}, "no_norm"),
+        ({"cycle": "v"}, "cycle must be one of multiplicative, additive, got 'v'"),
     ],
 )
 def test_what_cannot_be_done_is_said(options, message):
@@ -142,7 +145,5 @@ def test_model_without_convolutions_is_refused():
 
 def test_a_convolution_that_keeps_features_is_left():
     model = nn.Sequential(pyg.SGConv(64, 64, cached=True))
-    with pytest.raises(ValueError, match="take cached=False"):
-        MGICMessagePassing(64, 64, pyg.SGConv, cached=True)
     _, report = convert(model, group_size=16)
     assert "take cached=False" in str(report)

@@ -6,7 +6,6 @@ import gc
 import pytest
 import torch
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils import prune
 from torch.testing import assert_close
 from torch_geometric.nn import GCNConv
@@ -20,6 +19,7 @@ from mgic_geo import (
     list_models,
 )
 from mgic_geo.ops.grouped_linear import Packing, _kept
+from tests.image_networks import assert_equal, norms, shift_norms
 from tests.kernels import needs_compiler
 
 BATCH = torch.arange(3).repeat_interleave(14)
@@ -28,16 +28,12 @@ POINTS = torch.rand(42, 3, generator=torch.Generator().manual_seed(0)), BATCH
 
 def trained(model: nn.Module, *inputs) -> nn.Module:
     """After a few steps, and with scales and shifts of both signs."""
-    generator = torch.Generator().manual_seed(0)
     optimizer = torch.optim.SGD(model.train().parameters(), lr=0.05)
     for _ in range(3):
         optimizer.zero_grad()
         model(*inputs).square().mean().backward()
         optimizer.step()
-    for norm in norms(model):
-        norm.weight.data += 0.3 * torch.randn(norm.weight.shape, generator=generator)
-        norm.bias.data += 0.3 * torch.randn(norm.bias.shape, generator=generator)
-    return model
+    return shift_norms(model)
 
 
 @needs_compiler
@@ -75,10 +71,6 @@ def test_a_fused_network_that_is_gone_leaves_nothing_packed():
     assert len(_kept) == before
 
 
-def norms(model: nn.Module) -> list[_BatchNorm]:
-    return [module for module in model.modules() if isinstance(module, _BatchNorm)]
-
-
 def assert_fuses(model: nn.Module, *inputs) -> nn.Module:
     before = copy.deepcopy(model.state_dict())
     fused = fuse(model)
@@ -87,8 +79,7 @@ def assert_fuses(model: nn.Module, *inputs) -> nn.Module:
     assert not any(parameter.requires_grad for parameter in fused.parameters())
     with torch.no_grad():
         y, expected = fused(*inputs), copy.deepcopy(model).eval()(*inputs)
-    scale = expected.abs().max()
-    assert_close(y / scale, expected / scale, rtol=0, atol=1e-4)
+    assert_equal(y, expected)
     assert_close(fused(*inputs), y, rtol=0, atol=0)  # where gradients may be recorded
     return fused
 

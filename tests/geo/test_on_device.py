@@ -1,12 +1,13 @@
 """What other devices run, on a processor, against what the processor runs."""
 
+from itertools import product
+
 import pytest
 import torch
 from torch import nn
-from torch.nn import functional
 from torch.testing import assert_close
 
-from mgic_geo import create_model, create_segmenter, knn_graph, knn_indices, list_models
+from mgic_geo import create_segmenter, knn_graph, knn_indices
 from mgic_geo.graphs.adjacency import from_neighbors, neighbor_max, to_adjacency
 from mgic_geo.graphs.derivatives import derivative_operators, edge_gradients
 from mgic_geo.graphs.neighbors import cloud_table
@@ -15,33 +16,23 @@ from mgic_geo.nn.norm_act import norm_act
 from mgic_geo.ops import knn_batched
 from mgic_geo.ops.grouped_linear import grouped_linear
 from mgic_geo.ops.host import as_on_device
-from tests.kernels import kernels_off
+from tests.clouds import NETWORKS, make_network, outputs_and_gradients
 from tests.neighbor_clouds import CLOUDS, PRODUCT, integers, normal, oracle, ragged_batch
 
 MISSING = torch.tensor([[1, 2], [0, -1], [-1, -1], [0, 1]])
 
 
-@pytest.fixture(scope="module", autouse=True)
-def plain():
-    with kernels_off():
-        yield
+pytestmark = pytest.mark.usefixtures("plain")
 
 
 # Neighbors
 
 
-@pytest.mark.parametrize("k", [1, 10])
-@pytest.mark.parametrize("name", CLOUDS)
+@pytest.mark.parametrize(
+    ("name", "k"), [*product(CLOUDS, (1, 10)), *product(["dim 3"], (20, 199, 300))]
+)
 def test_order_is_by_distance_then_index(name, k):
     x = CLOUDS[name]()
-    with as_on_device():
-        found = knn_indices(x, k)
-    assert_close(found, oracle(x, k))
-
-
-@pytest.mark.parametrize("k", [20, 199, 300])
-def test_k_may_be_large(k):
-    x = normal(PRODUCT, 3)
     with as_on_device():
         found = knn_indices(x, k)
     assert_close(found, oracle(x, k))
@@ -204,27 +195,15 @@ def test_a_norm_moves_its_statistics_alike(momentum):
 # Networks
 
 
-def loss_and_gradients(model, *inputs):
-    torch.manual_seed(0)  # of dropout
-    y = model(*inputs)
-    loss = functional.cross_entropy(y, torch.arange(len(y)) % y.size(1))
-    return y, torch.autograd.grad(loss, list(model.parameters()))
-
-
-@pytest.mark.parametrize("cycle", ["multiplicative", "additive"])
 @pytest.mark.parametrize("sizes", [(20, 20, 20), (35, 4, 21)])
-@pytest.mark.parametrize("name", list_models())
-def test_networks_have_the_same_outputs_and_gradients(name, sizes, cycle):
-    if cycle == "additive" and "mgic" not in name:
-        pytest.skip("has no cycle")
-    torch.manual_seed(0)
-    options = {"cycle": cycle} if "mgic" in name else {}
-    model = create_model(name, 3, k=5, width=16, **options).double()
+@pytest.mark.parametrize("name", NETWORKS)
+def test_networks_have_the_same_outputs_and_gradients(name, sizes):
+    model = make_network(name, 3, k=5, width=16).double()
     batch = torch.arange(3).repeat_interleave(torch.tensor(sizes))
     pos = normal(60, 3).double()
-    expected = loss_and_gradients(model, pos, batch, 3)
+    expected = outputs_and_gradients(model, pos, batch, 3)
     with as_on_device():
-        found = loss_and_gradients(model, pos, batch, 3, max(sizes))
+        found = outputs_and_gradients(model, pos, batch, 3, max(sizes))
     assert_close(found, expected)
 
 

@@ -66,14 +66,6 @@ def test_neighbors_come_from_the_same_cloud(k: int) -> None:
 
 
 @pytest.mark.parametrize("dim", [1, 2, 3, 5])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_neighbors_are_those_of_scipy(dim: int, dtype: torch.dtype) -> None:
-    x, y = normal(500, dim).to(dtype), normal(200, dim, seed=1).to(dtype)
-    _, expected = KDTree(x.double().numpy()).query(y.double().numpy(), 6)
-    assert_close(knn(x, y, 6)[1].view(200, 6), torch.as_tensor(expected))
-
-
-@pytest.mark.parametrize("dim", [1, 2, 3, 5])
 @pytest.mark.parametrize("r", [0.0, 0.05, 0.5, 20.0])
 def test_points_in_a_radius_are_those_of_scipy(r: float, dim: int) -> None:
     x, y = normal(300, dim), normal(100, dim, seed=1)

@@ -32,7 +32,7 @@ def equal_clouds(num: int, size: int) -> tuple[Tensor, Tensor]:
 
 
 @pytest.mark.parametrize("name", MODELS)
-@pytest.mark.parametrize("size", [5, 40, 200])
+@pytest.mark.parametrize("size", [5, 40])
 def test_dense_form_gives_what_the_network_gives(name, size):
     model, (pos, batch) = network(name), equal_clouds(3, size)
     assert_close(DensePointCloud(model)(pos), model(pos.flatten(0, 1), batch), rtol=0, atol=1e-5)

@@ -27,12 +27,6 @@ def test_scores_are_a_map_of_the_point_and_of_the_whole():
     assert_close(model(pos, batch), expected, **CLOSE)
 
 
-def test_batch_of_clouds_equals_a_run_for_each():
-    model, (pos, batch) = small("mgic_diffgcn", create_segmenter).eval(), clouds(12, 1, 9)
-    apart = torch.cat([model(pos[batch == cloud]) for cloud in range(3)])
-    assert_close(model(pos, batch), apart, **CLOSE)
-
-
 def test_the_head_of_the_classifier_is_gone():
     backbone = create_model("pointnet", width=8)
     model = PointCloudSegmenter(backbone, 5)

@@ -24,6 +24,9 @@ from mgic_geo.nn.grouped_conv import LoopConv, VmapConv, make_grouped_conv
 
 NODES, CHANNELS, GROUPS, THREADS = 7, 8, 2, 6
 EDGES = torch.tensor([[5, 0, 0, 3, 2, 1, 4, 5], [0, 1, 1, 1, 2, 3, 3, 4]])
+# of the second, the groups run one by one
+GRAPHS = {"index": EDGES, "EdgeIndex": EdgeIndex(EDGES, sparse_size=(NODES, NODES))}
+on_graphs = pytest.mark.parametrize("edges", GRAPHS.values(), ids=GRAPHS)
 
 
 def draw(seed=0):
@@ -88,13 +91,10 @@ def assert_unchanged(module, before):
 
 
 @pytest.mark.parametrize("conv", [pyg.GATConv, gin], ids=["attention", "batch norm"])
-@pytest.mark.parametrize("kind", ["index", "EdgeIndex"])
-def test_threads_get_the_values_of_one_thread_and_leave_the_parameters(conv, kind):
+@on_graphs
+def test_threads_get_the_values_of_one_thread_and_leave_the_parameters(conv, edges):
     model = MGICMessagePassing(CHANNELS, CHANNELS, conv, group_size=2, strategy="vmap").eval()
     assert isinstance(model.block.layers[0], VmapConv)
-    edges = EDGES
-    if kind == "EdgeIndex":  # the groups run one by one
-        edges = EdgeIndex(EDGES, sparse_size=(NODES, NODES)).sort_by("col").values
     seeds = range(THREADS)
     with torch.no_grad():
         expected = [model(draw(seed), edges) for seed in seeds]
@@ -144,10 +144,9 @@ class Keeping(Plain):
         return self.lin(x)
 
 
-@pytest.mark.parametrize("kind", ["index", "EdgeIndex"])
-def test_a_call_leaves_nothing_on_the_module(kind):
+@on_graphs
+def test_a_call_leaves_nothing_on_the_module(edges):
     conv = stack(Keeping)
-    edges = EDGES if kind == "index" else EdgeIndex(EDGES, sparse_size=(NODES, NODES))
     out = conv(draw(), edges)
     kept = conv.conv
     assert (kept.seen, kept.history, kept.nested) == (None, [], {"last": [None]})
@@ -264,12 +263,11 @@ class Referring(nn.Module):
         return self.fourth(self.third(more["next"][0](x)))
 
 
-@pytest.mark.parametrize("kind", ["index", "EdgeIndex"])
-def test_second_names_of_layers_methods_and_parameters_follow_the_copy(kind):
+@on_graphs
+def test_second_names_of_layers_methods_and_parameters_follow_the_copy(edges):
     conv = make_grouped_conv(Referring, CHANNELS, CHANNELS, GROUPS)
     assert type(conv) is VmapConv
     loop = loop_of(conv)
-    edges = EDGES if kind == "index" else EdgeIndex(EDGES, sparse_size=(NODES, NODES))
     out, expected = conv(draw(), edges), loop(draw(), edges)
     assert_close(out, expected)
     out.square().sum().backward()

@@ -149,12 +149,6 @@ def test_values_gradients_and_buffers_equal_those_of_a_loop_of_copies(name, form
             assert_close(buffer, values.reshape(buffer.shape))
 
 
-@fast_forms
-def test_groups_do_not_mix(name, form):
-    _, conv = make_pair(name, form)
-    assert_groups_apart(coupling(conv.eval(), CASES[name][1]))
-
-
 @pytest.mark.parametrize(
     "leaky",
     [
@@ -236,29 +230,23 @@ def test_targets_without_features_take_their_number_from_size(name, form):
     assert_close(out, loop(x, edges, size=(6, 3)))
 
 
+# an edge that is there twice is one of weight 2
+MATRIX = torch.sparse_coo_tensor(EDGES.flip(0), torch.ones(EDGES.size(1)), (NODES, NODES))
+ADJACENCIES = {
+    "EdgeIndex": EdgeIndex(EDGES, sparse_size=(NODES, NODES)).sort_by("col").values,
+    "sparse": MATRIX.coalesce().to_sparse_csr(),
+    "no edges": EDGES[:, :0],
+}
+
+
 @pytest.mark.parametrize("form", [WideConv, VmapConv])
 @pytest.mark.parametrize("name", ["gcn", "sage", "graph", "gin", "gat", "transformer"])
-@pytest.mark.parametrize("kind", ["EdgeIndex", "sparse"])
+@pytest.mark.parametrize("adjacency", ADJACENCIES.values(), ids=ADJACENCIES)
 @pytest.mark.filterwarnings("ignore:Sparse CSC tensor support")  # the first one of a process
-def test_other_kinds_of_adjacency_agree_with_the_loop(kind, name, form):
+def test_other_kinds_of_adjacency_agree_with_the_loop(adjacency, name, form):
     loop, conv = make_pair(name, form)
     loop, conv, x = loop.float(), conv.float(), draw(NODES, CHANNELS).float()
-    if kind == "EdgeIndex":
-        adjacency = EdgeIndex(EDGES, sparse_size=(NODES, NODES)).sort_by("col").values
-    else:
-        index = EDGES[:, 1:].flip(0)  # each edge once
-        size = NODES, NODES
-        adjacency = torch.sparse_coo_tensor(index, torch.ones(index.size(1)), size).coalesce()
-        adjacency = adjacency.to_sparse_csr()
     assert_close(conv(x, adjacency), loop(x, adjacency))
-
-
-@pytest.mark.parametrize("form", [WideConv, VmapConv])
-@pytest.mark.parametrize("name", ["gcn", "graph", "gat", "gin"])
-def test_a_graph_without_edges_works(name, form):
-    loop, conv = make_pair(name, form)
-    x, edges = draw(NODES, CHANNELS), EDGES[:, :0]
-    assert_close(conv(x, edges), loop(x, edges))
 
 
 def test_leading_axes_of_static_graphs_are_kept():
@@ -330,17 +318,13 @@ def test_a_state_dict_carries_everything_over(strategy):
     assert_close(second.eval()(x, EDGES), first.eval()(x, EDGES), rtol=0, atol=0)
 
 
-def test_modules_among_the_keyword_arguments_are_not_shared_by_the_copies():
+def test_modules_among_the_keyword_arguments_are_not_shared_by_copies_nor_by_levels_of_a_cycle():
     aggregation = pyg.SoftmaxAggregation(learn=True)
-    conv = make_grouped_conv(pyg.SAGEConv, 8, 8, 2, strategy="loop", aggr=aggregation)
-    ids = {id(narrow.aggr_module.t) for narrow in conv.convs}
-    assert len(ids | {id(aggregation.t)}) == 3
-
-
-def test_modules_among_the_keyword_arguments_are_not_shared_by_levels_of_a_cycle():
-    aggregation = pyg.SoftmaxAggregation(learn=True)
-    first, second = (make_grouped_conv(pyg.SAGEConv, 8, 8, 1, aggr=aggregation) for _ in range(2))
-    assert len({id(conv.aggr_module) for conv in (first, second)} | {id(aggregation)}) == 3
+    copies = make_grouped_conv(pyg.SAGEConv, 8, 8, 2, strategy="loop", aggr=aggregation).convs
+    levels = [make_grouped_conv(pyg.SAGEConv, 8, 8, 1, aggr=aggregation) for _ in range(2)]
+    modules = [aggregation, *(conv.aggr_module for conv in (*copies, *levels))]
+    assert len({id(module) for module in modules}) == 5
+    assert len({id(module.t) for module in modules}) == 5
 
 
 @functools.cache

@@ -32,6 +32,7 @@ from mgic_geo import (
 from mgic_geo.graphs.adjacency import to_adjacency
 from mgic_geo.nn.width_change import WidthChange
 from tests.graphs import CONVS, EDGES, NODES
+from tests.slow import some
 
 kernels = pytest.mark.usefixtures("kernels")
 EXACT = {"rtol": 0, "atol": 0}
@@ -211,14 +212,8 @@ QUICK = (
 )
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        *QUICK,
-        *(pytest.param(n, marks=pytest.mark.slow) for n in sorted(CYCLES.keys() - set(QUICK))),
-        pytest.param("GATConv, vmap", marks=pytest.mark.slow),  # as in its cycle
-    ],
-)
+# the last one as in its cycle
+@pytest.mark.parametrize("name", some(dict.fromkeys([*QUICK, *CYCLES, "GATConv, vmap"]), *QUICK))
 def test_layers_compile_to_one_graph_with_the_same_gradients(name):
     torch.compiler.reset()
     # two levels; all others have more, which take as long again
@@ -248,10 +243,10 @@ def test_is_differentiable_twice_in_inputs_and_parameters(name, check):
     layer, channels = SMOOTH[name]
     layer = copy.deepcopy(layer).double()
     edges = torch.tensor([[1, 2, 2, 0], [0, 0, 1, 1]])
-    x, attr = torch.randn(3, channels).double(), torch.randn(4, 3).double()
+    graph, attr = (edges,) if "Conv" in name else (), torch.randn(4, 3).double()
+    x = torch.randn(3 if graph else 2, channels).double()
     leaves = dict(layer.named_parameters()) | {"x": x}
     leaves |= {"edge_attr": attr} if "Diff" in name else {}
-    graph = (edges,) if "Conv" in name else ()
 
     def apply(*tensors: Tensor) -> Tensor:
         state = dict(zip(leaves, tensors, strict=True))

@@ -10,7 +10,7 @@ from mgic_geo import MGICMLP, MGICLinear, level_plan, multiply_adds, num_weights
 from mgic_geo.levels import MGICBlock, Residual
 from tests import oracles
 
-pytestmark = pytest.mark.usefixtures("kernels")
+kernels = pytest.mark.usefixtures("kernels")
 
 
 def dense(linear):
@@ -28,10 +28,7 @@ def test_layer_is_the_cycle_of_its_definition(channels, options):
         linear = part if number == 0 or "make_act" not in options else part.linear
         act = torch.tanh if linear is not part else (lambda x: x)
         maps.append(partial(lambda f, act, x: act(f(x)), dense(linear), act))
-    transfers = [
-        [oracles.block_diagonal(r.weight) for r in side]
-        for side in (layer.block.restrict, layer.block.prolong)
-    ]
+    transfers = map(oracles.matrices, (layer.block.restrict, layer.block.prolong))
     x = torch.randn(7, channels, dtype=torch.float64)
     assert_close(layer(x), oracles.mgic_cycle(x, maps, *transfers), rtol=1e-12, atol=1e-12)
 
@@ -44,6 +41,7 @@ def test_layer_without_activation_is_linear_and_with_one_it_is_not():
     assert (bent(2 * x - y) - (2 * bent(x) - bent(y))).abs().max() > 1e-3
 
 
+@kernels
 def test_identity_maps_give_the_identity_bit_for_bit():
     layer = MGICLinear(48, group_size=8)
     with torch.no_grad():
@@ -54,6 +52,7 @@ def test_identity_maps_give_the_identity_bit_for_bit():
     assert_close(layer(x), x, rtol=0, atol=0)
 
 
+@kernels
 def test_no_levels_equal_the_dense_layer():
     layer = MGICLinear(16, group_size=16, min_levels=0)
     linear = nn.Linear(16, 16)
@@ -77,6 +76,7 @@ def test_cost_is_that_of_the_cost_line(channels):
     assert multiply_adds(layer, torch.ones(5, channels)) == 5 * (maps + transfers)
 
 
+@kernels
 def test_leading_axes_and_dtype_are_kept():
     layer = MGICLinear(16, group_size=4, make_act=nn.ReLU)
     x = torch.randn(2, 3, 16)
@@ -107,6 +107,7 @@ def test_mlp_has_its_layers_and_every_weight_gets_a_gradient():
     assert all(parameter.grad.abs().max() > 0 for parameter in model.parameters())
 
 
+@kernels
 def test_mlp_takes_its_width_from_the_first_input_and_the_state_can_be_kept():
     model, other = MGICMLP(-1, 32, 1, 3), MGICMLP(-1, 32, 1, 3)
     x = torch.randn(10, 7)
@@ -134,6 +135,7 @@ def test_change_is_what_the_cycle_adds(finest_is_residual):
     assert_close(block.change(x), block(x) - x, rtol=1e-12, atol=1e-12)
 
 
+@kernels
 def test_change_of_a_branch_scaled_down_is_not_rounded_away():
     def make_layer(level):
         branch = nn.Linear(level.outer, level.outer)

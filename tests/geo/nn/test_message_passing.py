@@ -19,13 +19,13 @@ from mgic_geo import (
 from mgic_geo.nn.grouped_conv import LoopConv, VmapConv, WideConv
 from tests.graphs import CONVS, EDGES, NODES
 
+X = torch.randn(NODES, 32, generator=torch.Generator().manual_seed(1))
 TAKE_PAIRS = [conv for conv in CONVS.values() if conv is not pyg.GCNConv]
 
 
-@pytest.fixture
-def graph() -> tuple[torch.Tensor, torch.Tensor]:
+@pytest.fixture(autouse=True)
+def seeded():
     torch.manual_seed(0)
-    return torch.randn(NODES, 32), EDGES
 
 
 def channels_seen(layer: nn.Module, *inputs: torch.Tensor) -> torch.Tensor:
@@ -40,14 +40,12 @@ def channels_seen(layer: nn.Module, *inputs: torch.Tensor) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("conv", CONVS.values())
-def test_every_output_channel_sees_every_input_channel(conv, graph):
-    x, edge_index = graph
-    assert channels_seen(MGICMessagePassing(32, 32, conv), x, edge_index).all()
+def test_every_output_channel_sees_every_input_channel(conv):
+    assert channels_seen(MGICMessagePassing(32, 32, conv), X, EDGES).all()
 
 
 @pytest.mark.parametrize("conv", TAKE_PAIRS)
 def test_bipartite_input_gives_a_row_a_target(conv):
-    torch.manual_seed(0)
     x = torch.randn(7, 16), torch.randn(5, 24)
     edge_index = torch.tensor([[0, 6, 3, 2], [0, 0, 4, 1]])
     layer = MGICMessagePassing((16, 24), 32, conv)
@@ -57,27 +55,24 @@ def test_bipartite_input_gives_a_row_a_target(conv):
     assert all(p.grad is not None for p in layer.parameters())
 
 
-def test_sources_equal_to_targets_make_bipartite_equal_to_plain(graph):
-    x, edge_index = graph
+def test_sources_equal_to_targets_make_bipartite_equal_to_plain():
     layer = MGICMessagePassing(32, 32, pyg.SAGEConv, min_levels=0, coarse_size=32).eval()
-    assert_close(layer((x, x), edge_index), layer(x, edge_index))
+    assert_close(layer((X, X), EDGES), layer(X, EDGES))
 
 
 @pytest.mark.parametrize("width", [8, 16, 32, 40])
-def test_a_lazy_layer_takes_its_width_from_the_first_input(width, graph):
-    edge_index = graph[1]
-    torch.manual_seed(1)
+def test_a_lazy_layer_takes_its_width_from_the_first_input(width):
     lazy = MGICMessagePassing(-1, 32, pyg.SAGEConv)
     copied = copy.deepcopy(lazy)
     copied.reset_parameters()
-    assert lazy(torch.randn(12, width), edge_index).shape == (12, 32)
+    assert lazy(torch.randn(12, width), EDGES).shape == (12, 32)
     eager = MGICMessagePassing(width, 32, pyg.SAGEConv)
     assert {k: v.shape for k, v in lazy.state_dict().items()} == {
         k: v.shape for k, v in eager.state_dict().items()
     }
     copied.load_state_dict(eager.state_dict())
     x = torch.randn(12, width)
-    assert_close(copied.eval()(x, edge_index), eager.eval()(x, edge_index))
+    assert_close(copied.eval()(x, EDGES), eager.eval()(x, EDGES))
 
 
 def test_a_lazy_layer_can_be_saved_and_loaded_before_its_first_input():
@@ -98,37 +93,33 @@ def test_num_hops_is_how_far_an_output_sees():
         assert 9 - int(reached) == layer.num_hops
 
 
-def test_edge_weights_and_attributes_reach_every_level(graph):
-    x, edge_index = graph
-    weight = torch.rand(edge_index.size(1), requires_grad=True)
-    layer = MGICMessagePassing(32, 32, pyg.GCNConv).eval()
-    out = layer(x, edge_index, edge_weight=weight)
-    assert (torch.autograd.grad(out.square().sum(), weight)[0] != 0).any()
-    attributes = torch.rand(edge_index.size(1), 3)
-    attention = MGICMessagePassing(32, 32, pyg.TransformerConv, edge_dim=3).eval()
-    first = attention(x, edge_index, edge_attr=attributes)
-    assert (first - attention(x, edge_index, edge_attr=2 * attributes)).abs().max() > 1e-4
+def test_edge_weights_reach_every_level():
+    weight, layer, seen = torch.rand(EDGES.size(1)), MGICMessagePassing(32, 32, pyg.GCNConv), []
+    for part in layer.block.layers:
+        part.register_forward_hook(lambda *call: seen.append(call[2]), with_kwargs=True)
+    layer(X, EDGES, edge_weight=weight)
+    assert len(seen) == len(layer.levels) == 3
+    assert all(kwargs["edge_weight"] is weight for kwargs in seen)
 
 
-def test_diff_gcn_takes_its_edge_gradients(graph):
-    x, edge_index = graph
-    edge_attr = edge_gradients(torch.rand(12, 3), edge_index)
+def test_diff_gcn_takes_its_edge_gradients():
+    edge_attr = edge_gradients(torch.rand(12, 3), EDGES)
     layer = MGICMessagePassing(32, 32, DiffGCNConv).eval()
-    expected = layer(x, edge_index, edge_attr)
-    order = torch.randperm(edge_index.size(1))
-    assert_close(layer(x, edge_index[:, order], edge_attr=edge_attr[order]), expected)
+    expected = layer(X, EDGES, edge_attr)
+    order = torch.randperm(EDGES.size(1))
+    assert_close(layer(X, EDGES[:, order], edge_attr=edge_attr[order]), expected)
 
 
 @pytest.mark.parametrize(
     ("strategy", "form"),
     [("auto", WideConv), ("wide", WideConv), ("vmap", VmapConv), ("loop", LoopConv)],
 )
-def test_the_strategy_decides_how_the_grouped_levels_run(strategy, form, graph):
+def test_the_strategy_decides_how_the_grouped_levels_run(strategy, form):
     layer = MGICMessagePassing(32, 32, pyg.SAGEConv, strategy=strategy, normalize=False)
     finest, middle, coarsest = layer.block.layers
     assert type(finest) is type(middle.conv) is form
     assert type(coarsest.conv) is pyg.SAGEConv
-    assert layer(*graph).shape == (12, 32)
+    assert layer(X, EDGES).shape == (12, 32)
 
 
 def test_the_strategy_is_not_passed_to_the_convolution():
@@ -148,25 +139,25 @@ def test_an_unknown_strategy_is_refused_before_anything_is_built():
 
 
 @pytest.mark.parametrize("conv", [pyg.SGConv, functools.partial(pyg.SSGConv, alpha=0.1)])
-def test_cached_features_are_refused_as_coarse_weights_would_stop_counting(conv, graph):
+def test_cached_features_are_refused_as_coarse_weights_would_stop_counting(conv):
     with pytest.raises(ValueError, match=r"SS?GConv keeps features .* take cached=False"):
         MGICMessagePassing(32, 32, conv, cached=True)
-    assert_coarse_weights_count(MGICMessagePassing(32, 32, conv), *graph)
+    assert_coarse_weights_count(MGICMessagePassing(32, 32, conv))
 
 
-def test_a_cached_graph_leaves_coarse_weights_counting(graph):
-    assert_coarse_weights_count(MGICMessagePassing(32, 32, pyg.GCNConv, cached=True), *graph)
+def test_a_cached_graph_leaves_coarse_weights_counting():
+    assert_coarse_weights_count(MGICMessagePassing(32, 32, pyg.GCNConv, cached=True))
 
 
-def assert_coarse_weights_count(layer, x, edge_index):
+def assert_coarse_weights_count(layer):
     layer = layer.eval()
     for norm in layer.block.norms:
         nn.init.constant_(norm.module.weight, 1.0)
-    before = layer(x, edge_index)
+    before = layer(X, EDGES)
     with torch.no_grad():
         for parameter in layer.block.layers[-1].parameters():
             parameter.add_(0.5)
-    assert (layer(x, edge_index) != before).any()
+    assert (layer(X, EDGES) != before).any()
 
 
 class TwoLayers(nn.Module):
@@ -180,7 +171,6 @@ class TwoLayers(nn.Module):
 
 
 def test_to_hetero_gives_every_edge_type_its_own_lazy_layer():
-    torch.manual_seed(0)
     data = HeteroData()
     data["paper"].x, data["author"].x = torch.randn(6, 24), torch.randn(4, 10)
     data["author", "writes", "paper"].edge_index = torch.tensor([[0, 1, 3, 3], [0, 5, 2, 1]])
@@ -205,7 +195,7 @@ def test_weights_grow_linearly_with_the_width():
     def weights(width: int) -> int:
         return sum(p.numel() for p in MGICMessagePassing(width, width, pyg.SAGEConv).parameters())
 
-    assert weights(1024) / weights(512) < 2.1
+    assert weights(512) / weights(256) < 2.1
     assert weights(512) < sum(p.numel() for p in pyg.SAGEConv(512, 512).parameters()) / 10
 
 

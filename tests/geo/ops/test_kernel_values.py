@@ -6,30 +6,14 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 
 from mgic_geo import GroupedLinear
-from mgic_geo.graphs.adjacency import to_adjacency
-from mgic_geo.graphs.derivatives import DerivativeOperators, derivative_operators
+from mgic_geo.graphs.derivatives import DerivativeOperators
 from mgic_geo.nn.correction import GraphCorrection
 from mgic_geo.nn.diff_conv import DiffGCNConv
 from mgic_geo.nn.norm_act import norm_act
+from tests.graphs import operators_of
 from tests.kernels import assert_same_on_any_threads, needs_compiler
 
 pytestmark = needs_compiler
-
-
-def operators_of(clouds: int, size: int, generator: torch.Generator) -> DerivativeOperators:
-    """Every node joined with the next one of its cloud and with two others there."""
-    place = torch.arange(size)
-    others = torch.randint(0, size, (2, size), generator=generator)
-    source = torch.cat([(place + 1) % size, *others])
-    edges = torch.stack([source, place.repeat(3)])
-    edges = torch.cat([edges + cloud * size for cloud in range(clouds)], dim=1)
-    graph = to_adjacency(edges, clouds * size, clouds * size)
-    return derivative_operators(graph, torch.randn(edges.size(1), 3, generator=generator) / 3)
-
-
-def in_double(operators: DerivativeOperators) -> DerivativeOperators:
-    doubles = [x.double() if x.is_floating_point() else x for x in operators]
-    return DerivativeOperators(*doubles)
 
 
 @pytest.mark.fault(49)
@@ -39,7 +23,7 @@ def in_double(operators: DerivativeOperators) -> DerivativeOperators:
 @pytest.mark.parametrize(("width", "groups"), [(16, 2), (40, 5)])
 def test_each_cloud_counts_once_in_the_gradients(clouds, size, width, groups):
     generator = torch.Generator().manual_seed(clouds)
-    operators = operators_of(clouds, size, generator)
+    operators = operators_of([size] * clouds)
     x, grad = torch.randn(2, clouds * size, width, generator=generator)
     conv = DiffGCNConv(width, width, groups=groups)
     twin = DiffGCNConv(width, width, groups=groups).double()
@@ -50,7 +34,8 @@ def test_each_cloud_counts_once_in_the_gradients(clouds, size, width, groups):
         return torch.autograd.grad(conv(x, operators), (x, *conv.parameters()), grad)
 
     found = gradients(conv, x, operators, grad)
-    exact = gradients(twin, x.double(), in_double(operators), grad.double())
+    doubles = (part.double() if part.is_floating_point() else part for part in operators)
+    exact = gradients(twin, x.double(), DerivativeOperators(*doubles), grad.double())
     for one, other in zip(found, exact, strict=True):
         scale = other.abs().max()
         assert_close(one.double() / scale, other / scale, rtol=0, atol=5e-6)

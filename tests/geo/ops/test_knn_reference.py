@@ -3,17 +3,16 @@
 import pytest
 import torch
 from hypothesis import given, settings
-from hypothesis import strategies as st
 from torch import Tensor
 from torch.testing import assert_close
 
 from mgic_geo.graphs.neighbors import knn_indices
 from mgic_geo.ops import knn_reference as neighbor_search
-from mgic_geo.ops.csrc import build
 from tests.neighbor_clouds import (
     CLOUDS,
     PRODUCT,
     all_distances,
+    grids,
     half_duplicated,
     integers,
     normal,
@@ -21,12 +20,10 @@ from tests.neighbor_clouds import (
     relu_features,
 )
 
-pytestmark = pytest.mark.usefixtures("kernels")
+pytestmark = pytest.mark.usefixtures("plain")
 
 
 def test_distinct_points_need_no_differences(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(build, "library", lambda: None)
-
     def refuse(*_: object) -> Tensor:
         raise AssertionError("a row fell back")
 
@@ -37,8 +34,6 @@ def test_distinct_points_need_no_differences(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_duplicates_are_decided_among_candidates(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(build, "library", lambda: None)
-
     def refuse(*_: object) -> Tensor:
         raise AssertionError("a row fell back to its whole cloud")
 
@@ -51,7 +46,6 @@ def test_duplicates_are_decided_among_candidates(monkeypatch: pytest.MonkeyPatch
 def test_without_its_bound_the_product_would_err(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(build, "library", lambda: None)
     monkeypatch.setattr(neighbor_search, "_rounding", lambda dim: 0.0)
     x = CLOUDS[name]()
     assert (knn_indices(x, 10) != oracle(x, 10)).any()
@@ -71,15 +65,9 @@ def test_the_product_errs_by_less_than_its_bound(name: str) -> None:
 
 @pytest.mark.fault(30, 31)
 @settings(max_examples=60, deadline=None, derandomize=True)
-@given(data=st.data(), k=st.integers(1, 5), dim=st.integers(1, 3))
-def test_any_grid_cloud_is_searched_exactly(data: st.DataObject, k: int, dim: int) -> None:
-    size = data.draw(st.integers(1, 40))
-    span, num_clouds = data.draw(st.integers(1, 6)), data.draw(st.integers(1, 3))
-    generator = torch.Generator().manual_seed(data.draw(st.integers(0, 2**16)))
-    x = torch.randint(span, (size, dim), generator=generator) * data.draw(
-        st.sampled_from([1.0, 0.1, 1e-30, 1e25])
-    )
-    batch = torch.randint(num_clouds, (size,), generator=generator)
+@given(drawn=grids())
+def test_any_grid_cloud_is_searched_exactly(drawn: tuple[Tensor, int, Tensor]) -> None:
+    x, k, batch = drawn
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(neighbor_search, "_SMALL", 0)
         assert_close(knn_indices(x, k, batch), oracle(x, k, batch))

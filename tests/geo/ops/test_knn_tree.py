@@ -3,8 +3,8 @@
 import pytest
 import torch
 from hypothesis import given, settings
-from hypothesis import strategies as st
 from scipy.spatial import KDTree
+from torch import Tensor
 from torch.nn.functional import normalize
 from torch.testing import assert_close
 
@@ -12,7 +12,7 @@ from mgic_geo.graphs.neighbors import knn_indices
 from mgic_geo.ops import knn_compiled
 from mgic_geo.ops.csrc import build
 from tests.kernels import assert_same_on_any_threads, needs_compiler
-from tests.neighbor_clouds import CLOUDS, integers, normal, oracle, ragged_batch
+from tests.neighbor_clouds import CLOUDS, grids, integers, normal, oracle, ragged_batch
 
 pytestmark = needs_compiler
 N = 700  # more than 2 ** 5 leaves
@@ -64,15 +64,9 @@ def test_clouds_of_other_sizes_grow_a_tree_each() -> None:
 
 @pytest.mark.usefixtures("tree")
 @settings(max_examples=100, deadline=None, derandomize=True)
-@given(data=st.data())
-def test_any_grid_cloud_is_searched_exactly_in_the_tree(data: st.DataObject) -> None:
-    size, span = data.draw(st.integers(1, 150)), data.draw(st.integers(1, 6))
-    generator = torch.Generator().manual_seed(data.draw(st.integers(0, 2**16)))
-    x = torch.randint(span, (size, data.draw(st.integers(1, 3))), generator=generator)
-    x = x * data.draw(st.sampled_from([1.0, 0.1, 1e-30, 1e25]))
-    x = x + data.draw(st.sampled_from([0.0, 100.0]))
-    batch = torch.randint(data.draw(st.integers(1, 4)), (size,), generator=generator)
-    k = data.draw(st.integers(1, 20))
+@given(drawn=grids())
+def test_any_grid_cloud_is_searched_exactly_in_the_tree(drawn: tuple[Tensor, int, Tensor]) -> None:
+    x, k, batch = drawn
     assert_close(knn_indices(x, k, batch), oracle(x, k, batch))
 
 

@@ -1,17 +1,14 @@
 """Kernels of graphs: packed weights, clouds, and sums that threads do not change."""
 
-from itertools import pairwise
-
 import pytest
 import torch
 from torch.testing import assert_close
 
-from mgic_geo.graphs.adjacency import to_adjacency
-from mgic_geo.graphs.derivatives import DerivativeOperators, derivative_operators
 from mgic_geo.ops.grouped_linear import grouped_linear_weight, packing
 from mgic_geo.ops.knn import knn
 from mgic_geo.ops.mix_derivatives import mix_derivatives, mix_derivatives_backward
 from mgic_geo.ops.neighbor_max import add_at_rows
+from tests.graphs import operators_of
 from tests.kernels import assert_same_on_any_threads, needs_compiler
 
 EXACT = {"rtol": 0, "atol": 0}
@@ -29,18 +26,6 @@ def test_a_packed_weight_holds_every_number_once(shape, parts, lanes):
     assert int((packed != 0).sum()) == weight.numel()
 
 
-def clouds(sizes) -> DerivativeOperators:
-    """Clouds of so many nodes, each with an edge from its first node to its last one."""
-    generator = torch.Generator().manual_seed(0)
-    starts = torch.tensor([0, *sizes]).cumsum(0)
-    edges = [torch.tensor([[a, b - 1] for a, b in pairwise(starts.tolist())]).T]
-    for start, size in zip(starts.tolist(), sizes, strict=False):
-        edges.append(torch.randint(start, start + size, (2, 3 * size), generator=generator))
-    edge_index = torch.cat(edges, dim=1)
-    graph = to_adjacency(edge_index, sum(sizes), sum(sizes))
-    return derivative_operators(graph, torch.randn(edge_index.size(1), 3, generator=generator) / 3)
-
-
 def mixed(operators, width, groups, seed=0):
     """Output and gradients of a differential convolution in single precision."""
     generator = torch.Generator().manual_seed(seed)
@@ -52,7 +37,7 @@ def mixed(operators, width, groups, seed=0):
 
 
 def test_clouds_end_where_no_edge_crosses():
-    operators = clouds([2, 5, 1, 900])
+    operators = operators_of([2, 5, 1, 900])
     ends = (operators.crossings == 0).nonzero().flatten()
     assert ends.tolist() == [0, 2, 7, 8, 908]
 
@@ -62,7 +47,7 @@ def test_clouds_end_where_no_edge_crosses():
     ("width", "groups"), [(8, 1), (40, 5), (72, 9), (64, 16), (96, 6), (33, 3)]
 )
 def test_cloud_by_cloud_gives_the_same_as_all_nodes_at_once(width, groups):
-    operators = clouds([700, 3, 1500, 600, 2000])  # too many nodes together to be one cloud
+    operators = operators_of([700, 3, 1500, 600, 2000])  # too many nodes together to be one cloud
     whole = operators._replace(crossings=torch.ones_like(operators.crossings))
     for one, other in zip(
         *(mixed(each, width, groups) for each in (operators, whole)), strict=True
@@ -73,7 +58,7 @@ def test_cloud_by_cloud_gives_the_same_as_all_nodes_at_once(width, groups):
 
 
 def test_relu_and_difference_in_one_pass_equal_those_after_it_and_have_their_gradients():
-    operators, generator = clouds([40, 300]), torch.Generator().manual_seed(0)
+    operators, generator = operators_of([40, 300]), torch.Generator().manual_seed(0)
     shapes = (340, 8), (2, 4, 28), (8,), (340, 8)
     leaves = [torch.randn(shape, generator=generator).requires_grad_() for shape in shapes]
     x, weight, bias, subtrahend = leaves
@@ -89,7 +74,7 @@ def test_relu_and_difference_in_one_pass_equal_those_after_it_and_have_their_gra
 
 @needs_compiler
 def test_sums_do_not_depend_on_the_number_of_threads():
-    operators = clouds([700, 3, 1500, 600, 2000])
+    operators = operators_of([700, 3, 1500, 600, 2000])
     generator = torch.Generator().manual_seed(0)
     x, grad = torch.randn(2, 5000, 48, generator=generator)
     row = torch.randint(0, 5000, (5000, 48), generator=generator)

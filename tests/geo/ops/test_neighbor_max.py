@@ -2,9 +2,9 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from mgic_geo.graphs.adjacency import Adjacency, neighbor_max, to_adjacency
+from mgic_geo.graphs.adjacency import neighbor_max, to_adjacency
 from tests import oracles
-from tests.graphs import BIPARTITE, NUM_TARGETS, bipartite, features
+from tests.graphs import ADJACENCY, BIPARTITE, NUM_TARGETS, features
 
 pytestmark = pytest.mark.usefixtures("kernels")
 
@@ -12,17 +12,12 @@ INF, MOST, LEAST = float("inf"), torch.finfo(torch.float32).max, 2.0**-149
 EXACT = {"rtol": 0, "atol": 0}
 
 
-@pytest.fixture
-def adjacency() -> Adjacency:
-    return bipartite()
-
-
 @pytest.mark.parametrize(
     "dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16], ids=str
 )
-def test_maximum_equals_the_loop_and_is_0_without_neighbors(adjacency, dtype):
+def test_maximum_equals_the_loop_and_is_0_without_neighbors(dtype):
     x = (features(dtype) - 10).requires_grad_()  # below 0, so that a 0 is no maximum
-    y = neighbor_max(adjacency, x)
+    y = neighbor_max(ADJACENCY, x)
     y.sum().backward()
     assert y.dtype == x.grad.dtype == dtype
     assert_close(y, oracles.neighbor_max(x, BIPARTITE, NUM_TARGETS), **EXACT)
@@ -30,20 +25,8 @@ def test_maximum_equals_the_loop_and_is_0_without_neighbors(adjacency, dtype):
 
 
 @pytest.mark.parametrize("check", [torch.autograd.gradcheck, torch.autograd.gradgradcheck])
-def test_maximum_is_differentiable_twice(adjacency, check):
-    assert check(lambda x: neighbor_max(adjacency, x).square(), (features().requires_grad_(),))
-
-
-def test_gradient_of_the_maximum_equals_that_of_the_loop(adjacency):
-    grads = []
-    once = BIPARTITE.unique(dim=1)  # an edge that is there twice would share its gradient
-    for maximum in (
-        lambda x: neighbor_max(adjacency, x),
-        lambda x: oracles.neighbor_max(x, once, NUM_TARGETS),
-    ):
-        x = features().requires_grad_()
-        grads.append(torch.autograd.grad(maximum(x).square().sum(), x))
-    assert_close(*grads, rtol=1e-12, atol=1e-12)
+def test_maximum_is_differentiable_twice(check):
+    assert check(lambda x: neighbor_max(ADJACENCY, x).square(), (features().requires_grad_(),))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -56,7 +39,8 @@ def test_maximum_over_many_neighbors_is_exact(dtype):
     expected = x.new_zeros(300, 5).scatter_reduce(0, place, x[edges[0]], "amax", include_self=False)
     assert_close(y, expected, **EXACT)
     grads = [torch.autograd.grad(z.square().sum(), x) for z in (y, expected)]
-    assert_close(*grads)
+    tolerance = 1e-12 if dtype == torch.float64 else 2e-6
+    assert_close(*grads, rtol=tolerance, atol=tolerance)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
@@ -84,14 +68,6 @@ def test_maximum_of_extreme_values_is_exact_and_its_gradient_goes_to_a_holder(dt
     assert x[holder] == x[1:].max()
     assert holder > 0
     assert x.grad[holder] == 1
-
-
-def test_one_of_tied_neighbors_gets_the_whole_gradient():
-    x = torch.tensor([[1.0], [7.0], [7.0], [7.0]], requires_grad=True)
-    edges = torch.tensor([[0, 1, 2, 3], [0, 0, 0, 0]])
-    neighbor_max(to_adjacency(edges, 4, 1), x).sum().backward()
-    assert sorted(x.grad.flatten().tolist()) == [0, 0, 0, 1]
-    assert x.grad[0] == 0
 
 
 def test_gradient_of_a_maximum_of_0_goes_to_its_holder_where_denormals_are_flushed():

@@ -5,15 +5,10 @@ from torch.testing import assert_close
 from torch.utils.flop_counter import FlopCounterMode
 
 from mgic_geo.graphs.adjacency import Adjacency, neighbor_max, to_adjacency
-from tests.graphs import BIPARTITE, NUM_SOURCES, NUM_TARGETS, bipartite, features, padded
+from tests.graphs import ADJACENCY, BIPARTITE, NUM_SOURCES, NUM_TARGETS, features, padded
 from tests.sparse_matrices import SparseMatrix, sparse_matrices, spmm
 
 EXACT = {"rtol": 0, "atol": 0}
-
-
-@pytest.fixture
-def adjacency() -> Adjacency:
-    return bipartite()
 
 
 def values() -> Tensor:
@@ -32,38 +27,25 @@ def dense(adjacency: Adjacency, value: Tensor) -> Tensor:
     return matrix.index_put(place, value, accumulate=True)
 
 
-def test_product_equals_the_dense_one(adjacency):
-    expected = dense(adjacency, values()) @ features()
-    assert_close(product(adjacency, values(), features()), expected, rtol=1e-12, atol=1e-12)
-
-
-def test_gradients_of_the_product_equal_those_of_the_dense_one(adjacency):
+def test_gradients_of_the_product_equal_those_of_the_dense_one():
     grads = []
     for multiply in (product, lambda graph, value, x: dense(graph, value) @ x):
         x, value = features().requires_grad_(), values().requires_grad_()
-        grads.append(torch.autograd.grad(multiply(adjacency, value, x).square().sum(), (x, value)))
+        grads.append(torch.autograd.grad(multiply(ADJACENCY, value, x).square().sum(), (x, value)))
     assert_close(*grads, rtol=1e-12, atol=1e-12)
 
 
-def test_transposed_matrix_is_the_transpose(adjacency):
-    (matrix,) = sparse_matrices(adjacency, values().unsqueeze(1))
-    y = features()[:NUM_TARGETS]
-    expected = dense(adjacency, values()).T @ y
-    transposed = SparseMatrix(*matrix[3:], *matrix[:3])
-    assert_close(spmm(transposed, y), expected, rtol=1e-12, atol=1e-12)
-
-
-def test_matrices_on_the_same_edges_keep_their_own_values(adjacency):
+def test_matrices_on_the_same_edges_keep_their_own_values():
     both = torch.stack([values(), values().flip(0)], dim=1)
-    for value, matrix in zip(both.t(), sparse_matrices(adjacency, both), strict=True):
-        expected = dense(adjacency, value) @ features()
+    for value, matrix in zip(both.t(), sparse_matrices(ADJACENCY, both), strict=True):
+        expected = dense(ADJACENCY, value) @ features()
         assert_close(spmm(matrix, features()), expected, rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("check", [torch.autograd.gradcheck, torch.autograd.gradgradcheck])
-def test_product_is_differentiable_twice_in_features_and_values(check, adjacency):
+def test_product_is_differentiable_twice_in_features_and_values(check):
     inputs = values().requires_grad_(), features().requires_grad_()
-    assert check(lambda value, x: product(adjacency, value, x), inputs)
+    assert check(lambda value, x: product(ADJACENCY, value, x), inputs)
 
 
 def maximum(adjacency: Adjacency, value: Tensor, x: Tensor) -> Tensor:
@@ -73,9 +55,9 @@ def maximum(adjacency: Adjacency, value: Tensor, x: Tensor) -> Tensor:
 @pytest.mark.usefixtures("kernels")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("operator", [product, maximum])
-def test_padding_behind_the_last_edge_is_ignored(operator, dtype, adjacency):
+def test_padding_behind_the_last_edge_is_ignored(operator, dtype):
     grads = []
-    for graph in (adjacency, padded(adjacency)):
+    for graph in (ADJACENCY, padded(ADJACENCY)):
         x = features(dtype).requires_grad_()
         value = torch.full((graph.index.numel(),), 5.0, dtype=dtype).requires_grad_()
         y = operator(graph, value, x)
@@ -100,38 +82,38 @@ def test_graph_without_edges_gives_0_and_no_gradient(operator, size):
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
-def test_product_of_short_floats_is_the_float64_one_rounded_once(dtype, adjacency):
+def test_product_of_short_floats_is_the_float64_one_rounded_once(dtype):
     x = features(dtype).requires_grad_()
-    y = product(adjacency, values().float(), x)
+    y = product(ADJACENCY, values().float(), x)
     y.sum().backward()
     assert y.dtype == x.grad.dtype == dtype
-    exact = dense(adjacency, values())
+    exact = dense(ADJACENCY, values())
     eps = torch.finfo(dtype).eps
     assert_close(y, (exact @ x.detach().double()).to(dtype), rtol=eps, atol=4e-6)
     ones = torch.ones(NUM_TARGETS, 3, dtype=torch.float64)
     assert_close(x.grad, (exact.T @ ones).to(dtype), rtol=eps, atol=4e-6)
 
 
-def test_autocast_passes_bfloat16_through_both_operators(adjacency):
+def test_autocast_passes_bfloat16_through_both_operators():
     linear = torch.nn.Linear(3, 3)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         x = linear(features(torch.float32))
-        y = product(adjacency, values().float(), x) + neighbor_max(adjacency, x)
+        y = product(ADJACENCY, values().float(), x) + neighbor_max(ADJACENCY, x)
     assert y.dtype == torch.bfloat16
     y.float().square().sum().backward()
     assert linear.weight.grad.isfinite().all()
 
 
-def test_flop_counter_sees_two_operations_an_entry_and_channel(adjacency):
+def test_flop_counter_sees_two_operations_an_entry_and_channel():
     with FlopCounterMode(display=False) as counter:
-        y = product(adjacency, values(), features().requires_grad_())
+        y = product(ADJACENCY, values(), features().requires_grad_())
     assert counter.get_total_flops() == 2 * BIPARTITE.size(1) * 3
     with counter:
         y.sum().backward()
     assert counter.get_total_flops() == 2 * BIPARTITE.size(1) * 3
 
 
-def test_both_operators_compile_to_one_graph(adjacency):
+def test_both_operators_compile_to_one_graph():
     def both(x: Tensor, value: Tensor, ptr: Tensor, index: Tensor) -> Tensor:
         graph = Adjacency(ptr, index, NUM_SOURCES)
         return (product(graph, value, x) * neighbor_max(graph, x)).square().sum()
@@ -140,7 +122,7 @@ def test_both_operators_compile_to_one_graph(adjacency):
     results = []
     for function in (both, compiled):
         x, value = features().requires_grad_(), values().requires_grad_()
-        loss = function(x, value, adjacency.ptr, adjacency.index)
+        loss = function(x, value, ADJACENCY.ptr, ADJACENCY.index)
         results.append((loss, *torch.autograd.grad(loss, (x, value))))
     assert_close(*results, rtol=1e-12, atol=1e-12)
 

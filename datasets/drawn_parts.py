@@ -18,7 +18,7 @@ class DrawnParts(DrawnShapes):
     Args:
         split: One whose name begins with ``train``, or another.
         augment: ``(pos, generator) -> pos``, applied to training splits only.
-        **options: As for :class:`DrawnShapes`, all but ``draws``.
+        **options: ``num_points``, ``seed`` and ``features`` of :class:`DrawnShapes`.
 
     Shape:
         - Items: as for :class:`DrawnShapes` with one draw, ``y`` being the class of the shape, and

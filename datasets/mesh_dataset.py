@@ -29,7 +29,8 @@ class MeshDataset(DrawnShapes):
         classes: Class names; the label of a shape is the place of its class in sorted order.
         cache: Folder of this split's cache.
         lenient: As in :func:`datasets.shape_files.parse_shape`.
-        **options: As for :class:`DrawnShapes`.
+        **options: ``num_points``, ``seed``, ``augment``, ``draws`` and ``features`` of
+            :class:`DrawnShapes`.
 
     Attributes:
         names: ``<class>/<split>/<file>.off`` of each shape, sorted by class and file.

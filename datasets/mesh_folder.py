@@ -26,7 +26,8 @@ class MeshFolder(MeshDataset):
         up: The axis that is up in files that do not say, see :func:`datasets.shape_files.turn`.
         cache_dir: Folder for the caches; by default ``.mesh-cache`` in the root, or where nothing
             can be written there, a folder of the user's cache.
-        **options: As for :class:`MeshDataset`.
+        **options: ``num_points``, ``seed``, ``augment``, ``draws`` and ``features`` of
+            :class:`DrawnShapes`, ``lenient`` of :class:`MeshDataset`.
 
     Raises:
         SourceError: No such folder, or none of the classes in it, or others.

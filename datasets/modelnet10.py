@@ -57,7 +57,9 @@ class ModelNet10(MeshDataset):
             misplaced file numbers an error. ``None`` for data in the same layout that is not
             ModelNet10, where a class may also be empty, with a warning.
         cache_dir: Folder for the caches of both splits.
-        **options: As for :class:`MeshDataset`; of the features of meshes there is ``normal``.
+        **options: ``num_points``, ``seed``, ``augment``, ``draws`` and ``features`` of
+            :class:`DrawnShapes`, of which meshes have ``normal``, and
+            ``lenient`` of :class:`MeshDataset`.
 
     Raises:
         SourceError: Folders or files that are missing, left over or misplaced; a bad archive.

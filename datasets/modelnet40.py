@@ -24,7 +24,7 @@ class ModelNet40(MeshFolder):
             read without unpacking.
         split: ``train`` or ``test``.
         expected: Shapes of each split; another number is a warning.
-        **options: As for :class:`MeshFolder`.
+        **options: ``classes``, ``up``, ``cache_dir`` and all others of :class:`MeshFolder`.
 
     References:
         Wu et al., 3D ShapeNets: A Deep Representation for Volumetric Shapes, CVPR 2015.

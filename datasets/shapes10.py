@@ -91,7 +91,9 @@ class Shapes10(MeshDataset):
         num_train: Shapes of each class in ``train``.
         num_test: Shapes of each class in ``test``.
         num_hard: Shapes of each class in ``test-hard``.
-        **options: As for :class:`MeshDataset`; of the features of meshes there is ``normal``.
+        **options: ``num_points``, ``seed``, ``augment``, ``draws`` and ``features`` of
+            :class:`DrawnShapes`, of which meshes have ``normal``, and
+            ``lenient`` of :class:`MeshDataset`.
 
     Raises:
         ValueError: Another split, or what :func:`write_shapes10` refuses.

@@ -418,7 +418,7 @@ def write_curves(docs: Path, *accuracies: list[float]) -> None:
 
 def test_figures_5_and_6_keep_the_papers_numbers_and_ours_apart(tmp_path):
     columns = "test-hard_mean,test-hard_min,test-hard_max"
-    table = f"model,multiply_adds,{columns}\ndgcnn,1000,60,59,62\n"
+    table = f"model,note,multiply_adds,{columns}\ndgcnn,dense,1000,60,59,62\n"
     (tmp_path / "points.csv").write_text(table)
     write_curves(tmp_path, [50.0, 75.0])
     docs = ["--docs", str(tmp_path)]

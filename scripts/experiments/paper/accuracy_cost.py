@@ -168,7 +168,7 @@ def draw_curves(
     """Draw the mean over the seeds by epoch, and their range; notes give the colors."""
     figure = Figure(figsize=(7.5, 4.6))
     axes = figure.subplots()
-    styles = _styles({model: notes[model] for model in curves})
+    styles = _styles({model: notes.get(model) for model in curves})
     for style, (model, runs) in zip(styles, curves.items(), strict=True):
         together = np.array([values[: min(map(len, runs))] for values in runs])
         epochs = range(1, together.shape[1] + 1)

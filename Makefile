@@ -132,4 +132,6 @@ fuzz: ## drawn cases against double precision, and drawn wrong inputs, with sani
 	@touch $@
 
 clean: ## everything that make and the scripts made
-	rm -rf .venv build data dist runs *.egg-info mgic_*/ops/csrc/prebuilt
+	rm -rf .venv build data dist runs *.egg-info mgic_*/ops/csrc/prebuilt comparison.html
+	rm -rf .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -prune -exec rm -rf {} +

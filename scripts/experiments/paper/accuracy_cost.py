@@ -108,7 +108,7 @@ def _styles(notes: Mapping[str, str | None]) -> list[dict[str, Any]]:
 
     The paper's networks have no note: those with MGIC in the name are warm, the others cold.
     """
-    warm, cold, markers = iter(WARM), itertools.cycle(COLD), itertools.cycle(MARKERS)
+    warm, cold, markers = map(itertools.cycle, (WARM, COLD, MARKERS))
     used = Counter[str]()
     styles = []
     for name, note in notes.items():

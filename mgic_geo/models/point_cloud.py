@@ -8,15 +8,18 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch_geometric.nn import MessagePassing
 
 from mgic_geo.graphs.adjacency import Adjacency, from_neighbors, neighbor_max, to_adjacency
 from mgic_geo.graphs.derivatives import DerivativeOperators, derivative_operators, edge_gradients
 from mgic_geo.graphs.neighbors import cloud_table, knn_indices
+from mgic_geo.graphs.points import edges_of
 from mgic_geo.graphs.table import DerivativeTable, NeighborTable, derivative_table
 from mgic_geo.levels import check_counts
 from mgic_geo.nn.diff_conv import DiffGCNConv
 from mgic_geo.nn.edge_conv import GroupedEdgeConv
 from mgic_geo.nn.message_passing import ConvNormAct, MGICMessagePassing
+from mgic_geo.nn.prepared import PreparedConv
 from mgic_geo.ops.host import is_readable
 from mgic_geo.ops.inputs import check_tensors
 from mgic_geo.ops.operator import check_values, is_traced
@@ -27,7 +30,7 @@ GRAPHS = ("static", "dynamic", "random", "none")
 GCONVS_BEFORE_MLP = (3, 3)
 HEAD_MLPS = 3
 
-Graph = Adjacency | NeighborTable | DerivativeOperators | DerivativeTable
+Graph = Tensor | Adjacency | NeighborTable | DerivativeOperators | DerivativeTable
 
 
 class PointCloudClassifier(nn.Module):
@@ -38,9 +41,10 @@ class PointCloudClassifier(nn.Module):
     MLP is a pointwise linear map, batch norm and ReLU.
 
     Args:
-        make_conv: ``(in_channels, out_channels) -> Module``, called as ``conv(x, graph)`` with
-            an :class:`Adjacency` or, on a GPU, a :class:`NeighborTable`; as
-            ``conv(x)`` where ``graph="none"``.
+        make_conv: ``(in_channels, out_channels) -> Module``, called as ``conv(x, graph)``: any
+            convolution of PyG, alone or in :class:`MGICMessagePassing`, with ``(2, E)`` edges; all
+            others with an :class:`Adjacency` or, on a GPU, a :class:`NeighborTable`. As ``conv(x)``
+            where ``graph="none"``.
         num_classes: Classes to tell apart.
         graph: ``"static"``: the k nearest neighbors in space, found once. ``"dynamic"``: the k
             nearest in feature space, found again for every G-conv. ``"random"``: k points drawn
@@ -67,7 +71,10 @@ class PointCloudClassifier(nn.Module):
         Section 4.5, Tables 10 and 11.
 
     Example:
-        >>> model = PointCloudClassifier(GroupedEdgeConv, 10, graph="dynamic", k=4).eval()
+        >>> from torch_geometric.nn import SAGEConv
+        >>> def make_conv(in_channels, out_channels):
+        ...     return MGICMessagePassing(in_channels, out_channels, SAGEConv, group_size=16)
+        >>> model = PointCloudClassifier(make_conv, 10, k=4).eval()
         >>> model(torch.rand(20, 3)).shape
         torch.Size([1, 10])
     """
@@ -101,6 +108,7 @@ class PointCloudClassifier(nn.Module):
         self.pretrained_cfg: dict[str, Any] = {}  # what weights that were loaded say of themselves
 
         self.make_layers(make_conv, layers, width)
+        self.lists_edges = any(map(_lists_edges, self.convs()))
         self.head = self.make_head(width, num_classes, dropout)
 
     def make_layers(
@@ -154,8 +162,13 @@ class PointCloudClassifier(nn.Module):
         """Hops from which a point's last features draw; 0 without a graph."""
         if self.graph == "none":
             return 0
-        convs = [layer.conv for gconv in self.gconvs for layer in gconv]  # type: ignore[union-attr]
-        return sum(conv.num_hops if isinstance(conv, MGICMessagePassing) else 1 for conv in convs)
+        return sum(
+            conv.num_hops if isinstance(conv, MGICMessagePassing) else 1 for conv in self.convs()
+        )
+
+    def convs(self) -> list[nn.Module]:
+        """All graph convolutions, in their order."""
+        return [layer.conv for gconv in self.gconvs for layer in gconv]  # type: ignore[union-attr]
 
     def forward(
         self,
@@ -266,6 +279,8 @@ class PointCloudClassifier(nn.Module):
             pos: Coordinates of the points, ``(N, 3)``.
             batch: The cloud of every point, ``(N,)``; ``None`` means a single cloud.
         """
+        if self.lists_edges and not self.derivatives:
+            return (edges_of(neighbors).flip(0),)  # neighbors above points
         if not is_readable(neighbors):  # no shape depends on values
             if not self.derivatives:
                 return (NeighborTable.of(neighbors, neighbors.size(0)),)
@@ -275,6 +290,12 @@ class PointCloudClassifier(nn.Module):
             return (adjacency,)
         edge_attr = edge_gradients(pos, adjacency, batch, softening=self.softening)
         return (derivative_operators(adjacency, edge_attr),)
+
+
+def _lists_edges(conv: nn.Module) -> bool:
+    """Whether a convolution is one of PyG's, which takes no graph but a list of edges."""
+    plain = conv.plain_conv if isinstance(conv, MGICMessagePassing) else conv
+    return isinstance(plain, MessagePassing) and not isinstance(plain, PreparedConv)
 
 
 class PointwiseConv(nn.Linear):

@@ -1,16 +1,20 @@
 import copy
 import pickle
+from functools import partial
 
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.testing import assert_close
+from torch_geometric.nn import GATConv, SAGEConv
 
 from mgic_geo import (
     DensePointCloud,
     GroupedEdgeConv,
+    MGICMessagePassing,
     PointCloudClassifier,
     create_model,
+    knn_graph,
     knn_indices,
     list_models,
 )
@@ -101,6 +105,23 @@ def test_degenerate_clouds_give_finite_logits_and_gradients(name, kind):
     assert logits.isfinite().all()
     logits.square().sum().backward()
     assert all(parameter.grad.isfinite().all() for parameter in model.parameters())
+
+
+PYGS = {
+    "SAGEConv": SAGEConv,
+    "MGIC": partial(MGICMessagePassing, conv=GATConv, group_size=4),
+    "MGIC, additive": partial(MGICMessagePassing, conv=SAGEConv, group_size=4, cycle="additive"),
+}
+
+
+@pytest.mark.parametrize("name", PYGS)
+def test_convolutions_of_pyg_take_the_edges_of_the_neighbors(name):
+    torch.manual_seed(0)
+    model = PointCloudClassifier(PYGS[name], 5, k=4, width=8, graph="dynamic").double().eval()
+    pos, batch = clouds(*SIZES)
+    expected = model.map_points(pos, lambda x: (knn_graph(x, 4, batch).as_tensor(),))
+    assert_close(model.point_features(pos, batch), expected, **CLOSE)
+    assert model(pos, batch).shape == (len(SIZES), 5)
 
 
 # by default one network of each graph, one of them with a cycle

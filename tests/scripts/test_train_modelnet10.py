@@ -421,11 +421,10 @@ def test_stopped_run_of_two_processes_continues_exactly(whole_of_two, fit_ranks,
 @pytest.mark.fault(40)
 @pytest.mark.slow
 def test_death_of_one_process_ends_the_other_with_a_message(fit_ranks):
-    begin = time.monotonic()
     faults = [None, SignalAt(CLASSIFIER, "training_step", 5)]
     survivor, _ = fit_ranks(faults=faults, codes=[1, KILLED])
     assert "error: lost contact with another process" in survivor
-    assert time.monotonic() - begin < 60
+    assert "Timed out" not in survivor  # told at once, not after --rank_timeout
 
 
 @pytest.mark.fault(40)

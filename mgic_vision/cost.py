@@ -248,7 +248,7 @@ def _keeps_shape(module: nn.Module) -> bool:
     return isinstance(module, _BatchNorm | nn.LayerNorm | ACTIVATIONS) and not inside
 
 
-def _pass_on(x: Tensor) -> Tensor:
+def _pass_on(x: Tensor, *_: Any, **__: Any) -> Tensor:
     return x
 
 

@@ -5,16 +5,7 @@ import io
 
 import pytest
 import torch
-from image_networks import (
-    KINDS,
-    MODELS,
-    assert_equal,
-    build,
-    build_small,
-    make_input,
-    norms,
-    shift_norms,
-)
+from image_networks import KINDS, MODELS, assert_equal, build, make_input, norms, shift_norms
 from torch import fx, nn
 from torch.nn.utils import prune
 from torch.testing import assert_close
@@ -54,7 +45,7 @@ def fused(model, before) -> nn.Module:
 
 def trained(name: str) -> nn.Module:
     """After a few steps, so that no norm is trivial."""
-    model = (build_small() if name == "small" else build(name)).train()
+    model = build(name).train()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
     for _ in range(2):
         optimizer.zero_grad()

@@ -15,7 +15,7 @@ from image_kernels import (
     make_native,
     needs_compiler,
 )
-from image_networks import assert_equal, build, build_small, shift_norms
+from image_networks import assert_equal, build, shift_norms
 from torch import nn
 from torch.testing import assert_close
 
@@ -232,7 +232,7 @@ def test_without_a_compiler_a_warning_says_so(tmp_path, monkeypatch, caplog):
 
 
 def test_multiply_adds_of_kernels_are_those_of_the_convolutions():
-    model, x = build_small(), torch.rand(2, 3, 32, 48)
+    model, x = build("small"), torch.rand(2, 3, 32, 48)
     fused = fuse(model)
     assert {NativeCycle, NativeConv} <= {type(module) for module in fused.modules()}
     assert multiply_adds(fused, x) == multiply_adds(fuse(model, native="never"), x)

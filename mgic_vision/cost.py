@@ -10,17 +10,18 @@ from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from mgic_geo import GroupedLinear, WidthChange, num_weights
 from mgic_geo.conversion import computed_tensors, drop_hooks
 from mgic_geo.levels import Level, MGICBlock
 from mgic_vision.layers import DepthwiseConv2d
-from mgic_vision.norm import BatchNorm2d
 
 COLUMNS = (
     *("block", "widths", "groups", "group widths"),
     *("weights", "of dense", "multiply-adds", "of dense", "R and P"),
 )
+ACTIVATIONS = nn.Hardswish | nn.Hardsigmoid | nn.ReLU6  # those that are many operations there
 NUM_TEXTS = 4  # columns that are set to the left
 
 
@@ -220,22 +221,35 @@ def _multiply_adds(model: nn.Module, input_size: tuple[int, ...]) -> Counter[str
         # each of the outputs is a sum over one row of the weight
         counts[name] += output.numel() * (layer.weight.numel() // rows)
 
-    for name, module in list(shadow.named_modules()):
+    for name, module in shadow.named_modules():
         if isinstance(module, nn.Conv2d | nn.Linear | GroupedLinear | WidthChange):
             module.register_forward_hook(partial(count, name=name))
-        elif name and type(module) in (nn.BatchNorm2d, BatchNorm2d):
-            # most of the time without values
-            shadow.set_submodule(name, nn.Identity())
     with torch.no_grad():
         shadow(x)
     return counts
 
 
 def without_values(model: nn.Module, input_size: tuple[int, ...]) -> tuple[nn.Module, Tensor]:
-    """A copy of ``model`` and an input of its precision, on the meta device: nothing is copied."""
+    """A copy of ``model`` and an input of its precision, on the meta device: nothing is copied.
+
+    Norms and activations, which would take most of the time there, pass on what they get.
+    """
     shadow = without_hooks(model)
+    for module in shadow.modules():
+        if _keeps_shape(module):
+            vars(module)["forward"] = _pass_on
     floating = (x.dtype for x in shadow.parameters() if x.is_floating_point())
     return shadow, torch.empty(1, *input_size, device="meta", dtype=next(floating, None))
+
+
+def _keeps_shape(module: nn.Module) -> bool:
+    """Whether a module is a norm, perhaps with its activation, or an activation, and no more."""
+    inside = any(True for child in module.children() for _ in child.parameters())
+    return isinstance(module, _BatchNorm | nn.LayerNorm | ACTIVATIONS) and not inside
+
+
+def _pass_on(x: Tensor, *_: Any, **__: Any) -> Tensor:
+    return x
 
 
 def without_hooks(model: nn.Module) -> nn.Module:

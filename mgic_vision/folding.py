@@ -39,11 +39,11 @@ def fold_norms_(module: nn.Module) -> nn.Module:
     """
     if type(module) is Chain:
         module.__class__ = nn.Sequential  # type: ignore[assignment]  # one in training only
+    if isinstance(module, MGICBlock):
+        _fold_cycle(module)  # first: corrections without norms need not be traced
     for child in module.children():
         fold_norms_(child)
-    if isinstance(module, MGICBlock):
-        _fold_cycle(module)
-    elif type(module).forward is nn.Sequential.forward:
+    if type(module).forward is nn.Sequential.forward:
         _fold_sequence(cast(nn.Sequential, module))
     elif isinstance(module, nn.ModuleList | nn.ModuleDict) or type(module) is nn.Module:
         pass  # their order says nothing about what follows what

@@ -8,7 +8,7 @@ from torch.testing import assert_close
 
 from mgic_geo.graphs import neighbors
 from mgic_geo.ops.host import as_on_device
-from tests.clouds import NETWORKS, make_network
+from tests.clouds import NETWORKS, make_network, shorten
 from tests.image_networks import KINDS, MODELS, build, make_input
 from tests.kernels import kernels_off
 from tests.neighbor_clouds import normal
@@ -33,7 +33,7 @@ def assert_trains(model: nn.Module, *inputs: object) -> None:
 
 def make_points(name: str) -> tuple[nn.Module, torch.Tensor, torch.Tensor, int]:
     batch = torch.arange(CLOUDS).repeat_interleave(POINTS)
-    return make_network(name), normal(CLOUDS * POINTS, 3), batch, CLOUDS
+    return shorten(make_network(name)), normal(CLOUDS * POINTS, 3), batch, CLOUDS
 
 
 @pytest.mark.parametrize("name", NETWORKS)

@@ -61,18 +61,21 @@ GRAPHS = {
 }
 
 
+COUNTED = {**SIZES, "input_size": (3, 32, 32)}
+
+
 @functools.cache
 def convert(name):
-    """A small network, converted, and inputs for it; copy it before you change it."""
+    """A small network, converted, inputs for it and the report; copy it before you change it."""
     torch.manual_seed(0)
     if name in GRAPHS:
         new, report = mgic_geo.convert(GRAPHS[name](), group_size=8)
         inputs = torch.randn(5, 8), EDGES
     else:
-        new, report = mgic_vision.convert(VISION[name](), **SIZES)
+        new, report = mgic_vision.convert(VISION[name](), **COUNTED)
         inputs = (torch.randn(2, 3, 32, 32),)
     assert report.changed
-    return new, inputs
+    return new, inputs, report
 
 
 def convolutions(model):
@@ -87,7 +90,7 @@ def convolutions(model):
 
 @pytest.mark.parametrize("name", [*VISION, *GRAPHS])
 def test_no_two_modules_share_a_dictionary_and_none_in_a_cycle_stands_at_two_places(name):
-    new, _ = convert(name)
+    new = convert(name)[0]
     assert_nothing_shared(new)
     for cycle in (module for module in new.modules() if isinstance(module, MGICBlock)):
         every = [module for _, module in cycle.named_modules(remove_duplicate=False)]
@@ -96,7 +99,7 @@ def test_no_two_modules_share_a_dictionary_and_none_in_a_cycle_stands_at_two_pla
 
 @pytest.mark.parametrize("name", ["bottleneck", "convnext", "transformer", "sage"])
 def test_hook_fires_once_a_call_of_its_module(name):
-    new, inputs = copy.deepcopy(convert(name))  # what is shared would stay shared
+    new, inputs, _ = copy.deepcopy(convert(name))  # what is shared would stay shared
     layers, seen = convolutions(new), []
     for path, layer in layers.items():
         layer.register_forward_hook(lambda module, *_, path=path: seen.append((path, module)))
@@ -108,7 +111,7 @@ def test_hook_fires_once_a_call_of_its_module(name):
 @pytest.mark.parametrize("name", ["bottleneck", "convnext"])
 @pytest.mark.parametrize("level", [0, -1])
 def test_pruning_and_weight_norm_of_one_convolution_leave_the_others_alone(name, level):
-    new, inputs = copy.deepcopy(convert(name))
+    new, inputs, _ = copy.deepcopy(convert(name))
     before = copy.deepcopy(new.eval().state_dict())
     cycle = next(module for module in new.modules() if isinstance(module, MGICBlock))
     conv = next(m for m in cycle.layers[level].modules() if isinstance(m, nn.Conv2d))
@@ -130,7 +133,7 @@ def test_pruning_and_weight_norm_of_one_convolution_leave_the_others_alone(name,
 
 @pytest.mark.parametrize("name", [*VISION, *GRAPHS])
 def test_deepcopy_and_pickle_give_the_same_network_with_dictionaries_of_its_own(name):
-    new, inputs = convert(name)
+    new, inputs, _ = convert(name)
     file = io.BytesIO()
     torch.save(new.eval(), file)
     file.seek(0)
@@ -347,10 +350,9 @@ def test_networks_are_converted_and_counted_in_any_precision(name, dtype):
         new, report = mgic_geo.convert(GRAPHS[name]().to(dtype), group_size=8)
         inputs = torch.randn(5, 8, dtype=dtype), EDGES
     else:
-        options = {**SIZES, "input_size": (3, 32, 32)}
-        new, report = mgic_vision.convert(VISION[name]().to(dtype), **options)
+        new, report = mgic_vision.convert(VISION[name]().to(dtype), **COUNTED)
         inputs = (torch.randn(2, 3, 32, 32, dtype=dtype),)
-        assert str(report) == str(mgic_vision.convert(VISION[name](), **options)[1])
+        assert str(report) == str(convert(name)[2])
     assert report.changed
     assert {parameter.dtype for parameter in new.parameters()} == {dtype}
     assert new.eval()(*inputs).dtype == dtype

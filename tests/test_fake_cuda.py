@@ -36,7 +36,7 @@ def clouds() -> tuple[Tensor, Tensor]:
 
 @pytest.mark.parametrize("name", mgic_geo.list_models())
 def test_point_networks_run(name):
-    model = mgic_geo.create_model(name)
+    model = shorten(mgic_geo.create_model(name))
     with FakeTensorMode():
         y = run(model, *clouds(), 4)
     assert (y.device.type, y.shape) == ("cuda", (4, 10))
@@ -44,7 +44,7 @@ def test_point_networks_run(name):
 
 @pytest.mark.parametrize("name", ["mgic_dgcnn", "mgic_diffgcn"])
 def test_point_networks_of_additive_cycles_run(name):
-    model = mgic_geo.create_model(name, cycle="additive").eval()
+    model = shorten(mgic_geo.create_model(name, cycle="additive")).eval()
     with FakeTensorMode():
         y = run(model, clouds()[0])
     assert (y.device.type, y.shape) == ("cuda", (1, 10))
@@ -79,7 +79,8 @@ def test_a_search_needs_no_value():
     assert (found.device.type, found.shape) == ("cuda", (128, 10))
 
 
-@pytest.mark.parametrize("name", some(MODELS, *KINDS))
+# what is in front of the head of MGIC-MobileNetV3 is so in LR-ASPP, too
+@pytest.mark.parametrize("name", some(MODELS, *sorted({*KINDS} - {"mgic_mobilenetv3_small"})))
 def test_image_networks_run(name):
     model = build(name)
     shape = make_input(model).shape

@@ -18,7 +18,7 @@ POINTS = torch.rand(40, 3, generator=torch.Generator().manual_seed(0)), torch.ar
 
 def point_network(name: str):
     torch.manual_seed(0)
-    return shorten(mgic_geo.create_model(name, 4, width=16, k=4, group_size=4)), POINTS
+    return shorten(mgic_geo.create_model(name, 4, width=8, k=4, group_size=4)), POINTS
 
 
 def message_passing():

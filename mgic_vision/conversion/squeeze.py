@@ -9,7 +9,9 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import fx, nn
 from torch.nn import functional
+from torch.nn.modules.batchnorm import _BatchNorm
 
+from mgic_geo.levels import Correction
 from mgic_vision.conversion.parts import PartsAttention
 
 PRODUCTS = {operator.mul, operator.imul, torch.mul, "mul", "mul_"}
@@ -41,9 +43,10 @@ def is_squeeze(module: nn.Module) -> bool:
 
 
 def _scales_by_pooled(module: nn.Module) -> bool:
-    own = not type(module).__module__.startswith("torch.nn.") and bool(list(module.children()))
+    other = isinstance(module, _BatchNorm | Correction)  # need not be traced, which takes long
+    own = not (other or type(module).__module__.startswith("torch.nn."))
     wide = any(isinstance(m, nn.Conv2d) and max(m.kernel_size) > 1 for m in module.modules())
-    if not own or wide or not list(module.parameters()):
+    if not own or wide or not (list(module.children()) and list(module.parameters())):
         return False
     try:
         graph = fx.Tracer().trace(module)

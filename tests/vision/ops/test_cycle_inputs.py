@@ -5,10 +5,11 @@ from typing import NamedTuple
 import pytest
 import torch
 from image_kernels import HALF, LAYERS, make_change, make_native, needs_compiler
+from image_networks import build
 from torch.testing import assert_close
 
 from mgic_geo.ops.csrc.call import check_fields
-from mgic_vision import create_model, fuse
+from mgic_vision import fuse
 from mgic_vision.ops.cycle import NativeCycle
 from mgic_vision.ops.grouped_conv import ConvPlan
 from mgic_vision.ops.kernel import FOLDER
@@ -29,7 +30,7 @@ def test_no_image_is_an_empty_result_and_no_pixel_an_error():
         with pytest.raises(ValueError, match=r"width must be from 1 to \d+, got 0"):
             module(torch.empty(2, 24, 6, 0))
     with pytest.raises((ValueError, RuntimeError)):
-        fuse(create_model("mgic_mobilenetv3_small"))(torch.empty(1, 3, 0, 32))
+        fuse(build("small"))(torch.empty(1, 3, 0, 32))
 
 
 def test_what_torch_takes_beside_batches_of_images_is_computed_by_torch():

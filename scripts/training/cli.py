@@ -108,7 +108,7 @@ class TrainingCLI(Stages, LightningCLI):
         self, klass: type, subcommand: str, **kwargs: Any
     ) -> LightningArgumentParser:
         if self.stage in self.subcommands() and self.stage != subcommand:
-            return self.init_parser(**kwargs)  # only named: its options would take a tenth of a second
+            return self.init_parser(**kwargs)  # only named: options take a tenth of a second
         parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
         add_options(parser, subcommand)
         return parser

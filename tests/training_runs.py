@@ -36,7 +36,8 @@ NO_TEST = ("--test_after_fit", "false", "--report", "false")
 UNSHARE = ("unshare", "--user", "--map-root-user", "--mount", "sh", "-c")
 _context = multiprocessing.get_context("forkserver")
 _parts = ("cli", "points", "images", "scenes", "segmenter", "parts")
-_context.set_forkserver_preload([f"scripts.training.{name}" for name in _parts])
+_late = "torch.utils.tensorboard"  # what a run imports when it writes
+_context.set_forkserver_preload([*(f"scripts.training.{name}" for name in _parts), _late])
 
 
 def start(

@@ -41,7 +41,8 @@ class Parser(LightningArgumentParser):
                     names += [f"{action.dest}.{field.name}" for field in dataclasses.fields(kind)]
         for action in self._actions:
             if isinstance(action, argparse._SubParsersAction):
-                names += action.choices["fit"].option_names()
+                for stage in action.choices.values():
+                    names += stage.option_names()
         return names
 
 

@@ -102,21 +102,26 @@ def test_what_differs_from_the_network_is_not_written(tmp_path, capsys, monkeypa
     subject = make_subject(make_network("pointnet", 3, {"width": 8}), {"name": "pointnet"})
     subject.module = Wrong(subject.module, 2e-4)
     monkeypatch.setattr(export, "make_subject", lambda *args, **kwargs: subject)
+    monkeypatch.setitem(FORMATS, "pt2", AsItIs())
     args = ["pointnet", "--options", "{width: 8}", "--num_classes", "3", "--to", "pt2"]
     assert export.main([*args, "--folder", str(tmp_path)]) == 1
     assert "differ by 2.00e-04 from the network: not written" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
     assert export.main([*args, "--folder", str(tmp_path), "--tolerance", "1e-3"]) == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["pointnet.pt2"]
 
 
 class AsItIs:
     """A format that keeps the module, to run comparisons without translating anything."""
 
+    suffix = ".pt2"
+
     def write(self, subject, weights):
-        return subject.module
+        self.run = torch.no_grad()(subject.module)
+        return {self.suffix: b""}
 
     def read(self, content, weights):
-        return torch.no_grad()(content)
+        return self.run
 
 
 def compare(run, subject):

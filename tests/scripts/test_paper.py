@@ -452,8 +452,7 @@ def test_the_papers_numbers_are_well_formed():
 
 def run_table_8(monkeypatch, tmp_path, *options: str) -> list[dict[str, str]]:
     """Times that mean nothing, of small networks on tiny images."""
-    few = {"depth": 8, "group_size": 16, "coarse_size": 32}
-    small = dict.fromkeys(table8.NETWORKS, Ours("mgic_resnet56", few))
+    small = dict.fromkeys(table8.NETWORKS, Ours("resnet56", {"depth": 8, "width": 4}))
     monkeypatch.setattr(table8, "NETWORKS", small)
     monkeypatch.setattr(table8, "SIZE", 16)
     command = ["table8", "--docs", str(tmp_path), "--repeats", "2", *options]

@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import oracles
 import pytest
@@ -108,8 +109,10 @@ def test_rivals_of_equal_time_are_the_nearest_by_the_clock(kind, monkeypatch):
 @pytest.mark.parametrize(
     ("task", "unit"), [("function", DENSE), ("text", MGIC)], ids=["dense", "MGIC"]
 )
-def test_a_run_repeats_bit_for_bit_and_learns(task, unit, tmp_path):
-    results = []
+def test_a_run_repeats_bit_for_bit_and_learns(task, unit, tmp_path, monkeypatch):
+    whole, results = TASKS[task], []
+    few = {"held_out": lambda: whole.held_out()[:2], "test": lambda: whole.test()[:2]}
+    monkeypatch.setitem(TASKS, task, replace(whole, **few))
     for place, steps in (("one", 2), ("two", 2), ("more", 10)):
         trial = make_trial(unit, task, steps, 0.002, 1, tmp_path / place)
         trial.run(float("inf"))
@@ -193,7 +196,7 @@ def test_what_is_held_out_is_never_trained_with(name):
 
     def samples(batches):
         rows = [x.view(len(y), -1) for x, *_, y in batches]
-        return {tuple(row.tolist()) for row in torch.cat(rows)}
+        return {row.tobytes() for row in torch.cat(rows).numpy()}
 
     assert samples(task.draw(generator) for _ in range(20)).isdisjoint(samples(task.held_out()))
 

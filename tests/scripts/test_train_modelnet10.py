@@ -71,7 +71,7 @@ def whole(tiny, tmp_path_factory) -> Path:
     """The folder of an uninterrupted run; its output is in ``log``."""
     folder = tmp_path_factory.mktemp("whole") / "a run, kept in Zürich"
     folder.mkdir()
-    run(folder / "log", "fit", *tiny, "--run_dir", folder)
+    run(folder / "log", "fit", *tiny, "--report", "false", "--run_dir", folder)
     return folder
 
 
@@ -93,11 +93,22 @@ def fit_ranks(tiny, tmp_path):
     return partial(run_ranks, tmp_path, "fit", *tiny, *NO_TEST, "--run_dir", tmp_path)
 
 
-def assert_resumes_exactly(fit, folder, whole, *options) -> str:
-    output = fit("--resume", *options)
+def assert_resumes_exactly(fit, folder, whole, *options) -> None:
+    fit("--resume", *options)
     assert_same_run(whole, folder)
     assert not list(folder.rglob("*.part"))
-    return output
+
+
+# one after the other: what is not continued exactly once shows in the end
+@pytest.mark.fault(5, 7, 8, 10, 41)
+def test_resumes_exactly_from_sigterm_a_killed_loading_process_and_a_kill(fit, whole, tmp_path):
+    stopped = fit(fault=SignalAt(CLASSIFIER, "training_step", 3, signal.SIGTERM), code=75)
+    assert "SIGTERM after step 3, continue with --resume" in stopped
+    assert newest(tmp_path) == "step-000000003.ckpt"
+    stopped = fit("--resume", "--data.num_workers", "1", fault=WorkerKilled(25), code=1)
+    assert "error: a data-loading process died" in stopped
+    fit("--resume", fault=SignalAt(CLASSIFIER, "training_step", 4), code=KILLED)
+    assert_resumes_exactly(fit, tmp_path, whole, "--data.num_workers", "2")
 
 
 @pytest.mark.fault(44)
@@ -115,11 +126,11 @@ def test_run_in_a_folder_whose_name_is_no_text_resumes_and_predicts(tiny, fit, w
     assert predicted.count("%") == 3
 
 
-KILL = SignalAt(CLASSIFIER, "training_step", 9)
 KILLS = [
     SignalAt(CLASSIFIER, "training_step", 1),
     SignalAt(CLASSIFIER, "training_step", 5),
     SignalAt(CLASSIFIER, "training_step", 6),
+    SignalAt(CLASSIFIER, "training_step", 9),
     SignalAt(CLASSIFIER, "on_validation_epoch_start", 1),
     SignalAt(CLASSIFIER, "validation_step", 4),
     SignalAt(CLASSIFIER, "validation_step", 6),
@@ -134,15 +145,11 @@ KILLS = [
 
 
 @pytest.mark.fault(5, 7, 10)
-@pytest.mark.parametrize(
-    "fault",
-    some((KILL, *KILLS), KILL),
-    ids=lambda fault: f"{fault.method}-{fault.count}",
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("fault", KILLS, ids=lambda fault: f"{fault.method}-{fault.count}")
 def test_resumes_exactly_from_a_kill_anywhere(fault, fit, whole, tmp_path):
     fit(fault=fault, code=KILLED)
-    workers = ["--data.num_workers", "2"] if fault == KILL else []  # others than before
-    assert_resumes_exactly(fit, tmp_path, whole, *workers)
+    assert_resumes_exactly(fit, tmp_path, whole)
 
 
 @pytest.mark.slow
@@ -198,20 +205,13 @@ def test_run_killed_while_its_data_are_prepared_starts_again(fit, whole, tmp_pat
 
 
 @pytest.mark.fault(8)
-def test_sigterm_saves_at_the_end_of_the_batch_and_the_run_continues(fit, whole, tmp_path):
-    stopped = fit(fault=SignalAt(CLASSIFIER, "training_step", 8, signal.SIGTERM), code=75)
-    assert "SIGTERM after step 8, continue with --resume" in stopped
-    assert newest(tmp_path) == "step-000000008.ckpt"
-    assert_resumes_exactly(fit, tmp_path, whole)
-
-
-@pytest.mark.fault(8)
-@pytest.mark.parametrize(("signals", "step"), [(1, 10), (2, 5)])
+@pytest.mark.parametrize(("signals", "step"), [(1, 4), (2, 2)])
 def test_one_ctrl_c_finishes_the_epoch_after_its_last_batch_and_two_do_not(
     signals, step, fit, tmp_path
 ):
     fault = SignalAt(CLASSIFIER, "validation_step", 6, signal.SIGINT, signals)
-    fit("--checkpoint_every", "0", fault=fault, code=130)
+    few = ("--trainer.limit_train_batches", "2")
+    fit("--checkpoint_every", "0", *few, fault=fault, code=130)
     assert newest(tmp_path) == f"step-{step:09d}.ckpt"
 
 
@@ -229,7 +229,7 @@ def test_sample_that_is_not_finite_is_named_before_the_forward(fit):
 
 
 @pytest.mark.fault(6)
-@pytest.mark.parametrize("kind", ["full", "read-only"])
+@pytest.mark.parametrize("kind", some(("full", "read-only"), "full"))
 def test_disk_that_cannot_be_written_does_not_end_training_but_is_told(kind, fit, tmp_path):
     folder = tmp_path / "checkpoints"
     fault = DiskFullAfter(4) if kind == "full" else ReadOnlyAfter(folder, 4)
@@ -296,13 +296,6 @@ def test_checkpoint_that_runs_code_runs_none(stage, tiny, copy):
     assert not canary.exists()
 
 
-@pytest.mark.fault(42)
-@pytest.mark.usefixtures("copy")
-def test_other_number_of_threads_is_warned_about(fit):
-    output = fit("--resume", "--threads", "2")
-    assert "warning: the run had 1 threads and continues with 2" in output
-
-
 @pytest.mark.fault(9)
 def test_other_classes_than_those_of_the_run_are_told(copy):
     checkpoint = copy / "checkpoints" / "step-000000015.ckpt"
@@ -313,10 +306,12 @@ def test_other_classes_than_those_of_the_run_are_told(copy):
     assert "error: the run has classes ['bathtub', " in output
 
 
-@pytest.mark.fault(11)
+@pytest.mark.fault(11, 42)
 @pytest.mark.usefixtures("copy")
-def test_weights_of_another_shape_are_listed(fit):
-    output = fit("--resume", "--force-config", "--model.options.width", "8", code=1)
+def test_another_number_of_threads_is_warned_about_and_weights_of_another_shape_are_listed(fit):
+    options = ("--force-config", "--model.options.width", "8", "--threads", "2")
+    output = fit("--resume", *options, code=1)
+    assert "warning: the run had 1 threads and continues with 2" in output
     assert "error: the weights do not fit mgic_diffgcn" in output
     assert "size mismatch for network." in output
 
@@ -337,7 +332,6 @@ def test_run_folder_holds_what_the_report_and_others_read(whole):
     assert arrays["clouds"].shape == (len(rows), 32, 3)
     wrong = predicted[rows] != arrays["labels"][rows]
     assert wrong.tolist() == sorted(wrong.tolist(), reverse=True)
-    assert (whole / "report.html").exists()
     config = yaml.safe_load((whole / "config.yaml").read_text())
     assert config["model"]["options"] == {"k": 4, "width": 16, "dropout": 0.5}
     assert config["model"]["optimizer"]["kind"] == "adamw"
@@ -506,13 +500,6 @@ def test_two_processes_build_one_cache_and_train_as_on_a_finished_one(
     fit_ranks("--data.root", tmp_path / "data", faults=[CountBuilds(builds)] * 2)
     assert len(builds.read_text().split()) == 1
     assert_same_run(whole_of_two, tmp_path)
-
-
-@pytest.mark.fault(41)
-def test_killed_loading_process_ends_the_run_which_then_resumes_exactly(fit, whole, tmp_path):
-    stopped = fit("--data.num_workers", "1", fault=WorkerKilled(60), code=1)
-    assert "error: a data-loading process died" in stopped
-    assert_resumes_exactly(fit, tmp_path, whole)
 
 
 @pytest.mark.fault(41)

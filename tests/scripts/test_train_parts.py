@@ -39,26 +39,26 @@ def whole(tmp_path_factory) -> Path:
     config = ["--config", "scripts/configs/parts.yaml", "--model.name", "pointnet"]
     config += ["--model.options.width", 16]
     few = ["--trainer.max_epochs", 1, "--data.shapes_per_class", "[3, 1, 1]"]
+    few += ["--data.test_splits", "[test-hard]"]
     command = ["fit", *config, *few, "--run_dir", folder, "--threads", 1]
     run(folder / "log", *command, script="scripts.train_parts")
     return folder
 
 
 def test_a_run_ends_with_miou_and_pictures(whole):
-    result = json.loads((whole / "test.json").read_text())
-    assert f"test: mIoU {result['miou']:.4f}, point accuracy" in (whole / "log").read_text()
+    result = json.loads((whole / "test-hard.json").read_text())
+    assert f"test-hard: mIoU {result['miou']:.4f}, point accuracy" in (whole / "log").read_text()
     assert len(result["iou"]) == len(result["classes"]) == len(PARTS)
     assert result["num_samples"] == 10
-    assert result["num_points"] == 10 * 256
-    hard = json.loads((whole / "test-hard.json").read_text())
-    assert hard["num_points"] < 10 * 256  # specks do not count
-    with np.load(whole / "predictions.npz", allow_pickle=False) as file:
-        assert file["confusion"].sum() == 10 * 256
+    with np.load(whole / "predictions-test-hard.npz", allow_pickle=False) as file:
         assert file["parts"].shape == file["truths"].shape == (10, 256)
+        counted = (file["truths"] < len(PARTS)).sum()
+        assert file["confusion"].sum() == result["num_points"] == counted
+        assert counted < 10 * 256  # specks do not count
     report = (whole / "report.html").read_text()
     assert "Intersection over union by part" in report
     assert "<td>1: highest validation mIoU" in report  # counted from 1, as everywhere
-    assert report.count("of 10 clouds, evenly spaced") == 2 * 2  # caption and alt
+    assert report.count("of 10 clouds, evenly spaced") == 2  # caption and alt
 
 
 BOX = trimesh.creation.box(
@@ -67,36 +67,39 @@ BOX = trimesh.creation.box(
 predict = ("predict", "--threads", 1, "--data.up", "z")
 
 
-@pytest.mark.parametrize("suffix", [".off", ".npy"])
-def test_labels_of_points_are_written_where_the_points_are_in_the_file(suffix, whole, tmp_path):
-    path, labels = tmp_path / f"box{suffix}", tmp_path / "new" / "labels"
+def test_labels_of_points_are_written_where_the_points_are_in_the_file(whole, tmp_path):
+    mesh, file, labels = tmp_path / "box.off", tmp_path / "cloud.npy", tmp_path / "new" / "labels"
     cloud = trimesh.sample.sample_surface(BOX, 400, seed=0)[0]
-    if suffix == ".off":
-        path.write_bytes(format_off(BOX.vertices, BOX.faces))
-    else:
-        np.save(path, cloud)
-    command = [*predict, "--run_dir", whole, "--labels", labels, "--format", "json", path]
-    (row,) = json.loads(run(tmp_path / "log", *command, script="scripts.train_parts"))
-    assert sorted(file.name for file in labels.iterdir()) == [
-        *("box.parts.npy", "box.parts.ply", "box.parts.png")
+    mesh.write_bytes(format_off(BOX.vertices, BOX.faces))
+    np.save(file, cloud)
+    command = [*predict, "--run_dir", whole, "--labels", labels, "--format", "json", mesh, file]
+    row, _ = json.loads(run(tmp_path / "log", *command, script="scripts.train_parts"))
+    assert sorted(found.name for found in labels.iterdir()) == [
+        f"{stem}.parts.{suffix}" for stem in ("box", "cloud") for suffix in ("npy", "ply", "png")
     ]
-    parts, found = np.load(labels / "box.parts.npy"), trimesh.load(labels / "box.parts.ply")
-    points = np.asarray(found.vertices)
-    if suffix == ".off":
-        assert points.shape == (256, 3)
-        sides = np.abs(np.abs(points - [9, 0, 0]) - [0.5, 1, 2]).min(axis=1)
-        np.testing.assert_allclose(sides, 0, atol=1e-6)
-        share = (parts == PARTS.index(row["class"])).mean()
-        assert share == pytest.approx(row["probability"])
-    else:
-        np.testing.assert_array_equal(points, cloud)  # all of them, in the order of the file
+    points, parts = read_labels(labels / "box")
+    assert points.shape == (256, 3)
+    sides = np.abs(np.abs(points - [9, 0, 0]) - [0.5, 1, 2]).min(axis=1)
+    np.testing.assert_allclose(sides, 0, atol=1e-6)
+    share = (parts == PARTS.index(row["class"])).mean()
+    assert share == pytest.approx(row["probability"])
+    points, _ = read_labels(labels / "cloud")
+    np.testing.assert_array_equal(points, cloud)  # all of them, in the order of the file
+
+
+def read_labels(stem: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Points and their parts, which all files of a cloud have alike."""
+    parts = np.load(f"{stem}.parts.npy")
+    ply, picture = (Path(f"{stem}.parts.{suffix}").read_bytes() for suffix in ("ply", "png"))
+    found = trimesh.load(f"{stem}.parts.ply")
     raw = found.metadata["_ply_raw"]["vertex"]["data"]
     np.testing.assert_array_equal(np.reshape(raw["label"], -1), parts)
     assert len(np.unique(found.colors, axis=0)) == len(np.unique(parts))
-    assert f"comment label {parts[0]} is {PARTS[parts[0]]}\n" in (
-        (labels / "box.parts.ply").read_bytes().split(b"end_header")[0].decode()
+    assert (
+        f"comment label {parts[0]} is {PARTS[parts[0]]}\n".encode() in ply.split(b"end_header")[0]
     )
-    assert (labels / "box.parts.png").read_bytes().startswith(b"\x89PNG")
+    assert picture.startswith(b"\x89PNG")
+    return np.asarray(found.vertices), parts
 
 
 def test_labels_of_two_files_in_one_place_are_refused():

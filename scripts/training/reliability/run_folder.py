@@ -8,7 +8,6 @@ from typing import Any
 import yaml
 
 from datasets.off import shown
-from scripts.training.reliability.checkpoint import newest_checkpoint
 from scripts.training.reliability.claim import refuse_run
 from scripts.training.reliability.errors import RunFolderError
 from scripts.training.reliability.files import remove_parts, write_whole
@@ -63,6 +62,9 @@ def open_run(folder: Path, config: Mapping[str, Any], mode: str, *, force: bool)
             the one that the run was started with.
         CheckpointError: Every checkpoint is damaged.
     """
+    # imported here: it takes torch, which those who only read a folder do not wait for
+    from scripts.training.reliability.checkpoint import newest_checkpoint
+
     saved = folder / CONFIG
     checkpoints = folder / "checkpoints"
     if mode == "overwrite":

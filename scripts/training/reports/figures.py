@@ -16,6 +16,7 @@ from typing import ParamSpec
 import numpy as np
 from matplotlib import style
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties, findfont, get_font
@@ -48,9 +49,11 @@ def as_png(draw: Callable[P, Figure]) -> Callable[P, bytes]:
 def png_of(figure: Figure) -> bytes:
     """Save a figure, the same bytes every time."""
     buffer = io.BytesIO()
-    # twice: the layout knows only then which tick labels its own widths leave
-    figure.draw_without_rendering()
-    figure.savefig(buffer, format="png", dpi=150, metadata={"Software": None})
+    # drawing lays out once more: only then is it known which tick labels the first widths leave
+    if layout := figure.get_layout_engine():
+        layout.execute(figure)
+    figure.dpi = 150
+    FigureCanvasAgg(figure).print_png(buffer, metadata={"Software": None})  # savefig draws twice
     return buffer.getvalue()
 
 

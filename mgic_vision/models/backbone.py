@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import Any, cast
 
@@ -277,11 +278,10 @@ class Backbone(nn.Module):
 
     def _run(self, name: str, x: Tensor) -> Tensor:
         again = self.grad_checkpointing and self.training and torch.is_grad_enabled()
-        for block, rate in zip(
-            cast(nn.Sequential, self.stages[name]), self._rates(name), strict=True
-        ):
+        rates = self._rates(name) if self.training else itertools.repeat(0.0)
+        for block, rate in zip(cast(nn.Sequential, self.stages[name]), rates, strict=False):
             y = run_again(block, x) if again else block(x)
-            x = drop_path(x, y, rate) if rate and self.training else y
+            x = drop_path(x, y, rate) if rate else y
         return x
 
     def _rates(self, name: str) -> list[float]:

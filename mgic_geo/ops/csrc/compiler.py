@@ -48,7 +48,7 @@ _GUARD = 'exec 3<&0; { cat <&3; kill -9 0; } >/dev/null 2>&1 & exec "$@" </dev/n
 _log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # looked up with every call, which must not hash all paths
 class Kernels:
     """What makes one library of kernels.
 

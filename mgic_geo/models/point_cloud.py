@@ -109,6 +109,8 @@ class PointCloudClassifier(nn.Module):
 
         self.make_layers(make_conv, layers, width)
         self.lists_edges = any(map(_lists_edges, self.convs()))
+        if self.lists_edges and graph == "none":
+            raise ValueError(f"graph='none' has no edges, which {self.convs()[0]} takes")
         self.head = self.make_head(width, num_classes, dropout)
 
     def make_layers(

@@ -289,6 +289,6 @@ def _check_widths(in_channels: int | tuple[int, int], out_channels: int) -> None
     valid = all(isinstance(width, int) and (width > 0 or width == -1) for width in widths)
     if len(widths) not in (1, 2) or not valid:
         raise ValueError(
-            f"in_channels must be at least 1, -1 (lazy) or a pair of those, got {in_channels}"
+            f"in_channels must be at least 1, -1 (lazy) or a pair of those, got {in_channels!r}"
         )
     check_counts(out_channels=out_channels)

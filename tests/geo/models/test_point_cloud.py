@@ -122,6 +122,8 @@ def test_convolutions_of_pyg_take_the_edges_of_the_neighbors(name):
     expected = model.map_points(pos, lambda x: (knn_graph(x, 4, batch).as_tensor(),))
     assert_close(model.point_features(pos, batch), expected, **CLOSE)
     assert model(pos, batch).shape == (len(SIZES), 5)
+    with pytest.raises(ValueError, match=r"graph='none' has no edges, which .*Conv"):
+        PointCloudClassifier(PYGS[name], 5, width=8, graph="none")
 
 
 # by default one network of each graph, one of them with a cycle

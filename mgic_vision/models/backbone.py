@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 from typing import Any, cast
 
@@ -278,8 +277,9 @@ class Backbone(nn.Module):
 
     def _run(self, name: str, x: Tensor) -> Tensor:
         again = self.grad_checkpointing and self.training and torch.is_grad_enabled()
-        rates = self._rates(name) if self.training else itertools.repeat(0.0)
-        for block, rate in zip(cast(nn.Sequential, self.stages[name]), rates, strict=False):
+        blocks = cast(nn.Sequential, self.stages[name])
+        rates = self._rates(name) if self.training else [0.0] * len(blocks)
+        for block, rate in zip(blocks, rates, strict=True):
             y = run_again(block, x) if again else block(x)
             x = drop_path(x, y, rate) if rate else y
         return x

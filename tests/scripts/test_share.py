@@ -152,11 +152,11 @@ def test_a_hub_is_asked_for_the_hash_and_pickled_weights_are_refused(tmp_path, m
 
     monkeypatch.setattr("mgic_geo.models.hub.hf_hub_download", download)
     monkeypatch.setattr("huggingface_hub.hub_mixin.hf_hub_download", download)
-    assert HubModel.from_pretrained("somebody/pointnet").name == "pointnet"
+    assert HubModel.from_pretrained("user/pointnet").name == "pointnet"
     assert asked == ["config.json", "model.json", "model.safetensors"]
     (tmp_path / "model.safetensors").unlink()
     with pytest.raises(WeightsError, match="is a pickle: pointnet is read from"):
-        HubModel.from_pretrained("somebody/pointnet")
+        HubModel.from_pretrained("user/pointnet")
 
 
 def test_networks_of_parts_are_not_shared(runs, tmp_path, capsys):

@@ -39,26 +39,27 @@ def whole(tmp_path_factory) -> Path:
     config = ["--config", "scripts/configs/parts.yaml", "--model.name", "pointnet"]
     config += ["--model.options.width", 16]
     few = ["--trainer.max_epochs", 1, "--data.shapes_per_class", "[3, 1, 1]"]
-    few += ["--data.test_splits", "[test-hard]"]
     command = ["fit", *config, *few, "--run_dir", folder, "--threads", 1]
     run(folder / "log", *command, script="scripts.train_parts")
     return folder
 
 
 def test_a_run_ends_with_miou_and_pictures(whole):
-    result = json.loads((whole / "test-hard.json").read_text())
-    assert f"test-hard: mIoU {result['miou']:.4f}, point accuracy" in (whole / "log").read_text()
+    result = json.loads((whole / "test.json").read_text())
+    assert f"test: mIoU {result['miou']:.4f}, point accuracy" in (whole / "log").read_text()
     assert len(result["iou"]) == len(result["classes"]) == len(PARTS)
     assert result["num_samples"] == 10
-    with np.load(whole / "predictions-test-hard.npz", allow_pickle=False) as file:
-        assert file["parts"].shape == file["truths"].shape == (10, 256)
-        counted = (file["truths"] < len(PARTS)).sum()
-        assert file["confusion"].sum() == result["num_points"] == counted
-        assert counted < 10 * 256  # specks do not count
+    assert result["num_points"] == 10 * 256
+    hard = json.loads((whole / "test-hard.json").read_text())
+    assert hard["num_points"] < 10 * 256  # specks do not count
+    for split, counted in ((".", 10 * 256), ("-test-hard.", hard["num_points"])):
+        with np.load(whole / f"predictions{split}npz", allow_pickle=False) as file:
+            assert file["parts"].shape == file["truths"].shape == (10, 256)
+            assert file["confusion"].sum() == counted == (file["truths"] < len(PARTS)).sum()
     report = (whole / "report.html").read_text()
     assert "Intersection over union by part" in report
     assert "<td>1: highest validation mIoU" in report  # counted from 1, as everywhere
-    assert report.count("of 10 clouds, evenly spaced") == 2  # caption and alt
+    assert report.count("of 10 clouds, evenly spaced") == 2 * 2  # caption and alt
 
 
 BOX = trimesh.creation.box(

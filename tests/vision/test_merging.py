@@ -58,15 +58,15 @@ def test_the_block_is_the_runtimes():
 )
 def test_a_merged_network_fits_the_blocks_and_equals_the_network(name, options):
     torch.manual_seed(0)
-    model = create_model(name, 5, **options).eval()
+    model = create_model(name, 5, **options).eval().double()
     for norm in model.modules():
         if isinstance(norm, nn.BatchNorm2d):
             nn.init.uniform_(norm.running_var, 0.5, 2)
             nn.init.uniform_(norm.weight, 0.5, 2)
-    merged, x = merge_groups(fuse(model, native="never")), torch.rand(2, 3, 64, 48)
+    merged, x = merge_groups(fuse(model, native="never")), torch.rand(2, 3, 64, 48).double()
     expected = model(x)
     scale = expected.abs().max()
-    assert_close(merged(x) / scale, expected / scale, rtol=0, atol=1e-5)
+    assert_close(merged(x) / scale, expected / scale, rtol=0, atol=1e-12)
 
     def unfit(module: nn.Module) -> int:
         grouped = [c for c in module.modules() if isinstance(c, nn.Conv2d) and c.groups > 1]

@@ -1,6 +1,6 @@
 """Shapes as point clouds whose points know their part; data sets of parts are this with shapes."""
 
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from typing import Any
 
 import numpy as np
@@ -9,7 +9,7 @@ import torch
 from datasets.drawn_shapes import AugmentFunction, DrawnShapes, MeshCloud, make_cloud
 
 
-class DrawnParts(DrawnShapes):
+class DrawnParts(DrawnShapes, ABC):
     """Shapes of a split whose points have a part; subclasses know the shapes and what parts are.
 
     Training points are drawn anew in every epoch from ``(seed, epoch, index)``, those of other

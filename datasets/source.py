@@ -9,7 +9,7 @@ import re
 import stat
 import zipfile
 import zlib
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path, PurePosixPath
 
@@ -24,7 +24,7 @@ class SourceError(ValueError):
     """A folder or an archive does not hold what was asked for; the message names it."""
 
 
-class FileSource:
+class FileSource(ABC):
     """Files by a name ``<class>/<split>/<file>``; subclasses find them.
 
     Attributes:

@@ -193,8 +193,10 @@ class Residual(nn.Module):
 
     def added(self, x: Features, *args: object, **kwargs: object) -> Tensor:
         """What the branch adds to ``x``."""
-        if self._forward_hooks or self._forward_pre_hooks or self._backward_hooks:
-            return self(x, *args, **kwargs) - _targets(x)  # hooks want to see the layer called
+        forward = self._forward_hooks or self._forward_pre_hooks
+        backward = self._backward_hooks or self._backward_pre_hooks
+        if forward or backward:  # they want to see the layer called
+            return self(x, *args, **kwargs) - _targets(x)
         return self.branch(x, *args, **kwargs)
 
 

@@ -1,4 +1,4 @@
-"""A forward hook sees every call of its module, in every mode, whatever a kernel would skip."""
+"""A hook sees every call of its module, in every mode, whatever a kernel would skip."""
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -46,16 +46,22 @@ NETWORKS = {
 
 
 @contextmanager
-def seen(network: nn.Module, names: Iterable[str]) -> Iterator[set[str]]:
+def seen(
+    network: nn.Module, names: Iterable[str], register: str = "register_forward_hook"
+) -> Iterator[set[str]]:
     """Names of the modules whose hooks were called meanwhile."""
     modules, called = dict(network.named_modules()), set()
     handles = [
-        modules[name].register_forward_hook(lambda *_, name=name: called.add(name))
-        for name in names
+        getattr(modules[name], register)(lambda *_, name=name: called.add(name)) for name in names
     ]
     yield called
     for handle in handles:
         handle.remove()
+
+
+def modules_called(network: nn.Module) -> set[str]:
+    uncalled = (nn.ModuleList, SumAggregation)  # PyG makes one for every convolution
+    return {name for name, part in network.named_modules() if not isinstance(part, uncalled)}
 
 
 @pytest.mark.parametrize("mode", ["training", "evaluation", "fused"])
@@ -66,13 +72,28 @@ def test_a_hook_on_one_module_is_called_as_with_hooks_on_all(name, mode):
     if mode == "fused":
         network = (mgic_vision if inputs[0].dim() == 4 else mgic_geo).fuse(network)
     names = [name for name, _ in network.named_modules()]
-    uncalled = (nn.ModuleList, SumAggregation)  # PyG makes one for every convolution
-    called = {name for name, part in network.named_modules() if not isinstance(part, uncalled)}
     with torch.set_grad_enabled(mode == "training"):
         with seen(network, names) as everywhere:
             network(*inputs)
-        assert everywhere == called
+        assert everywhere == modules_called(network)
         for one in sorted(everywhere):
             with seen(network, [one]) as alone:
                 network(*inputs)
             assert alone == {one}
+
+
+@pytest.mark.parametrize("kind", ["register_full_backward_hook", "register_full_backward_pre_hook"])
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_backward_hook_on_one_module_is_called_as_with_hooks_on_all(name, kind):
+    network, (x, *others) = NETWORKS[name]()
+    x.requires_grad_()
+    for module in network.modules():
+        if isinstance(module, nn.ReLU):
+            module.inplace = False  # PyTorch refuses to change what such a hook watches
+    with seen(network, [name for name, _ in network.named_modules()], kind) as everywhere:
+        network(x, *others).sum().backward()
+    assert everywhere == modules_called(network)
+    for one in sorted(everywhere):
+        with seen(network, [one], kind) as alone:
+            network(x, *others).sum().backward()
+        assert alone == {one}

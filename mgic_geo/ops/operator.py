@@ -306,7 +306,11 @@ def hooks_of(module: nn.Module) -> tuple[dict[int, Callable[..., Any]], ...]:
 
 
 def is_hooked(*modules: nn.Module | None) -> bool:
-    """Whether a hook wants to see what goes through one of these modules."""
+    """Whether a hook wants to see what goes through one of these modules.
+
+    Hooks on the modules of all networks do not count: ``FlopCounterMode`` has some, and is to count
+    what runs without it.
+    """
     return any(module is not None and any(hooks_of(module)) for module in modules)
 
 

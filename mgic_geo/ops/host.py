@@ -14,6 +14,7 @@ from contextvars import ContextVar
 
 import torch
 from torch import Tensor
+from torch._C._functorch import get_unwrapped, is_batchedtensor, is_gradtrackingtensor
 
 _as_device: ContextVar[bool] = ContextVar("as_device", default=False)
 
@@ -24,8 +25,18 @@ def is_readable(x: Tensor) -> bool:
     Example:
         >>> is_readable(torch.ones(1)), is_readable(torch.ones(1, device="meta"))
         (True, False)
+        >>> torch.vmap(lambda x: x + is_readable(x))(torch.zeros(2))  # of many at once
+        tensor([0., 0.])
     """
-    return x.is_cpu and not is_as_on_device()
+    return x.is_cpu and not is_as_on_device() and not _is_batched(x)
+
+
+def _is_batched(x: Tensor) -> bool:
+    if not torch._C._are_functorch_transforms_active():
+        return False
+    while is_gradtrackingtensor(x):
+        x = get_unwrapped(x)
+    return is_batchedtensor(x)
 
 
 def is_as_on_device() -> bool:

@@ -5,6 +5,7 @@ from functools import partial
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call, grad, vmap
 from torch.testing import assert_close
 from torch_geometric.nn import GATConv, SAGEConv
 
@@ -142,6 +143,20 @@ def test_compiled_training_step_of_a_ragged_batch_equals_the_eager_one(name):
             parameter.grad, eager.grad, **CLOSE, msg=lambda text, key=key: f"{key}: {text}"
         )
     assert_close(dict(twin.named_buffers()), dict(model.named_buffers()), **CLOSE)
+
+
+@pytest.mark.parametrize("name", [name for name in MODELS if name != "random_graph"])
+def test_gradients_of_every_cloud_for_itself_by_vmap(name):
+    model, pos = small(name).eval(), clouds(9, 9)[0].view(2, 9, 3)
+    parameters = dict(model.named_parameters())
+
+    def loss(parameters: dict[str, Tensor], pos: Tensor) -> Tensor:
+        return functional_call(model, parameters, (pos,)).square().sum()
+
+    found = vmap(grad(loss), in_dims=(None, 0))(parameters, pos)
+    for row in range(2):
+        expected = torch.autograd.grad(loss(parameters, pos[row]), list(parameters.values()))
+        assert_close([each[row] for each in found.values()], list(expected), **CLOSE)
 
 
 @pytest.mark.parametrize("name", MODELS)

@@ -44,6 +44,7 @@ class Backbone(nn.Module):
 
     Weights lie in channels-last order, in which grouped convolutions are fast on a CPU, and the
     features follow them whatever the order of the input; ``.to(memory_format=...)`` changes that.
+    PyTorch's ``fully_shard`` takes no other order than ``torch.contiguous_format``.
 
     Args:
         stem: From the input to the first stage.

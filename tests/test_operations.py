@@ -146,4 +146,4 @@ def test_a_network_is_explained():
     layer, x, inputs = LAYERS["MGIC edge"]
     text = str(explain(layer, x, *inputs))
     assert re.search(r"mgic::neighbor_max +compiled +3\n", text)
-    assert re.search(r"reference +2  compiled: x has 12 rows, fewer than 256$", text)
+    assert re.search(r"reference +2  compiled: x has fewer than 256 rows$", text)

@@ -67,7 +67,7 @@ def _compiled(addend: Tensor, x: Tensor, weight: Tensor, *norm: Any) -> tuple[Te
 
 def _why_not(addend: Tensor, x: Tensor, weight: Tensor, *norm: Any) -> str | None:
     if x.size(0) < MIN_ROWS:
-        return f"x has {x.size(0)} rows, fewer than {MIN_ROWS}"
+        return f"x has fewer than {MIN_ROWS} rows"
     return why_not_multiply(weight, addend=addend, x=x, scale=norm[0], shift=norm[1])
 
 
@@ -83,7 +83,7 @@ def _why_not_in_triton(rows: Tensor, x: Tensor, weight: Tensor, *norm: Tensor | 
     if reason is None:
         reason = why_not_triton(x, *norm)  # which may be in float32
     if reason is None and (x.size(0) < 2 or not weight.numel()):
-        return f"x has {x.size(0)} rows, a group {weight.size(1)} outputs; it needs 2 and 1"
+        return "x has fewer than 2 rows, or a group no outputs"
     return reason
 
 

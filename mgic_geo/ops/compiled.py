@@ -33,7 +33,7 @@ def why_not_readable(**tensors: Tensor | None) -> str | None:
         if x.layout is not torch.strided:
             return f"{name} is {x.layout}, not torch.strided"
         if x.dim() and x.size(0) >= MAX_ROWS:
-            return f"{name} has {x.size(0)} rows, {MAX_ROWS} or more"
+            return f"{name} has {MAX_ROWS} rows or more"
     return "tensors are treated as on another device" if is_as_on_device() else None
 
 

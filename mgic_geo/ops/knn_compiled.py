@@ -20,7 +20,7 @@ def why_not(*tensors: Tensor) -> str | None:
     """Why the compiled searches do not take these coordinates, in words; ``None`` where they do."""
     for x in tensors:
         if x.size(1) > MAX_DIM:
-            return f"x has {x.size(1)} columns, more than {MAX_DIM}"
+            return f"x has more than {MAX_DIM} columns"
         if not x.is_floating_point():
             return f"x is {x.dtype}, not floating point"
         if reason := why_not_on_host(x):

@@ -39,7 +39,8 @@ class Kernel:
         name: As :func:`explain` prints it.
         run: Takes the inputs of the operation, returns new tensors and records no gradients.
         why_not: Takes the same; says in words why ``run`` does not apply, ``None`` where it does.
-            :data:`ELSEWHERE` where it is for other devices, which is no news.
+            :data:`ELSEWHERE` where it is for other devices, which is no news. The words hold no
+            sizes of inputs: those would be constants of what a compiler makes of the call.
     """
 
     name: str

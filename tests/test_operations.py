@@ -17,6 +17,7 @@ from mgic_geo import (
     knn_graph,
 )
 from mgic_geo import edge_gradients as weigh
+from mgic_geo.ops.grouped_linear import packing
 from mgic_vision.layers import DepthwiseConv2d
 from mgic_vision.norm import BatchNorm2d
 from tests.kernels import needs_compiler
@@ -104,6 +105,25 @@ def make_layers() -> dict[str, tuple[nn.Module, Tensor, tuple]]:
 
 
 LAYERS = make_layers()
+
+
+@pytest.mark.parametrize("name", sorted(INPUTS))
+def test_an_operation_stays_on_the_device_of_its_inputs(name):
+    packing.cache_clear()
+    with torch.device("meta"):
+        found = numbers(OPERATIONS[name](*INPUTS[name]))
+    assert_close(found, numbers(OPERATIONS[name](*INPUTS[name])), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_a_layer_stays_on_the_device_of_its_inputs(name):
+    layer, x, inputs = LAYERS[name]
+    function, leaf = Sum(layer, *inputs), x.clone().requires_grad_()
+    expected = torch.autograd.grad(function(leaf), leaf)
+    packing.cache_clear()
+    with torch.device("meta"):
+        found = torch.autograd.grad(function(leaf), leaf)
+    assert_close(found, expected, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("name", LAYERS)

@@ -32,7 +32,7 @@ def _reference(x: Tensor, counts: Tensor, wanted: Tensor, first: Tensor, total: 
 
 def _compiled(x: Tensor, counts: Tensor, wanted: Tensor, first: Tensor, total: int) -> Tensor:
     _check(x, counts, wanted, first, total)
-    chosen = torch.empty(total, dtype=torch.int64)
+    chosen = counts.new_empty(total)
     starts, ends = (F.pad(sizes.cumsum(0), (1, 0)) for sizes in (counts, wanted))
     columns = x.double().T.contiguous()
     build.run("mgic_farthest", columns, x.size(1), starts, ends, first.contiguous(), chosen)

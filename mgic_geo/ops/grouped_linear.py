@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
 import torch
@@ -97,20 +97,20 @@ def keep_packed_(weight: Tensor) -> None:
 @lru_cache(maxsize=256)
 def packing(groups: int, rows: int, columns: int, parts: int = 1, *, lanes: int) -> Packing:
     """Lay out ``groups`` blocks of ``rows`` outputs by ``parts`` times ``columns`` inputs."""
-    width = groups * columns
-    outputs = torch.arange(-(-groups * rows // lanes) * lanes).view(-1, 1, 1, lanes)
+    width, count = groups * columns, partial(torch.arange, device="cpu")
+    outputs = count(-(-groups * rows // lanes) * lanes).view(-1, 1, 1, lanes)
     group = (outputs // rows).clamp(max=groups - 1)
     begins = group[..., 0].view(-1) * columns
     inputs = int((group[..., -1].view(-1) * columns + columns - begins).max())
     begins = begins.clamp(max=width - inputs)
-    channel = begins.view(-1, 1, 1, 1) + torch.arange(inputs).view(-1, 1)
-    part = torch.arange(parts).view(-1, 1, 1)
+    channel = begins.view(-1, 1, 1, 1) + count(inputs).view(-1, 1)
+    part = count(parts).view(-1, 1, 1)
     index = ((group * rows + outputs % rows) * parts + part) * columns + channel % columns
     there = (channel // columns == group) & (outputs < groups * rows)
     size = groups * rows * parts * columns
     index = index.where(there, size)
-    inverse = torch.empty(size + 1, dtype=torch.long)
-    inverse[index.view(-1)] = torch.arange(index.numel())
+    inverse = index.new_empty(size + 1)
+    inverse[index.view(-1)] = count(index.numel())
     return Packing(begins, index, inverse[:-1].clone())
 
 

@@ -82,12 +82,14 @@ def _packed_max(x: Tensor, ptr: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
     # an infinity has no free bits, and 0 would become a number that processors may flush to 0;
     # both limits are out of float32's range and rounded away in the end
     key.clamp_(-(2.0**1000), 2.0**1000).add_(2.0**-1000)
-    key.view(torch.long).bitwise_or_(torch.arange(x.size(0)).unsqueeze(1))
+    key.view(torch.long).bitwise_or_(torch.arange(x.size(0), device=x.device).unsqueeze(1))
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta")
         ones = key.new_ones(index.numel())
-        size = ptr.numel() - 1, x.size(0)
-        matrix = torch.sparse_csr_tensor(ptr, index, ones, size, check_invariants=False)
+        size, device = (ptr.numel() - 1, x.size(0)), x.device
+        matrix = torch.sparse_csr_tensor(
+            ptr, index, ones, size, device=device, check_invariants=False
+        )
     best = torch.sparse.mm(matrix, key, reduce="amax")
     return best.float(), best.view(torch.long).bitwise_and_((1 << _SPARE_BITS) - 1)
 

@@ -63,12 +63,17 @@ DIFFERENTIAL_CYCLES = _cycles(
 
 def _on_cad(comparison: Comparison, title: str, *more: Contender) -> Comparison:
     """Make the comparison on real CAD models, a folder that the user has (`--data.root`)."""
+    dense = comparison.contenders[0].name
     return replace(
         comparison,
         name=f"{comparison.name.partition('_')[0]}_cad",
         title=f"{title} on CAD models: both cycles and their controls",
         config=CONFIGS / "cad.yaml",
         contenders=(*comparison.contenders, *more),
+        questions=(
+            *comparison.questions,
+            *((dense, each.name, f"dense against {each.note}") for each in more),
+        ),
         draw=_draw_classes,
         keys=("test", "test-class"),
         splits=("test",),
@@ -77,7 +82,7 @@ def _on_cad(comparison: Comparison, title: str, *more: Contender) -> Comparison:
 
 
 EDGE_CAD = _on_cad(EDGE_CYCLES, "Edge convolutions", POINTNET)
-DIFFERENTIAL_CAD = _on_cad(DIFFERENTIAL_CYCLES, "Differential convolutions")
+DIFFERENTIAL_CAD = _on_cad(DIFFERENTIAL_CYCLES, "Differential convolutions", POINTNET)
 PROTOCOL = replace(
     POINTS,
     name="protocol",

@@ -111,7 +111,7 @@ def test_what_it_does_not_take_is_left_to_others():
     inputs = draw(3, 2, 3, 4)
     for rows in (0, 1):
         few = [each[:rows] for each in inputs[:2]]
-        assert f"triton: x has {rows} rows" in reason(*few, *inputs[2:])
+        assert "triton: x has fewer than 2 rows" in reason(*few, *inputs[2:])
     assert "triton: a tensor is torch.float64" in reason(*doubled(inputs))
     assert "triton: types differ" in reason(*inputs[:2], inputs[2].half(), None, None)
     with pytest.raises(ValueError, match=r"x must be \(N, 8\) and addend \(N, 6\), got"):

@@ -3,6 +3,7 @@
 import copy
 import io
 import logging
+import math
 from functools import partial
 
 import pytest
@@ -65,6 +66,8 @@ def test_compiled_cycle_equals_the_definition(kind, threads):
     ],
 )
 def test_compiled_change_of_width_equals_the_convolution(widths, kernel, stride, threads):
+    if widths[1] // math.gcd(*widths) >= 2 * HALF:
+        pytest.skip("groups as wide as a vector stay with torch")
     change, native = make_change(*widths, kernel=kernel, stride=stride)
     with on_threads(threads), torch.no_grad():
         for shape in [(1, 7, 7), (3, 12, 10), (2, 1, 2), (1, 61, 130)]:

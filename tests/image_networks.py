@@ -55,17 +55,14 @@ def build(name: str, seed: int = 0, **options) -> nn.Module:
 
 
 def make_small() -> ImageModel:
-    """A cycle of each kind, the first with squeeze-excite, and changes of width and resolution.
-
-    With vectors of any length a kernel runs the change to four times the width.
-    """
-    sizes, stages = {"group_size": 4, "coarse_size": 8}, Stages(8, 2)
+    """A cycle of each kind, the first with squeeze-excite, and changes of width and resolution."""
+    sizes, stages = {"group_size": 4, "coarse_size": 4}, Stages(8, 2)
     squeezing = partial(inverted_residual, squeeze="every", activation=HARDSWISH)
-    stages.add(mgic_unit(8, 32, squeezing, inner=32, stride=2, **sizes), 32, stride=2)
-    stages.add(mgic_unit(32, 32, basic_block, **sizes), 32)
-    stages.add(mgic_unit(32, 64, bottleneck, inner=8, stride=2, **sizes), 64, stride=2)
+    stages.add(mgic_unit(8, 16, squeezing, inner=32, stride=2, **sizes), 16, stride=2)
+    stages.add(mgic_unit(16, 16, basic_block, **sizes), 16)
+    stages.add(mgic_unit(16, 32, bottleneck, inner=8, stride=2, **sizes), 32, stride=2)
     backbone = Backbone(conv_norm_act(3, 8, kernel=3, stride=2), stages)
-    return ImageModel(backbone, Head(64, 10))
+    return ImageModel(backbone, Head(32, 10))
 
 
 def make_input(model: nn.Module, height: int = 64, width: int = 64, batch: int = 2):

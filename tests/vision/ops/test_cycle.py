@@ -79,6 +79,7 @@ def test_compiled_change_of_width_equals_the_convolution(widths, kernel, stride,
     ("conv", "act"),
     [
         (nn.Conv2d(64, 64, 3, padding=1, groups=2), nn.ReLU()),
+        (nn.Conv2d(64, 64, 3, padding=1, groups=64), nn.ReLU()),
         (nn.Conv2d(8, 32, 3, padding=1, groups=8), nn.SiLU()),
         (nn.Conv2d(8, 32, 3, groups=8), nn.ReLU()),
         (nn.Conv2d(8, 32, 3, padding=65, dilation=65, groups=8), nn.ReLU()),
@@ -90,7 +91,7 @@ def test_convolutions_that_are_wide_or_not_known_stay_with_torch(conv, act):
 
 
 def test_convolutions_that_would_be_mostly_zeros_stay_with_torch():
-    conv = nn.Conv2d(64, 64, 3, padding=1, groups=64)
+    conv = nn.Conv2d(512, 256, 3, padding=1, groups=256)
     assert (NativeConv.take(nn.Sequential(conv, nn.ReLU())) is None) == (loaded().lanes > MAX_ZEROS)
 
 

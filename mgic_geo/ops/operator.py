@@ -141,6 +141,13 @@ class Operation:
         note(self.name, kernel.name, reason)
         return (self.recorded[kernel] if recorded and self.has_backward else kernel.run)(*inputs)
 
+    def run_first(self, *inputs: Any) -> Any:
+        """Run the first kernel, for who knows that it applies and that nothing records the call."""
+        if is_in_torch_dispatch_mode():
+            return self.registered(*inputs)
+        note(self.name, self.kernels[0].name, None)
+        return self.kernels[0].run(*inputs)
+
     def why_not(self, *inputs: Any) -> str | None:
         """Why no kernel would run for these inputs, in words; ``None`` where one would."""
         return self._choose(inputs, _is_recorded(inputs))[1]

@@ -66,7 +66,7 @@ class NativeCycle(PackedModule, MGICBlock):
         packed = self.packed_for(x) if images else None
         if packed is None:
             return super().forward(x, *args, **kwargs)
-        return run_cycle(x, *packed)
+        return run_cycle.run_first(x, *packed)
 
     def pack(self) -> tuple[Tensor, Tensor] | None:
         """Sizes and weights as :func:`pack_cycle` lays them out."""

@@ -100,7 +100,7 @@ class NativeConv(PackedModule, nn.Sequential):
         packed = self.packed_for(input)
         if packed is None or input.dim() != 4 or input.size(1) != packed[-1][0]:
             return super().forward(input)
-        return run_grouped_conv(input, *packed)
+        return run_grouped_conv.run_first(input, *packed)
 
     def pack(self) -> tuple[Any, ...] | None:
         """First channels of the pieces, weight, bias and sizes."""

@@ -72,7 +72,10 @@ def _on_cad(comparison: Comparison, title: str, *more: Contender) -> Comparison:
         contenders=(*comparison.contenders, *more),
         questions=(
             *comparison.questions,
-            *((dense, each.name, f"dense against {each.note}") for each in more),
+            *(
+                (dense, each.name, f"dense against {each.note.removeprefix('control: ')}")
+                for each in more
+            ),
         ),
         draw=_draw_classes,
         keys=("test", "test-class"),

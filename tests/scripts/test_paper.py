@@ -530,7 +530,7 @@ def make_tables(folder, mgic, narrow, std="1.0", page="edge_cycles"):
 
 
 def test_the_table_of_a_readme_is_replaced_between_its_marks_and_nothing_else(tmp_path):
-    make_tables(tmp_path, mgic=(91, 90.5, 92), narrow=(85, 84, 86), page="edge_cad")
+    make_tables(tmp_path, mgic=(91, 90.5, 92), narrow=(85, 84, 86), page="differential_cad")
     readme = tmp_path / "README.md"
     readme.write_text(f"before\n{front.BEGIN}previous table\n{front.END}after\n")
     for _ in range(2):

@@ -13,7 +13,7 @@ BEGIN = "<!-- written by `python -m scripts.paper index --readme README.md` -->\
 END = "<!-- end of what is written -->\n"
 PAGES = {
     "differential_cycles": "generated furniture, 10 classes",
-    "edge_cad": "CAD models, 10 classes",
+    "differential_cad": "CAD models, 10 classes",
     "fashion": "Fashion-MNIST, 1,000 images",
 }
 SHOWN = ("dense", *NARROW, "MGIC, additive")  # how the notes of the rows begin

@@ -61,7 +61,7 @@ def search(
         points = points.to(torch.float32 if name == "mgic_knn" else torch.float64)
         return (F.pad(points, (0, spare)) if spare else points).contiguous()
 
-    neighbors = counts.new_full((rows, k), -1)
+    neighbors = torch.full((rows, k), -1, device=x.device)
     build.run(
         *(name, laid_out(x), x.size(1) + spare, _starts(counts)),
         *(None if y is None else laid_out(y), None if counts_y is None else _starts(counts_y)),

@@ -61,7 +61,7 @@ DIFFERENTIAL_CYCLES = _cycles(
 )
 
 
-def _on_cad(comparison: Comparison, title: str, *more: Contender) -> Comparison:
+def _on_cad(comparison: Comparison, title: str) -> Comparison:
     """Make the comparison on real CAD models, a folder that the user has (`--data.root`)."""
     dense = comparison.contenders[0].name
     return replace(
@@ -69,14 +69,8 @@ def _on_cad(comparison: Comparison, title: str, *more: Contender) -> Comparison:
         name=f"{comparison.name.partition('_')[0]}_cad",
         title=f"{title} on CAD models: both cycles and their controls",
         config=CONFIGS / "cad.yaml",
-        contenders=(*comparison.contenders, *more),
-        questions=(
-            *comparison.questions,
-            *(
-                (dense, each.name, f"dense against {each.note.removeprefix('control: ')}")
-                for each in more
-            ),
-        ),
+        contenders=(*comparison.contenders, POINTNET),
+        questions=(*comparison.questions, (dense, POINTNET.name, "dense against no neighbors")),
         draw=_draw_classes,
         keys=("test", "test-class"),
         splits=("test",),
@@ -84,8 +78,8 @@ def _on_cad(comparison: Comparison, title: str, *more: Contender) -> Comparison:
     )
 
 
-EDGE_CAD = _on_cad(EDGE_CYCLES, "Edge convolutions", POINTNET)
-DIFFERENTIAL_CAD = _on_cad(DIFFERENTIAL_CYCLES, "Differential convolutions", POINTNET)
+EDGE_CAD = _on_cad(EDGE_CYCLES, "Edge convolutions")
+DIFFERENTIAL_CAD = _on_cad(DIFFERENTIAL_CYCLES, "Differential convolutions")
 PROTOCOL = replace(
     POINTS,
     name="protocol",

@@ -17,7 +17,7 @@ from mgic_vision.ops.packed import PackedModule
 from mgic_vision.ops.packing import pack_bias
 from mgic_vision.tracing import leaf_of_fx
 
-MAX_ZEROS = 8  # weights of a piece for one that is none of the padding
+MAX_SEEN = 24  # channels that a piece of outputs reads, most of them by weights of zero
 
 
 class ConvPlan(NamedTuple):
@@ -111,8 +111,8 @@ class NativeConv(PackedModule, nn.Sequential):
 def read_pair(sequence: nn.Sequential) -> tuple[nn.Conv2d, nn.Module] | None:
     """The convolution and the activation that are all of a sequence; ``None`` for torch's work.
 
-    That is where groups are wide, are single channels in and out, or so narrow that most of a piece
-    would be zeros.
+    That is where groups are wide or are single channels in and out, or where a piece, which may be
+    of many groups, would read too much.
     """
     parts = [part for part in sequence if not is_nothing(part)]
     conv, act = parts[0] if parts else None, parts[1] if len(parts) > 1 else nn.Identity()
@@ -127,8 +127,7 @@ def read_pair(sequence: nn.Sequential) -> tuple[nn.Conv2d, nn.Module] | None:
 def _is_narrow(conv: nn.Conv2d) -> bool:
     inputs, outputs = conv.in_channels // conv.groups, conv.out_channels // conv.groups
     seen = _layout(conv, loaded().lanes).index.size(2)
-    most = min(MAX_ZEROS * inputs, conv.in_channels)
-    return inputs * outputs > 1 and outputs < loaded().lanes and seen <= most
+    return inputs * outputs > 1 and outputs < loaded().lanes and seen <= MAX_SEEN
 
 
 def pack_conv(conv: nn.Conv2d, act: nn.Module) -> tuple[Tensor, Tensor, Tensor, list[int]]:

@@ -33,7 +33,7 @@ from mgic_vision.folding import fold_norms_
 from mgic_vision.layers import GroupedConv2d
 from mgic_vision.ops.branch import read_branch
 from mgic_vision.ops.cycle import NativeCycle, run_cycle
-from mgic_vision.ops.grouped_conv import MAX_ZEROS, NativeConv, run_grouped_conv
+from mgic_vision.ops.grouped_conv import MAX_SEEN, NativeConv, run_grouped_conv
 from mgic_vision.ops.kernel import IMAGES, loaded
 from mgic_vision.ops.packed import PackedModule
 from tests.kernels import on_threads
@@ -90,9 +90,9 @@ def test_convolutions_that_are_wide_or_not_known_stay_with_torch(conv, act):
     assert NativeConv.take(nn.Sequential(conv, act)) is None
 
 
-def test_convolutions_that_would_be_mostly_zeros_stay_with_torch():
-    conv = nn.Conv2d(512, 256, 3, padding=1, groups=256)
-    assert (NativeConv.take(nn.Sequential(conv, nn.ReLU())) is None) == (loaded().lanes > MAX_ZEROS)
+def test_convolutions_whose_pieces_would_read_much_stay_with_torch():
+    conv, seen = nn.Conv2d(512, 256, 3, padding=1, groups=256), 2 * loaded().lanes
+    assert (NativeConv.take(nn.Sequential(conv, nn.ReLU())) is None) == (seen > MAX_SEEN)
 
 
 def test_a_convolution_without_activation_is_known():

@@ -108,53 +108,83 @@ PROTOCOL = replace(
     make_batch=None,
     timed=None,
 )
-_SIZES = {"depth": 20, "group_size": 8, "coarse_size": 16}
-FASHION = replace(
-    IMAGES,
-    name="fashion",
-    title="Fashion-MNIST: both cycles and their controls",
-    config=CONFIGS / "fashion.yaml",
-    contenders=(
-        Contender("resnet20", "dense", "resnet56", {"depth": 20}),
-        Contender("resnet20-narrow", "control: narrow", "resnet56", {"depth": 20, "width": 10}),
-        Contender("resnet-deep", "control: narrow and deep", "resnet56", {"depth": 38, "width": 7}),
-        Contender(
-            *("ghost-narrow", "control: ghost modules", "ghost_resnet56"),
-            {"depth": 20, "width": 14},
+
+
+def _on_fashion(
+    name: str, title: str, layers: dict[str, int], cycle: dict[str, int], **controls: dict[str, int]
+) -> Comparison:
+    """Compare a dense network of images with both cycles, and with its controls.
+
+    Args:
+        name: Of the comparison.
+        title: Of the page.
+        layers: Depth of the dense network and of MGIC, and the width where it is not 16.
+        cycle: Options of MGIC.
+        controls: Depth and width of those of MGIC's weights, ``narrow``, ``deep`` and ``ghost``.
+    """
+    dense = f"resnet{layers['depth']}"
+    mgic, additive = f"mgic_{dense}", f"mgic_{dense}-additive"
+    thin, long, ghost = f"{dense}-narrow", "resnet-deep", "ghost-narrow"
+    others = {
+        dense: "the dense network",
+        thin: "narrow",
+        long: "narrow and deep",
+        ghost: "ghost modules",
+    }
+    options = layers | cycle
+    return replace(
+        IMAGES,
+        name=name,
+        title=f"{title}: both cycles and their controls",
+        config=CONFIGS / "fashion.yaml",
+        contenders=(
+            Contender(dense, "dense", "resnet56", layers),
+            Contender(thin, "control: narrow", "resnet56", controls["narrow"]),
+            Contender(long, "control: narrow and deep", "resnet56", controls["deep"]),
+            Contender(ghost, "control: ghost modules", "ghost_resnet56", controls["ghost"]),
+            Contender(mgic, "MGIC, the paper's cycle", "mgic_resnet56", options),
+            Contender(additive, "MGIC, additive", "mgic_resnet56", options | {"cycle": "additive"}),
         ),
-        Contender("mgic_resnet20", "MGIC, the paper's cycle", "mgic_resnet56", _SIZES),
-        Contender(
-            *("mgic_resnet20-additive", "MGIC, additive", "mgic_resnet56"),
-            _SIZES | {"cycle": "additive"},
+        questions=tuple(
+            (own, other, f"{form} against {control}")
+            for own, form in ((mgic, "the paper's cycle"), (additive, "additive"))
+            for other, control in others.items()
         ),
-    ),
-    questions=tuple(
-        (mgic, other, f"{cycle} against {control}")
-        for mgic, cycle in (
-            ("mgic_resnet20", "the paper's cycle"),
-            ("mgic_resnet20-additive", "additive"),
-        )
-        for other, control in (
-            ("resnet20", "the dense network"),
-            ("resnet20-narrow", "narrow"),
-            ("resnet-deep", "narrow and deep"),
-            ("ghost-narrow", "ghost modules"),
-        )
-    ),
-    fuse=mgic_vision.fuse,
-    # images that are trained with; a fifth or a tenth more is held out
-    settings={
-        images: {
-            "data.num_train": num_train,
-            "data.val_fraction": held_out,
-            "data.batch_size": batch_size,
-            "trainer.max_epochs": epochs,
-        }
-        for images, num_train, held_out, batch_size, epochs in (
-            (1_000, 1_250, 0.2, 32, 30),
-            (10_000, 11_112, 0.1, 64, 8),
-            (54_000, 60_000, 0.1, 128, 6),
-        )
-    },
-    rates=(0.001, 0.003, 0.01),
+        fuse=mgic_vision.fuse,
+        # images that are trained with; a fifth or a tenth more is held out
+        settings={
+            images: {
+                "data.num_train": num_train,
+                "data.val_fraction": held_out,
+                "data.batch_size": batch_size,
+                "trainer.max_epochs": epochs,
+            }
+            for images, num_train, held_out, batch_size, epochs in (
+                (1_000, 1_250, 0.2, 32, 30),
+                (10_000, 11_112, 0.1, 64, 8),
+                (54_000, 60_000, 0.1, 128, 6),
+            )
+        },
+        rates=(0.001, 0.003, 0.01),
+    )
+
+
+# as many convolutions in a row as the paper's cycle has: depth 38, and 20 in the wide one
+FASHION = _on_fashion(
+    "fashion",
+    "Fashion-MNIST",
+    {"depth": 20},
+    {"group_size": 8, "coarse_size": 16},
+    narrow={"depth": 20, "width": 10},
+    deep={"depth": 38, "width": 7},
+    ghost={"depth": 20, "width": 14},
+)
+FASHION_WIDE = _on_fashion(
+    "fashion_wide",
+    "Fashion-MNIST, wide networks",
+    {"depth": 8, "width": 64},
+    {"group_size": 16, "coarse_size": 32},
+    narrow={"depth": 8, "width": 31},
+    deep={"depth": 20, "width": 16},
+    ghost={"depth": 8, "width": 44},
 )

@@ -9,6 +9,7 @@ from scripts.experiments.controls import (
     EDGE_CAD,
     EDGE_CYCLES,
     FASHION,
+    FASHION_WIDE,
     PROTOCOL,
 )
 from scripts.experiments.conversion import Counted, FineTuned
@@ -20,7 +21,7 @@ COMPARISONS: dict[str, Any] = {
     for comparison in (
         *(POINTS, EDGE_CYCLES, EDGE_CAD, DIFFERENTIAL_CYCLES, DIFFERENTIAL_CAD),
         *(PROTOCOL, PARTS_OF_POINTS),
-        *(IMAGES, FASHION, SEGMENTATION),
+        *(IMAGES, FASHION, FASHION_WIDE, SEGMENTATION),
         *(Additive(), Rivals(), Counted(), FineTuned()),
     )
 }

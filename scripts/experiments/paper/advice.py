@@ -15,6 +15,7 @@ PAGES = {
     "differential_cycles": ("test", "test-hard"),
     "differential_cad": ("test", "test-class"),
     "fashion": ("test",),
+    "fashion_wide": ("test",),
     "images": ("test",),
 }
 NARROW = ("control: narrow", "control: dense")  # how the notes of narrow networks begin

@@ -9,9 +9,12 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch_geometric.nn import BatchNorm
 
 from mgic_geo.conversion import computed_tensors
-from mgic_geo.levels import MGICBlock, Residual
+from mgic_geo.levels import Correction, MGICBlock, Residual
+from mgic_geo.nn.conv_copies import BATCH_NORMS
+from mgic_geo.nn.correction import GraphCorrection
 from mgic_geo.nn.diff_conv import DiffGCNConv
 from mgic_geo.nn.grouped_linear import GroupedLinear
 from mgic_geo.nn.linear import MGICLinear
@@ -21,6 +24,9 @@ from mgic_geo.nn.structured_linear import MULTIPLIED_OUT, StructuredLinear
 from mgic_geo.nn.width_change import WidthChange
 from mgic_geo.ops.grouped_linear import keep_packed_
 from mgic_geo.ops.inputs import check_module
+from mgic_geo.ops.operator import computes_as, has_own_forward
+
+LINEAR = (nn.Linear, GroupedLinear, DiffGCNConv)
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -68,15 +74,14 @@ def fuse(model: Model) -> Model:
 
 
 def _fold_children(module: nn.Module) -> None:
-    if isinstance(module, ConvNormAct):
+    if isinstance(module, ConvNormAct) and computes_as(module, ConvNormAct):
         _fold_child(module, "norm", module.conv)
         _fold_relu(module)
-    elif type(module).forward is nn.Sequential.forward:
+    elif computes_as(module, nn.Sequential):
         for (_, before), (name, _) in pairwise(module.named_children()):
             _fold_child(module, name, before)
-    elif isinstance(module, MGICBlock):
-        for correction in module.list_corrections():
-            _fold_child(correction, "norm", correction.transfer)
+    elif isinstance(module, Correction) and computes_as(module, Correction, GraphCorrection):
+        _fold_child(module, "norm", module.transfer)
 
 
 def _multiply_out(module: nn.Module) -> None:
@@ -95,16 +100,16 @@ def _multiply_out(module: nn.Module) -> None:
 
 def _matrix_of(module: nn.Module) -> tuple[Tensor, Tensor | None] | None:
     """The dense weight and the bias of a cycle, if it is linear and dense is as fast."""
-    if isinstance(module, StructuredLinear) and module.width <= MULTIPLIED_OUT:
-        return module.weight[0], module.bias
+    if isinstance(module, StructuredLinear) and computes_as(module, StructuredLinear):
+        return (module.weight[0], module.bias) if module.width <= MULTIPLIED_OUT else None
     if not isinstance(module, MGICLinear) or (
         max(module.channels, module.out_channels) > MULTIPLIED_OUT
     ):
         return None
     leaves = [child for child in module.modules() if not any(True for _ in child.children())]
-    if not all(
-        isinstance(leaf, GroupedLinear | WidthChange | nn.Identity)
-        or (isinstance(leaf, nn.BatchNorm1d) and leaf.running_mean is not None)
+    if any(map(has_own_forward, module.modules())) or not all(
+        computes_as(leaf, GroupedLinear, WidthChange, nn.Identity)
+        or (computes_as(leaf, nn.BatchNorm1d) and leaf.running_mean is not None)
         for leaf in leaves
     ):
         return None
@@ -135,7 +140,8 @@ def _precise(x: Tensor) -> Tensor:
 def _fold_relu(layer: ConvNormAct) -> None:
     """Let the map in front of a ReLU do it, or do it in place, where nothing is between them."""
     last = _last_layer(layer.conv)
-    if type(layer.act) is not nn.ReLU or not isinstance(layer.norm, nn.Identity) or last is None:
+    acts = type(layer.act) is nn.ReLU and not has_own_forward(layer.act)
+    if not acts or type(layer.norm) is not nn.Identity or last is None:
         return
     if isinstance(last, DiffGCNConv):
         last.relu, layer.act = True, nn.Identity()
@@ -162,7 +168,9 @@ def _last_map(module: nn.Module) -> nn.Linear | GroupedLinear | None:
 
 def _last_layer(module: nn.Module) -> nn.Linear | GroupedLinear | DiffGCNConv | None:
     """The layer whose result is the module's, if it is linear."""
-    if isinstance(module, nn.Linear | GroupedLinear | DiffGCNConv):
+    if not computes_as(module, *LINEAR, MGICMessagePassing, MGICLinear, MGICBlock):
+        return None
+    if isinstance(module, LINEAR):
         return module
     if isinstance(module, MGICMessagePassing | MGICLinear):
         return _last_layer(module.block)
@@ -174,4 +182,5 @@ def _last_layer(module: nn.Module) -> nn.Linear | GroupedLinear | DiffGCNConv | 
 def _plain_norm(module: nn.Module) -> _BatchNorm | None:
     """Torch's batch norm inside PyG's wrapper."""
     norm = unwrap_norm(module)
-    return norm if isinstance(norm, _BatchNorm) else None
+    known = computes_as(module, BatchNorm, *BATCH_NORMS) and computes_as(norm, *BATCH_NORMS)
+    return norm if known and isinstance(norm, _BatchNorm) else None

@@ -193,9 +193,11 @@ class Residual(nn.Module):
 
     def added(self, x: Features, *args: object, **kwargs: object) -> Tensor:
         """What the branch adds to ``x``."""
-        forward = self._forward_hooks or self._forward_pre_hooks
-        backward = self._backward_hooks or self._backward_pre_hooks
-        if forward or backward:  # they want to see the layer called
+        hooks = self._forward_hooks or self._forward_pre_hooks
+        hooks = hooks or self._backward_hooks or self._backward_pre_hooks
+        kind = type(self)
+        other = kind.forward is not Residual.forward and kind.added is Residual.added
+        if hooks or other or "forward" in vars(self):  # they want to see the layer called
             return self(x, *args, **kwargs) - _targets(x)
         return self.branch(x, *args, **kwargs)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 from itertools import pairwise
 from typing import Any, cast
 
@@ -11,10 +12,13 @@ from torch import fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils import fuse_conv_bn_eval, fuse_linear_bn_eval
 
-from mgic_geo.levels import MGICBlock, Residual
-from mgic_vision.norm import Chain
+from mgic_geo.levels import Correction, MGICBlock, Residual
+from mgic_geo.ops.operator import computes_as, has_own_forward
+from mgic_vision.norm import BATCH_NORMS, Chain
 from mgic_vision.ops.kernel import can_change
 from mgic_vision.tracing import Shallow
+
+logger = logging.getLogger(__name__)
 
 
 def fold_norms_(module: nn.Module) -> nn.Module:
@@ -39,21 +43,30 @@ def fold_norms_(module: nn.Module) -> nn.Module:
     """
     if type(module) is Chain:
         module.__class__ = nn.Sequential  # type: ignore[assignment]  # one in training only
-    if isinstance(module, MGICBlock):
+    if isinstance(module, MGICBlock) and computes_as(module, MGICBlock):
         _fold_cycle(module)  # first: corrections without norms need not be traced
     for child in module.children():
         fold_norms_(child)
-    if type(module).forward is nn.Sequential.forward:
+    if computes_as(module, nn.Sequential):
         _fold_sequence(cast(nn.Sequential, module))
     elif isinstance(module, nn.ModuleList | nn.ModuleDict) or type(module) is nn.Module:
         pass  # their order says nothing about what follows what
-    elif isinstance(module, fx.GraphModule) or any(map(_is_norm, module.children())):
+    elif isinstance(module, fx.GraphModule) or any(map(is_norm, module.children())):
         _fold_traced(module)
     return module
 
 
-def _is_norm(module: nn.Module) -> bool:
-    return isinstance(module, _BatchNorm)
+def is_norm(module: nn.Module) -> bool:
+    """Whether a module is a batch norm, and does what it says: a subclass may do otherwise."""
+    return isinstance(module, _BatchNorm) and (
+        computes_as(module, *BATCH_NORMS) or _has_act(module)
+    )
+
+
+def _has_act(norm: nn.Module) -> bool:
+    """Whether this is a norm of timm's that applies dropout and activation, its children, too."""
+    from_timm = type(norm).forward.__module__ == "timm.layers.norm_act"
+    return from_timm and not has_own_forward(norm)
 
 
 def can_fold(linear: nn.Module, norm: nn.Module) -> bool:
@@ -61,14 +74,14 @@ def can_fold(linear: nn.Module, norm: nn.Module) -> bool:
     return (
         isinstance(linear, nn.Conv2d | nn.Linear)
         and can_change(linear)
-        and isinstance(norm, _BatchNorm)
+        and is_norm(norm)
         and norm.running_mean is not None
     )
 
 
 def rest_of(norm: nn.Module) -> nn.Module:
     """What a norm does beside normalizing: nothing, but for timm's with an activation inside."""
-    return nn.Sequential(*norm.children())
+    return nn.Sequential(*norm.children()) if _has_act(norm) else nn.Sequential()
 
 
 def folded(linear: nn.Module, norm: nn.Module) -> nn.Module:
@@ -85,10 +98,10 @@ def folded(linear: nn.Module, norm: nn.Module) -> nn.Module:
 def _fold_cycle(cycle: MGICBlock) -> None:
     for correction in cycle.list_corrections():
         norm = correction.norm
-        if can_fold(correction.transfer, norm):
+        if computes_as(correction, Correction) and can_fold(correction.transfer, norm):
             correction.transfer, correction.norm = folded(correction.transfer, norm), rest_of(norm)
     coarsest = cycle.layers[-1]
-    branch = coarsest.branch if isinstance(coarsest, Residual) else None
+    branch = coarsest.branch if computes_as(coarsest, Residual) else None
     if not len(cycle.restrict) or not isinstance(branch, nn.Sequential) or not len(branch):
         return
     name, first = next(branch.named_children())
@@ -107,7 +120,12 @@ def _fold_sequence(sequence: nn.Sequential) -> None:
 
 def _fold_traced(module: nn.Module) -> None:
     """Norms that are attributes of a module, as torchvision's and timm's: its forward tells."""
-    nodes = [node for node in Shallow().trace(module).nodes if node.op == "call_module"]
+    try:
+        graph = Shallow().trace(module)
+    except Exception as error:  # whatever a forward does with what is no tensor
+        logger.info("the norms of %s stay: torch.fx cannot trace it: %s", type(module), error)
+        return
+    nodes = [node for node in graph.nodes if node.op == "call_module"]
     calls = [node.target for node in nodes]
     for node in nodes:
         before: Any = node.args[0]

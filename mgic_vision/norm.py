@@ -31,6 +31,10 @@ class BatchNorm2d(nn.BatchNorm2d):
         return super().forward(input)
 
 
+#: Classes that normalize over the batch and do nothing else; subclasses may do otherwise.
+BATCH_NORMS = (BatchNorm2d, nn.BatchNorm2d, nn.SyncBatchNorm)
+
+
 class Chain(nn.Sequential):
     """:class:`torch.nn.Sequential` that trains a :class:`BatchNorm2d` and what activates it as one.
 

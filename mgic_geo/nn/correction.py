@@ -40,7 +40,7 @@ class GraphCorrection(Correction):
         ):
             correction = norm_act(self.norm, None, transfer(change))
             return correction if x is None else x + correction
-        if isinstance(self.norm, nn.Identity):  # none, or folded into the transfer
+        if type(self.norm) is nn.Identity:  # none, or folded into the transfer
             return grouped_linear(change, transfer.weight, transfer.bias, x)
         norm = training_batch_norm(self.norm, x)
         if norm is None or transfer.bias is not None:

@@ -10,8 +10,9 @@ from mgic_geo.graphs.derivatives import DerivativeOperators, derivative_operator
 from mgic_geo.graphs.table import DerivativeTable
 from mgic_geo.nn.grouped_linear import GroupedLinear, check_groups
 from mgic_geo.nn.prepared import PreparedConv
+from mgic_geo.nn.structured_linear import StructuredLinear
 from mgic_geo.ops import mix_derivatives as ops
-from mgic_geo.ops.operator import is_hooked
+from mgic_geo.ops.operator import may_skip
 
 
 class DiffGCNConv(PreparedConv):
@@ -120,8 +121,9 @@ class DiffGCNConv(PreparedConv):
             )
         if isinstance(operators, DerivativeOperators):
             operators.check()
-        # a hook wants to see the features that are mixed
-        if isinstance(operators, DerivativeTable) or is_hooked(self.lin):
+        # a hook, or another map, wants to see the features that are mixed
+        skips = may_skip(self.lin, GroupedLinear, StructuredLinear)
+        if isinstance(operators, DerivativeTable) or not skips:
             y = self.lin(operators.derive(x, self.groups))
             y = y.relu() if self.relu else y
             return y if subtrahend is None else y - subtrahend

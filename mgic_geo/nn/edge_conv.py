@@ -5,12 +5,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 from torch_geometric import EdgeIndex
+from torch_geometric.nn.aggr import MaxAggregation
 
 from mgic_geo.graphs.adjacency import Adjacency, check_sizes, neighbor_max, to_adjacency
 from mgic_geo.graphs.table import NeighborTable
 from mgic_geo.nn.grouped_linear import GroupedLinear, check_groups, grouped_linear
 from mgic_geo.nn.prepared import PreparedConv
-from mgic_geo.ops.operator import is_hooked
+from mgic_geo.nn.structured_linear import StructuredLinear
+from mgic_geo.ops.operator import may_skip
 
 
 class GroupedEdgeConv(PreparedConv):
@@ -70,9 +72,11 @@ class GroupedEdgeConv(PreparedConv):
         self,
         x: Tensor | tuple[Tensor, Tensor],
         edge_index: Tensor | EdgeIndex | Adjacency | NeighborTable,
-    ) -> Adjacency | NeighborTable:
+    ) -> Tensor | Adjacency | NeighborTable:
         """Take the adjacency apart; the result may be passed as ``edge_index``, many times."""
         source, target = x if isinstance(x, tuple) else (x, x)
+        if isinstance(edge_index, Tensor) and self._shows_edges():
+            return edge_index  # in the order in which masks of explainers are
         if isinstance(edge_index, NeighborTable):
             check_sizes(edge_index, source.size(0), target.size(0))
             return edge_index
@@ -86,15 +90,24 @@ class GroupedEdgeConv(PreparedConv):
         """Convolve ``x`` over the graph."""
         graph = self.prepare(x, edge_index)
         source, target = x if isinstance(x, tuple) else (x, x)
-        if is_hooked(self.lin, self.aggr_module):  # wants to see every edge
-            adjacency = to_adjacency(graph, len(source), len(target))
-            edges = torch.stack([adjacency.index, adjacency.targets()])[:, : adjacency.ptr[-1]]
-            return self.propagate(edges, x=(source, target), size=(len(source), len(target)))
+        if isinstance(graph, Tensor) or self._shows_edges():
+            if not isinstance(graph, Tensor) or graph.layout is not torch.strided:
+                adjacency = to_adjacency(graph, len(source), len(target))
+                graph = torch.stack([adjacency.index, adjacency.targets()])[:, : adjacency.ptr[-1]]
+            return self.propagate(graph, x=(source, target), size=(len(source), len(target)))
         center, edge = self.lin.weight.chunk(2, dim=-1)
         own = grouped_linear(target, center - edge, self.lin.bias)
         best = neighbor_max(graph, grouped_linear(source, edge))
         # best is 0 where there are no neighbors, and so is the sum
         return torch.addcmul(best, own, graph.is_reached().unsqueeze(1).to(own.dtype))
+
+    def _shows_edges(self) -> bool:
+        """Whether somebody wants to see, or does otherwise, what every edge says."""
+        as_defined = may_skip(self.lin, GroupedLinear, StructuredLinear) and may_skip(
+            self.aggr_module, MaxAggregation
+        )
+        overridden = type(self).message is not GroupedEdgeConv.message
+        return overridden or not as_defined or self.shows_messages()
 
     # propagate_type: (x: Tensor)
     def message(self, x_i: Tensor, x_j: Tensor) -> Tensor:

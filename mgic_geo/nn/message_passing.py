@@ -30,7 +30,7 @@ from mgic_geo.nn.prepared import PreparedConv
 from mgic_geo.nn.structured_linear import make_additive_conv
 from mgic_geo.nn.width_change import WidthChange
 from mgic_geo.ops.inputs import check_tensors
-from mgic_geo.ops.operator import is_hooked
+from mgic_geo.ops.operator import may_skip
 
 
 class MGICMessagePassing(MessagePassing):
@@ -254,10 +254,10 @@ class ConvNormAct(Differing):
     ) -> Tensor:
         """The same less ``subtrahend``: one pass where only a differential convolution is left."""
         if (
-            isinstance(self.conv, DiffGCNConv)
-            and isinstance(self.norm, nn.Identity)
-            and isinstance(self.act, nn.Identity)
-            and not is_hooked(self, self.conv, self.norm, self.act)
+            may_skip(self, ConvNormAct)
+            and may_skip(self.conv, DiffGCNConv)
+            and may_skip(self.norm, nn.Identity)
+            and may_skip(self.act, nn.Identity)
         ):
             return self.conv.less(subtrahend, x, *args, **kwargs)  # type: ignore[arg-type]
         return self(x, *args, **kwargs) - subtrahend

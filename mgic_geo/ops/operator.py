@@ -314,12 +314,50 @@ def hooks_of(module: nn.Module) -> tuple[dict[int, Callable[..., Any]], ...]:
 
 
 def is_hooked(*modules: nn.Module | None) -> bool:
-    """Whether a hook wants to see what goes through one of these modules.
+    """Whether a hook, or a ``forward`` of its own, wants to see what goes through a module.
 
     Hooks on the modules of all networks do not count: ``FlopCounterMode`` has some, and is to count
     what runs without it.
     """
-    return any(module is not None and any(hooks_of(module)) for module in modules)
+    return any(
+        module is not None and (any(hooks_of(module)) or has_own_forward(module))
+        for module in modules
+    )
+
+
+def has_own_forward(module: nn.Module) -> bool:
+    """Whether another ``forward`` was put in the place of its class's, as accelerate does.
+
+    Example:
+        >>> module = nn.ReLU()
+        >>> module.forward = lambda x: x
+        >>> has_own_forward(module), has_own_forward(nn.ReLU())
+        (True, False)
+    """
+    return "forward" in vars(module)
+
+
+def computes_as(module: nn.Module, *kinds: type[nn.Module]) -> bool:
+    """Whether a module computes what one of these classes does; a subclass may do otherwise.
+
+    Example:
+        >>> class Doubled(nn.Linear):
+        ...     def forward(self, x):
+        ...         return 2 * super().forward(x)
+        >>> [computes_as(kind(1, 1), nn.Linear) for kind in (nn.Linear, Doubled)]
+        [True, False]
+    """
+    return type(module).forward in [k.forward for k in kinds] and not has_own_forward(module)
+
+
+def may_skip(module: nn.Module, *kinds: type[nn.Module]) -> bool:
+    """Whether a kernel may compute what a module of one of these classes does, without its call.
+
+    Example:
+        >>> may_skip(nn.Linear(1, 1), nn.Linear), may_skip(nn.Linear(1, 1), nn.ReLU)
+        (True, False)
+    """
+    return computes_as(module, *kinds) and not any(hooks_of(module))
 
 
 def check_values(**tensors: Tensor | None) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
@@ -11,7 +11,7 @@ from torch import Tensor, fx, nn
 from mgic_geo.levels import check_counts
 from mgic_geo.ops.inputs import check_tensors
 from mgic_vision.models.features import FeatureInfo, Indices, take_indices
-from mgic_vision.models.stages import Stages, drop_path, run_again
+from mgic_vision.models.stages import Stages
 
 # as timm, torchvision and most others prepare images
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -44,7 +44,7 @@ class Backbone(nn.Module):
 
     Weights lie in channels-last order, in which grouped convolutions are fast on a CPU, and the
     features follow them whatever the order of the input; ``.to(memory_format=...)`` changes that.
-    PyTorch's ``fully_shard`` takes no other order than ``torch.contiguous_format``.
+    PyTorch's ``fully_shard``, and what prunes single weights, want ``torch.contiguous_format``.
 
     Args:
         stem: From the input to the first stage.
@@ -278,14 +278,10 @@ class Backbone(nn.Module):
 
     def _run(self, name: str, x: Tensor) -> Tensor:
         again = self.grad_checkpointing and self.training and torch.is_grad_enabled()
-        blocks = cast(nn.Sequential, self.stages[name])
-        rates = self._rates(name) if self.training else [0.0] * len(blocks)
-        for block, rate in zip(blocks, rates, strict=True):
-            y = run_again(block, x) if again else block(x)
-            x = drop_path(x, y, rate) if rate else y
-        return x
+        rates = self._rates(name) if self.drop_path_rate and self.training else ()
+        return self.stages[name](x, rates, again) if again or rates else self.stages[name](x)
 
-    def _rates(self, name: str) -> list[float]:
+    def _rates(self, name: str) -> Sequence[float]:
         """How often the blocks of a stage are left out."""
         before = list(self.stages)[: list(self.stages).index(name)]
         first = sum(len(self.stages.keeps[stage]) for stage in before)

@@ -12,6 +12,7 @@ from mgic_geo.levels import check_counts
 from mgic_vision.layers import GroupedConv2d, conv_norm_act
 from mgic_vision.models.backbone import Backbone
 from mgic_vision.models.features import FeatureInfo
+from mgic_vision.models.interface import ImageModel
 from mgic_vision.tracing import leaf_of_fx
 
 
@@ -73,8 +74,8 @@ class LRASPP(nn.Module):
         (C_8 + filters + 2) * num_classes`` weights beside the backbone's.
 
     Raises:
-        ValueError: If ``backbone`` does not offer both strides, ``filters`` is below 1,
-            ``num_classes`` below 0, or masks are to be pooled.
+        ValueError: If ``backbone`` has a head or does not offer both strides, ``filters`` is below
+            1, ``num_classes`` below 0, or masks are to be pooled.
 
     References:
         Section 4.4; Howard et al., Searching for MobileNetV3 (2019), section 6.4.
@@ -97,9 +98,12 @@ class LRASPP(nn.Module):
         global_pool: str = "",
     ) -> None:
         super().__init__()
-        taps = {info["reduction"]: info for info in backbone.feature_info}  # the last of a stride
+        given = backbone.feature_info.get_dicts()
+        taps = {info["reduction"]: info for info in given}  # the last of a stride
+        if isinstance(backbone, ImageModel):
+            raise ValueError("backbone must be made with features_only=True, got one with a head")
         if not {8, 16} <= taps.keys():
-            names = ", ".join(info["name"] for info in backbone.feature_info)
+            names = ", ".join(info["name"] for info in given)
             raise ValueError(f"backbone must offer s8 and s16, got {names}")
         check_counts(filters=filters)
         self.backbone = backbone
@@ -165,7 +169,7 @@ class LRASPP(nn.Module):
 
     def forward_features(self, x: Tensor) -> dict[str, Tensor]:
         """The backbone's features by name."""
-        return self.backbone.features(x)
+        return dict(zip(self.backbone.feature_info.get("name"), self.backbone(x), strict=True))
 
     def forward_head(self, features: dict[str, Tensor], pre_logits: bool = False) -> Tensor:
         """From features to scores at stride 8, or to the weighted features at stride 16."""

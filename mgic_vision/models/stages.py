@@ -2,13 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from itertools import zip_longest
 from typing import Any, cast
 
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
+
+
+class Stage(nn.Sequential):
+    """The blocks of one stride, one after another.
+
+    Shape:
+        - ``input``: ``(B, C, H, W)``, what the first block takes. Returns what the last one gives.
+    """
+
+    def forward(
+        self, input: Tensor, drop_rates: Sequence[float] = (), run_again: bool = False
+    ) -> Tensor:
+        """Run the blocks.
+
+        Args:
+            input: What the first one takes.
+            drop_rates: How often each is left out, see :func:`drop_path`; none for never.
+            run_again: Whether each is run again in the backward pass, see :func:`checkpointed`.
+        """
+        x = input
+        for block, rate in zip_longest(self, drop_rates):
+            y = checkpointed(block, x) if run_again else block(x)
+            x = drop_path(x, y, rate) if rate else y
+        return x
 
 
 class Stages(nn.ModuleDict):
@@ -51,8 +76,8 @@ class Stages(nn.ModuleDict):
         self.channels, self.stride = channels, self.stride * stride
         name = self.name(dilation)
         if name not in self:
-            self[name], self.keeps[name] = nn.Sequential(), []
-        cast(nn.Sequential, self[name]).append(block)
+            self[name], self.keeps[name] = Stage(), []
+        cast(Stage, self[name]).append(block)
         self.widths[name], self.strides[name] = channels, self.stride
         self.keeps[name].append(keeps)
 
@@ -121,7 +146,7 @@ def drop_path(x: Tensor, y: Tensor, rate: float) -> Tensor:
     return x + (y - x) * (kept / (1 - rate))
 
 
-def run_again(block: nn.Module, x: Tensor) -> Any:
+def checkpointed(block: nn.Module, x: Tensor) -> Any:
     """Run a block, and again in the backward pass."""
     return checkpoint(
         block,

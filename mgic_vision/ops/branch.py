@@ -10,8 +10,11 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from mgic_geo.levels import Level, Residual
 from mgic_geo.ops.batch_norm_act import ACTIVATIONS
+from mgic_geo.ops.operator import computes_as, has_own_forward
 from mgic_vision.layers import SqueezeExcite
+from mgic_vision.norm import BATCH_NORMS
 from mgic_vision.ops.kernel import is_pointwise, keeps_size
+from mgic_vision.ops.packed import PackedModule
 
 
 @dataclass(frozen=True)
@@ -60,12 +63,15 @@ def read_branch(layer: nn.Module, level: Level) -> Branch | None:
         >>> branch.spatial.in_channels, branch.depthwise
         (72, True)
     """
-    modules = list(_leaves(layer.branch)) if isinstance(layer, Residual) else []
+    known = isinstance(layer, PackedModule) or computes_as(layer, Residual)
+    if not known or any(map(has_own_forward, layer.modules())):
+        return None
+    modules = _leaves(cast(Residual, layer).branch)
     kinds = {type(module) for module in modules if type(module) in ACTIVATIONS}
-    norm = modules.pop(0) if modules and isinstance(modules[0], _BatchNorm) else None
+    norm = modules.pop(0) if modules and computes_as(modules[0], *BATCH_NORMS) else None
     leading = bool(modules) and type(modules[0]) in ACTIVATIONS
     convs = [module for module in modules if isinstance(module, nn.Conv2d)]
-    squeezes = [module for module in modules if isinstance(module, SqueezeExcite)]
+    squeezes = [module for module in modules if type(module) is SqueezeExcite]
     expected: list[nn.Module | None] = [None] if leading else []  # None: the activation
     for conv in convs[:-1]:
         expected += [conv, None]
@@ -92,9 +98,15 @@ def read_branch(layer: nn.Module, level: Level) -> Branch | None:
         and (branch.depthwise or spatial.groups == level.groups)
         and (first is not None or level.inner == level.outer)
         and (norm is None or (leading and norm.running_mean is not None))
-        and all(type(x.act) is nn.ReLU and type(x.gate) is nn.Hardsigmoid for x in squeezes)
+        and all(map(_is_known_squeeze, squeezes))
     )
     return branch if known else None
+
+
+def _is_known_squeeze(squeeze: SqueezeExcite) -> bool:
+    acts = type(squeeze.act) is nn.ReLU and type(squeeze.gate) is nn.Hardsigmoid
+    pools = computes_as(squeeze.pool, nn.AdaptiveAvgPool2d)
+    return acts and pools and is_pointwise(squeeze.reduce) and is_pointwise(squeeze.expand)
 
 
 def _is_basic(branch: Branch) -> bool:

@@ -10,7 +10,7 @@ from torch.utils.flop_counter import register_flop_formula
 
 from mgic_geo.ops.batch_norm_act import ACTIVATIONS
 from mgic_geo.ops.grouped_linear import Packing, packing
-from mgic_geo.ops.operator import Kernel, Operation
+from mgic_geo.ops.operator import Kernel, Operation, has_own_forward
 from mgic_vision.ops.branch import is_nothing
 from mgic_vision.ops.kernel import has_known_kernel, in_order, loaded, run_kernel
 from mgic_vision.ops.packed import PackedModule
@@ -120,6 +120,8 @@ def read_pair(sequence: nn.Sequential) -> tuple[nn.Conv2d, nn.Module] | None:
         return None
     stride = conv.stride[0]
     if conv.groups == 1 or conv.stride != (stride, stride) or not has_known_kernel(conv):
+        return None
+    if has_own_forward(act):
         return None
     return (conv, act) if _is_narrow(conv) else None
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from mgic_geo.ops.compiled import why_not_readable
 from mgic_geo.ops.csrc import build
 from mgic_geo.ops.csrc.call import read_constant
+from mgic_geo.ops.operator import computes_as, has_own_forward
 
 FOLDER = Path(__file__).parent / "csrc"
 IMAGES = build.Kernels.of_folder("mgic_vision", FOLDER, Path(build.__file__).parent)
@@ -47,9 +48,8 @@ def is_pointwise(layer: nn.Module) -> bool:
 
 def is_plain(linear: nn.Module) -> bool:
     """Whether a map uses its weight as it is; others standardize it, as timm's ``StdConv2d``."""
-    forward = type(linear).forward
-    ours = forward.__module__.startswith("mgic_vision.")
-    return ours or forward in (nn.Conv2d.forward, nn.Linear.forward)
+    ours = type(linear).forward.__module__.startswith("mgic_vision.")
+    return computes_as(linear, nn.Conv2d, nn.Linear) or (ours and not has_own_forward(linear))
 
 
 def can_change(linear: nn.Module) -> bool:

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from mgic_geo.levels import Level, MGICBlock
+from mgic_geo.levels import Correction, Level, MGICBlock
 from mgic_geo.ops.csrc.call import check_fields, read_constant
+from mgic_geo.ops.operator import computes_as
 from mgic_vision.layers import SqueezeExcite
 from mgic_vision.ops.branch import Branch, is_nothing, read_branch
 from mgic_vision.ops.kernel import FOLDER, is_pointwise
@@ -82,6 +83,8 @@ def read_cycle(cycle: MGICBlock) -> list[Branch] | None:
     transfers = (*cycle.restrict, *cycle.prolong)
     known = [branch for branch in found if branch is not None]
     if len(known) < len(found) or not all(map(is_nothing, cycle.norms)):
+        return None
+    if not all(computes_as(correction, Correction) for correction in cycle.list_corrections()):
         return None
     if len(known) > MAX_LEVELS or not all(map(is_pointwise, transfers)):
         return None

@@ -551,9 +551,13 @@ def test_mgic_is_advised_only_where_it_beats_both_the_dense_and_the_narrow_netwo
     (case,) = find_cases(tmp_path)
     assert (case.share, case.difference, case.step) == (0.4, 1.0, 0.4)
     assert case.pays
+    assert "look further" not in advise([case])[-1]
     assert "MGIC, test ([edge_cycles](edge_cycles.md))." in advise([case])[0]
     make_tables(tmp_path, mgic=(91, 90.5, 92), narrow=(85, 84, 86), std="nan")
     assert not find_cases(tmp_path)  # of one seed
     for mgic, narrow in [((89, 88, 90), (85, 84, 86)), ((91, 90, 92), (90, 89, 91))]:
         make_tables(tmp_path, mgic=mgic, narrow=narrow)
-        assert "In none of 1 comparisons was MGIC" in advise(find_cases(tmp_path))[0]
+        lines = advise(find_cases(tmp_path))
+        assert "In none of 1 comparisons was MGIC" in lines[0]
+    # the last two differ by one standard deviation: 16 in each group, Lehr's rule
+    assert lines[-1].endswith("needs some 16 seeds of both.")

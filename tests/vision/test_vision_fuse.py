@@ -6,6 +6,7 @@ import io
 import pytest
 import torch
 from image_networks import KINDS, MODELS, assert_equal, build, make_input, norms, shift_norms
+from timm.layers import convert_splitbn_model
 from torch import fx, nn
 from torch.nn.utils import prune
 from torch.testing import assert_close
@@ -155,6 +156,27 @@ def test_a_norm_whose_input_is_read_elsewhere_stays():
 def test_a_norm_without_statistics_stays():
     layer = nn.Sequential(nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3, track_running_stats=False)).eval()
     assert len(norms(fold_norms_(layer))) == 1
+
+
+def test_norms_that_are_batch_norms_in_training_alone_stay_right():
+    """PyTorch's converter drops the activation of a norm of timm's, which is still its child."""
+    for convert in (nn.SyncBatchNorm.convert_sync_batchnorm, convert_splitbn_model):
+        model = convert(trained("ghostnet_050")).eval()
+        x = make_input(model)
+        with torch.no_grad():
+            assert_equal(fuse(model)(x), model(x))
+
+
+def test_norms_in_a_module_that_cannot_be_traced_stay(caplog):
+    class Untraceable(nn.Sequential):
+        def forward(self, *inputs, **options):
+            return super().forward(*inputs, **options)
+
+    caplog.set_level("INFO", "mgic_vision")
+    model = nn.Sequential(Untraceable(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4))).eval()
+    assert len(norms(fuse(model))) == 1
+    assert "the norms of" in caplog.text
+    assert "Untraceable" in caplog.text
 
 
 def test_an_unknown_choice_is_named():

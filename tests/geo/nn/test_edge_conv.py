@@ -2,9 +2,10 @@ import pytest
 import torch
 from torch import Tensor
 from torch.testing import assert_close
+from torch_geometric.explain import Explainer, GNNExplainer
 from torch_geometric.nn import EdgeConv
 
-from mgic_geo import GroupedEdgeConv
+from mgic_geo import GroupedEdgeConv, MGICMessagePassing
 from tests import oracles
 
 pytestmark = pytest.mark.usefixtures("kernels")
@@ -42,6 +43,59 @@ def test_one_group_takes_the_weights_of_pyg_edge_conv_as_they_are():
     pyg = EdgeConv(torch.nn.Linear(16, 12)).double()
     conv.load_state_dict({"lin.weight": pyg.nn.weight[None], "lin.bias": pyg.nn.bias})
     assert_close(conv(x, EDGES), pyg(x, EDGES), rtol=1e-12, atol=1e-12)
+
+
+def explain(conv: torch.nn.Module, x: Tensor, edges: Tensor) -> Tensor:
+    """How much every edge counts, by PyG's explainer."""
+    torch.manual_seed(0)
+    explainer = Explainer(
+        conv.eval(),
+        GNNExplainer(epochs=5),
+        explanation_type="model",
+        edge_mask_type="object",
+        model_config={"mode": "regression", "task_level": "node", "return_type": "raw"},
+    )
+    return explainer(x, edges).edge_mask
+
+
+def test_an_explanation_is_that_of_pyg_edge_conv():
+    conv, x = layer_and_nodes((8, 12, 1))
+    pyg = EdgeConv(torch.nn.Linear(16, 12)).double()
+    conv.load_state_dict({"lin.weight": pyg.nn.weight[None], "lin.bias": pyg.nn.bias})
+    found, before = explain(conv, x, EDGES), conv(x, EDGES)
+    assert_close(found, explain(pyg, x, EDGES), rtol=1e-6, atol=1e-6)
+    assert found.unique().numel() > 2
+    assert_close(conv(x, EDGES), before, rtol=0, atol=0)  # the mask is gone
+
+
+def test_an_explainer_sees_the_edges_of_every_level():
+    cycle = MGICMessagePassing(8, 8, GroupedEdgeConv, group_size=4).double()
+    _, x = layer_and_nodes()
+    assert explain(cycle, x, EDGES).unique().numel() > 2
+
+
+@pytest.mark.parametrize("what", ["message", "aggregate", "propagate"])
+@pytest.mark.parametrize("when", ["_forward_pre_hook", "_forward_hook"])
+def test_hooks_of_pyg_are_called(what, when):
+    conv, x = layer_and_nodes()
+    y, calls = conv(x, EDGES), []
+    handle = getattr(conv, f"register_{what}{when}")(lambda *_: calls.append(what))
+    assert_close(conv(x, EDGES), y, rtol=1e-12, atol=1e-12)
+    assert calls == [what]
+    handle.remove()
+    conv(x, EDGES)
+    assert calls == [what]
+
+
+def test_a_message_of_a_subclass_is_what_edges_say():
+    class Doubled(GroupedEdgeConv):
+        def message(self, x_i: Tensor, x_j: Tensor) -> Tensor:
+            return 2 * super().message(x_i, x_j)
+
+    conv, x = layer_and_nodes()
+    doubled = Doubled(8, 12, groups=2).double()
+    doubled.load_state_dict(conv.state_dict())
+    assert_close(doubled(x, EDGES), 2 * conv(x, EDGES), rtol=1e-12, atol=1e-12)
 
 
 def test_an_edge_says_source_minus_target_and_not_the_reverse():

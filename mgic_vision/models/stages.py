@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from itertools import zip_longest
 from typing import Any, cast
 
 from torch import Tensor, nn
@@ -30,7 +29,8 @@ class Stage(nn.Sequential):
             run_again: Whether each is run again in the backward pass, see :func:`checkpointed`.
         """
         x = input
-        for block, rate in zip_longest(self, drop_rates):
+        for number, block in enumerate(self):
+            rate = drop_rates[number] if drop_rates else 0.0
             y = checkpointed(block, x) if run_again else block(x)
             x = drop_path(x, y, rate) if rate else y
         return x

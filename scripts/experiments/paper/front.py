@@ -14,7 +14,7 @@ END = "<!-- end of what is written -->\n"
 PAGES = {
     "differential_cycles": "generated furniture, 10 classes",
     "differential_cad": "CAD models, 10 classes",
-    "fashion": "Fashion-MNIST, 1,000 images",
+    "fashion": "Fashion-MNIST",
 }
 SHOWN = ("dense", *NARROW, "MGIC, additive")  # how the notes of the rows begin
 
@@ -37,11 +37,12 @@ def write_front(readme: Path, docs: Path) -> None:
 
 def _rows(docs: Path) -> Iterator[dict[str, str | int]]:
     for page, data in PAGES.items():
-        rows = read_rows(docs / f"{page}.csv")
-        first = [row for row in rows if row.get("num_train") == rows[0].get("num_train")]
-        for row in first:
-            if row["note"].startswith(SHOWN) and "deep" not in row["note"] and row["test_mean"]:
-                yield _row(data, f"{docs.as_posix()}/{page}.md", row)
+        rows = [row for row in read_rows(docs / f"{page}.csv") if row["test_mean"]]
+        most = rows[-1].get("num_train") if rows else None
+        name = f"{data}, {int(most):,} images" if most else data
+        for row in (row for row in rows if row.get("num_train") == most):
+            if row["note"].startswith(SHOWN) and "deep" not in row["note"]:
+                yield _row(name, f"{docs.as_posix()}/{page}.md", row)
 
 
 def _row(data: str, page: str, row: Row) -> dict[str, str | int]:

@@ -523,6 +523,8 @@ def test_masks_are_not_pooled_and_need_stride_8():
         model.reset_classifier(3, "avg")
     with pytest.raises(ValueError, match="must offer s8 and s16, got s4"):
         LRASPP(Backbone(nn.Identity(), _one_stage()), 3)
+    with pytest.raises(ValueError, match="made with features_only=True, got one with a head"):
+        LRASPP(build("mgic_mobilenetv3_small"), 3)
 
 
 def _one_stage() -> Stages:

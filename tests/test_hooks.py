@@ -1,6 +1,6 @@
 """A hook sees every call of its module, in every mode, whatever a kernel would skip.
 
-So does a ``forward`` that somebody put in the place of a module's own, or that of a subclass.
+A ``forward`` that a user wrote, in a subclass or for one module alone, is called as well.
 """
 
 from collections.abc import Iterable, Iterator

@@ -102,7 +102,7 @@ class GroupedEdgeConv(PreparedConv):
         return torch.addcmul(best, own, graph.is_reached().unsqueeze(1).to(own.dtype))
 
     def _shows_edges(self) -> bool:
-        """Whether somebody wants to see, or does otherwise, what every edge says."""
+        """Whether :meth:`message` has to be called: it is watched, or a part was replaced."""
         as_defined = may_skip(self.lin, GroupedLinear, StructuredLinear) and may_skip(
             self.aggr_module, MaxAggregation
         )

@@ -47,7 +47,9 @@ def basic_block(level: Level, *, dilation: int = 1, activation: Activation = REL
         4672
     """
     width = level.outer
-    conv = partial(GroupedConv2d, width, width, kernel=3, dilation=dilation, groups=level.groups)
+    conv = partial(
+        GroupedConv2d, width, width, kernel_size=3, dilation=dilation, groups=level.groups
+    )
     return Residual(_pre_activation(activation, conv(), conv()))
 
 
@@ -75,7 +77,9 @@ def bottleneck(level: Level, *, dilation: int = 1, activation: Activation = RELU
     """
     convs = (
         GroupedConv2d(level.outer, level.inner, groups=level.groups),
-        GroupedConv2d(level.inner, level.inner, kernel=3, dilation=dilation, groups=level.groups),
+        GroupedConv2d(
+            level.inner, level.inner, kernel_size=3, dilation=dilation, groups=level.groups
+        ),
         GroupedConv2d(level.inner, level.outer, groups=level.groups),
     )
     return Residual(_pre_activation(activation, *convs))
@@ -84,7 +88,7 @@ def bottleneck(level: Level, *, dilation: int = 1, activation: Activation = RELU
 def inverted_residual(
     level: Level,
     *,
-    kernel: int = 3,
+    kernel_size: int = 3,
     dilation: int = 1,
     squeeze: str = "none",
     activation: Activation = RELU,
@@ -94,7 +98,7 @@ def inverted_residual(
     Args:
         level: Outer width, expansion size (inner width) and groups of expansion and projection; no
             expansion where the two widths agree.
-        kernel: Side of the depthwise kernel.
+        kernel_size: Side of the depthwise kernel.
         dilation: Distance of its taps.
         squeeze: Squeeze-excite on ``"none"`` of the levels, the ``"finest"`` or ``"every"`` one.
         activation: Follows the first two norms.
@@ -103,8 +107,8 @@ def inverted_residual(
         - ``x``: ``(B, C, H, W)``. Returns the same shape.
 
     Cost:
-        With :math:`m` inner channels ``2 * C * m / groups + kernel ** 2 * m`` weights, ``2 * C +
-        4 * m`` for the norms, and those of :class:`SqueezeExcite`.
+        With :math:`m` inner channels ``2 * C * m / groups + kernel_size ** 2 * m`` weights,
+        ``2 * C + 4 * m`` for the norms, and those of :class:`SqueezeExcite`.
 
     Raises:
         ValueError: If ``squeeze`` is none of the three.
@@ -122,7 +126,7 @@ def inverted_residual(
             level.inner,
             level.outer,
             groups=level.groups,
-            kernel=kernel,
+            kernel_size=kernel_size,
             dilation=dilation,
             squeeze=has_squeeze(level, squeeze),
             activation=activation,
@@ -136,7 +140,7 @@ def inverted_branch(
     out_channels: int,
     *,
     groups: int = 1,
-    kernel: int = 3,
+    kernel_size: int = 3,
     dilation: int = 1,
     squeeze: bool = False,
     activation: Activation = RELU,
@@ -145,7 +149,7 @@ def inverted_branch(
     branch = nn.Sequential()
     if expand != in_channels:
         branch.expand = conv_norm_act(in_channels, expand, groups=groups, activation=activation)
-    depthwise = DepthwiseConv2d(expand, expand, kernel=kernel, dilation=dilation)
+    depthwise = DepthwiseConv2d(expand, expand, kernel_size=kernel_size, dilation=dilation)
     branch.depthwise = Chain(
         OrderedDict(conv=depthwise, norm=BatchNorm2d(expand), act=activation())
     )

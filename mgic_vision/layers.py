@@ -6,10 +6,12 @@ import math
 from collections import OrderedDict
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.jit._trace import is_tracing
+from torch.nn.modules.utils import _pair
 
 from mgic_vision.norm import BatchNorm2d, Chain
 from mgic_vision.ops.depthwise import depthwise
@@ -17,6 +19,7 @@ from mgic_vision.ops.kernel import keeps_size
 from mgic_vision.tracing import leaf_of_fx
 
 Activation = Callable[[], nn.Module]
+Sides = int | tuple[int, int]
 
 RELU: Activation = partial(nn.ReLU, inplace=True)
 HARDSWISH: Activation = nn.Hardswish  # in place, autograd would copy the input first
@@ -25,33 +28,38 @@ HARDSWISH: Activation = nn.Hardswish  # in place, autograd would copy the input 
 class GroupedConv2d(nn.Conv2d):
     r"""A convolution without bias that keeps the resolution or divides it by its stride.
 
-    The weights are drawn from a normal distribution of variance :math:`2 / (k^2 c_{out} / g)`: an
-    input channel reaches the outputs of its own group only, which torch's initializers overlook.
+    The arguments are those of ``nn.Conv2d``, with other defaults. The weights are drawn from a
+    normal distribution of variance :math:`2 / (k^2 c_{out} / g)`: an input channel reaches the
+    outputs of its own group only, which torch's initializers overlook.
 
     Args:
         in_channels: Channels in; a multiple of ``groups``.
         out_channels: Channels out; a multiple of ``groups``.
-        kernel: Side of the kernel, odd.
+        kernel_size: Side of the kernel, or both.
         stride: Step of the kernel.
+        padding: Zeros around the image; ``None`` for as many as keep the resolution.
         dilation: Distance of the kernel's taps.
         groups: Groups of channels that do not see each other.
+        bias: Whether there is a bias; it is zero at the start.
+        **options: ``padding_mode``, ``device`` and ``dtype`` of ``nn.Conv2d``.
 
     Shape:
-        - ``x``: ``(B, in_channels, H, W)``. Returns ``(B, out_channels, H', W')`` with
-          :math:`H' = \lceil H / \text{stride} \rceil`.
+        - ``x``: ``(B, in_channels, H, W)``. Returns ``(B, out_channels, H', W')``, where
+          :math:`H' = \lceil H / \text{stride} \rceil` unless ``padding`` is given.
 
     Cost:
-        ``kernel ** 2 * in_channels * out_channels / groups`` weights, as many multiply-adds at
+        ``kernel_size ** 2 * in_channels * out_channels / groups`` weights, as many multiply-adds at
         every place of the result.
 
     Raises:
-        ValueError: If ``kernel`` is even or ``groups`` does not divide both widths.
+        ValueError: If ``kernel_size`` is even and ``padding`` is not given, or ``groups`` does not
+            divide both widths.
 
     References:
         He et al., Delving deep into rectifiers (2015), for the variance.
 
     Example:
-        >>> GroupedConv2d(8, 16, kernel=3, stride=2, groups=4)(torch.rand(1, 8, 5, 5)).shape
+        >>> GroupedConv2d(8, 16, 3, stride=2, groups=4)(torch.rand(1, 8, 5, 5)).shape
         torch.Size([1, 16, 3, 3])
     """
 
@@ -59,29 +67,34 @@ class GroupedConv2d(nn.Conv2d):
         self,
         in_channels: int,
         out_channels: int,
-        *,
-        kernel: int = 1,
-        stride: int = 1,
-        dilation: int = 1,
+        kernel_size: Sides = 1,
+        stride: Sides = 1,
+        padding: Sides | str | None = None,
+        dilation: Sides = 1,
         groups: int = 1,
+        bias: bool = False,
+        **options: Any,
     ) -> None:
-        if kernel % 2 == 0:
-            raise ValueError(f"kernel must be odd, got {kernel}")
+        if padding is None:
+            padding = _keeping(_pair(kernel_size), _pair(dilation))
         super().__init__(
             in_channels,
             out_channels,
-            kernel,
+            kernel_size,
             stride=stride,
-            padding=dilation * (kernel // 2),
+            padding=padding,
             dilation=dilation,
             groups=groups,
-            bias=False,
+            bias=bias,
+            **options,
         )
 
     def reset_parameters(self) -> None:
         """Draw the weights again."""
         fan_out = math.prod(self.kernel_size) * self.out_channels // self.groups
         nn.init.normal_(self.weight, std=math.sqrt(2 / fan_out))
+        if self.bias is not None:
+            nn.init.zeros_(self.bias)
 
     @leaf_of_fx
     def forward(self, x: Tensor) -> Tensor:
@@ -99,7 +112,7 @@ class DepthwiseConv2d(GroupedConv2d):
     Args:
         in_channels: Channels in.
         out_channels: Channels out, any number.
-        kernel: Side of the kernel, odd.
+        kernel_size: Side of the kernel, odd.
         stride: Step of the kernel.
         dilation: Distance of the kernel's taps.
 
@@ -107,7 +120,7 @@ class DepthwiseConv2d(GroupedConv2d):
         - As :class:`GroupedConv2d`.
 
     Cost:
-        ``kernel ** 2 * in_channels * out_channels / gcd(in_channels, out_channels)`` weights.
+        ``kernel_size ** 2 * in_channels * out_channels / gcd(in_channels, out_channels)`` weights.
 
     References:
         Section 3.3, "Changing the channel resolution blocks".
@@ -122,14 +135,14 @@ class DepthwiseConv2d(GroupedConv2d):
         in_channels: int,
         out_channels: int,
         *,
-        kernel: int = 3,
+        kernel_size: int = 3,
         stride: int = 1,
         dilation: int = 1,
     ) -> None:
         super().__init__(
             in_channels,
             out_channels,
-            kernel=kernel,
+            kernel_size=kernel_size,
             stride=stride,
             dilation=dilation,
             groups=math.gcd(in_channels, out_channels),
@@ -177,7 +190,7 @@ class GhostModule(nn.Module):
     Args:
         in_channels: Channels in.
         out_channels: Channels out.
-        kernel: Side of the convolution's kernel.
+        kernel_size: Side of the convolution's kernel.
         stride: Its step.
         groups: Its groups, as far as they divide what it computes.
         cheap_kernel: Side of the depthwise kernel.
@@ -187,8 +200,8 @@ class GhostModule(nn.Module):
         - ``x``: ``(B, in_channels, H, W)``. Returns ``(B, out_channels, H / stride, W / stride)``.
 
     Cost:
-        With ``h`` half of the channels out, rounded up: ``kernel ** 2 * in_channels * h / groups +
-        cheap_kernel ** 2 * h`` weights and ``4 * h`` for the norms.
+        With ``h`` half of the channels out, rounded up: ``kernel_size ** 2 * in_channels * h /
+        groups + cheap_kernel ** 2 * h`` weights and ``4 * h`` for the norms.
 
     References:
         Han et al., GhostNet (2020), section 3.1, with s = 2.
@@ -203,7 +216,7 @@ class GhostModule(nn.Module):
         in_channels: int,
         out_channels: int,
         *,
-        kernel: int = 1,
+        kernel_size: int = 1,
         stride: int = 1,
         groups: int = 1,
         cheap_kernel: int = 3,
@@ -215,14 +228,14 @@ class GhostModule(nn.Module):
         self.primary = conv_norm_act(
             in_channels,
             half,
-            kernel=kernel,
+            kernel_size=kernel_size,
             stride=stride,
             groups=math.gcd(groups, in_channels, half),
             activation=activation,
         )
         self.cheap = Chain(
             OrderedDict(
-                conv=DepthwiseConv2d(half, half, kernel=cheap_kernel),
+                conv=DepthwiseConv2d(half, half, kernel_size=cheap_kernel),
                 norm=BatchNorm2d(half),
                 act=activation(),
             )
@@ -255,6 +268,13 @@ class Permute(nn.Module):
         return ", ".join(map(str, self.order))
 
 
+def _keeping(kernel_size: tuple[int, int], dilation: tuple[int, int]) -> tuple[int, int]:
+    """Zeros around an image that keep its resolution."""
+    if any(side % 2 == 0 for side in kernel_size):
+        raise ValueError(f"kernel_size must be odd where padding is not given, got {kernel_size}")
+    return dilation[0] * (kernel_size[0] // 2), dilation[1] * (kernel_size[1] // 2)
+
+
 def is_depthwise(conv: nn.Conv2d) -> bool:
     """Whether a convolution filters every channel with several taps, and keeps the size."""
     return (
@@ -269,7 +289,7 @@ def conv_norm_act(
     in_channels: int,
     out_channels: int,
     *,
-    kernel: int = 1,
+    kernel_size: int = 1,
     stride: int = 1,
     groups: int = 1,
     activation: Activation = RELU,
@@ -277,10 +297,12 @@ def conv_norm_act(
     """A convolution, its norm and an activation (``Conv2D`` in Tables 4 and 6).
 
     Example:
-        >>> [name for name, _ in conv_norm_act(3, 16, kernel=3).named_children()]
+        >>> [name for name, _ in conv_norm_act(3, 16, kernel_size=3).named_children()]
         ['conv', 'norm', 'act']
     """
-    conv = GroupedConv2d(in_channels, out_channels, kernel=kernel, stride=stride, groups=groups)
+    conv = GroupedConv2d(
+        in_channels, out_channels, kernel_size=kernel_size, stride=stride, groups=groups
+    )
     return Chain(OrderedDict(conv=conv, norm=BatchNorm2d(out_channels), act=activation()))
 
 

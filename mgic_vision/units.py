@@ -118,7 +118,7 @@ def depthwise_change(
     out_channels: int,
     *,
     stride: int = 1,
-    kernel: int = 3,
+    kernel_size: int = 3,
     activation: Activation = RELU,
 ) -> nn.Sequential:
     """The paper's change of width or resolution: a depthwise convolution, norm, activation.
@@ -131,7 +131,7 @@ def depthwise_change(
         >>> depthwise_change(16, 24, stride=2)(torch.rand(2, 16, 8, 8)).shape
         torch.Size([2, 24, 4, 4])
     """
-    conv = DepthwiseConv2d(in_channels, out_channels, kernel=kernel, stride=stride)
+    conv = DepthwiseConv2d(in_channels, out_channels, kernel_size=kernel_size, stride=stride)
     return Chain(OrderedDict(conv=conv, norm=BatchNorm2d(out_channels), act=activation()))
 
 

@@ -304,7 +304,7 @@ def _depthwise(draw: Draw) -> tuple[Inputs, Operation]:
     }
 
     def run(i: Inputs) -> tuple[Tensor, ...]:
-        conv = DepthwiseConv2d(channels, channels, kernel=kernel, dilation=dilation)
+        conv = DepthwiseConv2d(channels, channels, kernel_size=kernel, dilation=dilation)
         _put(conv, i, weight="weight")
         return (conv(i["x"].permute(0, 3, 1, 2)),)
 

@@ -35,10 +35,10 @@ LAYERS = {
     "basic-dense": (24, 24, 24, 24, 0, basic_block),
     "inverted": (40, 120, 20, 10, 1, partial(inverted_residual, activation=HARDSWISH)),
     "inverted-no-expansion": (16, 16, 4, 4, 1, inverted_residual),
-    "inverted-5x5": (12, 36, 6, 6, 1, partial(inverted_residual, kernel=5, dilation=2)),
+    "inverted-5x5": (12, 36, 6, 6, 1, partial(inverted_residual, kernel_size=5, dilation=2)),
     "squeeze-finest": (
         *(40, 72, 10, 10, 1),
-        partial(inverted_residual, kernel=5, squeeze="finest", activation=HARDSWISH),
+        partial(inverted_residual, kernel_size=5, squeeze="finest", activation=HARDSWISH),
     ),
     "squeeze-every": (24, 72, 12, 6, 1, partial(inverted_residual, squeeze="every")),
 }

@@ -61,7 +61,7 @@ def make_small() -> ImageModel:
     stages.add(mgic_unit(8, 16, squeezing, inner=32, stride=2, **sizes), 16, stride=2)
     stages.add(mgic_unit(16, 16, basic_block, **sizes), 16)
     stages.add(mgic_unit(16, 32, bottleneck, inner=8, stride=2, **sizes), 32, stride=2)
-    backbone = Backbone(conv_norm_act(3, 8, kernel=3, stride=2), stages)
+    backbone = Backbone(conv_norm_act(3, 8, kernel_size=3, stride=2), stages)
     return ImageModel(backbone, Head(32, 10))
 
 

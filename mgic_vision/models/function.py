@@ -53,7 +53,9 @@ class GhostChange(nn.Module):
     def __init__(self, branch: nn.Module, in_channels: int, out_channels: int) -> None:
         super().__init__()
         self.branch = branch
-        depthwise = depthwise_change(in_channels, in_channels, kernel=1, activation=nn.Identity)
+        depthwise = depthwise_change(
+            in_channels, in_channels, kernel_size=1, activation=nn.Identity
+        )
         pointwise = conv_norm_act(in_channels, out_channels, activation=nn.Identity)
         self.shortcut = nn.Sequential(OrderedDict(depthwise=depthwise, pointwise=pointwise))
 
@@ -103,9 +105,9 @@ def function_mgic(
         return mgic_unit(
             in_channels,
             out_channels,
-            partial(inverted_residual, kernel=1, activation=HARDSWISH),
+            partial(inverted_residual, kernel_size=1, activation=HARDSWISH),
             inner=EXPANSION * out_channels,
-            make_change=partial(depthwise_change, kernel=1, activation=HARDSWISH),
+            make_change=partial(depthwise_change, kernel_size=1, activation=HARDSWISH),
             group_size=group_size,
             coarse_size=coarse_size,
             min_levels=min_levels,
@@ -133,7 +135,7 @@ def function_mobilenetv3(num_classes: int = 1, **options: Unpack[FunctionOptions
             in_channels,
             EXPANSION * in_channels,
             out_channels,
-            kernel=1,
+            kernel_size=1,
             activation=HARDSWISH,
         )
         return Residual(branch) if in_channels == out_channels else branch

@@ -231,7 +231,7 @@ def mobile_backbone(
         out, activation = round_width(row.out * width), swish if row.h_swish else RELU
         layer = partial(
             inverted_residual,
-            kernel=row.kernel,
+            kernel_size=row.kernel,
             dilation=taps,
             squeeze=squeeze if row.squeeze else "none",
             activation=activation,
@@ -250,6 +250,6 @@ def mobile_backbone(
             downsample=downsample,
         )
         stages.add(unit, out, stride=stride, dilation=dilation.taps)
-    stem = conv_norm_act(in_chans, stem_width, kernel=3, stride=2, activation=swish)
+    stem = conv_norm_act(in_chans, stem_width, kernel_size=3, stride=2, activation=swish)
     final = conv_norm_act(stages.channels, last, activation=swish)
     return Backbone(stem, stages, final, num_features=last, input_size=(in_chans, *size))

@@ -24,8 +24,8 @@ class PlainBlock(nn.Module):
         in_channels: Channels in.
         out_channels: Channels out, at least as many.
         stride: Step of the first convolution.
-        make_conv: ``(in_channels, out_channels, kernel=, stride=, activation=)``: convolution, norm
-            and activation, e.g. :func:`conv_norm_act` or :class:`GhostModule`.
+        make_conv: ``(in_channels, out_channels, kernel_size=, stride=, activation=)``: convolution,
+            norm and activation, e.g. :func:`conv_norm_act` or :class:`GhostModule`.
 
     Shape:
         - ``x``: ``(B, in_channels, H, W)``. Returns ``(B, out_channels, H / stride, W / stride)``.
@@ -53,8 +53,10 @@ class PlainBlock(nn.Module):
     ) -> None:
         super().__init__()
         self.stride, self.new_channels = stride, out_channels - in_channels
-        self.conv1 = make_conv(in_channels, out_channels, kernel=3, stride=stride, activation=RELU)
-        self.conv2 = make_conv(out_channels, out_channels, kernel=3, activation=nn.Identity)
+        self.conv1 = make_conv(
+            in_channels, out_channels, kernel_size=3, stride=stride, activation=RELU
+        )
+        self.conv2 = make_conv(out_channels, out_channels, kernel_size=3, activation=nn.Identity)
         self.act = RELU()
 
     def forward(self, x: Tensor) -> Tensor:
@@ -109,6 +111,6 @@ def plain_resnet56(
         for stride in (row.stride, *[1] * (row.repeat - 1)):
             block = PlainBlock(stages.channels, row.out, stride=stride, make_conv=make_conv)
             stages.add(block, row.out, stride=stride)
-    stem = conv_norm_act(in_chans, width, kernel=3)
+    stem = conv_norm_act(in_chans, width, kernel_size=3)
     backbone = Backbone(stem, stages, input_size=(in_chans, 32, 32))
     return make_model(backbone, num_classes, **options)

@@ -106,7 +106,7 @@ def mgic_resnet56(
     """
     options.setdefault("group_size", 8)
     options.setdefault("coarse_size", 16)
-    rows, stem = small_rows(depth, width), conv_norm_act(in_chans, width, kernel=3)
+    rows, stem = small_rows(depth, width), conv_norm_act(in_chans, width, kernel_size=3)
     size = (in_chans, 32, 32)
     return _mgic_resnet(stem, Stages(width, 1), rows, basic_block, num_classes, size, **options)
 
@@ -152,9 +152,9 @@ def mgic_resnet50(
     pooled = options.get("downsample") == "maxpool"
     stem = nn.Sequential(
         OrderedDict(
-            conv1=conv_norm_act(in_chans, 64, kernel=7, stride=1 if pooled else 2),
+            conv1=conv_norm_act(in_chans, 64, kernel_size=7, stride=1 if pooled else 2),
             pool=nn.MaxPool2d(3, stride=2, padding=1),
-            conv2=conv_norm_act(64, 64, kernel=3),
+            conv2=conv_norm_act(64, 64, kernel_size=3),
         )
     )
     stages, size = Stages(64, 2 if pooled else 4), (in_chans, 224, 224)

@@ -35,7 +35,7 @@ from mgic_vision.models.plain_resnet import PlainBlock
 BLOCKS = {
     "basic": (basic_block, 1),
     "bottleneck": (bottleneck, 1 / 4),
-    "inverted": (partial(inverted_residual, kernel=5, squeeze="finest"), 3),
+    "inverted": (partial(inverted_residual, kernel_size=5, squeeze="finest"), 3),
     "inverted, no expansion": (inverted_residual, 1),
     "ghost": (partial(ghost_bottleneck, squeeze="every"), 4),
 }
@@ -98,7 +98,7 @@ def test_residual_blocks_are_equation_2_2(make):
 @pytest.mark.parametrize("inner", [16, 48])
 def test_inverted_residual_expands_filters_weighs_and_projects(inner):
     level = replace(GROUPED, inner=inner)
-    make = partial(inverted_residual, kernel=5, squeeze="finest", activation=nn.Hardswish)
+    make = partial(inverted_residual, kernel_size=5, squeeze="finest", activation=nn.Hardswish)
     block = trained(make(level))
     parts = block.branch
     x = y = torch.randn(2, 16, 5, 6, dtype=torch.double)
@@ -115,7 +115,7 @@ def test_inverted_residual_expands_filters_weighs_and_projects(inner):
 
 
 def test_ghost_module_derives_half_of_its_channels_from_the_other_half():
-    module = trained(GhostModule(16, 23, kernel=3, stride=2, groups=4, activation=nn.ReLU))
+    module = trained(GhostModule(16, 23, kernel_size=3, stride=2, groups=4, activation=nn.ReLU))
     x = torch.randn(2, 16, 6, 6, dtype=torch.double)
     half = norm(dense_conv(module.primary.conv, x), module.primary.norm).relu()
     cheap = norm(dense_conv(module.cheap.conv, half), module.cheap.norm).relu()
@@ -188,7 +188,7 @@ def test_the_weights_of_a_cycle_are_those_of_its_cost_line(make, inner, dense_we
 @pytest.mark.parametrize(
     ("module", "expected"),
     [
-        (GroupedConv2d(8, 16, kernel=3, groups=4), 3**2 * 8 * 16 // 4),
+        (GroupedConv2d(8, 16, kernel_size=3, groups=4), 3**2 * 8 * 16 // 4),
         (DepthwiseConv2d(16, 24), 3**2 * 16 * 24 // 8),
         (SqueezeExcite(72), 2 * 72 * 24 + 24 + 72),
         (GhostModule(16, 32), 16 * 16 + 9 * 16 + 4 * 16),
@@ -292,7 +292,7 @@ def test_norms_stand_after_prolongations_only():
 
 
 def test_the_variance_of_a_grouped_convolution_counts_its_own_group():
-    conv = GroupedConv2d(256, 512, kernel=3, groups=4)
+    conv = GroupedConv2d(256, 512, kernel_size=3, groups=4)
     assert_close(conv.weight.std(), torch.tensor(math.sqrt(2 / (9 * 128))), rtol=0.02, atol=0)
 
 
@@ -330,7 +330,7 @@ def test_the_depthwise_change_has_as_many_groups_as_both_widths_allow():
 
 
 def test_dilation_spreads_the_taps_and_keeps_the_size():
-    conv = GroupedConv2d(1, 1, kernel=3, dilation=2)
+    conv = GroupedConv2d(1, 1, kernel_size=3, dilation=2)
     y = conv(torch.ones(1, 1, 1, 1).expand(1, 1, 9, 9))
     assert y.shape == (1, 1, 9, 9)
     point = torch.zeros(1, 1, 9, 9)
@@ -375,7 +375,7 @@ def test_a_cycle_shows_its_levels():
 @pytest.mark.parametrize(
     ("make", "match"),
     [
-        (lambda: GroupedConv2d(8, 8, kernel=2), "kernel must be odd, got 2"),
+        (lambda: GroupedConv2d(8, 8, kernel_size=2), r"kernel_size must be odd .*, got \(2, 2\)"),
         (lambda: GroupedConv2d(8, 8, groups=3), "divisible by groups"),
         (lambda: TransferConv2d(8, 6, 4), "divisible by groups"),
         (lambda: TransferConv2d(8, 4, 4, init="zeros"), "init must be"),
@@ -403,3 +403,24 @@ def test_a_map_keeps_its_bias(groups, size):
     conv.bias = nn.Parameter(torch.randn(8))
     x = torch.randn(5, 8, *size)
     assert_close(conv(x), nn.Conv2d.forward(conv, x))
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ((8, 12, 3, 2, 1), {"bias": False}),
+        ((8, 8, (3, 5)), {"groups": 8, "padding": (1, 2), "bias": True}),
+        ((8, 8, 5), {"padding": "same", "groups": 8, "bias": True}),
+        ((8, 8, 2), {"padding": 0, "dtype": torch.float32, "bias": True}),
+        ((8, 8, 3), {"padding": 1, "groups": 8, "bias": False, "padding_mode": "reflect"}),
+    ],
+    ids=str,
+)
+def test_a_map_is_made_with_the_arguments_of_pytorchs(arguments):
+    """Those who make another layer like a given one, as peft does, know no other."""
+    args, options = arguments
+    ours, theirs = GroupedConv2d(*args, **options), nn.Conv2d(*args, **options)
+    theirs.load_state_dict(ours.state_dict())
+    x = torch.randn(2, 8, 7, 6)
+    assert_close(ours(x), theirs(x))
+    assert ours.bias is None or not ours.bias.any()

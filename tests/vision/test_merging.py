@@ -80,7 +80,7 @@ def test_a_merged_network_fits_the_blocks_and_equals_the_network(name, options):
 def make_network() -> nn.Sequential:
     torch.manual_seed(0)
     model = nn.Sequential(
-        *(GroupedConv2d(6, 24, kernel=3, stride=2, groups=6), nn.BatchNorm2d(24), nn.ReLU()),
+        *(GroupedConv2d(6, 24, kernel_size=3, stride=2, groups=6), nn.BatchNorm2d(24), nn.ReLU()),
         *(DepthwiseConv2d(24, 24), nn.ReLU(), GroupedConv2d(24, 300, groups=4)),
     )
     return shift_norms(model).eval()

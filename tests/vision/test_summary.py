@@ -107,7 +107,7 @@ def test_a_row_counts_what_the_definition_gives():
 @pytest.mark.parametrize("squeeze", ["none", "finest"])
 def test_the_dense_block_is_the_one_without_groups(squeeze):
     def make_layer(level):
-        return inverted_residual(level, kernel=5, squeeze=squeeze)
+        return inverted_residual(level, kernel_size=5, squeeze=squeeze)
 
     options = {"inner": 96, "group_size": 8, "coarse_size": 8}
     cycle = mgic_unit(32, 32, make_layer, **options).cycle

@@ -145,7 +145,7 @@ FUNCTION = Task(
     "function",
     model="function_mgic",
     options={"c_max": 32, "group_size": 8, "coarse_size": 8},
-    make_layer=partial(inverted_residual, kernel=1, activation=HARDSWISH),
+    make_layer=partial(inverted_residual, kernel_size=1, activation=HARDSWISH),
     make_data=partial(smooth_function, 4_000, 2_000),
     loss=functional.mse_loss,
     score=relative_error,

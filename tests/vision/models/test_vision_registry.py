@@ -491,9 +491,9 @@ def test_torchvisions_own_lraspp_has_as_many_weights():
 
 def test_the_head_takes_any_backbone_and_exports_with_any_size():
     stages = Stages(4, 4)
-    stages.add(conv_norm_act(4, 6, kernel=3, stride=2), 6, stride=2)
-    stages.add(conv_norm_act(6, 8, kernel=3, stride=2), 8, stride=2)
-    stem = conv_norm_act(3, 4, kernel=5, stride=4)
+    stages.add(conv_norm_act(4, 6, kernel_size=3, stride=2), 6, stride=2)
+    stages.add(conv_norm_act(6, 8, kernel_size=3, stride=2), 8, stride=2)
+    stem = conv_norm_act(3, 4, kernel_size=5, stride=4)
     model = LRASPP(Backbone(stem, stages), 3, filters=4, pool_window=None).eval()
     sizes = {0: torch.export.Dim.DYNAMIC, 2: torch.export.Dim.DYNAMIC, 3: torch.export.Dim.DYNAMIC}
     program = torch.export.export(model, (torch.rand(2, 3, 64, 96),), dynamic_shapes=(sizes,))

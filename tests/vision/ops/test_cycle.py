@@ -68,7 +68,7 @@ def test_compiled_cycle_equals_the_definition(kind, threads):
 def test_compiled_change_of_width_equals_the_convolution(widths, kernel, stride, threads):
     if widths[1] // math.gcd(*widths) >= 2 * HALF:
         pytest.skip("groups as wide as a vector stay with torch")
-    change, native = make_change(*widths, kernel=kernel, stride=stride)
+    change, native = make_change(*widths, kernel_size=kernel, stride=stride)
     with on_threads(threads), torch.no_grad():
         for shape in [(1, 7, 7), (3, 12, 10), (2, 1, 2), (1, 61, 130)]:
             x = torch.randn(shape[0], widths[0], *shape[1:])
@@ -146,7 +146,7 @@ def test_a_fused_network_is_one_graph():
 
 
 def two_kernels(level):
-    convs = [GroupedConv2d(16, 16, kernel=k, groups=level.groups) for k in (5, 3)]
+    convs = [GroupedConv2d(16, 16, kernel_size=k, groups=level.groups) for k in (5, 3)]
     return Residual(nn.Sequential(nn.ReLU(), convs[0], nn.ReLU(), convs[1]))
 
 

@@ -27,7 +27,7 @@ SHAPES = [
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize(("kernel", "dilation"), [(3, 1), (5, 1), (7, 1), (9, 1), (3, 2), (5, 3)])
 def test_result_and_gradients_equal_double(shape, kernel, dilation, ran):
-    conv = DepthwiseConv2d(shape[1], shape[1], kernel=kernel, dilation=dilation)
+    conv = DepthwiseConv2d(shape[1], shape[1], kernel_size=kernel, dilation=dilation)
     x, grad = images(*shape).requires_grad_(), images(*shape, seed=1)
     ours = gradients(conv, x, grad)
     assert ran("depthwise") == {"compiled": 1}
@@ -54,7 +54,7 @@ def test_a_gradient_that_nobody_needs_is_left_out(needed, ran):
 
 @needs_compiler
 def test_gradients_in_any_order_of_memory_and_of_gradients(ran):
-    conv, x = DepthwiseConv2d(6, 6, kernel=5), images(2, 6, 5, 5).requires_grad_()
+    conv, x = DepthwiseConv2d(6, 6, kernel_size=5), images(2, 6, 5, 5).requires_grad_()
     plain = nn.Conv2d(6, 6, 5, padding=2, groups=6, bias=False)
     plain.weight = conv.weight
 
@@ -73,7 +73,7 @@ def test_gradients_in_any_order_of_memory_and_of_gradients(ran):
 
 @needs_compiler
 def test_no_image_is_an_empty_result_and_no_pixel_an_error():
-    conv, x = DepthwiseConv2d(12, 12, kernel=5), images(0, 12, 6, 5).requires_grad_()
+    conv, x = DepthwiseConv2d(12, 12, kernel_size=5), images(0, 12, 6, 5).requires_grad_()
     y, grad_x, grad_weight = gradients(conv, x, torch.empty(0, 12, 6, 5))
     assert y.shape == grad_x.shape == x.shape
     assert_close(grad_weight, torch.zeros_like(conv.weight))
@@ -121,7 +121,7 @@ OTHERS = {
     "a stride": lambda: (DepthwiseConv2d(4, 4, stride=2), images(2, 4, 5, 5)),
     "another width": lambda: (DepthwiseConv2d(4, 8), images(2, 4, 5, 5)),
     "a margin wider than ours": lambda: (DepthwiseConv2d(4, 4, dilation=65), images(2, 4, 5, 5)),
-    "one tap": lambda: (DepthwiseConv2d(4, 4, kernel=1), images(2, 4, 5, 5)),
+    "one tap": lambda: (DepthwiseConv2d(4, 4, kernel_size=1), images(2, 4, 5, 5)),
     "no image": lambda: (DepthwiseConv2d(4, 4), torch.randn(4, 5, 5)),
 }
 

@@ -52,7 +52,7 @@ def test_images_are_the_same_on_any_number_of_threads_and_anywhere_in_a_batch(ki
 
 @pytest.mark.parametrize("shape", [(5, 40, 30, 30), (3, 8, 120, 90), (2, 200, 7, 7)])
 def test_depthwise_convolutions_and_gradients_are_the_same_on_any_number_of_threads(shape):
-    conv = DepthwiseConv2d(shape[1], shape[1], kernel=5)
+    conv = DepthwiseConv2d(shape[1], shape[1], kernel_size=5)
     x, grad = images(*shape).requires_grad_(), images(*shape, seed=1)
     first = gradients(conv, x, grad)
     for count in COUNTS:

@@ -98,7 +98,9 @@ def test_a_fused_cycle_runs_its_levels_in_it_where_no_kernel_of_cycles_does(ran)
 
 def make_level() -> tuple[Residual, FusedLevel]:
     torch.manual_seed(0)
-    layer = fold_norms_(inverted_residual(dense_level(4, 6), kernel=1, activation=HARDSWISH).eval())
+    layer = fold_norms_(
+        inverted_residual(dense_level(4, 6), kernel_size=1, activation=HARDSWISH).eval()
+    )
     layer.requires_grad_(False)
     fused = copy.deepcopy(layer)
     return layer, FusedLevel.take(fused)

@@ -22,7 +22,7 @@ from mgic_vision.norm import BatchNorm2d, Chain
 SQUEEZES = ("none", "finest", "every")
 
 
-def basic_block(level: Level, *, dilation: int = 1, activation: Activation = RELU) -> Residual:
+def basic_block(level: Level, *, dilation: int = 1, activation: Activation = nn.ReLU) -> Residual:
     """Norm, activation, grouped 3x3 convolution, twice, plus the input.
 
     The norms come first (pre-activation), so that nothing stands on the way around the branch and
@@ -31,7 +31,7 @@ def basic_block(level: Level, *, dilation: int = 1, activation: Activation = REL
     Args:
         level: Width and groups; the inner width is the outer one.
         dilation: Distance of the kernels' taps.
-        activation: Follows the norms.
+        activation: Follows the norms. Not in place: whoever takes the norms out would change ``x``.
 
     Shape:
         - ``x``: ``(B, C, H, W)``. Returns the same shape.
@@ -53,13 +53,13 @@ def basic_block(level: Level, *, dilation: int = 1, activation: Activation = REL
     return Residual(_pre_activation(activation, conv(), conv()))
 
 
-def bottleneck(level: Level, *, dilation: int = 1, activation: Activation = RELU) -> Residual:
+def bottleneck(level: Level, *, dilation: int = 1, activation: Activation = nn.ReLU) -> Residual:
     """Norm, activation and a grouped convolution, three times (1x1, 3x3, 1x1), plus the input.
 
     Args:
         level: Outer and inner width, and groups.
         dilation: Distance of the 3x3 kernel's taps.
-        activation: Follows the norms.
+        activation: Follows the norms. Not in place: whoever takes the norms out would change ``x``.
 
     Shape:
         - ``x``: ``(B, C, H, W)``. Returns the same shape.

@@ -11,7 +11,7 @@ from typing import Unpack
 from torch import nn
 
 from mgic_vision.blocks import basic_block, bottleneck
-from mgic_vision.layers import RELU, conv_norm_act
+from mgic_vision.layers import conv_norm_act
 from mgic_vision.models.backbone import Backbone
 from mgic_vision.models.interface import ModelOptions, make_model
 from mgic_vision.models.stages import Dilation, Stages
@@ -202,5 +202,5 @@ def _mgic_resnet(
                 downsample=downsample,
             )
             stages.add(unit, row.out, stride=stride, dilation=dilation.taps)
-    final = Chain(OrderedDict(norm=BatchNorm2d(stages.channels), act=RELU()))
+    final = Chain(OrderedDict(norm=BatchNorm2d(stages.channels), act=nn.ReLU()))
     return make_model(Backbone(stem, stages, final, input_size=input_size), num_classes, **options)

@@ -396,6 +396,21 @@ def test_every_block_is_residual(kind):
     assert isinstance(make(dense_level(16, int(16 * expansion))), Residual)
 
 
+@pytest.mark.parametrize("train", [False, True], ids=["eval", "train"])
+def test_a_block_without_norms_leaves_its_input_alone(kind, train):
+    make, expansion = kind
+    block = make(dense_level(16, int(16 * expansion))).train(train)
+    for parent in list(block.modules()):
+        for name, child in parent.named_children():
+            if isinstance(child, nn.BatchNorm2d):
+                setattr(parent, name, nn.Identity())
+    x = torch.randn(2, 16, 5, 5)
+    before = x.clone()
+    y = block(x)
+    assert_close(x, before)
+    assert_close(y, before + block.branch(before.clone()))
+
+
 @pytest.mark.parametrize("size", [(1, 1), (3, 2)])
 @pytest.mark.parametrize("groups", [1, 2, 8])
 def test_a_map_keeps_its_bias(groups, size):

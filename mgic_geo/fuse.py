@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from itertools import pairwise
+from collections import Counter
 from typing import TypeVar
 
 import torch
@@ -27,6 +27,7 @@ from mgic_geo.ops.inputs import check_module
 from mgic_geo.ops.operator import computes_as, has_own_forward
 
 LINEAR = (nn.Linear, GroupedLinear, DiffGCNConv)
+Last = nn.Linear | GroupedLinear | DiffGCNConv
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -38,7 +39,8 @@ def fuse(model: Model) -> Model:
     and :math:`a (W x + c) + b = (a W) x + (a c + b)`. So every norm goes into the map in front of
     it: linear and grouped maps, differential convolutions, and a cycle's prolongations
     :math:`N_j P_j`. The norm after a whole cycle goes into its finest layer. Norms after edge
-    convolutions stay: a point without neighbors gets 0 from those, not a shift.
+    convolutions stay: a point without neighbors gets 0 from those, not a shift. So do those after a
+    map that stands at several places, and after an additive cycle that is not multiplied out.
 
     A cycle of linear maps alone, such as a whole :class:`MGICLinear` and every map of an additive
     :class:`MGICMessagePassing`, is one matrix. It is multiplied out up to a width of 256, where one
@@ -65,37 +67,48 @@ def fuse(model: Model) -> Model:
     with torch.inference_mode(False):  # tensors made in it do not count their changes
         fused = copy.deepcopy(model, computed_tensors(model)).eval().requires_grad_(False)
         _multiply_out(fused)
+        shared = _shared_modules(fused)
         for module in list(fused.modules()):
-            _fold_children(module)
+            _fold_children(module, shared)
         for module in fused.modules():
             if isinstance(module, GroupedLinear):
                 keep_packed_(module.weight)
     return fused
 
 
-def _fold_children(module: nn.Module) -> None:
+def _shared_modules(model: nn.Module) -> set[nn.Module]:
+    """Modules that stand at several places: what follows at one of them is not their part."""
+    places = Counter(child for module in model.modules() for child in module._modules.values())
+    return {module for module, count in places.items() if module is not None and count > 1}
+
+
+def _fold_children(module: nn.Module, shared: set[nn.Module]) -> None:
     if isinstance(module, ConvNormAct) and computes_as(module, ConvNormAct):
-        _fold_child(module, "norm", module.conv)
-        _fold_relu(module)
-    elif computes_as(module, nn.Sequential):
-        for (_, before), (name, _) in pairwise(module.named_children()):
-            _fold_child(module, name, before)
+        last = _last_layer(module.conv, shared)
+        _fold_child(module, "norm", last)
+        _fold_relu(module, last)
+    elif isinstance(module, nn.Sequential) and computes_as(module, nn.Sequential):
+        for before, name in zip(module, list(module._modules)[1:], strict=False):
+            _fold_child(module, name, _last_layer(before, shared))
     elif isinstance(module, Correction) and computes_as(module, Correction, GraphCorrection):
-        _fold_child(module, "norm", module.transfer)
+        _fold_child(module, "norm", _last_layer(module.transfer, shared))
 
 
 def _multiply_out(module: nn.Module) -> None:
     """Put a dense map in the place of every cycle below that is linear and narrow enough."""
-    for name, child in module.named_children():
-        matrix = _matrix_of(child)
-        if matrix is None:
+    for name, child in module._modules.items():  # what stands at several places at each of them
+        matrix = None if child is None else _matrix_of(child)
+        if matrix is not None:
+            setattr(module, name, _dense(*matrix))
+        elif child is not None:
             _multiply_out(child)
-            continue
-        weight, bias = matrix
-        dense = GroupedLinear(weight.size(1), weight.size(0), bias=bias is not None)
-        dense.weight = nn.Parameter(weight.unsqueeze(0).contiguous(), requires_grad=False)
-        dense.bias = None if bias is None else nn.Parameter(bias, requires_grad=False)
-        setattr(module, name, dense.eval())
+
+
+def _dense(weight: Tensor, bias: Tensor | None) -> GroupedLinear:
+    dense = GroupedLinear(weight.size(1), weight.size(0), bias=bias is not None)
+    dense.weight = nn.Parameter(weight.unsqueeze(0).contiguous(), requires_grad=False)
+    dense.bias = None if bias is None else nn.Parameter(bias, requires_grad=False)
+    return dense.eval()
 
 
 def _matrix_of(module: nn.Module) -> tuple[Tensor, Tensor | None] | None:
@@ -119,9 +132,9 @@ def _matrix_of(module: nn.Module) -> tuple[Tensor, Tensor | None] | None:
     return (precise(units) - shift).t().to(some.dtype), shift.to(some.dtype)
 
 
-def _fold_child(parent: nn.Module, name: str, before: nn.Module) -> None:
-    """Put the norm ``parent.name`` into ``before``, if it is one and that can take it."""
-    linear, norm = _last_map(before), _plain_norm(parent.get_submodule(name))
+def _fold_child(parent: nn.Module, name: str, last: Last | None) -> None:
+    """Put the norm ``parent.name`` into the layer before, if it is one and that can take it."""
+    linear, norm = _map_of(last), _plain_norm(parent.get_submodule(name))
     if linear is None or norm is None or norm.running_mean is None or norm.running_var is None:
         return
     scale = (_precise(norm.running_var) + norm.eps).rsqrt()
@@ -137,9 +150,8 @@ def _precise(x: Tensor) -> Tensor:
     return x.float() if x.dtype in (torch.half, torch.bfloat16) else x
 
 
-def _fold_relu(layer: ConvNormAct) -> None:
+def _fold_relu(layer: ConvNormAct, last: Last | None) -> None:
     """Let the map in front of a ReLU do it, or do it in place, where nothing is between them."""
-    last = _last_layer(layer.conv)
     acts = type(layer.act) is nn.ReLU and not has_own_forward(layer.act)
     if not acts or type(layer.norm) is not nn.Identity or last is None:
         return
@@ -158,25 +170,25 @@ def _scale_and_shift(linear: nn.Linear | GroupedLinear, scale: Tensor, shift: Te
     linear.bias = nn.Parameter(bias.to(old.dtype), requires_grad=False)
 
 
-def _last_map(module: nn.Module) -> nn.Linear | GroupedLinear | None:
-    """The linear map whose result is the module's, if there is one."""
-    last = _last_layer(module)
+def _map_of(last: Last | None) -> nn.Linear | GroupedLinear | None:
+    """The linear map of a layer, if another weight can take the place of its own."""
     linear = last.lin if isinstance(last, DiffGCNConv) else last
     # what is pruned or normalized is computed from other parameters
     return linear if linear is not None and "weight" in linear._parameters else None
 
 
-def _last_layer(module: nn.Module) -> nn.Linear | GroupedLinear | DiffGCNConv | None:
-    """The layer whose result is the module's, if it is linear."""
-    if not computes_as(module, *LINEAR, MGICMessagePassing, MGICLinear, MGICBlock):
+def _last_layer(module: nn.Module, shared: set[nn.Module]) -> Last | None:
+    """The layer whose result is the module's, if it is linear and nobody else has it."""
+    known = computes_as(module, *LINEAR, MGICMessagePassing, MGICLinear, MGICBlock)
+    if module in shared or not known:
         return None
     if isinstance(module, LINEAR):
-        return module
+        return None if isinstance(module, DiffGCNConv) and module.lin in shared else module
     if isinstance(module, MGICMessagePassing | MGICLinear):
-        return _last_layer(module.block)
-    if isinstance(module, MGICBlock) and not isinstance(module.layers[0], Residual):
-        return _last_layer(module.layers[0])
-    return None
+        return _last_layer(module.block, shared)
+    assert isinstance(module, MGICBlock)
+    sums = module.cycle == "additive" or isinstance(module.layers[0], Residual)
+    return None if sums else _last_layer(module.layers[0], shared)
 
 
 def _plain_norm(module: nn.Module) -> _BatchNorm | None:

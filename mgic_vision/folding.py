@@ -111,7 +111,7 @@ def _fold_cycle(cycle: MGICBlock) -> None:
 
 
 def _fold_sequence(sequence: nn.Sequential) -> None:
-    children = list(sequence.named_children())
+    children = list(zip(sequence._modules, sequence, strict=True))  # also one at several places
     for (name, linear), (after, norm) in pairwise(children):
         if can_fold(linear, norm):
             sequence.set_submodule(name, folded(linear, norm))

@@ -40,7 +40,9 @@ def fuse(model: Model) -> Model:
     it: linear and grouped maps, differential convolutions, and a cycle's prolongations
     :math:`N_j P_j`. The norm after a whole cycle goes into its finest layer. Norms after edge
     convolutions stay: a point without neighbors gets 0 from those, not a shift. So do those after a
-    map that stands at several places, and after an additive cycle that is not multiplied out.
+    map that stands at several places, and after an additive cycle that is not multiplied out. A
+    norm as wide as the map before it is one over its outputs: in ``(B, N, C)``, where PyTorch's
+    batch norm is over ``N``, these are two widths.
 
     A cycle of linear maps alone, such as a whole :class:`MGICLinear` and every map of an additive
     :class:`MGICMessagePassing`, is one matrix. It is multiplied out up to a width of 256, where one
@@ -137,6 +139,8 @@ def _fold_child(parent: nn.Module, name: str, last: Last | None) -> None:
     linear, norm = _map_of(last), _plain_norm(parent.get_submodule(name))
     if linear is None or norm is None or norm.running_mean is None or norm.running_var is None:
         return
+    if norm.num_features != _width(linear):  # a norm over another axis
+        return
     scale = (_precise(norm.running_var) + norm.eps).rsqrt()
     scale = scale if norm.weight is None else scale * _precise(norm.weight)
     shift = -scale * _precise(norm.running_mean)
@@ -189,6 +193,10 @@ def _last_layer(module: nn.Module, shared: set[nn.Module]) -> Last | None:
     assert isinstance(module, MGICBlock)
     sums = module.cycle == "additive" or isinstance(module.layers[0], Residual)
     return None if sums else _last_layer(module.layers[0], shared)
+
+
+def _width(linear: nn.Linear | GroupedLinear) -> int:
+    return linear.out_features if isinstance(linear, nn.Linear) else linear.out_channels
 
 
 def _plain_norm(module: nn.Module) -> _BatchNorm | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 from itertools import pairwise
-from typing import Any, cast
+from typing import Any, TypeGuard, cast
 
 import torch
 from torch import fx, nn
@@ -56,7 +56,7 @@ def fold_norms_(module: nn.Module) -> nn.Module:
     return module
 
 
-def is_norm(module: nn.Module) -> bool:
+def is_norm(module: nn.Module) -> TypeGuard[_BatchNorm]:
     """Whether a module is a batch norm, and does what it says: a subclass may do otherwise."""
     return isinstance(module, _BatchNorm) and (
         computes_as(module, *BATCH_NORMS) or _has_act(module)
@@ -76,6 +76,7 @@ def can_fold(linear: nn.Module, norm: nn.Module) -> bool:
         and can_change(linear)
         and is_norm(norm)
         and norm.running_mean is not None
+        and norm.num_features == linear.weight.size(0)  # others are over another axis
     )
 
 

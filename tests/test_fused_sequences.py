@@ -2,6 +2,7 @@
 
 import copy
 import random
+from collections import OrderedDict
 from functools import partial
 
 import pytest
@@ -81,3 +82,27 @@ def test_norms_are_folded_where_no_other_place_has_the_map():
     model = nn.Sequential(*linear, nn.BatchNorm1d(4), act, nn.Linear(4, 4), nn.BatchNorm1d(4))
     for fuse in (mgic_geo.fuse, mgic_vision.fuse):
         assert len(norms(fuse(model))) == 1
+
+
+@pytest.mark.parametrize("fuse", [mgic_geo.fuse, mgic_vision.fuse], ids=["geo", "vision"])
+@pytest.mark.parametrize(
+    "linear", [nn.Linear(8, 8), MGICLinear(8, group_size=4)], ids=["lin", "mgic"]
+)
+@pytest.mark.parametrize("tokens", [3, 16])
+def test_a_norm_over_another_axis_stays(fuse, linear, tokens):
+    torch.manual_seed(0)
+    layers = OrderedDict(linear=linear, norm=nn.BatchNorm1d(tokens))
+    for model in (nn.Sequential(layers), Called(layers)):
+        model = shift_norms(copy.deepcopy(model)).double().eval()
+        assert_fused(fuse, model, torch.randn(2, tokens, 8, dtype=torch.double))
+
+
+class Called(nn.Module):
+    """The same, but that a forward says what follows what."""
+
+    def __init__(self, layers):
+        super().__init__()
+        self.linear, self.norm = layers.values()
+
+    def forward(self, x):
+        return self.norm(self.linear(x))

@@ -140,8 +140,7 @@ class MGICMLP(nn.Module):
         cycle: As :class:`MGICLinear`.
 
     Shape:
-        - ``x``: ``(..., in_channels)``; ``(N, in_channels)`` with the default norm. Returns
-          ``(..., out_channels)``.
+        - ``x``: ``(..., in_channels)``; norms see ``(N, width)``. Returns ``(..., out_channels)``.
 
     Cost:
         ``num_layers`` times :class:`MGICLinear` and two norms, and the maps at both ends.
@@ -194,7 +193,9 @@ class MGICMLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map the last axis of ``x``."""
-        return self.head(self.layers(self.width_change(x)))
+        rows = x.reshape(-1, x.size(-1))  # what a norm takes
+        y = self.head(self.layers(self.width_change(rows)))
+        return y.view(*x.shape[:-1], self.head.out_features)
 
 
 def feed_forward(level: Level, *, make_act: Callable[[], nn.Module] = nn.GELU) -> nn.Sequential:

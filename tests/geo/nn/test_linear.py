@@ -7,7 +7,7 @@ from torch import nn
 from torch.testing import assert_close
 
 from mgic_geo import MGICMLP, MGICLinear, level_plan, multiply_adds, num_weights
-from mgic_geo.levels import MGICBlock, Residual
+from mgic_geo.levels import CYCLES, MGICBlock, Residual
 from tests import oracles
 
 kernels = pytest.mark.usefixtures("kernels")
@@ -108,17 +108,24 @@ def test_mlp_has_its_layers_and_every_weight_gets_a_gradient():
 
 
 @kernels
+@pytest.mark.parametrize("cycle", CYCLES)
+def test_a_perceptron_maps_the_last_axis_and_its_norms_see_rows(cycle):
+    model = MGICMLP(5, 16, 2, 3, group_size=4, cycle=cycle)
+    for shape in ((2, 7, 5), (2, 16, 5), (3, 1, 2, 5), (4, 5), (5,)):
+        x = torch.randn(shape)
+        model.train(x.dim() > 1)
+        one, rows = copy.deepcopy(model), copy.deepcopy(model)
+        assert_close(one(x), rows(x.view(-1, 5)).view(*shape[:-1], 3))
+        assert_close(one.state_dict(), rows.state_dict())
+
+
+@kernels
 def test_mlp_takes_its_width_from_the_first_input_and_the_state_can_be_kept():
     model, other = MGICMLP(-1, 32, 1, 3), MGICMLP(-1, 32, 1, 3)
     x = torch.randn(10, 7)
     y = model.eval()(x)
     other.load_state_dict(model.state_dict())
     assert_close(other.eval()(x), y, rtol=0, atol=0)
-
-
-def test_mlp_without_norm_takes_any_leading_axes():
-    model = MGICMLP(4, 16, 2, 3, group_size=4, make_norm=None)
-    assert model(torch.randn(2, 6, 4)).shape == (2, 6, 3)
 
 
 @pytest.mark.parametrize("finest_is_residual", [True, False])

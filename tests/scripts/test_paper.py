@@ -518,6 +518,8 @@ def test_the_verdict_on_table_8_follows_the_ratio(ratio, verdict):
 
 def make_tables(folder, mgic, narrow, std="1.0", page="edge_cycles"):
     rows = [("dense", 1000, 90, 89, 91), ("MGIC", 400, *mgic), ("control: narrow", 400, *narrow)]
+    rows.append(("control: narrow and deep", 400, 50, 40, 60))
+    rows.append(("control: ghost modules", 400, 91, 89, 92))
     lines = [
         "model,note,weights,multiply_adds,step_ms,inference_ms,"
         "test_mean,test_std,test_min,test_max,test-hard_mean"
@@ -552,7 +554,12 @@ def test_mgic_is_advised_only_where_it_beats_both_the_dense_and_the_narrow_netwo
     assert (case.share, case.difference, case.step) == (0.4, 1.0, 0.4)
     assert case.pays
     assert "look further" not in advise([case])[-1]
-    assert "MGIC, test ([edge_cycles](edge_cycles.md))." in advise([case])[0]
+    assert "MGIC, test ([edge_cycles](edge_cycles.md); 40% of the weights" in advise([case])[0]
+    assert case.equals == ("control: ghost modules",)
+    assert "not told apart from it: `control: ghost modules`)" in advise([case])[0]
+    # of the 20 ways to part six runs in two threes one has all of the first above all others
+    assert "0.1 of 1 would come out so by chance" in advise([case])[0]
+    assert case.chance == 1 / 20
     make_tables(tmp_path, mgic=(91, 90.5, 92), narrow=(85, 84, 86), std="nan")
     assert not find_cases(tmp_path)  # of one seed
     for mgic, narrow in [((89, 88, 90), (85, 84, 86)), ((91, 90, 92), (90, 89, 91))]:

@@ -20,7 +20,8 @@ PAGES = {
     "fashion_wide": ("test",),
     "images": ("test",),
 }
-NARROW = ("control: narrow", "control: dense")  # how the notes of narrow networks begin
+NARROW = ("control: narrow", "control: dense, as many weights")
+OTHERS = ("control: narrow and deep", "control: ghost modules", "ghost modules, as many weights")
 FEW_WEIGHTS = 0.6
 SECONDS = ("step_ms", "epoch_seconds", "seconds_per_1000")
 #: Seeds of two networks, times the square of their difference in standard deviations, that a
@@ -41,8 +42,11 @@ class Case:
         spread: Standard deviation over the seeds of these two, in points.
         images: Training images, none where the data have one size.
         step: Time of a training step, in those of the dense network.
+        narrow_step: The same, in those of the best narrow network.
         better: Whether all its seeds are above all seeds of every narrow network.
         worse: Whether all its seeds are below all seeds of a narrow network.
+        equals: Other controls of its weights that do not have all seeds below its own.
+        chance: How probable ``better`` is if the two networks are equally good.
     """
 
     page: str
@@ -53,8 +57,11 @@ class Case:
     spread: float
     images: int | None
     step: float
+    narrow_step: float
     better: bool
     worse: bool
+    equals: tuple[str, ...]
+    chance: float
 
     @property
     def pays(self) -> bool:
@@ -77,7 +84,8 @@ def _cases_of(page: str, key: str, rows: Sequence[Row]) -> Iterator[Case]:
         own = [r for r in rows if r.get("num_train") == setting and r.get(f"{key}_mean")]
         own = [row for row in own if row[f"{key}_std"] not in ("", "nan")]  # of several seeds
         dense = next((row for row in own if row["note"] == "dense"), None)
-        narrow = [row for row in own if row["note"].startswith(NARROW)]
+        narrow = [row for row in own if row["note"] in NARROW]
+        others = [row for row in own if row["note"] in OTHERS]
         if dense is None or not narrow:
             continue
         seconds = next(name for name in SECONDS if name in dense)
@@ -92,9 +100,16 @@ def _cases_of(page: str, key: str, rows: Sequence[Row]) -> Iterator[Case]:
                 math.hypot(float(row[f"{key}_std"]), float(best[f"{key}_std"])) / math.sqrt(2),
                 int(setting) if setting else None,
                 float(row[seconds]) / float(dense[seconds]),
+                float(row[seconds]) / float(best[seconds]),
                 all(ranges_differ(other, row, key) for other in narrow),
                 any(ranges_differ(row, other, key) for other in narrow),
+                tuple(r["model"] for r in others if not ranges_differ(r, row, key)),
+                1 / math.comb(_seeds(row) + _seeds(best), _seeds(row)),
             )
+
+
+def _seeds(row: Row) -> int:
+    return int(row.get("runs") or 3)  # as many where a page does not say
 
 
 def advise(cases: Sequence[Case], folder: str = "") -> list[str]:
@@ -104,16 +119,20 @@ def advise(cases: Sequence[Case], folder: str = "") -> list[str]:
     """
     if not cases:
         return ["Nothing can be said yet: no comparison with a narrow network has been made."]
-    shares, differences, steps = (
-        [getattr(case, name) for case in cases] for name in ("share", "difference", "step")
+    shares, differences, steps, narrow_steps = (
+        [getattr(case, name) for case in cases]
+        for name in ("share", "difference", "step", "narrow_step")
     )
+    faster = dict.fromkeys(f"[{c.page}]({folder}{c.page}.md)" for c in cases if c.step < 1)
     better, worse = ([c for c in cases if getattr(c, name)] for name in ("better", "worse"))
     pays = [case for case in cases if case.pays]
     if pays:
-        where = "; ".join(f"{case.name} ([{case.page}]({folder}{case.page}.md))" for case in pays)
         when = (
-            f"**Use it** where, with at most {FEW_WEIGHTS:.0%} of the weights, it was at least as "
-            f"accurate as the dense network and better than a narrow one: {where}."
+            f"**When to use it.** In {len(pays)} of {len(cases)} comparisons MGIC, with at most "
+            f"{FEW_WEIGHTS:.0%} of the weights, was at least as accurate as the dense network and, "
+            f"with every seed, better than a narrow one of its weights: "
+            f"{'; '.join(_describe(case, folder) for case in pays)}. If the two were equally good, "
+            f"{sum(case.chance for case in cases):.1f} of {len(cases)} would come out so by chance."
         )
     else:
         when = (
@@ -130,10 +149,22 @@ def advise(cases: Sequence[Case], folder: str = "") -> list[str]:
         "**Against a narrow dense network of the same weights** MGIC is better with every seed in "
         f"{len(better)} of {len(cases)} comparisons, worse with every seed in {len(worse)}, and "
         f"not told apart in {len(cases) - len(better) - len(worse)}.",
-        f"**Do not use it** to save time in training: a step takes {min(steps):.1f} to "
-        f"{max(steps):.1f} times as long as the dense twin's.",
+        "**Do not use it** to save time in training: a step takes "
+        f"{min(narrow_steps):.1f} to {max(narrow_steps):.1f} times as long as a narrow network's, "
+        f"and {min(steps):.1f} to {max(steps):.1f} times as long as the dense twin's (less long "
+        f"only in {', '.join(faster) or 'none'}).",
     ]
     return lines if pays else [*lines, look_further(cases)]
+
+
+def _describe(case: Case, folder: str) -> str:
+    equals = ", ".join(f"`{name}`" for name in case.equals) or "none"
+    return (
+        f"{case.name} ([{case.page}]({folder}{case.page}.md); {case.share:.0%} of the weights, "
+        f"{case.difference:+.1f} points against dense, {case.narrow:+.1f} against narrow, "
+        f"{case.step:.1f} times dense's training step; "
+        f"other networks of its weights that are not told apart from it: {equals})"
+    )
 
 
 def look_further(cases: Sequence[Case]) -> str:

@@ -130,9 +130,10 @@ def advise(cases: Sequence[Case], folder: str = "") -> list[str]:
         when = (
             f"**When to use it.** In {len(pays)} of {len(cases)} comparisons MGIC, with at most "
             f"{FEW_WEIGHTS:.0%} of the weights, was at least as accurate as the dense network and, "
-            f"with every seed, better than a narrow one of its weights: "
-            f"{'; '.join(_describe(case, folder) for case in pays)}. If the two were equally good, "
-            f"{sum(case.chance for case in cases):.1f} of {len(cases)} would come out so by chance."
+            "with every seed, better than a narrow one of its weights: "
+            f"{'; '.join(_describe(case, folder) for case in pays)}. If MGIC and narrow were "
+            f"equally good, at most {sum(case.chance for case in cases):.1f} of {len(cases)} would "
+            "come out so by chance."
         )
     else:
         when = (

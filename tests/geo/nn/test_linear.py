@@ -128,6 +128,11 @@ def test_mlp_takes_its_width_from_the_first_input_and_the_state_can_be_kept():
     assert_close(other.eval()(x), y, rtol=0, atol=0)
 
 
+def test_mlp_without_norm_takes_any_leading_axes():
+    model = MGICMLP(4, 16, 2, 3, group_size=4, make_norm=None)
+    assert model(torch.randn(2, 6, 4)).shape == (2, 6, 3)
+
+
 @pytest.mark.parametrize("finest_is_residual", [True, False])
 def test_change_is_what_the_cycle_adds(finest_is_residual):
     def make_layer(level):
